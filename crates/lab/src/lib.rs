@@ -1,0 +1,1 @@
+//! Training, compression, measurement and reports.

@@ -1,0 +1,170 @@
+//! Bounded, typed access to a published `config.json`. Every number that sizes something passes through here.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// A `config.json` object with bounded getters that name the field in every error.
+#[derive(Clone, Debug)]
+pub struct ConfigMap(Map<String, Value>);
+
+impl ConfigMap {
+    /// Wraps a parsed document; it must be an object.
+    pub fn new(value: Value) -> Result<Self> {
+        match value {
+            Value::Object(map) => Ok(ConfigMap(map)),
+            other => Err(Error::config("config.json", format!("must be an object, found {}", kind(&other)))),
+        }
+    }
+
+    /// The raw value, with `null` read as absent.
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|v| !v.is_null())
+    }
+
+    /// The whole object.
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// Integer within `1..=max`; absent gives `default`, or an error where there is none.
+    pub fn size(&self, field: &str, default: Option<usize>, max: usize) -> Result<usize> {
+        let n = self.int(field, default, max)?;
+        if n == 0 {
+            return Err(Error::config(field, format!("is 0, must be 1 to {max}")));
+        }
+        Ok(n)
+    }
+
+    /// Integer within `0..=max`.
+    pub fn int(&self, field: &str, default: Option<usize>, max: usize) -> Result<usize> {
+        match self.get(field) {
+            None => default.ok_or_else(|| Error::config(field, "is missing")),
+            Some(v) => match v.as_u64() {
+                Some(n) if n <= max as u64 => Ok(n as usize),
+                _ => Err(Error::config(field, format!("is {}, must be a whole number up to {max}", brief(v)))),
+            },
+        }
+    }
+
+    /// Finite number within `min..=max`.
+    pub fn float(&self, field: &str, default: f64, min: f64, max: f64) -> Result<f64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => match v.as_f64() {
+                Some(x) if (min..=max).contains(&x) => Ok(x),
+                _ => Err(Error::config(field, format!("is {}, must be a number from {min} to {max}", brief(v)))),
+            },
+        }
+    }
+
+    /// Boolean.
+    pub fn flag(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(*b),
+            Some(v) => Err(Error::config(field, format!("is {}, must be true or false", brief(v)))),
+        }
+    }
+
+    /// Text.
+    pub fn text(&self, field: &str, default: &str) -> Result<String> {
+        match self.get(field) {
+            None => Ok(default.to_string()),
+            Some(Value::String(s)) => Ok(s.clone()),
+            Some(v) => Err(Error::config(field, format!("is {}, must be text", brief(v)))),
+        }
+    }
+
+    /// `n` or `[h, w]`, each within `1..=max`.
+    pub fn pair(&self, field: &str, default: usize, max: usize) -> Result<(usize, usize)> {
+        match self.get(field) {
+            Some(Value::Array(v)) => match v.as_slice() {
+                [h, w] => Ok((
+                    ConfigMap::one(field, h, max)?,
+                    ConfigMap::one(field, w, max)?,
+                )),
+                _ => Err(Error::config(field, "must be one number or two")),
+            },
+            _ => self.size(field, Some(default), max).map(|n| (n, n)),
+        }
+    }
+
+    fn one(field: &str, v: &Value, max: usize) -> Result<usize> {
+        match v.as_u64() {
+            Some(n) if n >= 1 && n <= max as u64 => Ok(n as usize),
+            _ => Err(Error::config(field, format!("is {}, must be a whole number from 1 to {max}", brief(v)))),
+        }
+    }
+
+    /// Refuses any value of `field` but `allowed` (absent is allowed).
+    pub fn only(&self, field: &str, allowed: &[Value]) -> Result<()> {
+        match self.get(field) {
+            Some(v) if !allowed.contains(v) => {
+                let names: Vec<_> = allowed.iter().map(Value::to_string).collect();
+                Err(Error::unsupported(field, brief(v), names.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of classes: `num_labels`, else the size of `id2label`, else 2 (as Hugging Face reads it).
+    pub fn n_labels(&self) -> Result<usize> {
+        if self.get("num_labels").is_some() {
+            return self.size("num_labels", None, MAX_LABELS);
+        }
+        match self.get("id2label") {
+            Some(Value::Object(m)) if !m.is_empty() && m.len() <= MAX_LABELS => Ok(m.len()),
+            Some(Value::Object(m)) => Err(Error::config("id2label", format!("has {} entries", m.len()))),
+            Some(v) => Err(Error::config("id2label", format!("is {}, must be an object", brief(v)))),
+            None => Ok(2),
+        }
+    }
+
+    /// Class names in index order where `id2label` gives them.
+    pub fn labels(&self) -> Vec<String> {
+        let Some(Value::Object(map)) = self.get("id2label") else { return Vec::new() };
+        (0..map.len())
+            .map(|i| map.get(&i.to_string()).and_then(Value::as_str).map_or_else(|| i.to_string(), str::to_string))
+            .collect()
+    }
+
+    /// The first entry of `architectures`.
+    pub fn architecture(&self) -> Option<&str> {
+        self.get("architectures")?.as_array()?.first()?.as_str()
+    }
+}
+
+/// Largest width of any layer.
+pub const MAX_DIM: usize = 65_536;
+/// Largest number of blocks.
+pub const MAX_DEPTH: usize = 4_096;
+/// Largest number of heads.
+pub const MAX_HEADS: usize = 1_024;
+/// Largest vocabulary.
+pub const MAX_VOCAB: usize = 4_000_000;
+/// Largest number of positions.
+pub const MAX_POSITIONS: usize = 1 << 20;
+/// Largest number of classes.
+pub const MAX_LABELS: usize = 1_000_000;
+/// Largest image side in pixels.
+pub const MAX_SIDE: usize = 16_384;
+
+fn kind(v: &Value) -> &'static str {
+    match v {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn brief(v: &Value) -> String {
+    let text = v.to_string();
+    match text.char_indices().nth(60) {
+        Some((cut, _)) => format!("{}...", &text[..cut]),
+        None => text,
+    }
+}

@@ -1,0 +1,216 @@
+//! One error type for the contract: every variant has a stable code and says what, where and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every fallible call in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A tensor the model needs and the checkpoint lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingTensor {
+    /// Published name.
+    pub name: String,
+    /// Shape the configuration asks for.
+    pub shape: Vec<usize>,
+    /// The closest name that the checkpoint does hold.
+    pub nearest: Option<String>,
+}
+
+/// What can go wrong between a checkpoint folder and an output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a read or write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is not what its format demands.
+    #[error("{}: {what}; {hint}", path.display())]
+    Format {
+        /// The offending file.
+        path: PathBuf,
+        /// Stable code, such as `safetensors.header`.
+        code: &'static str,
+        /// What is wrong.
+        what: String,
+        /// What the user can do.
+        hint: &'static str,
+    },
+    /// A configuration value is missing, of the wrong type or out of bounds.
+    #[error("config field `{field}`: {what}")]
+    Config {
+        /// Dotted field name.
+        field: String,
+        /// What is wrong with it and what is allowed.
+        what: String,
+    },
+    /// A configuration value is legal elsewhere but not supported here.
+    #[error("`{field}` = {value} is not supported; supported: {supported}")]
+    Unsupported {
+        /// Dotted field name.
+        field: String,
+        /// The value found.
+        value: String,
+        /// What would be accepted.
+        supported: String,
+    },
+    /// Checkpoint and configuration disagree about which tensors exist.
+    #[error("{}", describe_tensors(missing, leftover, shapes))]
+    Tensors {
+        /// Needed and absent.
+        missing: Vec<MissingTensor>,
+        /// Present and unused.
+        leftover: Vec<String>,
+        /// Present with another shape: name, wanted, found.
+        shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
+    },
+    /// A tensor reached a layer with the wrong shape.
+    #[error("{at}: expected {want}, got {got:?}")]
+    Shape {
+        /// Layer path.
+        at: String,
+        /// Expected shape in words.
+        want: String,
+        /// Found shape.
+        got: Vec<usize>,
+    },
+    /// The caller's input does not fit the model.
+    #[error("input: {what}; {hint}")]
+    Input {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An operating point asks for something this checkpoint cannot do.
+    #[error("point: {what}; {hint}")]
+    Point {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// A size goes beyond the limit that protects this machine.
+    #[error("{what} is {got}, the limit is {max}; {hint}")]
+    Limit {
+        /// What was measured.
+        what: String,
+        /// Its value.
+        got: u64,
+        /// The limit.
+        max: u64,
+        /// What to do.
+        hint: String,
+    },
+    /// The tensor library failed; after loading this is a bug.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Stable machine-readable code, one per kind of failure.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Io { .. } => "io",
+            Error::Format { code, .. } => code,
+            Error::Config { .. } => "config.value",
+            Error::Unsupported { .. } => "config.unsupported",
+            Error::Tensors { missing, shapes, .. } => {
+                if !missing.is_empty() {
+                    "tensors.missing"
+                } else if !shapes.is_empty() {
+                    "tensors.shape"
+                } else {
+                    "tensors.leftover"
+                }
+            }
+            Error::Shape { .. } => "shape",
+            Error::Input { .. } => "input",
+            Error::Point { .. } => "point",
+            Error::Limit { .. } => "limit",
+            Error::Tensor(_) => "tensor",
+        }
+    }
+
+    /// Read or write failure at `path`.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// Malformed file.
+    pub fn format(path: impl AsRef<Path>, code: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
+        Error::Format { path: path.as_ref().to_path_buf(), code, what: what.into(), hint }
+    }
+
+    /// Bad input of the caller.
+    pub fn input(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Input { what: what.into(), hint: hint.into() }
+    }
+
+    /// Bad operating point.
+    pub fn point(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Point { what: what.into(), hint: hint.into() }
+    }
+
+    /// Bad configuration value.
+    pub fn config(field: impl Into<String>, what: impl Into<String>) -> Self {
+        Error::Config { field: field.into(), what: what.into() }
+    }
+
+    /// Legal but unsupported configuration value.
+    pub fn unsupported(field: impl Into<String>, value: impl ToString, supported: impl Into<String>) -> Self {
+        Error::Unsupported { field: field.into(), value: value.to_string(), supported: supported.into() }
+    }
+
+    /// Wrong tensor shape at a layer.
+    pub fn shape(at: impl Into<String>, want: impl Into<String>, got: &[usize]) -> Self {
+        Error::Shape { at: at.into(), want: want.into(), got: got.to_vec() }
+    }
+}
+
+/// Lists at most this many names of a kind; the count of the rest follows.
+const LISTED: usize = 12;
+
+fn describe_tensors(
+    missing: &[MissingTensor],
+    leftover: &[String],
+    shapes: &[(String, Vec<usize>, Vec<usize>)],
+) -> String {
+    let mut text = String::from("checkpoint and config disagree");
+    if !missing.is_empty() {
+        text.push_str(&format!("\n  {} missing:", missing.len()));
+        for m in missing.iter().take(LISTED) {
+            text.push_str(&format!("\n    {} {:?}", m.name, m.shape));
+            if let Some(near) = &m.nearest {
+                text.push_str(&format!("  (nearest left-over: {near})"));
+            }
+        }
+        more(&mut text, missing.len());
+    }
+    if !shapes.is_empty() {
+        text.push_str(&format!("\n  {} with another shape:", shapes.len()));
+        for (name, want, got) in shapes.iter().take(LISTED) {
+            text.push_str(&format!("\n    {name}: config says {want:?}, file has {got:?}"));
+        }
+        more(&mut text, shapes.len());
+    }
+    if !leftover.is_empty() {
+        text.push_str(&format!("\n  {} left over:", leftover.len()));
+        for name in leftover.iter().take(LISTED) {
+            text.push_str(&format!("\n    {name}"));
+        }
+        more(&mut text, leftover.len());
+    }
+    text.push_str("\n  check that config.json belongs to these weights");
+    text
+}
+
+fn more(text: &mut String, n: usize) {
+    if n > LISTED {
+        text.push_str(&format!("\n    ... and {} more", n - LISTED));
+    }
+}

@@ -1,0 +1,198 @@
+//! What goes into a model and what comes out, with Hugging Face's names.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::rows::Rows;
+
+/// Input of a model.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Packed text: all members one after another.
+    Tokens {
+        /// Token ids of all members, `[total]`.
+        ids: Vec<u32>,
+        /// Segment ids of all members, `[total]`.
+        types: Vec<u32>,
+        /// Column each token had in the padded tensor (its own index where there was none), `[total]`.
+        columns: Vec<u32>,
+        /// Members and their lengths.
+        rows: Rows,
+    },
+    /// Images `[b, c, h, w]`, f32, already normalised.
+    Pixels(Tensor),
+}
+
+impl Input {
+    /// Packs token sequences of unequal length; segment ids are zero.
+    pub fn tokens<S: AsRef<[u32]>>(sequences: &[S]) -> Result<Input> {
+        let rows = Rows::new(&sequences.iter().map(|s| s.as_ref().len()).collect::<Vec<_>>())?;
+        let ids: Vec<u32> = sequences.iter().flat_map(|s| s.as_ref().iter().copied()).collect();
+        Ok(Input::Tokens { types: vec![0; ids.len()], columns: rows.positions().to_vec(), ids, rows })
+    }
+
+    /// Packs padded tensors as Hugging Face passes them. Shapes: all `[b, n]`; rows with mask 0 disappear here.
+    pub fn padded(ids: &Tensor, mask: Option<&Tensor>, types: Option<&Tensor>) -> Result<Input> {
+        let (b, n) = ids.dims2().map_err(|_| Error::shape("input_ids", "[b, n]", ids.dims()))?;
+        let all = |t: &Tensor, name: &str| -> Result<Vec<i64>> {
+            if t.dims() != [b, n] {
+                return Err(Error::shape(name, format!("[{b}, {n}]"), t.dims()));
+            }
+            Ok(t.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+        };
+        let id_of = |v: i64, name: &str| {
+            u32::try_from(v).map_err(|_| Error::input(format!("{name} holds {v}"), "ids are whole numbers from 0"))
+        };
+        let raw = all(ids, "input_ids")?;
+        let mask = mask.map(|m| all(m, "attention_mask")).transpose()?;
+        let seg = types.map(|t| all(t, "token_type_ids")).transpose()?;
+        if let Some(bad) = mask.iter().flatten().find(|m| !(0..=1).contains(*m)) {
+            return Err(Error::input(format!("attention_mask holds {bad}"), "use 1 for valid and 0 for padding"));
+        }
+        let (mut out, mut out_types, mut columns, mut lens) = (vec![], vec![], vec![], vec![]);
+        for i in 0..b {
+            let before = out.len();
+            for c in 0..n {
+                let k = i * n + c;
+                if mask.as_ref().is_none_or(|m| m[k] == 1) {
+                    out.push(id_of(raw[k], "input_ids")?);
+                    out_types.push(seg.as_ref().map_or(Ok(0), |s| id_of(s[k], "token_type_ids"))?);
+                    columns.push(c as u32);
+                }
+            }
+            lens.push(out.len() - before);
+        }
+        Ok(Input::Tokens { ids: out, types: out_types, columns, rows: Rows::new(&lens)? })
+    }
+
+    /// Number of members.
+    pub fn n(&self) -> usize {
+        match self {
+            Input::Tokens { rows, .. } => rows.n(),
+            Input::Pixels(t) => t.dims().first().copied().unwrap_or(0),
+        }
+    }
+}
+
+/// What a model accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputSpec {
+    /// Token ids below `vocab`, at most `max_len` of them.
+    Tokens {
+        /// Vocabulary size.
+        vocab: usize,
+        /// Longest sequence.
+        max_len: usize,
+    },
+    /// Images.
+    Pixels {
+        /// Colour channels.
+        channels: usize,
+        /// Height and width the checkpoint was trained at.
+        size: (usize, usize),
+        /// Side of a patch.
+        patch: (usize, usize),
+    },
+}
+
+/// One named output.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// One entry per member, `[b, ..]`.
+    PerMember(Tensor),
+    /// One entry per packed row, `[total, ..]`, with the rows it belongs to.
+    PerRow(Tensor, Rows),
+}
+
+/// Named outputs of a model, under Hugging Face's names (`logits`, `last_hidden_state`, `pooler_output`, ...).
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    values: BTreeMap<String, Value>,
+}
+
+impl Output {
+    /// No output yet.
+    pub fn new() -> Self {
+        Output::default()
+    }
+
+    /// Adds an output with one entry per member.
+    pub fn member(mut self, name: &str, t: Tensor) -> Self {
+        self.values.insert(name.into(), Value::PerMember(t));
+        self
+    }
+
+    /// Adds an output with one entry per row.
+    pub fn rows(mut self, name: &str, t: Tensor, rows: &Rows) -> Self {
+        self.values.insert(name.into(), Value::PerRow(t, rows.clone()));
+        self
+    }
+
+    /// All outputs by name.
+    pub fn values(&self) -> &BTreeMap<String, Value> {
+        &self.values
+    }
+
+    /// An output with one entry per member, `[b, ..]`.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        match self.values.get(name) {
+            Some(Value::PerMember(t)) => Ok(t),
+            Some(Value::PerRow(..)) => Err(Error::input(format!("`{name}` has one entry per token"), "pool it first")),
+            None => Err(Error::input(
+                format!("this model gives no `{name}`"),
+                format!("it gives: {}", self.values.keys().cloned().collect::<Vec<_>>().join(", ")),
+            )),
+        }
+    }
+
+    /// An output with one entry per row.
+    pub fn get_rows(&self, name: &str) -> Option<(&Tensor, &Rows)> {
+        match self.values.get(name) {
+            Some(Value::PerRow(t, r)) => Some((t, r)),
+            _ => None,
+        }
+    }
+
+    /// Joins outputs of parts of a batch back into the original order of `n` members.
+    ///
+    /// Only outputs that every part has survive; per-row outputs survive when there is a single part.
+    pub fn merge(parts: Vec<(Vec<u32>, Output)>, n: usize) -> Result<Output> {
+        let mut parts: Vec<_> = parts.into_iter().filter(|(m, _)| !m.is_empty()).collect();
+        let in_order = |m: &[u32]| m.len() == n && m.iter().enumerate().all(|(i, v)| i as u32 == *v);
+        if parts.len() == 1 && in_order(&parts[0].0) {
+            return Ok(parts.remove(0).1);
+        }
+        let Some((_, first)) = parts.first() else { return Ok(Output::new()) };
+        let mut merged = Output::new();
+        for name in first.values.keys() {
+            let tensors: Option<Vec<&Tensor>> = parts.iter().map(|(_, o)| o.get(name).ok()).collect();
+            let Some(tensors) = tensors else { continue };
+            let joined = Tensor::cat(&tensors, 0)?;
+            let mut order = vec![0u32; n];
+            for (row, member) in parts.iter().flat_map(|(m, _)| m).enumerate() {
+                order[*member as usize] = row as u32;
+            }
+            let order = Tensor::from_vec(order, n, &Device::Cpu)?;
+            merged = merged.member(name, joined.index_select(&order, 0)?);
+        }
+        Ok(merged)
+    }
+}
+
+/// Spreads packed rows into `[b, n, ..]`, zeros where there is no row. `columns` gives each row's place.
+pub fn unpack(t: &Tensor, rows: &Rows, columns: &[u32], n: usize) -> Result<Tensor> {
+    let width: usize = t.dims()[1..].iter().product();
+    let flat: Vec<f32> = t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let mut out = vec![0f32; rows.n() * n * width];
+    for i in 0..rows.n() {
+        for r in rows.range(i) {
+            let to = (i * n + columns[r] as usize) * width;
+            out[to..to + width].copy_from_slice(&flat[r * width..(r + 1) * width]);
+        }
+    }
+    let mut dims = vec![rows.n(), n];
+    dims.extend_from_slice(&t.dims()[1..]);
+    Ok(Tensor::from_vec(out, dims, &Device::Cpu)?)
+}

@@ -1,0 +1,317 @@
+//! Layers that several models share: norm, table, activation, feed-forward, self-attention.
+
+use candle_core::{Device, Tensor};
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::leaf::{Attend, Ffn, LeafCost, Linear};
+use crate::ops;
+use crate::point::Point;
+use crate::rows::Rows;
+use crate::weights::{LinearSpec, Weights};
+
+/// Layer norm over the last dimension with weight and bias.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Shapes: weight and bias `[dim]`.
+    pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        LayerNorm { weight, bias, eps }
+    }
+
+    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+
+    /// Bytes of its weights.
+    pub fn cost(&self) -> LeafCost {
+        LeafCost { macs: 0, bytes: 8 * self.weight.elem_count() as u64 }
+    }
+}
+
+/// A table of vectors looked up by id.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    at: String,
+    table: Tensor,
+}
+
+impl Embedding {
+    /// Shapes: table `[n, dim]`.
+    pub fn new(at: String, table: Tensor) -> Self {
+        Embedding { at, table }
+    }
+
+    /// Shapes: ids `[rows]` -> `[rows, dim]`. Errors when an id is outside the table.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+        let n = self.table.dims()[0];
+        if let Some(bad) = ids.iter().find(|id| **id as usize >= n) {
+            return Err(Error::input(
+                format!("id {bad} is outside {} ({n} entries)", self.at),
+                "use the tokenizer of this checkpoint and shorten long input",
+            ));
+        }
+        ops::gather(&self.table, &Tensor::from_slice(ids, ids.len(), &Device::Cpu)?)
+    }
+
+    /// The table `[n, dim]`.
+    pub fn table(&self) -> &Tensor {
+        &self.table
+    }
+
+    /// Bytes of its weights.
+    pub fn cost(&self) -> LeafCost {
+        LeafCost { macs: 0, bytes: 4 * self.table.elem_count() as u64 }
+    }
+}
+
+/// Activations by their Hugging Face names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `gelu`: the exact error function.
+    Gelu,
+    /// `gelu_new`, `gelu_pytorch_tanh`: the tanh approximation.
+    GeluTanh,
+    /// `relu`.
+    Relu,
+    /// `silu`, `swish`.
+    Silu,
+    /// `tanh`.
+    Tanh,
+}
+
+impl Activation {
+    /// Reads a config value; others are refused by name.
+    pub fn parse(field: &str, name: &str) -> Result<Self> {
+        Ok(match name {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            other => {
+                return Err(Error::unsupported(field, other, "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish, tanh"));
+            }
+        })
+    }
+
+    /// Element by element.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        ops::activation(x, self)
+    }
+}
+
+/// `fc2(act(fc1(x)))`.
+pub struct Mlp {
+    fc1: Box<dyn Linear>,
+    act: Activation,
+    fc2: Box<dyn Linear>,
+}
+
+impl Mlp {
+    /// Two projections with an activation between.
+    pub fn new(fc1: Box<dyn Linear>, act: Activation, fc2: Box<dyn Linear>) -> Self {
+        Mlp { fc1, act, fc2 }
+    }
+}
+
+impl Ffn for Mlp {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let hidden = self.fc1.forward(cx, x)?;
+        self.fc2.forward(cx, &self.act.forward(&hidden)?)
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
+    }
+}
+
+/// Multi-head self-attention with an output projection, over packed rows.
+pub struct SelfAttention {
+    qkv: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    heads: usize,
+    /// Tap prefix such as `blocks.3.attn`.
+    tap: String,
+}
+
+/// Published names of the projections of a self-attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionNames<'a> {
+    /// Query, key, value.
+    pub qkv: [&'a str; 3],
+    /// One tensor holding all three, in other generations of the layout.
+    pub fused: Option<&'a str>,
+    /// Output projection.
+    pub out: &'a str,
+}
+
+impl SelfAttention {
+    /// Loads query, key and value as one projection `[dim, 3 * dim]`, and the output projection.
+    pub fn load(w: &Weights, names: &AttentionNames, dim: usize, heads: usize, qkv_bias: bool, tap: String) -> Result<Self> {
+        let spec = LinearSpec { parts: &names.qkv, fused: names.fused, in_dim: dim, out_dim: dim, bias: qkv_bias };
+        Ok(SelfAttention { qkv: w.linear_of(&spec)?, out: w.linear(names.out, dim, dim, true)?, heads, tap })
+    }
+}
+
+impl Attend for SelfAttention {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let qkv = self.qkv.forward(cx, x)?; // [total, 3 * dim]
+        let dim = x.dims()[1];
+        cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
+        if cx.taps.active() {
+            let (probs, k) = (format!("{}.probs", self.tap), format!("{}.k", self.tap));
+            if cx.taps.wants(&probs) {
+                cx.taps.put_each(&probs, ops::attention_probs(&qkv, rows, self.heads)?);
+            }
+            if cx.taps.wants(&k) {
+                cx.taps.put(&k, &qkv.narrow(1, dim, dim)?.contiguous()?);
+            }
+        }
+        let mixed = ops::attention(&qkv, rows, self.heads)?; // [total, dim]
+        self.out.forward(cx, &mixed)
+    }
+    fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let (dim, _) = self.qkv.dims();
+        let rows = lens.iter().sum();
+        let products = lens.iter().map(|n| 2 * n * n * dim).sum::<usize>() as u64;
+        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost { macs: products, bytes: 0 }
+    }
+}
+
+/// Heads must divide the width.
+pub fn check_heads(dim: usize, heads: usize) -> Result<()> {
+    if dim.is_multiple_of(heads) {
+        return Ok(());
+    }
+    Err(Error::config("num_attention_heads", format!("is {heads}, which does not divide the width {dim}")))
+}
+
+/// A Transformer encoder block, norm first (ViT) or norm last (BERT).
+pub struct EncoderBlock {
+    norm_first: bool,
+    attn: SelfAttention,
+    norm1: LayerNorm,
+    ffn: Mlp,
+    norm2: LayerNorm,
+}
+
+/// Sizes and published names of an encoder block.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockSpec<'a> {
+    /// Width of the residual stream.
+    pub dim: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the feed-forward.
+    pub mlp_dim: usize,
+    /// Activation of the feed-forward.
+    pub act: Activation,
+    /// Epsilon of both norms.
+    pub eps: f64,
+    /// Whether query, key and value have biases.
+    pub qkv_bias: bool,
+    /// Whether norms come before (ViT) or after (BERT) the residual branch.
+    pub norm_first: bool,
+    /// Projections of the attention.
+    pub attention: AttentionNames<'a>,
+    /// Norm of the attention branch.
+    pub norm1: &'a str,
+    /// Norm of the feed-forward branch.
+    pub norm2: &'a str,
+    /// Feed-forward projections.
+    pub fc: [&'a str; 2],
+}
+
+impl EncoderBlock {
+    /// Loads block `idx` from the path of `w`.
+    pub fn load(w: &Weights, s: &BlockSpec, idx: usize) -> Result<Self> {
+        let tap = format!("blocks.{idx}.attn");
+        Ok(EncoderBlock {
+            norm_first: s.norm_first,
+            attn: SelfAttention::load(w, &s.attention, s.dim, s.heads, s.qkv_bias, tap)?,
+            norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
+            ffn: Mlp::new(
+                w.linear(s.fc[0], s.dim, s.mlp_dim, true)?,
+                s.act,
+                w.linear(s.fc[1], s.mlp_dim, s.dim, true)?,
+            ),
+            norm2: w.layer_norm(s.norm2, s.dim, s.eps)?,
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        if self.norm_first {
+            let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+            Ok((&x + self.ffn.forward(cx, &self.norm2.forward(&x)?)?)?)
+        } else {
+            let x = self.norm1.forward(&(x + self.attn.forward(cx, x, rows)?)?)?;
+            self.norm2.forward(&(&x + self.ffn.forward(cx, &x)?)?)
+        }
+    }
+
+    /// Cost for members of the given lengths.
+    pub fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = lens.iter().sum();
+        self.attn.cost(point, lens) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// Splits images into patches. Shapes: `[b, c, h, w]` -> `[b * gh * gw, c * ph * pw]`, row-major grid.
+pub fn patchify(pixels: &Tensor, (ph, pw): (usize, usize)) -> Result<Tensor> {
+    let (b, c, h, w) = pixels.dims4().map_err(|_| Error::shape("pixel_values", "[b, c, h, w]", pixels.dims()))?;
+    let (gh, gw) = (h / ph, w / pw);
+    let split = pixels.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
+    Ok(split.contiguous()?.reshape((b * gh * gw, c * ph * pw))?)
+}
+
+/// Resizes a grid of position vectors bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
+/// Shapes: `[gh0 * gw0, dim]` -> `[gh * gw, dim]`.
+pub fn resize_positions(table: &Tensor, from: (usize, usize), to: (usize, usize)) -> Result<Tensor> {
+    if from == to {
+        return Ok(table.clone());
+    }
+    let weights = Tensor::from_vec(bicubic_matrix(from, to), (to.0 * to.1, from.0 * from.1), table.device())?;
+    Ok(weights.matmul(table)?)
+}
+
+/// The separable bicubic resize (a = -0.75) as one matrix `[to, from]`.
+fn bicubic_matrix(from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
+    let (rows, cols) = (bicubic_axis(from.0, to.0), bicubic_axis(from.1, to.1));
+    let mut out = Vec::with_capacity(to.0 * to.1 * from.0 * from.1);
+    for r in &rows {
+        for c in &cols {
+            out.extend(r.iter().flat_map(|a| c.iter().map(move |b| a * b)));
+        }
+    }
+    out
+}
+
+/// For each output position along one axis, the weights of all input positions.
+fn bicubic_axis(from: usize, to: usize) -> Vec<Vec<f32>> {
+    const A: f64 = -0.75;
+    let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0; // |t| <= 1
+    let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A; // 1 < |t| < 2
+    let scale = from as f64 / to as f64;
+    (0..to)
+        .map(|o| {
+            let centre = (o as f64 + 0.5) * scale - 0.5;
+            let base = centre.floor();
+            let t = centre - base;
+            let taps = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+            let mut row = vec![0f32; from];
+            for (k, weight) in taps.iter().enumerate() {
+                // Positions outside the grid repeat its edge.
+                let at = (base as i64 - 1 + k as i64).clamp(0, from as i64 - 1);
+                row[at as usize] += *weight as f32;
+            }
+            row
+        })
+        .collect()
+}

@@ -1,0 +1,104 @@
+//! The leaf seam: one projection, one feed-forward, one attention. Which form stands behind a trait object is the
+//! loader's decision, so a model file writes one line per projection.
+
+use candle_core::Tensor;
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::point::Point;
+use crate::rows::Rows;
+
+/// What a part costs at a point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafCost {
+    /// Multiply-adds.
+    pub macs: u64,
+    /// Bytes of weights that the point needs (a 4-bit view of stored 8-bit weights counts 4 bits).
+    pub bytes: u64,
+}
+
+impl std::ops::Add for LeafCost {
+    type Output = LeafCost;
+    fn add(self, o: LeafCost) -> LeafCost {
+        LeafCost { macs: self.macs + o.macs, bytes: self.bytes + o.bytes }
+    }
+}
+
+impl std::iter::Sum for LeafCost {
+    fn sum<I: Iterator<Item = LeafCost>>(iter: I) -> LeafCost {
+        iter.fold(LeafCost::default(), |a, b| a + b)
+    }
+}
+
+/// A projection of rows: `[rows, in] -> [rows, out]`.
+pub trait Linear: Send + Sync {
+    /// Applies the projection. Shapes: x `[rows, in]` -> `[rows, out]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
+    /// `(in, out)`.
+    fn dims(&self) -> (usize, usize);
+    /// Cost for a number of rows.
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost;
+    /// The matrix `[out, in]` that a point computes with: oracle and export path at once.
+    fn dense(&self, point: &Point) -> Result<Tensor>;
+}
+
+/// A position-wise feed-forward network: `[rows, dim] -> [rows, dim]`.
+pub trait Ffn: Send + Sync {
+    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
+    /// Cost for a number of rows.
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost;
+}
+
+/// Attention within each segment of a packed batch.
+pub trait Attend: Send + Sync {
+    /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Cost for segments of the given lengths.
+    fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost;
+}
+
+/// A projection with dense f32 weights.
+#[derive(Debug)]
+pub struct Dense {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    at: String,
+}
+
+impl Dense {
+    /// Shapes: weight `[out, in]`, bias `[out]`.
+    pub fn new(at: impl Into<String>, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Dense { weight, bias, at: at.into() }
+    }
+}
+
+impl Linear for Dense {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let (inner, out) = self.dims();
+        let rows = rows_of(x, inner, &self.at)?;
+        cx.count(rows * inner * out);
+        ops::linear(x, &self.weight, self.bias.as_ref())
+    }
+    fn dims(&self) -> (usize, usize) {
+        let d = self.weight.dims();
+        (d[1], d[0])
+    }
+    fn cost(&self, _: &Point, rows: usize) -> LeafCost {
+        let (inner, out) = self.dims();
+        let biases = if self.bias.is_some() { out } else { 0 };
+        LeafCost { macs: (rows * inner * out) as u64, bytes: 4 * (inner * out + biases) as u64 }
+    }
+    fn dense(&self, _: &Point) -> Result<Tensor> {
+        Ok(self.weight.clone())
+    }
+}
+
+/// Checks that `x` is `[rows, inner]` and returns its rows.
+pub fn rows_of(x: &Tensor, inner: usize, at: &str) -> Result<usize> {
+    match x.dims() {
+        [rows, d] if *d == inner => Ok(*rows),
+        other => Err(Error::shape(at, format!("[rows, {inner}]"), other)),
+    }
+}

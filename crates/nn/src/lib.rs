@@ -1,0 +1,38 @@
+//! The contract every model and switch is written against.
+//!
+//! [`Ctx`] carries what a call may need, [`Rows`] describes a ragged batch without padding, the leaf traits
+//! ([`Linear`], [`Ffn`], [`Attend`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
+//! published checkpoints strictly. Tensor operations live in [`ops`], reusable layers in [`layers`].
+
+pub mod config;
+pub mod ctx;
+pub mod error;
+pub mod folder;
+pub mod init;
+pub mod io;
+pub mod json;
+pub mod layers;
+pub mod leaf;
+pub mod mmap;
+pub mod names;
+pub mod ops;
+pub mod point;
+pub mod rows;
+pub mod staged;
+pub mod store;
+pub mod taps;
+pub mod trace;
+pub mod weights;
+
+pub use candle_core::{DType, Device, Tensor, Var};
+pub use ctx::Ctx;
+pub use error::{Error, Result};
+pub use folder::Folder;
+pub use io::{Input, InputSpec, Output, Value};
+pub use leaf::{Attend, Ffn, LeafCost, Linear};
+pub use point::Point;
+pub use rows::Rows;
+pub use staged::{Between, Model, Staged, State, run, walk};
+pub use taps::Taps;
+pub use trace::{Decision, Trace};
+pub use weights::{Param, ParamKind, Weights};

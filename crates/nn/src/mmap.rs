@@ -1,0 +1,48 @@
+//! The one place outside the kernels that needs `unsafe`: mapping a checkpoint read-only.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A file mapped read-only.
+///
+/// Truncating a mapped file from another process ends this one with SIGBUS; that is documented, not defended against.
+#[derive(Debug)]
+pub struct Mapped {
+    map: memmap2::Mmap,
+    path: PathBuf,
+}
+
+impl Mapped {
+    /// Maps a regular file that is not empty; its length is read again after mapping.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let before = file.metadata().map_err(|e| Error::io(path, e))?;
+        if !before.is_file() {
+            return Err(Error::format(path, "file.kind", "not a regular file", "name a safetensors file"));
+        }
+        if before.len() == 0 {
+            return Err(Error::format(path, "safetensors.empty", "the file is empty", "download it again"));
+        }
+        #[allow(unsafe_code)]
+        // SAFETY: the map is read-only and private to this struct; bytes are only ever read as `&[u8]` and every
+        // extent is checked against the mapped length first. Concurrent truncation is the caller's to avoid (above).
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        let after = file.metadata().map_err(|e| Error::io(path, e))?;
+        if after.len() != map.len() as u64 {
+            return Err(Error::format(path, "file.changed", "the file changed while it was opened", "try again"));
+        }
+        Ok(Mapped { map, path: path.to_path_buf() })
+    }
+
+    /// The bytes of the file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,125 @@
+//! Tables that map other generations of tensor names onto the published one.
+
+/// One rename: dotted patterns in which `*` stands for one part and `**` for any number of parts (none included).
+/// Wildcards of the right side take what those of the left side matched, in order.
+pub type Rename = (&'static str, &'static str);
+
+/// Which names a model accepts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names {
+    /// Renames, tried in order; every rule that matches is applied once.
+    pub rules: &'static [Rename],
+    /// Buffers that carry no weights (`embeddings.position_ids`), as patterns on the renamed name.
+    pub ignore: &'static [&'static str],
+}
+
+impl Names {
+    /// The name under which the model file asks for this tensor.
+    pub fn canonical(&self, name: &str) -> String {
+        let mut name = name.to_string();
+        for (from, to) in self.rules {
+            if let Some(new) = rename(&name, from, to) {
+                name = new;
+            }
+        }
+        name
+    }
+
+    /// Whether a renamed tensor is a known buffer to skip.
+    pub fn ignored(&self, name: &str) -> bool {
+        self.ignore.iter().any(|p| rename(name, p, "").is_some())
+    }
+}
+
+fn rename(name: &str, from: &str, to: &str) -> Option<String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    let pattern: Vec<&str> = from.split('.').collect();
+    let mut caught = Vec::new();
+    if !matches(&parts, &pattern, &mut caught) {
+        return None;
+    }
+    let mut caught = caught.into_iter();
+    let mut out: Vec<String> = Vec::new();
+    for part in to.split('.').filter(|p| !p.is_empty()) {
+        match part {
+            "*" | "**" => out.extend(caught.next().unwrap_or_default()),
+            word => out.push(word.to_string()),
+        }
+    }
+    Some(out.join("."))
+}
+
+fn matches(parts: &[&str], pattern: &[&str], caught: &mut Vec<Vec<String>>) -> bool {
+    let Some((first, rest)) = pattern.split_first() else { return parts.is_empty() };
+    match *first {
+        "**" => (0..=parts.len()).any(|n| {
+            caught.push(parts[..n].iter().map(|p| p.to_string()).collect());
+            matches(&parts[n..], rest, caught) || {
+                caught.pop();
+                false
+            }
+        }),
+        "*" => parts.split_first().is_some_and(|(head, tail)| {
+            caught.push(vec![head.to_string()]);
+            matches(tail, rest, caught) || {
+                caught.pop();
+                false
+            }
+        }),
+        word => parts.split_first().is_some_and(|(head, tail)| *head == word && matches(tail, rest, caught)),
+    }
+}
+
+/// The candidate closest to `name` by shared dotted parts and letters, for error messages.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .take(2_000)
+        .map(|c| (similarity(name, c), c))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(s, _)| *s > 0.5)
+        .map(|(_, c)| c.to_string())
+}
+
+/// Share of letter pairs that two names have in common (Dice coefficient on bigrams).
+fn similarity(a: &str, b: &str) -> f64 {
+    let pairs = |s: &str| -> std::collections::BTreeMap<[u8; 2], usize> {
+        let mut map = std::collections::BTreeMap::new();
+        for w in s.as_bytes().windows(2).take(256) {
+            *map.entry([w[0], w[1]]).or_default() += 1;
+        }
+        map
+    };
+    let (pa, pb) = (pairs(a), pairs(b));
+    let total: usize = pa.values().sum::<usize>() + pb.values().sum::<usize>();
+    let common: usize = pa.iter().map(|(k, n)| (*n).min(pb.get(k).copied().unwrap_or(0))).sum();
+    if total == 0 { 0.0 } else { 2.0 * common as f64 / total as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renames_whole_generations() {
+        let names = Names {
+            rules: &[
+                ("bert.**", "**"),
+                ("**.gamma", "**.weight"),
+                ("blocks.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
+            ],
+            ignore: &["embeddings.position_ids"],
+        };
+        assert_eq!(names.canonical("bert.a.LayerNorm.gamma"), "a.LayerNorm.weight");
+        assert_eq!(names.canonical("blocks.11.attn.qkv.bias"), "encoder.layer.11.attention.attention.qkv.bias");
+        assert_eq!(names.canonical("berta.x"), "berta.x");
+        assert!(names.ignored("embeddings.position_ids"));
+        assert!(!names.ignored("embeddings.position_embeddings"));
+    }
+
+    #[test]
+    fn nearest_finds_the_typo() {
+        let have = ["encoder.layer.0.output.dense.weight", "pooler.dense.bias"];
+        assert_eq!(nearest("encoder.layer.0.output.dens.weight", have.into_iter()).as_deref(), Some(have[0]));
+        assert_eq!(nearest("zzz", have.into_iter()), None);
+    }
+}

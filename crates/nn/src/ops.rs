@@ -1,0 +1,102 @@
+//! Tensor operations, each with two doors: on the CPU in f32 a kernel with a hand-written backward pass
+//! ([`fused`]), anywhere else composed tensor-library operations ([`composed`]). The tensor library's own fast norms
+//! and softmax are never used: they have no backward pass and gradients would vanish without an error.
+
+pub mod composed;
+pub mod fused;
+
+use candle_core::{DType, Tensor};
+
+use crate::error::{Error, Result};
+use crate::layers::Activation;
+use crate::rows::Rows;
+
+/// Whether the kernels can take these tensors.
+fn on_kernels(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// `x w^T + b`. Shapes: x `[rows, in]`, w `[out, in]`, b `[out]` -> `[rows, out]`.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    if on_kernels(&[x, w]) { fused::linear(x, w, b) } else { composed::linear(x, w, b) }
+}
+
+/// Layer norm over the last dimension, population variance. Shapes: x `[rows, dim]`, weight and bias `[dim]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if on_kernels(&[x, weight, bias]) {
+        fused::layer_norm(x, weight, bias, eps)
+    } else {
+        composed::layer_norm(x, weight, bias, eps)
+    }
+}
+
+/// Activation, element by element.
+pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
+    if on_kernels(&[x]) { fused::activation(x, act) } else { composed::activation(x, act) }
+}
+
+/// Rows by index. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
+pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
+    if on_kernels(&[x]) && x.dims().len() == 2 { fused::gather(x, index) } else { composed::gather(x, index) }
+}
+
+/// Softmax attention within each segment, scale `head_dim^-1/2`. Shapes: qkv `[total, 3 * dim]` -> `[total, dim]`.
+pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
+    check_qkv(qkv, rows, heads)?;
+    if on_kernels(&[qkv]) { fused::attention(qkv, rows, heads) } else { composed::attention(qkv, rows, heads) }
+}
+
+/// Attention maps of each segment, rows summing to one. Shapes: qkv `[total, 3 * dim]` -> per segment `[heads, n, n]`.
+pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Tensor>> {
+    check_qkv(qkv, rows, heads)?;
+    if on_kernels(&[qkv]) {
+        fused::attention_probs(qkv, rows, heads)
+    } else {
+        composed::attention_probs(qkv, rows, heads)
+    }
+}
+
+fn check_qkv(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<()> {
+    match qkv.dims() {
+        [t, d] if *t == rows.total() && d.is_multiple_of(3 * heads) => Ok(()),
+        other => Err(Error::shape("attention", format!("[{}, 3 * {heads} * head_dim]", rows.total()), other)),
+    }
+}
+
+/// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NestedWeight {
+    /// Codes of the widest view, row-major.
+    pub codes: Vec<i8>,
+    /// Scale of each output row.
+    pub scale: Vec<f32>,
+}
+
+impl NestedWeight {
+    /// The matrix that a view of `bits` computes with: `code_l * 2^(8-l) * scale`. Shapes: -> `[out, in]`.
+    pub fn dense(&self, bits: u8) -> Result<Tensor> {
+        let (out, inner) = (self.scale.len(), self.codes.len() / self.scale.len().max(1));
+        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (out, inner), &candle_core::Device::Cpu)?)
+    }
+}
+
+/// Projection with nested integer weights seen at `bits`. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
+pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
+    if on_kernels(&[x]) {
+        fused::nested_linear(x, w, bits, b)
+    } else {
+        composed::linear(x, &w.dense(bits)?.to_device(x.device())?, b)
+    }
+}
+
+/// Straight-through view of trained weights at `bits`: `scale * round_l(round_8(w / scale))`, with LSQ gradients for
+/// the scale. Shapes: w `[out, in]`, scale `[out]` -> `[out, in]`.
+pub fn nested_view(w: &Tensor, scale: &Tensor, bits: u8) -> Result<Tensor> {
+    fused::nested_view(w, scale, bits)
+}
+
+/// Nearest codes of a matrix at the given row scales. Shapes: w `[out, in]`, scale `[out]`.
+pub fn nested_codes(w: &Tensor, scale: &Tensor) -> Result<NestedWeight> {
+    let (w, scale) = (w.flatten_all()?.to_vec1::<f32>()?, scale.to_vec1::<f32>()?);
+    Ok(fused::nested_codes(&w, scale))
+}

@@ -1,0 +1,138 @@
+//! Ragged batches: packed rows and where each came from. Padding does not exist inside the engine.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// The shape of a packed batch: rows of all members one after another, `cu[i]..cu[i + 1]` being member `i`.
+///
+/// Also remembers which member of the original batch each segment is and which original position each row had, so
+/// that results find their way back after members left (exits) or rows disappeared (token pruning).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    cu: Arc<[u32]>,
+    members: Arc<[u32]>,
+    positions: Arc<[u32]>,
+}
+
+impl Rows {
+    /// A fresh batch with the given lengths (rows per member).
+    pub fn new(lens: &[usize]) -> Result<Self> {
+        let mut cu = Vec::with_capacity(lens.len() + 1);
+        let mut total = 0usize;
+        cu.push(0);
+        for len in lens {
+            total = total.checked_add(*len).filter(|t| *t <= MAX_ROWS).ok_or_else(|| Error::Limit {
+                what: "rows in a batch".into(),
+                got: lens.iter().fold(0u64, |a, l| a.saturating_add(*l as u64)),
+                max: MAX_ROWS as u64,
+                hint: "send a smaller batch".into(),
+            })?;
+            cu.push(total as u32);
+        }
+        let positions = lens.iter().flat_map(|len| 0..*len as u32).collect();
+        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions })
+    }
+
+    /// `n` members of `len` rows each.
+    pub fn equal(n: usize, len: usize) -> Result<Self> {
+        Rows::new(&vec![len; n])
+    }
+
+    /// Number of members still in the batch.
+    pub fn n(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Number of rows of all members.
+    pub fn total(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Rows of segment `i`.
+    pub fn len(&self, i: usize) -> usize {
+        (self.cu[i + 1] - self.cu[i]) as usize
+    }
+
+    /// Whether there is no row at all.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Packed row range of segment `i`.
+    pub fn range(&self, i: usize) -> std::ops::Range<usize> {
+        self.cu[i] as usize..self.cu[i + 1] as usize
+    }
+
+    /// Lengths of all segments.
+    pub fn lens(&self) -> Vec<usize> {
+        (0..self.n()).map(|i| self.len(i)).collect()
+    }
+
+    /// Cumulative lengths, `n + 1` entries.
+    pub fn cu(&self) -> &[u32] {
+        &self.cu
+    }
+
+    /// The longest segment.
+    pub fn max_len(&self) -> usize {
+        (0..self.n()).map(|i| self.len(i)).max().unwrap_or(0)
+    }
+
+    /// The common length when all segments are equally long and not empty.
+    pub fn equal_len(&self) -> Option<usize> {
+        let first = if self.n() == 0 { return None } else { self.len(0) };
+        (first > 0 && (1..self.n()).all(|i| self.len(i) == first)).then_some(first)
+    }
+
+    /// Position in the original batch of each segment.
+    pub fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// Original position within its member of each row.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// Packed index of the first row of each segment (the class token of a Transformer encoder).
+    pub fn firsts(&self) -> Vec<u32> {
+        self.cu[..self.n()].to_vec()
+    }
+
+    /// Keeps the named rows. `kept[i]` are ascending row offsets within segment `i`. Returns the packed indices to
+    /// gather and the new shape.
+    pub fn keep(&self, kept: &[Vec<u32>]) -> Result<(Vec<u32>, Rows)> {
+        if kept.len() != self.n() {
+            return Err(Error::shape("rows.keep", format!("{} lists", self.n()), &[kept.len()]));
+        }
+        let mut gather = Vec::new();
+        let mut cu = vec![0u32];
+        for (i, list) in kept.iter().enumerate() {
+            let len = self.len(i) as u32;
+            if list.windows(2).any(|w| w[0] >= w[1]) || list.last().is_some_and(|l| *l >= len) {
+                return Err(Error::shape("rows.keep", format!("ascending offsets below {len}"), &[i]));
+            }
+            gather.extend(list.iter().map(|o| self.cu[i] + o));
+            cu.push(gather.len() as u32);
+        }
+        let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
+        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions }))
+    }
+
+    /// Keeps whole segments, named by ascending index. Returns the packed indices to gather and the new shape.
+    pub fn select(&self, segments: &[usize]) -> (Vec<u32>, Rows) {
+        let mut gather = Vec::new();
+        let mut cu = vec![0u32];
+        for s in segments {
+            gather.extend(self.cu[*s]..self.cu[*s + 1]);
+            cu.push(gather.len() as u32);
+        }
+        let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
+        let members = segments.iter().map(|s| self.members[*s]).collect();
+        (gather, Rows { cu: cu.into(), members, positions })
+    }
+}
+
+/// Most rows one batch may hold.
+pub const MAX_ROWS: usize = 1 << 24;

@@ -1,0 +1,166 @@
+//! The block seam: a model is a stem, blocks and a head, and rules act between blocks.
+
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+
+use crate::ctx::Ctx;
+use crate::error::Result;
+use crate::io::{Input, InputSpec, Output};
+use crate::leaf::LeafCost;
+use crate::ops;
+use crate::point::Point;
+use crate::rows::Rows;
+
+/// What flows from block to block.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The residual stream, `[rows.total(), dim]`.
+    pub x: Tensor,
+    /// Which rows belong to which member.
+    pub rows: Rows,
+}
+
+impl State {
+    /// Drops every row not named; `kept[i]` are ascending offsets within segment `i`.
+    pub fn keep(self, kept: &[Vec<u32>]) -> Result<State> {
+        let (gather, rows) = self.rows.keep(kept)?;
+        Ok(State { x: gather_rows(&self.x, gather)?, rows })
+    }
+
+    /// Keeps the named segments (ascending) and drops the other members.
+    pub fn select(&self, segments: &[usize]) -> Result<State> {
+        let (gather, rows) = self.rows.select(segments);
+        Ok(State { x: gather_rows(&self.x, gather)?, rows })
+    }
+
+    /// The first row of every member, `[n, dim]` (the class token).
+    pub fn first_rows(&self) -> Result<Tensor> {
+        gather_rows(&self.x, self.rows.firsts())
+    }
+}
+
+fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
+    let n = index.len();
+    ops::gather(x, &Tensor::from_vec(index, n, &Device::Cpu)?)
+}
+
+/// A model as a chain of blocks.
+pub trait Staged: Send + Sync {
+    /// Number of blocks.
+    fn n_blocks(&self) -> usize;
+    /// Input to rows.
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State>;
+    /// One block; taps `blocks.{idx}` and, when wanted, `blocks.{idx}.attn.probs` and `blocks.{idx}.attn.k`.
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State>;
+    /// Rows to named outputs; must accept the state after any block.
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output>;
+
+    /// Rows at the front of each member that must stay when rows are dropped, or `None` where rows may not be dropped
+    /// (a model that answers per token).
+    fn prefix_rows(&self) -> Option<usize> {
+        None
+    }
+    /// Cost of the stem for members of the given lengths.
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost;
+    /// Cost of one block for members of the given lengths.
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost;
+    /// Cost of the head for members of the given lengths.
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost;
+}
+
+/// A rule that acts between blocks: it may drop rows or let members leave.
+pub trait Between: Send + Sync {
+    /// Tap suffixes of block `idx` that the rule reads (`attn.probs`, `attn.k`).
+    fn wants(&self, idx: usize) -> &[&'static str];
+    /// Acts after block `idx`. Members that leave are given to `left` with their outputs.
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State>;
+    /// Lengths after block `idx` and whether all members leave there, where that does not depend on the input.
+    fn predict(&self, point: &Point, idx: usize, prefix: usize, lens: &mut Vec<usize>) -> Forecast;
+}
+
+/// What a rule's cost forecast says about the blocks that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forecast {
+    /// The walk goes on.
+    Go,
+    /// Every member leaves here; the given head cost replaces the model's own, if any.
+    Exit(Option<LeafCost>),
+}
+
+/// Outputs of members that left the batch early, with the members they belong to.
+pub type Left = Vec<(Vec<u32>, Output)>;
+
+/// Runs the blocks of `range` under `rules`. A whole model is `0..n_blocks`, a pipeline rank its own range, a loop the
+/// same range several times, a stitch ranges of two models.
+pub fn walk(
+    model: &dyn Staged,
+    rules: &[Box<dyn Between>],
+    cx: &mut Ctx,
+    range: Range<usize>,
+    mut state: State,
+    left: &mut Left,
+) -> Result<State> {
+    for idx in range {
+        if state.rows.n() == 0 {
+            break;
+        }
+        let asked: Vec<String> = rules
+            .iter()
+            .flat_map(|r| r.wants(idx))
+            .map(|suffix| format!("blocks.{idx}.{suffix}"))
+            .collect();
+        asked.iter().for_each(|name| cx.taps.listen(name));
+        state = model.block(cx, idx, state)?;
+        cx.taps.put(&format!("blocks.{idx}"), &state.x);
+        for rule in rules {
+            if state.rows.n() > 0 {
+                state = rule.after(cx, model, idx, state, left)?;
+            }
+        }
+        asked.iter().for_each(|name| cx.taps.drop_listener(name));
+    }
+    Ok(state)
+}
+
+/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place.
+pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: &Input) -> Result<Output> {
+    let n = input.n();
+    let state = model.stem(cx, input)?;
+    cx.taps.put("stem", &state.x);
+    let mut left = Left::new();
+    let state = walk(model, rules, cx, 0..model.n_blocks(), state, &mut left)?;
+    if state.rows.n() > 0 || left.is_empty() {
+        let members = state.rows.members().to_vec();
+        let out = model.head(cx, state)?;
+        left.push((members, out));
+    }
+    Output::merge(left, n)
+}
+
+/// Cost of a forward pass for members of the given lengths, decided without running it. Confidence exits count as if
+/// nobody left.
+pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens: &[usize]) -> LeafCost {
+    let mut lens = lens.to_vec();
+    let prefix = model.prefix_rows().unwrap_or(0);
+    let mut total = model.cost_stem(point, &lens);
+    for idx in 0..model.n_blocks() {
+        total = total + model.cost_block(idx, point, &lens);
+        for rule in rules {
+            if let Forecast::Exit(head) = rule.predict(point, idx, prefix, &mut lens) {
+                return total + head.unwrap_or_else(|| model.cost_head(point, &lens));
+            }
+        }
+    }
+    total + model.cost_head(point, &lens)
+}
+
+/// A loaded model.
+pub trait Model: Send + Sync {
+    /// What it accepts.
+    fn spec(&self) -> InputSpec;
+    /// Its chain of blocks.
+    fn trunk(&self) -> &dyn Staged;
+    /// Rows per member for an input, before any rule acts.
+    fn lens(&self, input: &Input) -> Result<Vec<usize>>;
+}

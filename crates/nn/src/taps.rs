@@ -1,0 +1,80 @@
+//! Named intermediate values of a forward pass. Free when nobody listens.
+
+use candle_core::Tensor;
+
+/// Listener for named values such as `blocks.3` or `blocks.3.attn.probs`.
+///
+/// Switches, golden tests, distillation and pictures read the same names. A layer asks [`Taps::wants`] before it
+/// computes a value that the fast path does not need (an attention map).
+#[derive(Debug, Default)]
+pub struct Taps {
+    all: bool,
+    wanted: Vec<String>,
+    got: Vec<(String, Vec<Tensor>)>,
+}
+
+impl Taps {
+    /// Nobody listens.
+    pub fn none() -> Self {
+        Taps::default()
+    }
+
+    /// Records every tap of the model.
+    pub fn all() -> Self {
+        Taps { all: true, ..Taps::default() }
+    }
+
+    /// Records the named taps.
+    pub fn named<I: IntoIterator<Item = S>, S: Into<String>>(names: I) -> Self {
+        Taps { wanted: names.into_iter().map(Into::into).collect(), ..Taps::default() }
+    }
+
+    /// Whether anything is listened to.
+    pub fn active(&self) -> bool {
+        self.all || !self.wanted.is_empty()
+    }
+
+    /// Whether somebody listens to `name`.
+    pub fn wants(&self, name: &str) -> bool {
+        self.all || self.wanted.iter().any(|w| w == name)
+    }
+
+    /// Adds a listener.
+    pub fn listen(&mut self, name: impl Into<String>) {
+        self.wanted.push(name.into());
+    }
+
+    /// Records a value that is packed or per batch.
+    pub fn put(&mut self, name: &str, value: &Tensor) {
+        if self.wants(name) {
+            self.got.push((name.to_string(), vec![value.clone()]));
+        }
+    }
+
+    /// Records one value per segment (attention maps `[heads, n, n]`).
+    pub fn put_each(&mut self, name: &str, values: Vec<Tensor>) {
+        if self.wants(name) {
+            self.got.push((name.to_string(), values));
+        }
+    }
+
+    /// The latest value of a tap; per-segment taps have one tensor per segment.
+    pub fn get(&self, name: &str) -> Option<&[Tensor]> {
+        self.got.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_slice())
+    }
+
+    /// Everything recorded, in order of computation.
+    pub fn recorded(&self) -> &[(String, Vec<Tensor>)] {
+        &self.got
+    }
+
+    /// Stops listening to and forgets a name (used by rules for what they asked for themselves).
+    pub(crate) fn drop_listener(&mut self, name: &str) {
+        if let Some(i) = self.wanted.iter().rposition(|w| w == name) {
+            self.wanted.remove(i);
+        }
+        if !self.wants(name) {
+            self.got.retain(|(n, _)| n != name);
+        }
+    }
+}

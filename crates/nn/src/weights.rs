@@ -1,0 +1,709 @@
+//! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Tensor, Var};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+
+use crate::error::{Error, MissingTensor, Result};
+use crate::init;
+use crate::json;
+use crate::layers::{Embedding, LayerNorm};
+use crate::leaf::{Dense, Linear};
+use crate::mmap::Mapped;
+use crate::folder::{Blob, Folder};
+use crate::names::{Names, nearest};
+
+/// The weights of a checkpoint in one file.
+const SINGLE: &str = "model.safetensors";
+/// The list of shards where there are several.
+const INDEX: &str = "model.safetensors.index.json";
+/// Largest safetensors header.
+const MAX_HEADER: u64 = 100_000_000;
+/// Most tensors in one checkpoint.
+const MAX_TENSORS: usize = 200_000;
+/// Longest tensor name in bytes.
+const MAX_NAME: usize = 1_024;
+/// Most dimensions of a tensor.
+const MAX_RANK: usize = 16;
+/// Largest shard index file.
+const MAX_INDEX: u64 = 16 << 20;
+/// Most elements a random tensor may have (random weights are made, not mapped).
+const MAX_RANDOM: usize = 1 << 31;
+
+/// One trainable tensor and the published tensors it is saved as.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Published names with the rows (first dimension) of each; more than one for fused projections.
+    pub names: Vec<(String, usize)>,
+    /// The variable.
+    pub var: Var,
+    /// What it is, for weight decay.
+    pub kind: ParamKind,
+    /// Shape in the checkpoint when it differs from the variable's (a convolution kept as a matrix).
+    pub saved_shape: Option<Vec<usize>>,
+}
+
+/// What a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// Matrix of a projection: weight decay applies.
+    Matrix,
+    /// Table or token: no weight decay.
+    Table,
+    /// Norm weight or any bias: no weight decay.
+    Vector,
+}
+
+/// The projection a model file asks for; the loader decides its form.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearSpec<'a> {
+    /// Published names of the parts, stacked along the output (`["query", "key", "value"]`).
+    pub parts: &'a [&'a str],
+    /// Name under which another generation stores all parts in one tensor.
+    pub fused: Option<&'a str>,
+    /// Input width.
+    pub in_dim: usize,
+    /// Output width of each part.
+    pub out_dim: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+/// Decides the form of projections (dense, nested integers, ...). Lives in the plan of a checkpoint.
+pub trait LeafMaker: Send + Sync {
+    /// The leaf for a projection, or `None` for the dense default.
+    fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>>;
+}
+
+enum Source {
+    Files(Files),
+    /// Name-seeded values for a manifest: canonical name -> (shape, name to seed with).
+    Manifest(BTreeMap<String, (Vec<usize>, String)>),
+    /// Any tensor that is asked for.
+    Open(Fill),
+}
+
+/// What an open source answers with.
+#[derive(Clone, Copy)]
+enum Fill {
+    /// Values drawn from the tensor's name.
+    Seeded,
+    /// A fresh start for training.
+    Fresh(u64),
+    /// Stand-ins without memory: only shapes and counts are real.
+    Shapes,
+}
+
+struct Shared {
+    source: Source,
+    trainable: bool,
+    leaves: Option<Arc<dyn LeafMaker>>,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Default)]
+struct Ledger {
+    used: BTreeSet<String>,
+    missing: Vec<(String, Vec<usize>)>,
+    shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
+    params: Vec<Param>,
+    elements: u64,
+}
+
+/// A checkpoint seen from one dotted path. The model tree mirrors the published names:
+/// `w.at("encoder.layer").at(3).linear("output.dense", ..)`.
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    path: String,
+}
+
+impl Weights {
+    fn new(source: Source) -> Self {
+        let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
+        Weights { shared: Arc::new(shared), path: String::new() }
+    }
+
+    /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
+    pub fn open(folder: &Folder, names: &Names) -> Result<Self> {
+        Ok(Weights::new(Source::Files(Files::open(folder, names)?)))
+    }
+
+    /// Opens one safetensors file of a folder.
+    pub fn file(folder: &Folder, name: &str, names: &Names) -> Result<Self> {
+        let mut files = Files::default();
+        files.add(folder.blob(name)?, names, None)?;
+        Ok(Weights::new(Source::Files(files)))
+    }
+
+    /// Name-seeded values for exactly the tensors of a manifest: `(name on disk, shape, name to seed with)`.
+    pub fn manifest<I>(tensors: I, names: &Names) -> Result<Self>
+    where
+        I: IntoIterator<Item = (String, Vec<usize>, String)>,
+    {
+        let mut map = BTreeMap::new();
+        for (name, shape, seed) in tensors {
+            let canonical = names.canonical(&name);
+            if !names.ignored(&canonical) {
+                map.insert(canonical, (shape, seed));
+            }
+        }
+        Ok(Weights::new(Source::Manifest(map)))
+    }
+
+    /// Name-seeded values for whatever is asked for (benchmarks and laws by preset name).
+    pub fn seeded() -> Self {
+        Weights::new(Source::Open(Fill::Seeded))
+    }
+
+    /// A fresh start for training: truncated normal matrices, unit norms, zero biases.
+    pub fn fresh(seed: u64) -> Self {
+        Weights::new(Source::Open(Fill::Fresh(seed)))
+    }
+
+    /// No values at all: for counting the parameters of sizes that would not fit.
+    pub fn shapes_only() -> Self {
+        Weights::new(Source::Open(Fill::Shapes))
+    }
+
+    /// Makes every tensor a variable, recorded in [`Weights::params`].
+    pub fn trainable(self) -> Self {
+        let Weights { shared, path } = self;
+        let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
+            source: s.source.share(),
+            trainable: true,
+            leaves: s.leaves.clone(),
+            ledger: Mutex::default(),
+        });
+        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path }
+    }
+
+    /// Lets a plan decide the form of projections.
+    pub fn with_leaves(self, leaves: Arc<dyn LeafMaker>) -> Self {
+        let Weights { shared, path } = self;
+        let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
+            source: s.source.share(),
+            trainable: s.trainable,
+            leaves: None,
+            ledger: Mutex::default(),
+        });
+        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path }
+    }
+
+    /// The same checkpoint one part deeper.
+    pub fn at(&self, part: impl Display) -> Weights {
+        Weights { shared: self.shared.clone(), path: self.name(&part.to_string()) }
+    }
+
+    /// Full dotted name of a tensor below this path.
+    pub fn name(&self, part: &str) -> String {
+        if self.path.is_empty() { part.to_string() } else { format!("{}.{part}", self.path) }
+    }
+
+    /// Whether tensors become variables.
+    pub fn is_trainable(&self) -> bool {
+        self.shared.trainable
+    }
+
+    /// Whether the source holds this tensor (never true for open sources, which hold anything).
+    pub fn has(&self, part: &str) -> bool {
+        let name = self.name(part);
+        match &self.shared.source {
+            Source::Files(f) => f.entries.contains_key(&name),
+            Source::Manifest(m) => m.contains_key(&name),
+            Source::Open(_) => false,
+        }
+    }
+
+    /// Whether tensors are made on request.
+    pub fn is_open(&self) -> bool {
+        matches!(self.shared.source, Source::Open(_))
+    }
+
+    /// Marks a redundant copy (a tied table that is also stored) as known.
+    pub fn skip(&self, part: &str) {
+        if self.has(part) {
+            self.ledger().used.insert(self.name(part));
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Values of a tensor as f32; `None` is recorded as missing or misshaped and reported by [`Weights::finish`].
+    fn values(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        let name = self.name(part);
+        let n = elements(shape)?;
+        let mut ledger = self.ledger();
+        ledger.elements += n as u64;
+        let found = match &self.shared.source {
+            Source::Files(f) => f.entries.get(&name).map(|e| e.shape.clone()),
+            Source::Manifest(m) => m.get(&name).map(|(s, _)| s.clone()),
+            Source::Open(_) => {
+                if n > MAX_RANDOM {
+                    return Err(Error::Limit {
+                        what: format!("elements of {name}"),
+                        got: n as u64,
+                        max: MAX_RANDOM as u64,
+                        hint: "pick a smaller preset".into(),
+                    });
+                }
+                Some(shape.to_vec())
+            }
+        };
+        match found {
+            None => ledger.missing.push((name.clone(), shape.to_vec())),
+            Some(s) if s != shape => {
+                ledger.used.insert(name.clone());
+                ledger.shapes.push((name.clone(), shape.to_vec(), s));
+            }
+            Some(_) => {
+                ledger.used.insert(name.clone());
+                drop(ledger);
+                return Ok(Some(match &self.shared.source {
+                    Source::Files(f) => f.read(&name)?,
+                    Source::Manifest(m) => init::seeded(&m[&name].1, shape),
+                    Source::Open(Fill::Seeded) => init::seeded(&name, shape),
+                    Source::Open(Fill::Fresh(seed)) => init::fresh(&name, shape, *seed),
+                    Source::Open(Fill::Shapes) => return Ok(None),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A tensor of any rank.
+    pub fn tensor(&self, part: &str, shape: &[usize], kind: ParamKind) -> Result<Tensor> {
+        self.stacked(&[part], None, shape, kind)
+    }
+
+    /// A convolution kernel `[out, in, kh, kw]` as the matrix `[out, in * kh * kw]`.
+    pub fn conv_matrix(&self, part: &str, shape: &[usize; 4]) -> Result<Tensor> {
+        let matrix = [shape[0], shape[1] * shape[2] * shape[3]];
+        let t = match self.values(part, shape)? {
+            Some(v) => Tensor::from_vec(v, &matrix, &Device::Cpu)?,
+            None => return absent(&matrix),
+        };
+        self.register(t, vec![(self.name(part), shape[0])], ParamKind::Matrix, Some(shape.to_vec()))
+    }
+
+    /// Parts stacked along the first dimension; each has `shape`. A fused tensor of the same content is accepted.
+    pub fn stacked(&self, parts: &[&str], fused: Option<&str>, shape: &[usize], kind: ParamKind) -> Result<Tensor> {
+        let mut full = shape.to_vec();
+        if let Some(first) = full.first_mut() {
+            *first *= parts.len();
+        }
+        let mut data = Vec::new();
+        let mut complete = true;
+        match fused.filter(|f| self.has(f)) {
+            Some(f) => match self.values(f, &full)? {
+                Some(v) => data = v,
+                None => complete = false,
+            },
+            None => {
+                for part in parts {
+                    match self.values(part, shape)? {
+                        Some(v) if parts.len() == 1 => data = v,
+                        Some(v) => data.extend(v),
+                        None => complete = false,
+                    }
+                }
+            }
+        }
+        if !complete {
+            return absent(&full);
+        }
+        let t = Tensor::from_vec(data, full.as_slice(), &Device::Cpu)?;
+        let rows = shape.first().copied().unwrap_or(1);
+        self.register(t, parts.iter().map(|p| (self.name(p), rows)).collect(), kind, None)
+    }
+
+    /// Records a tensor as a trainable parameter when variables are wanted.
+    pub fn register(
+        &self,
+        t: Tensor,
+        names: Vec<(String, usize)>,
+        kind: ParamKind,
+        saved_shape: Option<Vec<usize>>,
+    ) -> Result<Tensor> {
+        if !self.shared.trainable {
+            return Ok(t);
+        }
+        let var = Var::from_tensor(&t)?;
+        let out = var.as_tensor().clone();
+        self.ledger().params.push(Param { names, var, kind, saved_shape });
+        Ok(out)
+    }
+
+    /// Signed bytes of an I8 tensor with the given shape, if the source stores it so.
+    pub fn codes(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<i8>>> {
+        let name = self.name(part);
+        let Source::Files(f) = &self.shared.source else { return Ok(None) };
+        let Some(entry) = f.entries.get(&name).filter(|e| e.dtype == Dtype::I8) else { return Ok(None) };
+        let mut ledger = self.ledger();
+        ledger.used.insert(name.clone());
+        ledger.elements += elements(shape)? as u64;
+        if entry.shape != shape {
+            ledger.shapes.push((name, shape.to_vec(), entry.shape.clone()));
+            return Ok(Some(Vec::new()));
+        }
+        Ok(Some(f.bytes(entry).iter().map(|b| *b as i8).collect()))
+    }
+
+    /// A projection in the form that the plan names; dense f32 by default.
+    pub fn linear(&self, part: &str, in_dim: usize, out_dim: usize, bias: bool) -> Result<Box<dyn Linear>> {
+        self.linear_of(&LinearSpec { parts: &[part], fused: None, in_dim, out_dim, bias })
+    }
+
+    /// Several projections of the same input computed as one; see [`LinearSpec`].
+    pub fn linear_of(&self, spec: &LinearSpec) -> Result<Box<dyn Linear>> {
+        if let Some(maker) = &self.shared.leaves {
+            if let Some(leaf) = maker.linear(self, spec)? {
+                return Ok(leaf);
+            }
+        }
+        let (weight, bias) = self.dense_of(spec)?;
+        Ok(Box::new(Dense::new(self.name(spec.parts[0]), weight, bias)))
+    }
+
+    /// Dense weight `[parts * out, in]` and bias of a projection.
+    pub fn dense_of(&self, spec: &LinearSpec) -> Result<(Tensor, Option<Tensor>)> {
+        let suffixed = |suffix: &str| -> Vec<String> { spec.parts.iter().map(|p| format!("{p}.{suffix}")).collect() };
+        let fused = |suffix: &str| spec.fused.map(|f| format!("{f}.{suffix}"));
+        let (names, whole) = (suffixed("weight"), fused("weight"));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let weight = self.stacked(&names, whole.as_deref(), &[spec.out_dim, spec.in_dim], ParamKind::Matrix)?;
+        Ok((weight, self.bias_of(spec)?))
+    }
+
+    /// Bias `[parts * out]` of a projection, if it has one.
+    pub fn bias_of(&self, spec: &LinearSpec) -> Result<Option<Tensor>> {
+        if !spec.bias {
+            return Ok(None);
+        }
+        let names: Vec<String> = spec.parts.iter().map(|p| format!("{p}.bias")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let fused = spec.fused.map(|f| format!("{f}.bias"));
+        self.stacked(&names, fused.as_deref(), &[spec.out_dim], ParamKind::Vector).map(Some)
+    }
+
+    /// A layer norm over `dim` with weight and bias.
+    pub fn layer_norm(&self, part: &str, dim: usize, eps: f64) -> Result<LayerNorm> {
+        let w = self.at(part);
+        Ok(LayerNorm::new(
+            w.tensor("weight", &[dim], ParamKind::Vector)?,
+            w.tensor("bias", &[dim], ParamKind::Vector)?,
+            eps,
+        ))
+    }
+
+    /// A table `[n, dim]`.
+    pub fn embedding(&self, part: &str, n: usize, dim: usize) -> Result<Embedding> {
+        Ok(Embedding::new(self.name(part), self.at(part).tensor("weight", &[n, dim], ParamKind::Table)?))
+    }
+
+    /// Ends loading: reports everything missing, misshaped or left over, in one error.
+    pub fn finish(&self) -> Result<()> {
+        let ledger = self.ledger();
+        let all: Vec<&String> = match &self.shared.source {
+            Source::Files(f) => f.entries.keys().collect(),
+            Source::Manifest(m) => m.keys().collect(),
+            Source::Open(_) => Vec::new(),
+        };
+        let leftover: Vec<String> = all.into_iter().filter(|n| !ledger.used.contains(*n)).cloned().collect();
+        if ledger.missing.is_empty() && ledger.shapes.is_empty() && leftover.is_empty() {
+            return Ok(());
+        }
+        let missing = ledger
+            .missing
+            .iter()
+            .enumerate()
+            .map(|(i, (name, shape))| MissingTensor {
+                name: name.clone(),
+                shape: shape.clone(),
+                // The search is quadratic; a dozen hints are as good as a thousand.
+                nearest: if i < 16 { nearest(name, leftover.iter().map(String::as_str)) } else { None },
+            })
+            .collect();
+        Err(Error::Tensors { missing, leftover, shapes: ledger.shapes.clone() })
+    }
+
+    /// Every variable made so far, in order of loading.
+    pub fn params(&self) -> Vec<Param> {
+        self.ledger().params.clone()
+    }
+
+    /// Number of elements asked for so far: the parameter count.
+    pub fn n_elements(&self) -> u64 {
+        self.ledger().elements
+    }
+}
+
+/// A stand-in for a missing tensor that takes no memory; loading ends in an error anyway.
+fn absent(shape: &[usize]) -> Result<Tensor> {
+    Ok(Tensor::zeros(1, DType::F32, &Device::Cpu)?.broadcast_as(shape)?)
+}
+
+fn elements(shape: &[usize]) -> Result<usize> {
+    shape.iter().try_fold(1usize, |a, d| a.checked_mul(*d)).filter(|n| *n < 1 << 40).ok_or_else(|| Error::Limit {
+        what: format!("elements of a {shape:?} tensor"),
+        got: u64::MAX,
+        max: 1 << 40,
+        hint: "check the sizes in config.json".into(),
+    })
+}
+
+impl Source {
+    fn share(&self) -> Source {
+        match self {
+            Source::Files(f) => Source::Files(f.clone()),
+            Source::Manifest(m) => Source::Manifest(m.clone()),
+            Source::Open(s) => Source::Open(*s),
+        }
+    }
+}
+
+/// Header of one stored tensor.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Name in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape.
+    pub shape: Vec<usize>,
+    file: usize,
+    range: (usize, usize),
+}
+
+/// The mapped files of a checkpoint and what they hold, by canonical name.
+#[derive(Clone, Default)]
+pub struct Files {
+    maps: Vec<Arc<Blob>>,
+    entries: BTreeMap<String, Stored>,
+}
+
+impl Files {
+    /// Maps the checkpoint in a folder and checks every header.
+    pub fn open(folder: &Folder, names: &Names) -> Result<Files> {
+        let mut files = Files::default();
+        if folder.has(SINGLE) {
+            files.add(folder.blob(SINGLE)?, names, None)?;
+        } else if folder.has(INDEX) {
+            files.add_shards(folder, names)?;
+        } else {
+            let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt"];
+            let (what, hint) = match pickle.iter().find(|p| folder.has(p)) {
+                Some(p) => (
+                    format!("holds {p} but no {SINGLE}"),
+                    "pickle files can run code and are not opened; save the model as safetensors first",
+                ),
+                None => (format!("holds no {SINGLE}"), "name a Hugging Face model folder"),
+            };
+            return Err(Error::format(folder.path(""), "checkpoint.missing", what, hint));
+        }
+        Ok(files)
+    }
+
+    /// Headers of all tensors, by canonical name.
+    pub fn entries(&self) -> &BTreeMap<String, Stored> {
+        &self.entries
+    }
+
+    fn add_shards(&mut self, folder: &Folder, names: &Names) -> Result<()> {
+        let index = folder.path(INDEX);
+        let bad = |what: String| {
+            Error::format(&index, "index.schema", what, "compare with the index that Hugging Face writes")
+        };
+        let doc = folder.json(INDEX, MAX_INDEX)?;
+        let map = doc.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| bad("no weight_map".into()))?;
+        let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (tensor, shard) in map {
+            let shard = shard.as_str().ok_or_else(|| bad(format!("shard of {tensor} is not text")))?;
+            shards.entry(shard).or_default().insert(tensor);
+        }
+        for (shard, tensors) in shards {
+            check_shard(folder, &index, shard)?;
+            self.add(folder.blob(shard)?, names, Some(&tensors))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, map: Blob, names: &Names, expected: Option<&BTreeSet<&str>>) -> Result<()> {
+        let path = &map.path().to_path_buf();
+        let (start, meta) = header(&map)?;
+        let file = self.maps.len();
+        let mut seen = BTreeSet::new();
+        for (name, info) in meta.tensors() {
+            if name.len() > MAX_NAME || name.is_empty() {
+                return Err(bad_header(path, format!("tensor name of {} bytes", name.len())));
+            }
+            if info.shape.len() > MAX_RANK {
+                return Err(bad_header(path, format!("{name} has {} dimensions", info.shape.len())));
+            }
+            seen.insert(name.clone());
+            let canonical = names.canonical(&name);
+            if names.ignored(&canonical) {
+                continue;
+            }
+            let (a, b) = info.data_offsets;
+            let stored = Stored {
+                name: name.clone(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                file,
+                range: (start + a, start + b),
+            };
+            if let Some(other) = self.entries.insert(canonical, stored) {
+                return Err(Error::format(
+                    path,
+                    "tensors.duplicate",
+                    format!("{name} and {} are the same tensor", other.name),
+                    "keep one generation of names",
+                ));
+            }
+            if self.entries.len() > MAX_TENSORS {
+                return Err(bad_header(path, format!("more than {MAX_TENSORS} tensors")));
+            }
+        }
+        if let Some(expected) = expected {
+            if let Some(lost) = expected.iter().find(|t| !seen.contains(**t)) {
+                return Err(Error::format(
+                    path,
+                    "index.mismatch",
+                    format!("the index promises {lost} here, the shard lacks it"),
+                    "download index and shards again, from one revision",
+                ));
+            }
+        }
+        self.maps.push(Arc::new(map));
+        Ok(())
+    }
+
+    fn bytes(&self, e: &Stored) -> &[u8] {
+        &self.maps[e.file].bytes()[e.range.0..e.range.1]
+    }
+
+    fn read(&self, canonical: &str) -> Result<Vec<f32>> {
+        let e = &self.entries[canonical];
+        let b = self.bytes(e);
+        Ok(match e.dtype {
+            Dtype::F32 => le::<4, _>(b, f32::from_le_bytes),
+            Dtype::F64 => le::<8, _>(b, |v| f64::from_le_bytes(v) as f32),
+            Dtype::BF16 => le::<2, _>(b, |v| f32::from_bits(u32::from(u16::from_le_bytes(v)) << 16)),
+            Dtype::F16 => le::<2, _>(b, |v| half_to_f32(u16::from_le_bytes(v))),
+            other => {
+                return Err(Error::format(
+                    self.maps[e.file].path(),
+                    "tensors.dtype",
+                    format!("{} is stored as {other:?}", e.name),
+                    "weights must be F32, F16, BF16 or F64 (I8 with a switchformer quantization_config)",
+                ));
+            }
+        })
+    }
+}
+
+fn le<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes
+        .chunks_exact(N)
+        .map(|c| {
+            let mut a = [0u8; N];
+            a.copy_from_slice(c);
+            f(a)
+        })
+        .collect()
+}
+
+/// IEEE half to single precision.
+fn half_to_f32(h: u16) -> f32 {
+    let sign = u32::from(h >> 15) << 31;
+    let exp = u32::from(h >> 10) & 0x1f;
+    let frac = u32::from(h) & 0x3ff;
+    match exp {
+        // Subnormal: frac * 2^-24.
+        0 => f32::from_bits(sign | (frac as f32 * 2f32.powi(-24)).to_bits()),
+        0x1f => f32::from_bits(sign | 0x7f80_0000 | (frac << 13)),
+        _ => f32::from_bits(sign | ((exp + 112) << 23) | (frac << 13)),
+    }
+}
+
+/// Checks and reads a safetensors header: byte offset of the data, and the metadata. The crate checks offsets, holes
+/// and coverage; duplicates, counts and proportion are checked here first.
+fn header(map: &Blob) -> Result<(usize, Metadata)> {
+    let (bytes, path) = (map.bytes(), map.path());
+    let len = bytes.first_chunk::<8>().map(|c| u64::from_le_bytes(*c)).ok_or_else(|| {
+        Error::format(path, "safetensors.truncated", "shorter than its 8-byte header length", "download it again")
+    })?;
+    let file = bytes.len() as u64;
+    if len > MAX_HEADER {
+        return Err(bad_header(path, format!("header length {len} is over {MAX_HEADER}")));
+    }
+    if len > file - 8 {
+        return Err(Error::format(
+            path,
+            "safetensors.truncated",
+            format!("header of {len} bytes in a file of {file}"),
+            "download it again",
+        ));
+    }
+    if file > 1 << 20 && len > file / 4 {
+        return Err(bad_header(path, format!("header of {len} bytes is over a quarter of the file")));
+    }
+    let head = &bytes[8..8 + len as usize];
+    let doc = json::parse(head, path)?;
+    let count = doc.as_object().map_or(0, |m| m.len());
+    if count > MAX_TENSORS {
+        return Err(bad_header(path, format!("{count} tensors, the limit is {MAX_TENSORS}")));
+    }
+    drop(doc);
+    let view = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| bad_header(path, e.to_string()))?;
+    Ok((8 + view.0, view.1))
+}
+
+fn bad_header(path: &Path, what: String) -> Error {
+    Error::format(path, "safetensors.header", what, "the file is damaged or not a safetensors file; download it again")
+}
+
+/// A shard must be a plain file name that resolves inside the folder (or into the `blobs` of a hub cache).
+fn check_shard(folder: &Folder, index: &Path, shard: &str) -> Result<()> {
+    let refuse = |what: String| {
+        Error::format(index, "index.path", what, "shards must be plain file names inside the model folder")
+    };
+    let plain = !shard.is_empty()
+        && shard.len() <= 255
+        && !shard.contains(['/', '\\', ':', '\0'])
+        && shard != ".."
+        && shard != ".";
+    if !plain {
+        return Err(refuse(format!("shard name {shard:?}")));
+    }
+    let Folder::Disk(dir) = folder else { return Ok(()) };
+    let path = dir.join(shard);
+    let real = path.canonicalize().map_err(|e| Error::io(&path, e))?;
+    let home = dir.canonicalize().map_err(|e| Error::io(dir, e))?;
+    // Hub caches link snapshots/<revision>/x to ../../blobs/<hash>.
+    let blobs = home.parent().and_then(Path::parent).map(|p| p.join("blobs"));
+    if real.starts_with(&home) || blobs.is_some_and(|b| real.starts_with(b)) {
+        return Ok(());
+    }
+    Err(refuse(format!("shard {shard:?} points outside the folder")))
+}
+
+/// Headers of a checkpoint folder or a single safetensors file, read without loading any tensor.
+pub fn inspect(path: &Path) -> Result<Vec<Stored>> {
+    let names = Names::default();
+    let mut files = Files::default();
+    if path.is_dir() {
+        files = Files::open(&Folder::disk(path)?, &names)?;
+    } else {
+        files.add(Blob::Mapped(Mapped::open(path)?), &names, None)?;
+    }
+    Ok(files.entries.into_values().collect())
+}

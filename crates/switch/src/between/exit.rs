@@ -1,0 +1,203 @@
+//! Early exits: heads after chosen blocks, at a fixed depth or when a member is confident.
+//!
+//! The exits of ECO-M2F (arXiv 2404.15244) and of every early-exit encoder: a head after block k answers for members
+//! that need no more. A fixed exit is the truncated model; a confidence exit sends each member home on its own, and the
+//! batch really shrinks. With no trained head at a depth the model's own head reads the state there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::json;
+use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
+use switchformer_nn::layers::LayerNorm;
+use switchformer_nn::staged::{Forecast, Left};
+use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, Output, Point, Result, Staged, State, Tensor, Weights};
+
+use crate::host::{Axis, Host, Switch};
+
+/// Trained heads by the number of blocks that run before each.
+pub struct Exits {
+    heads: BTreeMap<usize, Head>,
+}
+
+/// One exit head: norm and classifier on the first row of each member.
+struct Head {
+    norm: LayerNorm,
+    classifier: Box<dyn Linear>,
+}
+
+impl Exits {
+    /// Loads `exits.{k}.norm` and `exits.{k}.classifier` for each depth. Shapes: dim wide, `n_labels` classes.
+    pub fn load(w: &Weights, depths: &[usize], dim: usize, n_labels: usize, eps: f64) -> Result<Self> {
+        if dim > MAX_DIM || n_labels > MAX_LABELS {
+            return Err(Error::config("exits", "sizes out of bounds"));
+        }
+        let mut heads = BTreeMap::new();
+        for k in depths {
+            let at = w.at("exits").at(k);
+            let head = Head { norm: at.layer_norm("norm", dim, eps)?, classifier: at.linear("classifier", dim, n_labels, true)? };
+            heads.insert(*k, head);
+        }
+        Ok(Exits { heads })
+    }
+
+    /// Depths that have a head.
+    pub fn depths(&self) -> Vec<usize> {
+        self.heads.keys().copied().collect()
+    }
+
+    /// Logits of the head at a depth. Shapes: state -> `[members, n_labels]`.
+    pub fn logits(&self, cx: &mut Ctx, depth: usize, state: &State) -> Result<Option<Tensor>> {
+        let Some(head) = self.heads.get(&depth) else { return Ok(None) };
+        let x = head.norm.forward(&state.first_rows()?)?;
+        head.classifier.forward(cx, &x).map(Some)
+    }
+
+    fn cost(&self, depth: usize, point: &Point, members: usize) -> Option<LeafCost> {
+        self.heads.get(&depth).map(|h| h.norm.cost() + h.classifier.cost(point, members))
+    }
+}
+
+/// Setting of the axis `exit`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(untagged)]
+enum Setting {
+    /// After this many blocks, everyone.
+    At(usize),
+    /// Each member as soon as an exit head is this sure.
+    Confidence(Confidence),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Confidence {
+    confidence: f32,
+}
+
+/// The axis `exit`.
+pub struct Exit;
+
+impl Switch for Exit {
+    fn axis(&self) -> &'static str {
+        "exit"
+    }
+    fn describe(&self, host: &Host) -> Axis {
+        let values = match &host.exits {
+            Some(e) => format!(
+                "1..={} (blocks that run; trained heads after {:?}), or {{\"confidence\": 0..1}}",
+                host.n_blocks,
+                e.depths()
+            ),
+            None => format!("1..={} (blocks that run; the model's own head reads there)", host.n_blocks),
+        };
+        Axis { name: self.axis(), values, available: true, change: "free" }
+    }
+    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+        let wrong = |what: String| {
+            Error::point(what, format!("exit is 1 to {} or {{\"confidence\": 0.9}}", host.n_blocks))
+        };
+        match point.axis::<Setting>("exit").map_err(|e| wrong(e.to_string()))? {
+            None => Ok(None),
+            Some(Setting::At(k)) if k == host.n_blocks => Ok(None),
+            Some(Setting::At(k)) if (1..host.n_blocks).contains(&k) => {
+                Ok(Some(Box::new(FixedExit { after: k, exits: host.exits.clone() })))
+            }
+            Some(Setting::At(k)) => Err(wrong(format!("exit = {k} of {} blocks", host.n_blocks))),
+            Some(Setting::Confidence(Confidence { confidence })) => {
+                if !(0.0..=1.0).contains(&confidence) {
+                    return Err(wrong(format!("confidence = {confidence}")));
+                }
+                let exits = host.exits.clone().ok_or_else(|| {
+                    Error::point(
+                        "a confidence exit needs trained exit heads and this checkpoint has none",
+                        "use a fixed exit, or train heads with a recipe that lists `exits`",
+                    )
+                })?;
+                Ok(Some(Box::new(ConfidenceExit { threshold: confidence, exits })))
+            }
+        }
+    }
+}
+
+struct FixedExit {
+    after: usize,
+    exits: Option<Arc<Exits>>,
+}
+
+impl Between for FixedExit {
+    fn wants(&self, _: usize) -> &[&'static str] {
+        &[]
+    }
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State> {
+        if idx + 1 != self.after {
+            return Ok(state);
+        }
+        let logits = self.exits.as_ref().map(|e| e.logits(cx, self.after, &state)).transpose()?.flatten();
+        let own = logits.is_none();
+        cx.trace.decide(format!("blocks.{idx}"), "exit", None, json!({"after": self.after, "own_head": own}));
+        let members = state.rows.members().to_vec();
+        let rest = state.select(&[])?;
+        let out = match logits {
+            Some(l) => Output::new().member("logits", l),
+            None => model.head(cx, state)?,
+        };
+        left.push((members, out));
+        Ok(rest)
+    }
+    fn predict(&self, point: &Point, idx: usize, _: usize, lens: &mut Vec<usize>) -> Forecast {
+        if idx + 1 != self.after {
+            return Forecast::Go;
+        }
+        Forecast::Exit(self.exits.as_ref().and_then(|e| e.cost(self.after, point, lens.len())))
+    }
+}
+
+struct ConfidenceExit {
+    threshold: f32,
+    exits: Arc<Exits>,
+}
+
+impl Between for ConfidenceExit {
+    fn wants(&self, _: usize) -> &[&'static str] {
+        &[]
+    }
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State> {
+        if idx + 1 == model.n_blocks() {
+            return Ok(state);
+        }
+        let Some(logits) = self.exits.logits(cx, idx + 1, &state)? else { return Ok(state) };
+        let sure = confidences(&logits)?;
+        let (mut go, mut stay) = (Vec::new(), Vec::new());
+        for (segment, c) in sure.iter().enumerate() {
+            if *c >= self.threshold { go.push(segment) } else { stay.push(segment) }
+        }
+        for s in &go {
+            let choice = json!({"after": idx + 1, "confidence": sure[*s]});
+            cx.trace.decide(format!("blocks.{idx}"), "exit", Some(state.rows.members()[*s]), choice);
+        }
+        if go.is_empty() {
+            return Ok(state);
+        }
+        let index: Vec<u32> = go.iter().map(|s| *s as u32).collect();
+        let members = go.iter().map(|s| state.rows.members()[*s]).collect();
+        let gone = logits.index_select(&Tensor::from_vec(index, go.len(), logits.device())?, 0)?;
+        left.push((members, Output::new().member("logits", gone)));
+        state.select(&stay)
+    }
+    fn predict(&self, _: &Point, _: usize, _: usize, _: &mut Vec<usize>) -> Forecast {
+        Forecast::Go
+    }
+}
+
+/// Probability of the likeliest class of each member. Shapes: logits `[members, classes]`.
+pub fn confidences(logits: &Tensor) -> Result<Vec<f32>> {
+    let rows = logits.to_vec2::<f32>()?;
+    Ok(rows
+        .iter()
+        .map(|r| {
+            let top = r.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            1.0 / r.iter().map(|v| (v - top).exp()).sum::<f32>()
+        })
+        .collect())
+}

@@ -1,0 +1,233 @@
+//! Token pruning between blocks: Zero-TPrune, and the baselines it is measured against.
+//!
+//! Paper: Zero-TPrune, arXiv 2305.17328. After a chosen block the rows of each member are ranked by a walk on the
+//! attention graph; near-duplicates of important rows go first, then the least important. Training-free; survivors keep
+//! their order and the dropped rows are really gone. `random` and `class-attention` are the usual baselines.
+
+use serde::Deserialize;
+use serde_json::json;
+use switchformer_nn::staged::{Forecast, Left};
+use switchformer_nn::{Between, Ctx, Error, Point, Result, Staged, State};
+
+use super::rank::{self, Maps};
+use crate::host::{Axis, Host, Switch};
+
+/// How rows are chosen.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Graph walk and similarity.
+    ZeroTprune,
+    /// Uniform choice by the point's seed.
+    Random,
+    /// The rows that the class row attends to most.
+    ClassAttention,
+}
+
+/// One pruning layer.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Blocks that have run when this layer acts.
+    pub after: usize,
+    /// Share of the current rows (prefix not counted) that stays.
+    pub keep: f64,
+    /// Iterations of the walk; the default 10 is enough unless maps are near-diagonal.
+    #[serde(default = "ten")]
+    pub rank_iters: usize,
+    /// Share of the dropped rows that go for similarity rather than for low rank.
+    #[serde(default = "third")]
+    pub similar: f64,
+    /// Heads whose scores (in units of 1/n) have a variance outside are ignored.
+    #[serde(default = "var_range")]
+    pub var_range: (f64, f64),
+}
+
+fn ten() -> usize {
+    10
+}
+fn third() -> f64 {
+    0.3
+}
+fn var_range() -> (f64, f64) {
+    (0.01, 0.7)
+}
+
+/// Setting of the axis `tokens`: either `layers`, or one `keep` for the layers in `after`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Setting {
+    method: Method,
+    keep: Option<f64>,
+    after: Option<Vec<usize>>,
+    layers: Option<Vec<Layer>>,
+}
+
+/// The axis `tokens`.
+pub struct Tokens;
+
+impl Switch for Tokens {
+    fn axis(&self) -> &'static str {
+        "tokens"
+    }
+    fn describe(&self, host: &Host) -> Axis {
+        let available = host.prefix_rows.is_some();
+        let values = if available {
+            "{\"method\": zero-tprune | random | class-attention, \"keep\": 0..1, \"after\": [blocks]} or \"layers\": [{after, keep, rank_iters, similar, var_range}]"
+        } else {
+            "this model answers per token, so none may be dropped"
+        };
+        Axis { name: self.axis(), values: values.into(), available, change: "free" }
+    }
+    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+        let Some(setting) = point.axis::<Setting>("tokens")? else { return Ok(None) };
+        let wrong = |what: String| Error::point(what, format!("tokens: {}", self.describe(host).values));
+        if host.prefix_rows.is_none() {
+            return Err(wrong("this model cannot drop tokens".into()));
+        }
+        let mut layers = match (setting.layers, setting.keep) {
+            (Some(layers), None) if setting.after.is_none() => layers,
+            (None, Some(keep)) => {
+                let quarter = |i: usize| (host.n_blocks * i).div_ceil(4);
+                let after = setting.after.unwrap_or_else(|| (1..4).map(quarter).collect());
+                after.into_iter().map(|after| layer(after, keep)).collect()
+            }
+            _ => return Err(wrong("give either `layers`, or `keep` with an optional `after`".into())),
+        };
+        layers.sort_by_key(|l| l.after);
+        layers.dedup_by_key(|l| l.after);
+        for l in &layers {
+            let sane = (1..=host.n_blocks).contains(&l.after)
+                && l.keep > 0.0
+                && l.keep <= 1.0
+                && (0.0..=1.0).contains(&l.similar)
+                && l.rank_iters <= 1_000
+                && l.var_range.0 <= l.var_range.1;
+            if !sane {
+                return Err(wrong(format!("layer {l:?} is out of range for {} blocks", host.n_blocks)));
+            }
+        }
+        Ok(Some(Box::new(Prune { method: setting.method, layers })))
+    }
+}
+
+/// A layer with the defaults.
+fn layer(after: usize, keep: f64) -> Layer {
+    Layer { after, keep, rank_iters: ten(), similar: third(), var_range: var_range() }
+}
+
+struct Prune {
+    method: Method,
+    layers: Vec<Layer>,
+}
+
+impl Prune {
+    fn layer(&self, idx: usize) -> Option<&Layer> {
+        self.layers.iter().find(|l| l.after == idx + 1 && l.keep < 1.0)
+    }
+}
+
+/// Rows that stay out of `patches`: rounded half up, at least one.
+fn kept_count(keep: f64, patches: usize) -> usize {
+    ((keep * patches as f64 + 0.5).floor() as usize).clamp(patches.min(1), patches)
+}
+
+impl Between for Prune {
+    fn wants(&self, idx: usize) -> &[&'static str] {
+        match (self.layer(idx), self.method) {
+            (None, _) | (_, Method::Random) => &[],
+            (_, Method::ClassAttention) => &["attn.probs"],
+            (_, Method::ZeroTprune) => &["attn.probs", "attn.k"],
+        }
+    }
+
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, _: &mut Left) -> Result<State> {
+        let Some(layer) = self.layer(idx) else { return Ok(state) };
+        let prefix = model.prefix_rows().unwrap_or(0);
+        let at = format!("blocks.{idx}");
+        let mut kept = Vec::with_capacity(state.rows.n());
+        for segment in 0..state.rows.n() {
+            let n = state.rows.len(segment);
+            let patches: Vec<usize> = (prefix.min(n)..n).collect();
+            let k = kept_count(layer.keep, patches.len());
+            let chosen = match self.method {
+                Method::Random => {
+                    let mut stream = cx.rng(&format!("{at}.tokens"));
+                    let draws: Vec<u64> = patches.iter().map(|_| stream.next_u64() >> 12).collect();
+                    rank::descending(&patches, |i| draws[i - prefix] as f64)[..k].to_vec()
+                }
+                Method::ClassAttention => {
+                    let (probs, heads) = attention_map(cx, &at, segment, n)?;
+                    let score = rank::class_attention(&Maps { probs: &probs, heads, n });
+                    rank::descending(&patches, |i| score[i])[..k].to_vec()
+                }
+                Method::ZeroTprune => {
+                    let (probs, heads) = attention_map(cx, &at, segment, n)?;
+                    let keys = keys(cx, &at, &state, segment)?;
+                    cx.trace.decision_macs += (2 * layer.rank_iters * heads * n * n) as u64;
+                    zero_tprune(layer, &Maps { probs: &probs, heads, n }, &keys, &patches, k)
+                }
+            };
+            let mut offsets: Vec<u32> = (0..prefix.min(n)).chain(chosen).map(|i| i as u32).collect();
+            offsets.sort_unstable();
+            let range = state.rows.range(segment);
+            let original: Vec<u32> = offsets.iter().map(|o| state.rows.positions()[range.start + *o as usize]).collect();
+            cx.trace.decide(&*at, "tokens", Some(state.rows.members()[segment]), json!({"kept": original}));
+            kept.push(offsets);
+        }
+        state.keep(&kept)
+    }
+
+    fn predict(&self, _: &Point, idx: usize, prefix: usize, lens: &mut Vec<usize>) -> Forecast {
+        if let Some(layer) = self.layer(idx) {
+            for len in lens.iter_mut() {
+                let front = prefix.min(*len);
+                *len = front + kept_count(layer.keep, *len - front);
+            }
+        }
+        Forecast::Go
+    }
+}
+
+/// Steps I', S and I of the paper on one member; returns `k` of `patches`.
+fn zero_tprune(layer: &Layer, maps: &Maps, keys: &[f32], patches: &[usize], k: usize) -> Vec<usize> {
+    let first = rank::importance(maps, layer.rank_iters, layer.var_range);
+    let order = rank::descending(patches, |i| first[i]);
+    let drop = patches.len() - k;
+    let (strong, weak) = order.split_at(order.len().div_ceil(2));
+    let similar = ((layer.similar * drop as f64).floor() as usize).min(weak.len());
+    let alike = rank::best_match(keys, keys.len() / maps.n, weak, strong);
+    let mut most_alike: Vec<(f64, usize)> = alike.into_iter().zip(weak.iter().copied()).collect();
+    most_alike.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let gone: Vec<usize> = most_alike[..similar].iter().map(|(_, i)| *i).collect();
+
+    let alive: Vec<usize> = (0..maps.n).filter(|i| !gone.contains(i)).collect();
+    let probs = rank::restrict(maps, &alive);
+    let again = Maps { probs: &probs, heads: maps.heads, n: alive.len() };
+    let second = rank::importance(&again, layer.rank_iters, layer.var_range);
+    let candidates: Vec<usize> = (0..alive.len()).filter(|j| patches.contains(&alive[*j])).collect();
+    rank::descending(&candidates, |j| second[j])[..k].iter().map(|j| alive[*j]).collect()
+}
+
+/// Attention map of one segment after the block, `[heads, n, n]`, and its heads.
+fn attention_map(cx: &Ctx, at: &str, segment: usize, n: usize) -> Result<(Vec<f32>, usize)> {
+    let name = format!("{at}.attn.probs");
+    let map = cx.taps.get(&name).and_then(|all| all.get(segment)).ok_or_else(|| no_tap(&name))?;
+    let (heads, _, keys) = map.dims3()?;
+    if keys != n {
+        return Err(Error::shape(name, format!("[heads, {n}, {n}]"), map.dims()));
+    }
+    Ok((map.flatten_all()?.to_vec1()?, heads))
+}
+
+/// Keys of one segment, `[n, dim]`.
+fn keys(cx: &Ctx, at: &str, state: &State, segment: usize) -> Result<Vec<f32>> {
+    let name = format!("{at}.attn.k");
+    let all = cx.taps.get(&name).and_then(|t| t.first()).ok_or_else(|| no_tap(&name))?;
+    let range = state.rows.range(segment);
+    Ok(all.narrow(0, range.start, range.len())?.flatten_all()?.to_vec1()?)
+}
+
+fn no_tap(name: &str) -> Error {
+    Error::point(format!("the model gives no `{name}`"), "token pruning needs blocks with softmax attention")
+}

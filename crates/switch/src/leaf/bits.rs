@@ -1,0 +1,205 @@
+//! Double Rounding - one 8-bit checkpoint, seen at 8, 6, 4 or 2 bits by rounding again.
+//!
+//! Paper: "Nearly Lossless Adaptive Bit Switching", arXiv 2502.01199.
+//! Idea: store `W_8 = clip(round(W / s))`; a narrower view is `W_l = clip((W_8 + 2^(7-l)) >> (8-l))`, used as
+//! `W_l * 2^(8-l) * s`. All scales are tied by powers of two, so a switch changes no byte of the checkpoint.
+//! Training: every width of a step reads the same weights through a straight-through view; the row scale learns with
+//! LSQ gradients from all of them, in the log domain so that its step is relative.
+//! Departs from the paper: scales are per output row; activations stay f32; the learning-rate rule for scales (ALRS)
+//! and the Hessian sampler are not here; embeddings, norms and heads stay f32.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use switchformer_nn::ops::{self, NestedWeight};
+use switchformer_nn::weights::{LeafMaker, LinearSpec};
+use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
+
+use crate::host::{Axis, Host, Switch};
+
+/// Width of the stored codes.
+pub const STORED: u8 = 8;
+/// Widths a nested checkpoint offers, widest first.
+pub const VIEWS: [u8; 4] = [8, 6, 4, 2];
+
+/// The axis `bits`: width at which nested weights are viewed.
+pub struct Bits;
+
+impl Switch for Bits {
+    fn axis(&self) -> &'static str {
+        "bits"
+    }
+    fn describe(&self, host: &Host) -> Axis {
+        let available = !host.views.is_empty();
+        let values = if available {
+            host.views.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
+        } else {
+            "dense f32 weights; open with nested weights (--nested) to switch bits".to_string()
+        };
+        Axis { name: self.axis(), values, available, change: "free" }
+    }
+    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+        let Some(bits) = point.axis::<u8>("bits")? else { return Ok(None) };
+        if host.views.contains(&bits) {
+            return Ok(None);
+        }
+        let hint = if host.views.is_empty() {
+            "this checkpoint has dense weights: open it with --nested".to_string()
+        } else {
+            format!("this checkpoint offers {:?}", host.views)
+        };
+        Err(Error::point(format!("bits = {bits} is not available"), hint))
+    }
+}
+
+/// Width that a point asks for; the stored one by default.
+fn width(point: &Point) -> Result<u8> {
+    Ok(point.axis::<u8>("bits")?.unwrap_or(STORED))
+}
+
+/// A projection with nested 8-bit weights.
+pub struct Nested {
+    weight: NestedWeight,
+    bias: Option<Tensor>,
+    dims: (usize, usize),
+    at: String,
+}
+
+impl Nested {
+    /// From stored codes `[out, in]` and scales `[out]`.
+    pub fn new(at: String, weight: NestedWeight, bias: Option<Tensor>, dims: (usize, usize)) -> Self {
+        Nested { weight, bias, dims, at }
+    }
+
+    /// Post-training: codes of a dense matrix at the row scales of [`absmax_scale`]. Shapes: w `[out, in]`.
+    pub fn from_dense(at: String, w: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (out, inner) = w.dims2()?;
+        let weight = ops::nested_codes(w, &absmax_scale(w)?)?;
+        Ok(Nested::new(at, weight, bias, (inner, out)))
+    }
+
+    /// The stored codes and scales.
+    pub fn weight(&self) -> &NestedWeight {
+        &self.weight
+    }
+}
+
+/// Row scales at which the largest weight of a row is code 127. Shapes: w `[out, in]` -> `[out]`.
+pub fn absmax_scale(w: &Tensor) -> Result<Tensor> {
+    Ok(((w.abs()?.max(1)? / 127.0)? + 1e-12)?)
+}
+
+impl Linear for Nested {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let (inner, out) = self.dims;
+        let rows = switchformer_nn::leaf::rows_of(x, inner, &self.at)?;
+        cx.count(rows * inner * out);
+        if cx.train {
+            return Err(Error::point(
+                format!("{} holds stored integers and cannot be trained", self.at),
+                "train from the recipe's own weights, or open the checkpoint without --nested",
+            ));
+        }
+        ops::nested_linear(x, &self.weight, width(cx.point)?, self.bias.as_ref())
+    }
+    fn dims(&self) -> (usize, usize) {
+        self.dims
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        nested_cost(self.dims, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+    }
+    fn dense(&self, point: &Point) -> Result<Tensor> {
+        self.weight.dense(width(point)?)
+    }
+}
+
+/// A projection in training: dense weights and row scales, seen through the straight-through view of the point.
+pub struct NestedTraining {
+    weight: Tensor,
+    log_scale: Tensor,
+    bias: Option<Tensor>,
+    at: String,
+}
+
+impl Linear for NestedTraining {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let (inner, out) = self.dims();
+        let rows = switchformer_nn::leaf::rows_of(x, inner, &self.at)?;
+        cx.count(rows * inner * out);
+        let view = ops::nested_view(&self.weight, &self.log_scale.exp()?, width(cx.point)?)?;
+        ops::linear(x, &view, self.bias.as_ref())
+    }
+    fn dims(&self) -> (usize, usize) {
+        let d = self.weight.dims();
+        (d[1], d[0])
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        nested_cost(self.dims(), self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+    }
+    fn dense(&self, point: &Point) -> Result<Tensor> {
+        ops::nested_view(&self.weight, &self.log_scale.exp()?, width(point)?)
+    }
+}
+
+fn nested_cost((inner, out): (usize, usize), bias: bool, bits: u8, rows: usize) -> LeafCost {
+    let packed = (inner * out * bits as usize).div_ceil(8);
+    let vectors = 4 * out * if bias { 2 } else { 1 };
+    LeafCost { macs: (rows * inner * out) as u64, bytes: (packed + vectors) as u64 }
+}
+
+/// Suffix under which the log of the row scales is kept in training state.
+pub const LOG_SCALE: &str = "weight_log_scale";
+
+/// Makes every projection of the blocks nested; projections outside (heads, poolers) stay dense f32.
+pub struct NestedLeaves {
+    /// Path prefix of the blocks, such as `encoder.layer.`.
+    pub blocks: &'static str,
+}
+
+impl NestedLeaves {
+    /// For a model whose blocks live under `blocks`.
+    pub fn shared(blocks: &'static str) -> Arc<dyn LeafMaker> {
+        Arc::new(NestedLeaves { blocks })
+    }
+}
+
+impl LeafMaker for NestedLeaves {
+    fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
+        let at = w.name(spec.parts[0]);
+        if !at.starts_with(self.blocks) {
+            return Ok(None);
+        }
+        let dims = (spec.in_dim, spec.out_dim * spec.parts.len());
+        if w.is_trainable() {
+            let (weight, bias) = w.dense_of(spec)?;
+            // A fresh matrix has deviation sigma; 0.02 sigma puts the 2-bit step near 1.3 sigma and 8 bits at 2.5.
+            let sigma = weight.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
+            let start = Tensor::full((0.02 * sigma.max(1e-6)).ln(), dims.1, weight.device())?;
+            let names = spec.parts.iter().map(|p| (w.name(&format!("{p}.{LOG_SCALE}")), spec.out_dim)).collect();
+            let log_scale = w.register(start, names, ParamKind::Vector, None)?;
+            return Ok(Some(Box::new(NestedTraining { weight, log_scale, bias, at })));
+        }
+        let mut stored = NestedWeight { codes: Vec::new(), scale: Vec::new() };
+        for part in spec.parts {
+            let Some(codes) = w.codes(&format!("{part}.weight"), &[spec.out_dim, spec.in_dim])? else {
+                // Dense on disk: quantise now, after training.
+                let (weight, bias) = w.dense_of(spec)?;
+                return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
+            };
+            let scale = w.tensor(&format!("{part}.weight_scale"), &[spec.out_dim], ParamKind::Vector)?;
+            stored.codes.extend(codes);
+            stored.scale.extend(scale.to_vec1::<f32>()?);
+        }
+        let bias = w.bias_of(spec)?;
+        if stored.codes.len() != dims.0 * dims.1 {
+            // A part had another shape: recorded, and reported by `finish`.
+            stored = NestedWeight { codes: vec![0; dims.1], scale: vec![0.0; dims.1] };
+        }
+        Ok(Some(Box::new(Nested::new(at, stored, bias, dims))))
+    }
+}
+
+/// The `quantization_config` of a nested checkpoint, by which other tools refuse it clearly.
+pub fn quantization_config() -> serde_json::Value {
+    json!({"quant_method": "switchformer", "form": "nested_int", "stored_bits": STORED, "views": VIEWS})
+}

@@ -1,0 +1,3 @@
+//! Switches at the leaf seam: the form of one projection.
+
+pub mod bits;

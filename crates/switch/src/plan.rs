@@ -1,0 +1,115 @@
+//! `switch.json`: what a checkpoint offers beyond the published model, and named points.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Error, Folder, Point, Result, json};
+
+use crate::leaf::bits::STORED;
+
+/// Largest `switch.json`.
+const MAX_PLAN: u64 = 4 << 20;
+
+/// Content of `switch.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Version of this layout.
+    pub schema: u32,
+    /// Blocks that run before each exit head of `switch.safetensors`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exits: Vec<usize>,
+    /// The point used when a request names none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub default_point: Point,
+    /// Named points.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub points: BTreeMap<String, NamedPoint>,
+    /// Recipe, data, seeds and tool version of a trained checkpoint.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub provenance: Value,
+}
+
+fn is_default(p: &Point) -> bool {
+    *p == Point::new()
+}
+
+/// A point with what was measured at it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPoint {
+    /// The setting.
+    pub point: Point,
+    /// Measured figures with device, threads, data set and n.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub measured: Value,
+}
+
+impl Plan {
+    /// Reads the plan that `config.json` names with its key `switch`, or an empty plan.
+    pub fn read(folder: &Folder, config: &ConfigMap) -> Result<Plan> {
+        let Some(reference) = config.get("switch") else { return Ok(Plan { schema: 1, ..Plan::default() }) };
+        if reference.get("file").and_then(Value::as_str) != Some("switch.json") {
+            return Err(Error::unsupported("switch.file", reference, "\"switch.json\""));
+        }
+        let plan: Plan = json::typed(folder.json("switch.json", MAX_PLAN)?, &folder.path("switch.json"))?;
+        if plan.schema != 1 {
+            return Err(Error::unsupported("switch.schema", plan.schema, "1"));
+        }
+        if plan.exits.len() > 256 || plan.exits.windows(2).any(|w| w[0] >= w[1]) || plan.exits.first() == Some(&0) {
+            return Err(Error::config("switch.exits", "must be ascending block counts from 1"));
+        }
+        Ok(plan)
+    }
+
+    /// A point by name or as JSON. Errors list the known names.
+    pub fn resolve(&self, text: &str) -> Result<Point> {
+        if text.trim_start().starts_with('{') {
+            return Point::parse(text);
+        }
+        self.points.get(text).map(|p| p.point.clone()).ok_or_else(|| {
+            let names: Vec<&str> = self.points.keys().map(String::as_str).collect();
+            let known = if names.is_empty() { "this checkpoint names none".into() } else { names.join(", ") };
+            Error::point(format!("no point named `{text}`"), format!("known: {known}; or write JSON"))
+        })
+    }
+}
+
+/// How the weights of a checkpoint are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Quantization {
+    /// Dense floats.
+    None,
+    /// Our nested 8-bit codes, with the widths at which they may be viewed.
+    Nested(Vec<u8>),
+}
+
+impl Quantization {
+    /// Reads `quantization_config`; other methods are refused by name.
+    pub fn read(config: &ConfigMap) -> Result<Self> {
+        let Some(q) = config.get("quantization_config") else { return Ok(Quantization::None) };
+        let field = |name: &str| q.get(name).cloned().unwrap_or(Value::Null);
+        if field("quant_method").as_str() != Some("switchformer") {
+            return Err(Error::unsupported(
+                "quantization_config.quant_method",
+                field("quant_method"),
+                "\"switchformer\"; or export the model as plain floats",
+            ));
+        }
+        if field("form").as_str() != Some("nested_int") {
+            return Err(Error::unsupported("quantization_config.form", field("form"), "\"nested_int\""));
+        }
+        if field("stored_bits").as_u64() != Some(u64::from(STORED)) {
+            return Err(Error::unsupported("quantization_config.stored_bits", field("stored_bits"), "8"));
+        }
+        let views: Option<Vec<u8>> = field("views").as_array().and_then(|v| {
+            v.iter().map(|b| b.as_u64().filter(|b| (2..=8).contains(b)).map(|b| b as u8)).collect()
+        });
+        match views {
+            Some(v) if !v.is_empty() && v.len() <= 7 => Ok(Quantization::Nested(v)),
+            _ => Err(Error::config("quantization_config.views", "must be a list of widths from 2 to 8")),
+        }
+    }
+}

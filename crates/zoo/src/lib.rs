@@ -1,0 +1,9 @@
+//! The models, one readable file each, and the registry through which everything else reaches them.
+
+pub mod entry;
+pub mod models;
+pub mod open;
+pub mod save;
+
+pub use entry::{Entry, Variant, ZOO, find};
+pub use open::{OpenOptions, Opened, Pooling};

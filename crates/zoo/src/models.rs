@@ -1,0 +1,4 @@
+//! One file per model.
+
+pub mod bert;
+pub mod vit;

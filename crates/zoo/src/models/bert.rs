@@ -1,0 +1,340 @@
+//! BERT - a post-norm Transformer encoder over word pieces.
+//!
+//! Paper: "BERT: Pre-training of Deep Bidirectional Transformers", arXiv 1810.04805. Code: google-research/bert.
+//! Weights: google-bert/bert-base-uncased and kin, sentence-transformers/all-MiniLM-L6-v2.
+//! Idea: word, position and segment vectors are summed and normed; blocks `x = LN(x + Attn(x)); x = LN(x + MLP(x))`.
+//! Shapes: ids [total] -> rows [total, dim] -> last_hidden_state, pooler_output [b, dim], or a head's logits.
+//! Departs from the reference: packed rows, no padding; absolute positions only.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
+use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
+    Weights, ops,
+};
+
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "bert",
+    paper: "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding, arXiv 1810.04805",
+    summary: "post-norm Transformer encoder over word pieces",
+    architectures: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification", "BertForTokenClassification"],
+    variants: VARIANTS,
+    names: NAMES,
+    blocks: "encoder.layer.",
+    prefix: "bert.",
+    heads: &["cls", "classifier"],
+    toy: r#"{"model_type":"bert","architectures":["BertForSequenceClassification"],"vocab_size":50,"hidden_size":32,
+        "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"max_position_embeddings":32,
+        "num_labels":3}"#,
+    load: |config, w| Ok(Box::new(Bert::load(config, w)?)),
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("bert-base-uncased", 109_482_240, "{}"),
+    variant(
+        "bert-large-uncased",
+        335_141_888,
+        r#"{"hidden_size":1024,"num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
+    ),
+    variant(
+        "MiniLM-L6-H384",
+        22_713_216,
+        r#"{"hidden_size":384,"num_hidden_layers":6,"intermediate_size":1536}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "BertModel", config, params }
+}
+
+/// Old LayerNorm names, the task prefix, and buffers. `cls.seq_relationship` is the next-sentence head that published
+/// pre-training checkpoints carry and no architecture here reads.
+const NAMES: Names = Names {
+    rules: &[("bert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
+    ignore: &["embeddings.position_ids", "embeddings.token_type_ids", "cls.seq_relationship.**"],
+};
+
+/// Sizes of a text encoder, checked.
+pub(crate) struct Config {
+    pub(crate) vocab: usize,
+    pub(crate) dim: usize,
+    pub(crate) depth: usize,
+    pub(crate) heads: usize,
+    pub(crate) mlp_dim: usize,
+    pub(crate) act: Activation,
+    pub(crate) eps: f64,
+    pub(crate) positions: usize,
+    pub(crate) types: usize,
+}
+
+impl Config {
+    pub(crate) fn read(c: &ConfigMap) -> Result<Self> {
+        c.only("position_embedding_type", &["absolute".into()])?;
+        c.only("is_decoder", &[false.into()])?;
+        c.only("add_cross_attention", &[false.into()])?;
+        let config = Config {
+            vocab: c.size("vocab_size", Some(30_522), MAX_VOCAB)?,
+            dim: c.size("hidden_size", Some(768), MAX_DIM)?,
+            depth: c.size("num_hidden_layers", Some(12), MAX_DEPTH)?,
+            heads: c.size("num_attention_heads", Some(12), MAX_HEADS)?,
+            mlp_dim: c.size("intermediate_size", Some(3072), MAX_DIM)?,
+            act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
+            eps: c.float("layer_norm_eps", 1e-12, 0.0, 1.0)?,
+            positions: c.size("max_position_embeddings", Some(512), MAX_POSITIONS)?,
+            types: c.size("type_vocab_size", Some(2), 1 << 16)?,
+        };
+        check_heads(config.dim, config.heads)?;
+        Ok(config)
+    }
+
+    /// A block under the names of BERT and its kin.
+    fn block_spec(&self) -> BlockSpec<'static> {
+        BlockSpec {
+            dim: self.dim,
+            heads: self.heads,
+            mlp_dim: self.mlp_dim,
+            act: self.act,
+            eps: self.eps,
+            qkv_bias: true,
+            norm_first: false,
+            attention: AttentionNames {
+                qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+                fused: None,
+                out: "attention.output.dense",
+            },
+            norm1: "attention.output.LayerNorm",
+            norm2: "output.LayerNorm",
+            fc: ["intermediate.dense", "output.dense"],
+        }
+    }
+}
+
+/// Summed and normed embeddings of text.
+pub(crate) struct Embeddings {
+    pub(crate) words: Embedding,
+    positions: Embedding,
+    types: Option<Embedding>,
+    norm: LayerNorm,
+}
+
+impl Embeddings {
+    /// Loads tables of width `dim`; `types` of 0 means no segment table.
+    pub(crate) fn load(w: &Weights, c: &Config, dim: usize, types: usize) -> Result<Self> {
+        Ok(Embeddings {
+            words: w.embedding("word_embeddings", c.vocab, dim)?,
+            positions: w.embedding("position_embeddings", c.positions, dim)?,
+            types: (types > 0).then(|| w.embedding("token_type_embeddings", types, dim)).transpose()?,
+            norm: w.layer_norm("LayerNorm", dim, c.eps)?,
+        })
+    }
+
+    /// Shapes: ids, types and positions `[total]` -> `[total, dim]`.
+    pub(crate) fn forward(&self, ids: &[u32], types: &[u32], positions: &[u32]) -> Result<Tensor> {
+        let mut x = (self.words.forward(ids)? + self.positions.forward(positions)?)?;
+        if let Some(table) = &self.types {
+            x = (x + table.forward(types)?)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    pub(crate) fn cost(&self) -> LeafCost {
+        let types = self.types.as_ref().map(Embedding::cost).unwrap_or_default();
+        self.words.cost() + self.positions.cost() + types + self.norm.cost()
+    }
+}
+
+/// The packed parts of a text input. Errors on images.
+pub(crate) fn tokens(input: &Input) -> Result<(&[u32], &[u32], &[u32], &Rows)> {
+    match input {
+        Input::Tokens { ids, types, columns, rows } => Ok((ids, types, columns, rows)),
+        Input::Pixels(_) => Err(Error::input("this model reads text", "give --text or input_ids")),
+    }
+}
+
+/// The masked-LM head of the BERT family: dense, activation, norm, then the tied word table.
+pub(crate) struct MaskedLm {
+    dense: Box<dyn Linear>,
+    act: Activation,
+    norm: LayerNorm,
+    table: Tensor,
+    bias: Tensor,
+}
+
+/// Published names of a masked-LM head.
+pub(crate) struct MaskedLmNames {
+    pub(crate) dense: &'static str,
+    pub(crate) norm: &'static str,
+    /// Bias over the vocabulary.
+    pub(crate) bias: &'static str,
+    /// Redundant copies that some files carry: the tied table and the bias again.
+    pub(crate) copies: &'static [&'static str],
+}
+
+impl MaskedLm {
+    /// Loads a head that maps `dim` to the width of the word table, then to the vocabulary.
+    pub(crate) fn load(w: &Weights, n: &MaskedLmNames, dim: usize, words: &Embedding, act: Activation, eps: f64) -> Result<Self> {
+        n.copies.iter().for_each(|copy| w.skip(copy));
+        let (vocab, table_dim) = words.table().dims2()?;
+        Ok(MaskedLm {
+            dense: w.linear(n.dense, dim, table_dim, true)?,
+            act,
+            norm: w.layer_norm(n.norm, table_dim, eps)?,
+            table: words.table().clone(),
+            bias: w.tensor(n.bias, &[vocab], ParamKind::Vector)?,
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, vocab]`.
+    pub(crate) fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(&self.act.forward(&self.dense.forward(cx, x)?)?)?;
+        let (vocab, dim) = self.table.dims2()?;
+        cx.count(x.dims()[0] * vocab * dim);
+        ops::linear(&x, &self.table, Some(&self.bias))
+    }
+
+    pub(crate) fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        // The table itself is counted with the embeddings.
+        let decode = LeafCost { macs: (rows * self.table.elem_count()) as u64, bytes: 4 * self.bias.elem_count() as u64 };
+        self.dense.cost(point, rows) + self.norm.cost() + decode
+    }
+}
+
+/// The class row through a dense layer and tanh, as BERT and ALBERT pool.
+pub(crate) struct Pooler(Box<dyn Linear>);
+
+impl Pooler {
+    pub(crate) fn load(w: &Weights, name: &str, dim: usize) -> Result<Self> {
+        Ok(Pooler(w.linear(name, dim, dim, true)?))
+    }
+    /// Shapes: state -> `[members, dim]`.
+    pub(crate) fn forward(&self, cx: &mut Ctx, state: &State) -> Result<Tensor> {
+        Activation::Tanh.forward(&self.0.forward(cx, &state.first_rows()?)?)
+    }
+    pub(crate) fn cost(&self, point: &Point, members: usize) -> LeafCost {
+        self.0.cost(point, members)
+    }
+}
+
+enum Head {
+    Encoder(Pooler),
+    MaskedLm(MaskedLm),
+    Sequence(Pooler, Box<dyn Linear>),
+    Token(Box<dyn Linear>),
+}
+
+/// The model.
+pub struct Bert {
+    config: Config,
+    embeddings: Embeddings,
+    blocks: Vec<EncoderBlock>,
+    head: Head,
+}
+
+impl Bert {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let dim = config.dim;
+        let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, config.types)?;
+        let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
+        let pooler = |w: &Weights| Pooler::load(w, "pooler.dense", dim);
+        let architecture = ENTRY.architecture(c)?;
+        if matches!(architecture, "BertForMaskedLM" | "BertForTokenClassification") {
+            // Published pre-training files carry a pooler that these heads do not read.
+            ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
+        }
+        let head = match architecture {
+            "BertForMaskedLM" => Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?),
+            "BertForSequenceClassification" => {
+                Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
+            }
+            "BertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            _ => {
+                // A pre-training file opened as a bare encoder: its head is known and unused.
+                LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+                Head::Encoder(pooler(w)?)
+            }
+        };
+        Ok(Bert { config, embeddings, blocks, head })
+    }
+}
+
+/// Blocks under BERT's names from the path of `w`.
+pub(crate) fn load_blocks(config: &Config, w: &Weights) -> Result<Vec<EncoderBlock>> {
+    let spec = config.block_spec();
+    (0..config.depth).map(|i| EncoderBlock::load(&w.at(i), &spec, i)).collect()
+}
+
+const LM: MaskedLmNames = MaskedLmNames {
+    dense: "cls.predictions.transform.dense",
+    norm: "cls.predictions.transform.LayerNorm",
+    bias: "cls.predictions.bias",
+    copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
+};
+
+const LM_TENSORS: [&str; 5] = [
+    "cls.predictions.transform.dense.weight",
+    "cls.predictions.transform.dense.bias",
+    "cls.predictions.transform.LayerNorm.weight",
+    "cls.predictions.transform.LayerNorm.bias",
+    "cls.predictions.bias",
+];
+
+impl Staged for Bert {
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
+        let (ids, types, columns, rows) = tokens(input)?;
+        Ok(State { x: self.embeddings.forward(ids, types, columns)?, rows: rows.clone() })
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let out = Output::new();
+        Ok(match &self.head {
+            Head::Encoder(pooler) => {
+                let pooled = pooler.forward(cx, &state)?;
+                out.rows("last_hidden_state", state.x, &state.rows).member("pooler_output", pooled)
+            }
+            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
+            Head::Sequence(pooler, classifier) => {
+                let pooled = pooler.forward(cx, &state)?;
+                out.member("logits", classifier.forward(cx, &pooled)?)
+            }
+            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
+        })
+    }
+    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
+        self.embeddings.cost()
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.blocks[idx].cost(point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = lens.iter().sum();
+        match &self.head {
+            Head::Encoder(pooler) => pooler.cost(point, lens.len()),
+            Head::MaskedLm(lm) => lm.cost(point, rows),
+            Head::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
+            Head::Token(c) => c.cost(point, rows),
+        }
+    }
+}
+
+impl Model for Bert {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        Ok(tokens(input)?.3.lens())
+    }
+}

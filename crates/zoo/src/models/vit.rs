@@ -1,0 +1,345 @@
+//! ViT - a plain Transformer encoder over image patches.
+//!
+//! Paper: "An Image is Worth 16x16 Words", arXiv 2010.11929. Code: google-research/vision_transformer.
+//! Weights: google/vit-base-patch16-224 and kin; timm `vit_*` names load too.
+//! Idea: patches are words. A class row is put in front, learned positions are added, pre-norm blocks follow, and the
+//! class row answers: `x = x + Attn(LN(x)); x = x + MLP(LN(x))`.
+//! Shapes: pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> logits [b, labels].
+//! Departs from the reference: sizes other than the trained one interpolate positions without being asked.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{
+    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patchify, resize_positions,
+};
+use switchformer_nn::names::Names;
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
+    Weights, ops,
+};
+
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "vit",
+    paper: "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, arXiv 2010.11929",
+    summary: "plain Transformer encoder over image patches with a class token",
+    architectures: &["ViTModel", "ViTForImageClassification"],
+    variants: VARIANTS,
+    names: NAMES,
+    blocks: "encoder.layer.",
+    prefix: "vit.",
+    heads: &["classifier"],
+    toy: r#"{"model_type":"vit","architectures":["ViTForImageClassification"],"hidden_size":32,"num_hidden_layers":3,
+        "num_attention_heads":4,"intermediate_size":64,"hidden_act":"gelu","image_size":16,"patch_size":4,
+        "num_channels":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(Vit::load(config, w)?)),
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("vit-tiny-patch16-224", 5_717_416, r#"{"hidden_size":192,"num_attention_heads":3,"intermediate_size":768}"#),
+    variant("vit-small-patch16-224", 22_050_664, r#"{"hidden_size":384,"num_attention_heads":6,"intermediate_size":1536}"#),
+    variant("vit-base-patch16-224", 86_567_656, "{}"),
+    variant(
+        "vit-large-patch16-224",
+        304_326_632,
+        r#"{"hidden_size":1024,"num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "ViTForImageClassification", config, params }
+}
+
+/// timm and transformers 5 (in memory) names onto the published ones.
+pub(crate) const NAMES: Names = Names {
+    rules: &[
+        ("vit.**", "**"),
+        ("deit.**", "**"),
+        ("cls_token", "embeddings.cls_token"),
+        ("dist_token", "embeddings.distillation_token"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
+        ("blocks.*.**", "encoder.layer.*.**"),
+        ("layers.*.**", "encoder.layer.*.**"),
+        ("encoder.layer.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
+        ("encoder.layer.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
+        ("encoder.layer.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
+        ("encoder.layer.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
+        ("encoder.layer.*.attention.q_proj.*", "encoder.layer.*.attention.attention.query.*"),
+        ("encoder.layer.*.attention.k_proj.*", "encoder.layer.*.attention.attention.key.*"),
+        ("encoder.layer.*.attention.v_proj.*", "encoder.layer.*.attention.attention.value.*"),
+        ("encoder.layer.*.attention.o_proj.*", "encoder.layer.*.attention.output.dense.*"),
+        ("encoder.layer.*.mlp.fc1.*", "encoder.layer.*.intermediate.dense.*"),
+        ("encoder.layer.*.mlp.fc2.*", "encoder.layer.*.output.dense.*"),
+        ("norm.*", "layernorm.*"),
+        ("head.*", "classifier.*"),
+    ],
+    ignore: &[],
+};
+
+/// The published config, checked.
+pub(crate) struct Config {
+    pub(crate) dim: usize,
+    depth: usize,
+    heads: usize,
+    mlp_dim: usize,
+    act: Activation,
+    eps: f64,
+    qkv_bias: bool,
+    channels: usize,
+    image: (usize, usize),
+    patch: (usize, usize),
+}
+
+impl Config {
+    pub(crate) fn read(c: &ConfigMap) -> Result<Self> {
+        let config = Config {
+            dim: c.size("hidden_size", Some(768), MAX_DIM)?,
+            depth: c.size("num_hidden_layers", Some(12), MAX_DEPTH)?,
+            heads: c.size("num_attention_heads", Some(12), MAX_HEADS)?,
+            mlp_dim: c.size("intermediate_size", Some(3072), MAX_DIM)?,
+            act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
+            eps: c.float("layer_norm_eps", 1e-12, 0.0, 1.0)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            channels: c.size("num_channels", Some(3), 64)?,
+            image: c.pair("image_size", 224, MAX_SIDE)?,
+            patch: c.pair("patch_size", 16, MAX_SIDE)?,
+        };
+        check_heads(config.dim, config.heads)?;
+        config.grid(config.image)?;
+        Ok(config)
+    }
+
+    /// Patches along height and width. Errors when the image does not divide into patches.
+    fn grid(&self, (h, w): (usize, usize)) -> Result<(usize, usize)> {
+        let (ph, pw) = self.patch;
+        if h == 0 || w == 0 || !h.is_multiple_of(ph) || !w.is_multiple_of(pw) || h > MAX_SIDE || w > MAX_SIDE {
+            return Err(Error::input(
+                format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
+                format!("resize it, for instance to {}x{}", self.image.0, self.image.1),
+            ));
+        }
+        Ok((h / ph, w / pw))
+    }
+}
+
+/// Embeddings, blocks and final norm: all of ViT but the head. DeiT adds a second prefix token.
+pub(crate) struct Body {
+    pub(crate) config: Config,
+    prefix: Vec<Tensor>,
+    positions: Tensor,
+    patch_weight: Tensor,
+    patch_bias: Tensor,
+    blocks: Vec<EncoderBlock>,
+    norm: LayerNorm,
+}
+
+impl Body {
+    /// Loads with the given prefix tokens (`cls_token`, and `distillation_token` for DeiT).
+    pub(crate) fn load(config: Config, w: &Weights, prefix: &[&str]) -> Result<Self> {
+        let (dim, (gh, gw), (ph, pw)) = (config.dim, config.grid(config.image)?, config.patch);
+        let e = w.at("embeddings");
+        let spec = BlockSpec {
+            dim,
+            heads: config.heads,
+            mlp_dim: config.mlp_dim,
+            act: config.act,
+            eps: config.eps,
+            qkv_bias: config.qkv_bias,
+            norm_first: true,
+            attention: AttentionNames {
+                qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+                fused: Some("attention.attention.qkv"),
+                out: "attention.output.dense",
+            },
+            norm1: "layernorm_before",
+            norm2: "layernorm_after",
+            fc: ["intermediate.dense", "output.dense"],
+        };
+        let table = |name: &str, shape: &[usize]| e.tensor(name, shape, ParamKind::Table);
+        let proj = e.at("patch_embeddings.projection");
+        Ok(Body {
+            prefix: prefix.iter().map(|p| table(p, &[1, 1, dim])).collect::<Result<_>>()?,
+            positions: table("position_embeddings", &[1, prefix.len() + gh * gw, dim])?,
+            patch_weight: proj.conv_matrix("weight", &[dim, config.channels, ph, pw])?,
+            patch_bias: proj.tensor("bias", &[dim], ParamKind::Vector)?,
+            blocks: (0..config.depth)
+                .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec, i))
+                .collect::<Result<_>>()?,
+            norm: w.layer_norm("layernorm", dim, config.eps)?,
+            config,
+        })
+    }
+
+    /// Number of prefix rows.
+    pub(crate) fn n_prefix(&self) -> usize {
+        self.prefix.len()
+    }
+
+    fn pixels<'a>(&self, input: &'a Input) -> Result<(&'a Tensor, (usize, usize))> {
+        let Input::Pixels(pixels) = input else {
+            return Err(Error::input("this model reads images", "give --image or pixel_values"));
+        };
+        match pixels.dims() {
+            [_, c, h, w] if *c == self.config.channels => Ok((pixels, self.config.grid((*h, *w))?)),
+            other => Err(Error::shape("pixel_values", format!("[b, {}, h, w]", self.config.channels), other)),
+        }
+    }
+
+    pub(crate) fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (pixels, grid) = self.pixels(input)?;
+        let (b, dim, n) = (pixels.dims()[0], self.config.dim, grid.0 * grid.1);
+        let patches = patchify(pixels, self.config.patch)?; // [b * n, c * ph * pw]
+        cx.count(b * n * patches.dims()[1] * dim);
+        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?.reshape((b, n, dim))?;
+        let mut parts = self.prefix.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>, _>>()?;
+        parts.push(x);
+        let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
+        let len = self.n_prefix() + n;
+        Ok(State { x: x.reshape((b * len, dim))?, rows: Rows::equal(b, len)? })
+    }
+
+    /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
+    fn positions_for(&self, grid: (usize, usize)) -> Result<Tensor> {
+        let trained = self.config.grid(self.config.image)?;
+        if grid == trained {
+            return Ok(self.positions.clone());
+        }
+        let (front, n) = (self.n_prefix(), trained.0 * trained.1);
+        let flat = self.positions.squeeze(0)?;
+        let patches = resize_positions(&flat.narrow(0, front, n)?.contiguous()?, trained, grid)?;
+        Ok(Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)?)
+    }
+
+    pub(crate) fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+    }
+
+    /// Final norm of the row at `offset` in every member (0 is the class token). Shapes: -> `[members, dim]`.
+    pub(crate) fn prefix_row(&self, state: &State, offset: u32) -> Result<Tensor> {
+        let index: Vec<u32> = state.rows.firsts().iter().map(|f| f + offset).collect();
+        let n = index.len();
+        self.norm.forward(&ops::gather(&state.x, &Tensor::from_vec(index, n, state.x.device())?)?)
+    }
+
+    pub(crate) fn cost_stem(&self, lens: &[usize]) -> LeafCost {
+        let inner = self.patch_weight.dims()[1];
+        let patches: usize = lens.iter().map(|l| l - self.n_prefix()).sum();
+        let tables = self.positions.elem_count() + (self.n_prefix() + 1) * self.config.dim;
+        LeafCost {
+            macs: (patches * inner * self.config.dim) as u64,
+            bytes: 4 * (inner * self.config.dim + tables) as u64,
+        }
+    }
+
+    pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.blocks[idx].cost(point, lens)
+    }
+
+    pub(crate) fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    pub(crate) fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+    }
+
+    pub(crate) fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (pixels, (gh, gw)) = self.pixels(input)?;
+        Ok(vec![self.n_prefix() + gh * gw; pixels.dims()[0]])
+    }
+}
+
+/// What `ViTModel` and `DeiTModel` answer with: all rows, and a pooled class row where the checkpoint has a pooler.
+pub(crate) struct Pooler {
+    dense: Box<dyn Linear>,
+    act: Activation,
+}
+
+impl Pooler {
+    pub(crate) fn load(c: &ConfigMap, w: &Weights, dim: usize) -> Result<Self> {
+        let act = Activation::parse("pooler_act", &c.text("pooler_act", "tanh")?)?;
+        let out = c.size("pooler_output_size", Some(dim), MAX_DIM)?;
+        Ok(Pooler { dense: w.linear("pooler.dense", dim, out, true)?, act })
+    }
+
+    pub(crate) fn head(&self, cx: &mut Ctx, body: &Body, state: State) -> Result<Output> {
+        let hidden = body.norm.forward(&state.x)?;
+        let class = body.prefix_row(&state, 0)?;
+        let pooled = self.act.forward(&self.dense.forward(cx, &class)?)?;
+        Ok(Output::new().rows("last_hidden_state", hidden, &state.rows).member("pooler_output", pooled))
+    }
+
+    pub(crate) fn cost(&self, body: &Body, point: &Point, members: usize) -> LeafCost {
+        body.norm.cost() + self.dense.cost(point, members)
+    }
+}
+
+enum Head {
+    Classifier(Box<dyn Linear>),
+    Pooled(Pooler),
+}
+
+/// The model.
+pub struct Vit {
+    body: Body,
+    head: Head,
+}
+
+impl Vit {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let body = Body::load(Config::read(c)?, w, &["cls_token"])?;
+        let head = match ENTRY.architecture(c)? {
+            "ViTForImageClassification" => Head::Classifier(w.linear("classifier", body.config.dim, c.n_labels()?, true)?),
+            _ => Head::Pooled(Pooler::load(c, w, body.config.dim)?),
+        };
+        Ok(Vit { body, head })
+    }
+}
+
+impl Staged for Vit {
+    fn n_blocks(&self) -> usize {
+        self.body.n_blocks()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        self.body.stem(cx, input)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        self.body.block(cx, idx, state)
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        match &self.head {
+            Head::Classifier(c) => Ok(Output::new().member("logits", c.forward(cx, &self.body.prefix_row(&state, 0)?)?)),
+            Head::Pooled(p) => p.head(cx, &self.body, state),
+        }
+    }
+    fn prefix_rows(&self) -> Option<usize> {
+        matches!(self.head, Head::Classifier(_)).then_some(self.body.n_prefix())
+    }
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        self.body.cost_stem(lens)
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.body.cost_block(idx, point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        match &self.head {
+            Head::Classifier(c) => self.body.norm.cost() + c.cost(point, lens.len()),
+            Head::Pooled(p) => p.cost(&self.body, point, lens.len()),
+        }
+    }
+}
+
+impl Model for Vit {
+    fn spec(&self) -> InputSpec {
+        self.body.spec()
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        self.body.lens(input)
+    }
+}

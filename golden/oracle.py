@@ -1,0 +1,363 @@
+"""Shared code of the golden scripts: name-seeded weights, taps, gradients, files.
+
+Weights are never stored. They are a function of the tensor's name on disk and its shape, so that the reference and the
+code under test fill the same checkpoint each on their own (see `seeded`).
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TIMM_FUSED_ATTN", "0")
+
+import numpy as np
+import torch
+import transformers
+from safetensors import numpy as st
+from safetensors.numpy import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parent
+TOLERANCE = 1e-4
+MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def save_file(tensors, path, metadata=None):
+    st.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, metadata=metadata)
+    os.chmod(path, 0o644)
+
+
+# --- numbers from names ---------------------------------------------------------------------------------------------
+
+def fnv1a(name):
+    h = 0xCBF29CE484222325
+    for byte in name.encode():
+        h = ((h ^ byte) * 0x100000001B3) & MASK
+    return h
+
+
+def draws(name, n):
+    """First `n` 64-bit numbers of the name's splitmix64 stream."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(fnv1a(name)) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def uniform(name, shape):
+    """f32 in [-1, 1), exact multiples of 2^-23."""
+    u = (draws(name, int(np.prod(shape, dtype=np.int64))) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return (np.float32(2) * u - np.float32(1)).reshape(shape)
+
+
+def integers(name, shape, low, high):
+    """i64 in [low, high)."""
+    d = draws(name, int(np.prod(shape, dtype=np.int64))) % np.uint64(high - low)
+    return (d.astype(np.int64) + low).reshape(shape)
+
+
+def seeded(name, shape):
+    """The weight of this name and shape."""
+    v = uniform(name, shape)
+    lower = name.lower()
+    if "norm" in lower and lower.endswith(("weight", "gamma")):
+        return np.float32(1) + v * np.float32(0.25)
+    if len(shape) <= 1:
+        return v * np.float32(0.125)
+    if ("embeddings" in name and "patch_embeddings" not in name) or "_token" in name or "pos_embed" in name:
+        return v * np.float32(0.5)
+    fan_in = int(np.prod(shape[1:], dtype=np.int64))
+    return v * np.float32(2.0 ** -((fan_in.bit_length() - 1) // 2))
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.float32).tobytes()).hexdigest() + str(tuple(array.shape))
+
+
+class Loaded:
+    """A reference module with seeded weights, its config.json, its on-disk layout and the way from disk names to
+    parameters."""
+
+    def __init__(self, module, config, tensors):
+        self.module, self.config, self.tensors = module, config, tensors
+        found = {}
+        for _, p in module.named_parameters():  # tied parameters come once
+            found.setdefault(digest(p.detach().numpy()), p)
+        self.params = {name: found[digest(seeded(name, shape))] for name, shape in tensors.items()}
+        self.n_params = sum(p.numel() for p in module.parameters())
+        stored = sum(int(np.prod(s, dtype=np.int64)) for s in tensors.values())
+        assert self.n_params == stored, (self.n_params, stored)
+        assert len({id(p) for p in self.params.values()}) == len(self.params)
+
+
+def reseed(folder):
+    """Overwrites the floats of folder/model.safetensors; returns the layout."""
+    path = os.path.join(folder, "model.safetensors")
+    old = load_file(path)
+    for name, a in old.items():
+        assert a.dtype == np.float32, (name, a.dtype)
+    new = {name: seeded(name, a.shape) for name, a in old.items()}
+    save_file(new, path, metadata={"format": "pt"})
+    return {name: list(a.shape) for name, a in sorted(old.items())}
+
+
+def from_transformers(cls, config):
+    """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        cls(config).save_pretrained(folder)
+        tensors = reseed(folder)
+        with open(os.path.join(folder, "config.json")) as f:
+            written = json.load(f)
+        module, info = cls.from_pretrained(
+            folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+        )
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not info[key], (key, info[key])
+    return Loaded(module.eval(), written, tensors)
+
+
+def from_timm(module, config):
+    tensors = {name: list(t.shape) for name, t in module.state_dict().items()}
+    module.load_state_dict({name: torch.from_numpy(seeded(name, shape)) for name, shape in tensors.items()})
+    return Loaded(module.eval(), config, dict(sorted(tensors.items())))
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block"}
+
+
+class Taps:
+    """Input of the first block and output of every block call, by hooks: with output_hidden_states some models put the
+    normed last_hidden_state in place of the last block's output."""
+
+    def __init__(self, module):
+        self.stem, self.blocks, self.handles = None, [], []
+        for m in module.modules():
+            if type(m).__name__ in BLOCKS:
+                self.handles.append(m.register_forward_hook(self.hook, with_kwargs=True))
+
+    def hook(self, module, args, kwargs, out):
+        if self.stem is None:
+            self.stem = (args[0] if args else kwargs["hidden_states"]).detach()
+        self.blocks.append((out[0] if isinstance(out, tuple) else out).detach())
+
+    def close(self):
+        for h in self.handles:
+            h.remove()
+
+
+def first(tensors, *suffixes):
+    """For each suffix the first on-disk name that ends with it."""
+    picked = []
+    for s in suffixes:
+        hits = [n for n in tensors if n.endswith(s)]
+        assert hits, (s, list(tensors))
+        picked.append(hits[0])
+    return picked
+
+
+def masked(array, rows, axis):
+    """Zeros the padded rows (rows [b, n] of 0/1, n at `axis`)."""
+    if rows is None:
+        return array
+    shape = [1] * array.ndim
+    shape[0], shape[axis] = rows.shape
+    return np.where(rows.reshape(shape) != 0, array, np.float32(0))
+
+
+def run_case(path, loaded, inputs, loss_of=None, grads=(), note="", call=None, extra=None, rows=None, taps=True):
+    """Runs the module on `inputs` (numpy, names without "in.") and writes <path>.json and <path>.safetensors.
+
+    loss_of(outputs dict, inputs as tensors) -> loss; what it needs beyond the call sits in inputs as "labels"/"probe".
+    """
+    module = loaded.module
+    tensors_in = {k: torch.from_numpy(v) for k, v in inputs.items()}
+    kwargs = {k: v for k, v in tensors_in.items() if k not in ("labels", "probe")}
+    call = call or (lambda kw: module(**kw, output_attentions=True))
+    module.zero_grad()
+    hooks = Taps(module)
+    result = call(kwargs)
+    hooks.close()
+    outs = {k: result[k] for k in result.keys() if torch.is_tensor(result[k])}
+    stored = {"in." + k: v for k, v in inputs.items()}
+    if taps:
+        stored["tap.stem"] = masked(hooks.stem.numpy(), rows, 1)
+        attentions = result["attentions"]
+        assert len(attentions) == len(hooks.blocks)
+        for i, (block, probs) in enumerate(zip(hooks.blocks, attentions)):
+            stored[f"tap.blocks.{i}"] = masked(block.numpy(), rows, 1)
+            stored[f"tap.blocks.{i}.attn.probs"] = masked(probs.detach().numpy(), rows, 2)
+            assert np.allclose(probs.detach().sum(-1).numpy(), 1, atol=1e-5)
+        for name in stored:
+            if name.startswith("tap.") and not name.endswith("probs"):
+                spread = stored[name].std()
+                assert 0.05 < spread < 20, (path, name, spread)
+    for name, t in outs.items():
+        per_row = rows is not None and t.ndim == 3 and t.shape[1] == rows.shape[1]
+        stored["out." + name] = masked(t.detach().numpy(), rows if per_row else None, 1)
+    if loss_of:
+        loss = loss_of(outs, tensors_in)
+        loss.backward()
+        stored["out.loss"] = loss.detach().numpy().reshape(1)
+        for name in grads:
+            g = loaded.params[name].grad.numpy()
+            assert 1e-7 < np.abs(g).max() < 1e3, (path, name, np.abs(g).max())
+            stored["grad." + name] = g.copy()
+    drift = check_f64(module, call, kwargs, outs)
+    info = {
+        "config": loaded.config,
+        "tensors": loaded.tensors,
+        "n_params": loaded.n_params,
+        "tolerance": TOLERANCE,
+        "note": note,
+    }
+    info.update(extra or {})
+    write(path, info, stored)
+    size = os.path.getsize(str(path) + ".safetensors")
+    print(f"{path}: {loaded.n_params} params, {size // 1024} KiB, f32 against f64 {drift:.1e}")
+    return stored
+
+
+def check_f64(module, call, kwargs, outs):
+    """The same run in f64: the case must be well conditioned for its tolerance to mean something."""
+    module.double()
+    with torch.no_grad():
+        wide = call({k: v.double() if v.is_floating_point() else v for k, v in kwargs.items()})
+    module.float()
+    worst = max(float((wide[k].float() - t.detach()).abs().max()) for k, t in outs.items())
+    assert worst < TOLERANCE / 5, worst
+    return worst
+
+
+def write(path, info, stored):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(str(path) + ".json", "w") as f:
+        json.dump(info, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+    if stored is not None:
+        for name, a in stored.items():
+            assert a.dtype in (np.float32, np.int64), (name, a.dtype)
+            assert np.isfinite(a).all(), name
+        save_file(stored, str(path) + ".safetensors")
+
+
+def memory_names(path, loaded, alias_of):
+    """A case without numbers of its own: the names transformers 5 has in memory, each seeded by its published name."""
+    seed_as = {}
+    for new, p in loaded.module.named_parameters():
+        (seed_as[new],) = [old for old, q in loaded.params.items() if q is p]
+    assert list(seed_as) != list(seed_as.values())
+    write(path, {
+        "config": loaded.config,
+        "tensors": {new: loaded.tensors[old] for new, old in seed_as.items()},
+        "n_params": loaded.n_params,
+        "tolerance": TOLERANCE,
+        "note": f"The {alias_of} case under the names that transformers 5 has in memory. Seed each tensor by its "
+        f"published name (seed_as); inputs and expected numbers are those of {alias_of}.safetensors.",
+        "alias_of": alias_of,
+        "seed_as": seed_as,
+    }, None)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+def ce_loss(outs, ins):
+    """Mean cross-entropy over labels that are not -100."""
+    logits = outs["logits"]
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), ins["labels"].reshape(-1))
+
+
+def probe_loss(outs, ins):
+    """Mean over all elements, padded ones included (where the probe is zero)."""
+    return (outs["last_hidden_state"] * ins["probe"]).mean()
+
+
+# --- text cases, the same for the four encoders ---------------------------------------------------------------------
+
+LENGTHS = (9, 6, 3)
+
+
+def text_inputs(family, pad, left=False, token_types=True, vocab=100):
+    """Batch of three with unequal lengths. Ids 5.. are words, the first and last of a row stand for [CLS] and [SEP]."""
+    n = max(LENGTHS)
+    ids = np.full((len(LENGTHS), n), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    types = np.zeros_like(ids)
+    words = integers(f"golden.{family}.ids", ids.shape, 5, vocab)
+    for b, k in enumerate(LENGTHS):
+        at = slice(n - k, n) if left else slice(0, k)
+        row = words[b, :k].copy()
+        row[0], row[-1] = (0, 2) if family == "roberta" else (2, 3)
+        ids[b, at], mask[b, at] = row, 1
+        types[b, at] = np.arange(k) >= (k + 1) // 2
+    out = {"input_ids": ids, "attention_mask": mask}
+    if token_types:
+        out["token_type_ids"] = types
+    return out
+
+
+def with_probe(inputs, dim, key):
+    rows = inputs.get("attention_mask")
+    if rows is not None:
+        probe = masked(uniform(key, (*rows.shape, dim)), rows, 1)
+        return {**inputs, "probe": probe}
+    raise ValueError(key)
+
+
+def with_labels(inputs, key, classes, per_token):
+    rows = inputs["attention_mask"]
+    if per_token:
+        labels = np.where(rows != 0, integers(key, rows.shape, 0, classes), -100)
+    else:
+        labels = integers(key, (rows.shape[0],), 0, classes)
+    return {**inputs, "labels": labels}
+
+
+def text_cases(family, classes, config, grads, pad, token_types=True, dim=32):
+    """encoder, masked_lm, sequence and token cases. classes: case -> module class; config(**kw) -> config object;
+    grads: case -> suffixes of tensor names."""
+    folder = ROOT / family
+    for case, cls in classes.items():
+        labels = {"sequence": 3, "token": 5}.get(case)
+        loaded = from_transformers(cls, config(**({"num_labels": labels} if labels else {})))
+        inputs = text_inputs(family, pad, token_types=token_types)
+        rows = inputs["attention_mask"]
+        if case == "encoder":
+            inputs, loss = with_probe(inputs, dim, f"golden.{family}.probe"), probe_loss
+        else:
+            count = labels or 100
+            inputs = with_labels(inputs, f"golden.{family}.{case}.labels", count, case != "sequence")
+            loss = ce_loss
+        run_case(
+            folder / case, loaded, inputs, loss, first(loaded.tensors, *grads[case]), rows=rows,
+            note="Padded rows of taps, of attention probabilities (query rows) and of outputs are stored as zeros; "
+            "labels are -100 and the probe is zero there. out.loss: "
+            + ("mean over all b*n*d elements of last_hidden_state * in.probe." if case == "encoder"
+               else "mean cross-entropy over labels that are not -100."),
+        )
+
+
+# --- epsilon --------------------------------------------------------------------------------------------------------
+
+EPS_NOTE = ("layer_norm_eps 0.05: between 1e-12, 1e-6 and 1e-5 the outputs of the other cases move by less than their "
+            "tolerance, so only this case shows that every norm takes epsilon from the config. ")
+
+
+def text_eps(family, cls, config, pad, token_types=True):
+    loaded = from_transformers(cls, config(layer_norm_eps=0.05))
+    inputs = text_inputs(family, pad, token_types=token_types)
+    run_case(ROOT / family / "eps", loaded, inputs, rows=inputs["attention_mask"],
+             note=EPS_NOTE + "A masked-LM head; padded rows are stored as zeros.")

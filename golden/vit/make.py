@@ -1,0 +1,71 @@
+"""ViT cases, timm's names included."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import numpy as np
+import torch
+import oracle as o
+from timm_names import blocks_call, check_same, hf_config, to_hf
+from timm.models.vision_transformer import VisionTransformer
+from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+HERE = o.ROOT / "vit"
+SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+
+
+def config(**kw):
+    return ViTConfig(**{**SHAPE, **dict(image_size=28, patch_size=4, num_channels=1, num_labels=10), **kw})
+
+
+def images(case, shape, classes=None):
+    inputs = {"pixel_values": o.uniform(f"golden.vit.{case}.pixels", shape)}
+    if classes:
+        inputs["labels"] = o.integers(f"golden.vit.{case}.labels", (shape[0],), 0, classes)
+    return inputs
+
+
+BODY = ("cls_token", "position_embeddings", "patch_embeddings.projection.weight", "layernorm_before.weight",
+        "layer.0.attention.attention.query.weight", "layer.1.intermediate.dense.weight", "classifier.weight")
+NOTE = "out.loss: mean cross-entropy against in.labels."
+
+image = o.from_transformers(ViTForImageClassification, config())
+o.run_case(HERE / "image", image, images("image", (2, 1, 28, 28), 10), o.ce_loss, o.first(image.tensors, *BODY),
+           note=NOTE)
+rgb = dict(image_size=32, patch_size=8, num_channels=3)
+loaded = o.from_transformers(ViTForImageClassification, config(**rgb))
+o.run_case(HERE / "rgb", loaded, images("rgb", (3, 3, 32, 32), 10), o.ce_loss, o.first(loaded.tensors, *BODY),
+           note=NOTE)
+loaded = o.from_transformers(ViTForImageClassification, config(**rgb, qkv_bias=False))
+o.run_case(HERE / "no_qkv_bias", loaded, images("rgb", (3, 3, 32, 32), 10), o.ce_loss,
+           o.first(loaded.tensors, *BODY), note=NOTE + " No bias in query, key and value.")
+loaded = o.from_transformers(ViTForImageClassification, config(**rgb))
+o.run_case(
+    HERE / "interpolate", loaded, images("interpolate", (2, 3, 48, 40), 10), o.ce_loss, o.first(loaded.tensors, *BODY),
+    call=lambda kw: loaded.module(**kw, output_attentions=True, interpolate_pos_encoding=True),
+    note=NOTE + " Run with interpolate_pos_encoding=True: 48 rows by 40 columns on a model for 32 by 32, so the 4 x 4 "
+    "position grid becomes 6 x 5 (bicubic, a = -0.75, align_corners false, no antialiasing, borders clamped).")
+loaded = o.from_transformers(ViTModel, config(**rgb))
+inputs = images("rgb", (3, 3, 32, 32))
+inputs["probe"] = o.uniform("golden.vit.probe", (3, 17, 32))
+o.run_case(HERE / "encoder", loaded, inputs, o.probe_loss, o.first(loaded.tensors, *BODY[:-1]),
+           note="out.loss: mean over all elements of last_hidden_state * in.probe. pooler_output: tanh(dense(class "
+           "token after the final norm)).")
+
+o.memory_names(HERE / "image_v5", image, "image")
+
+loaded = o.from_transformers(ViTForImageClassification, config(**rgb, layer_norm_eps=0.05))
+o.run_case(HERE / "eps", loaded, images("rgb", (3, 3, 32, 32)), note=o.EPS_NOTE)
+
+# timm (the AugReg checkpoints' layout): qkv in one tensor, eps 1e-6.
+timm = VisionTransformer(img_size=32, patch_size=8, in_chans=3, num_classes=10, embed_dim=32, depth=2, num_heads=4,
+                         mlp_ratio=2, class_token=True)
+loaded = o.from_timm(timm, hf_config(config(**rgb, layer_norm_eps=1e-6), "ViTForImageClassification"))
+inputs = images("rgb", (3, 3, 32, 32), 10)
+stored = o.run_case(
+    HERE / "timm_augreg", loaded, inputs, o.ce_loss,
+    o.first(loaded.tensors, "cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight",
+            "blocks.0.attn.qkv.weight", "blocks.1.mlp.fc1.weight", "head.weight"),
+    call=blocks_call(timm),
+    note=NOTE + " timm's names; rows of qkv are query, key, value, each heads x head_dim.")
+check_same(ViTForImageClassification, config(**rgb, layer_norm_eps=1e-6), to_hf(loaded, "vit"), inputs, stored)

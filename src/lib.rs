@@ -1,0 +1,1 @@
+//! Switchformer: Transformers that switch.
