@@ -1,1 +1,11 @@
-//! Training, compression, measurement and reports.
+//! Training, measurement and reports.
+
+pub mod error;
+pub mod export;
+pub mod loss;
+pub mod optim;
+pub mod recipe;
+pub mod state;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,70 @@
+//! What can go wrong in the lab.
+
+use std::path::PathBuf;
+
+/// Result of lab calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Failures of training and measurement.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// From the contract.
+    #[error(transparent)]
+    Nn(#[from] switchformer_nn::Error),
+    /// From the data room.
+    #[error(transparent)]
+    Data(#[from] switchformer_data::Error),
+    /// The recipe is not usable.
+    #[error("{}: {what}", path.display())]
+    Recipe {
+        /// Recipe file.
+        path: PathBuf,
+        /// What is wrong and what is allowed.
+        what: String,
+    },
+    /// A training checkpoint is damaged or belongs to another recipe.
+    #[error("{}: {what}", path.display())]
+    Checkpoint {
+        /// Checkpoint folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// The loss stopped being a number.
+    #[error("loss is not finite at step {step}; the last good state is in {}", saved.display())]
+    Diverged {
+        /// Step at which it happened.
+        step: u64,
+        /// Folder with the last good state.
+        saved: PathBuf,
+    },
+    /// The user interrupted and everything is saved.
+    #[error("interrupted at step {step}; resume with the same command ({} holds the state)", saved.display())]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// Folder with the state.
+        saved: PathBuf,
+    },
+}
+
+impl Error {
+    /// Stable machine-readable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Nn(e) => e.code(),
+            Error::Data(e) => e.code(),
+            Error::Recipe { .. } => "recipe",
+            Error::Checkpoint { .. } => "checkpoint",
+            Error::Diverged { .. } => "train.diverged",
+            Error::Interrupted { .. } => "train.interrupted",
+        }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Self {
+        Error::Nn(e.into())
+    }
+}

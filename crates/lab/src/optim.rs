@@ -1,0 +1,123 @@
+//! AdamW and the learning-rate schedule.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+use switchformer_nn::{Param, ParamKind};
+
+use crate::error::Result;
+
+/// First-moment decay of AdamW.
+const BETA1: f64 = 0.9;
+/// Added to the root of the second moment.
+const EPS: f64 = 1e-8;
+
+/// Linear warm-up to `peak`, then cosine to `end`. Steps count from 0.
+pub fn warmup_cosine(step: u64, steps: u64, warmup: u64, peak: f64, end: f64) -> f64 {
+    if step < warmup {
+        return peak * (step + 1) as f64 / warmup as f64;
+    }
+    let t = (step - warmup) as f64 / (steps.saturating_sub(warmup)).max(1) as f64;
+    end + (peak - end) * 0.5 * (1.0 + (std::f64::consts::PI * t.min(1.0)).cos())
+}
+
+/// Moments of one parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// First moment.
+    pub m: Vec<f32>,
+    /// Second moment.
+    pub v: Vec<f32>,
+}
+
+/// AdamW (decoupled weight decay, arXiv 1711.05101) over the parameters of a model.
+pub struct AdamW {
+    params: Vec<Param>,
+    moments: Vec<Moments>,
+    beta2: f64,
+    weight_decay: f64,
+}
+
+/// Stable name of a parameter: its first published name.
+pub fn key(p: &Param) -> &str {
+    p.names.first().map_or("", |(n, _)| n)
+}
+
+impl AdamW {
+    /// Fresh moments for every parameter.
+    pub fn new(params: Vec<Param>, beta2: f64, weight_decay: f64) -> Self {
+        let moments = params
+            .iter()
+            .map(|p| Moments { m: vec![0.0; p.var.elem_count()], v: vec![0.0; p.var.elem_count()] })
+            .collect();
+        AdamW { params, moments, beta2, weight_decay }
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// Moments by parameter name.
+    pub fn moments(&self) -> BTreeMap<String, Moments> {
+        self.params.iter().zip(&self.moments).map(|(p, m)| (key(p).to_string(), m.clone())).collect()
+    }
+
+    /// Restores moments; lengths must match. Returns the name of the first that does not.
+    pub fn restore(&mut self, mut saved: BTreeMap<String, Moments>) -> Result<(), String> {
+        for (p, slot) in self.params.iter().zip(&mut self.moments) {
+            let name = key(p).to_string();
+            match saved.remove(&name) {
+                Some(m) if m.m.len() == slot.m.len() && m.v.len() == slot.v.len() => *slot = m,
+                _ => return Err(name),
+            }
+        }
+        saved.into_keys().next().map_or(Ok(()), Err)
+    }
+
+    /// One update. Gradients are scaled down together where their joint norm exceeds `clip`. Returns the norm before.
+    pub fn step(&mut self, grads: &GradStore, lr: f64, clip: f64, step: u64) -> Result<f64> {
+        let mut all = Vec::with_capacity(self.params.len());
+        let mut square = 0f64;
+        for p in &self.params {
+            let g: Option<Vec<f32>> = grads.get(p.var.as_tensor()).map(|g| g.flatten_all()?.to_vec1()).transpose()?;
+            square += g.iter().flatten().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+            all.push(g);
+        }
+        let norm = square.sqrt();
+        let scale = if norm > clip { clip / norm } else { 1.0 };
+        let bias1 = 1.0 - BETA1.powf((step + 1) as f64);
+        let bias2 = 1.0 - self.beta2.powf((step + 1) as f64);
+        for ((p, moments), grad) in self.params.iter().zip(&mut self.moments).zip(all) {
+            let Some(grad) = grad else { continue };
+            let decay = if p.kind == ParamKind::Matrix { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 };
+            let mut w: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
+            let (b1, b2) = (BETA1 as f32, self.beta2 as f32);
+            let (step_size, root) = ((lr / bias1) as f32, (bias2.sqrt()) as f32);
+            let eps = EPS as f32;
+            let moments = moments.m.iter_mut().zip(&mut moments.v);
+            for ((w, g), (m, v)) in w.iter_mut().zip(&grad).zip(moments) {
+                let g = g * scale as f32;
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * g * g;
+                *w = *w * decay - step_size * *m / (v.sqrt() / root + eps);
+            }
+            p.var.set(&Tensor::from_vec(w, p.var.dims(), &Device::Cpu)?)?;
+        }
+        Ok(norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_warms_up_and_falls() {
+        let at = |s| warmup_cosine(s, 100, 10, 1.0, 0.1);
+        assert!((at(0) - 0.1).abs() < 1e-12 && (at(9) - 1.0).abs() < 1e-12);
+        assert!((at(55) - 0.55).abs() < 1e-9 && (at(100) - 0.1).abs() < 1e-12);
+        assert!((10..100).all(|s| at(s + 1) <= at(s)));
+    }
+}

@@ -1,0 +1,129 @@
+//! The training loop on a few real images: resume, export, and every view of the exported file.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use switchformer_data::batch::Norm;
+use switchformer_lab::recipe::Recipe;
+use switchformer_lab::train::{TrainOptions, run};
+use switchformer_lab::{Error, recipe};
+use switchformer_nn::{Input, Point};
+use switchformer_zoo::{OpenOptions, Opened};
+
+/// A recipe of a few steps, and a folder with the first embedded images as the data set.
+fn tiny(dir: &Path, overrides: &[&str]) -> (Recipe, PathBuf) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/fashion-vit.toml");
+    let small = [
+        "model.hidden_size=16",
+        "model.intermediate_size=32",
+        "model.num_hidden_layers=3",
+        "model.patch_size=7",
+        "switch.exits=[1,2]",
+        "train.steps=6",
+        "train.batch=8",
+        "train.warmup=2",
+        "train.save_every=3",
+    ];
+    let all: Vec<String> = small.iter().chain(overrides).map(|s| s.to_string()).collect();
+    let data = dir.join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let set = switchformer_data::embedded_fashion().unwrap().head(64);
+    let (images, labels) =
+        switchformer_data::packed_images::write(set.images(), set.height(), set.width(), set.labels()).unwrap();
+    for part in ["train", "t10k"] {
+        std::fs::write(data.join(format!("{part}-images-idx3-ubyte.gz")), &images).unwrap();
+        std::fs::write(data.join(format!("{part}-labels-idx1-ubyte.gz")), &labels).unwrap();
+    }
+    (Recipe::read(&path, &all).unwrap(), data)
+}
+
+fn options(dir: &Path, name: &str, data: &Path, stop_after: Option<u64>) -> TrainOptions {
+    TrainOptions { out: dir.join(name), data: Some(data.to_path_buf()), stop_after, quiet: true }
+}
+
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|f| f.unwrap())
+        .map(|f| (f.file_name().to_string_lossy().into_owned(), std::fs::read(f.path()).unwrap()))
+        // Provenance holds the minutes trained.
+        .filter(|(name, _)| name != "switch.json")
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    let temp = tempfile::tempdir().unwrap();
+    let (recipe, data) = tiny(temp.path(), &[]);
+    let whole = run(&recipe, &options(temp.path(), "whole", &data, None)).unwrap();
+    // Stop on and off the saving interval.
+    for stop in [1, 3, 4] {
+        let name = format!("stopped-{stop}");
+        let stopped = run(&recipe, &options(temp.path(), &name, &data, Some(stop)));
+        assert!(matches!(stopped, Err(Error::Interrupted { step, .. }) if step == stop));
+        let resumed = run(&recipe, &options(temp.path(), &name, &data, None)).unwrap();
+        assert_eq!(files(&whole.model), files(&resumed.model), "stopped after {stop}");
+    }
+}
+
+#[test]
+fn another_recipe_or_a_damaged_state_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let (recipe, data) = tiny(temp.path(), &[]);
+    let o = options(temp.path(), "run", &data, Some(2));
+    assert!(run(&recipe, &o).is_err());
+    let (other, _) = tiny(temp.path(), &["seed=9"]);
+    assert_eq!(run(&other, &o).unwrap_err().code(), "checkpoint");
+    let file = o.out.join("state/state.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = run(&recipe, &o).unwrap_err();
+    assert!(error.code() == "checkpoint" && error.to_string().contains("hash"), "{error}");
+}
+
+#[test]
+fn the_exported_file_offers_every_trained_point() {
+    let temp = tempfile::tempdir().unwrap();
+    let (recipe, data) = tiny(temp.path(), &[]);
+    let report = run(&recipe, &options(temp.path(), "run", &data, None)).unwrap();
+    let opened = Opened::open(&report.model, OpenOptions::default()).unwrap();
+    assert_eq!(opened.switches.host().views, [8, 6, 4, 2]);
+    let set = switchformer_data::embedded_fashion().unwrap();
+    let mut pixels = vec![0f32; 4 * 784];
+    set.fill_batch(&[0, 1, 2, 3], Norm::FASHION, None, &mut pixels).unwrap();
+    let input = Input::Pixels(Tensor::from_vec(pixels, (4, 1, 28, 28), &Device::Cpu).unwrap());
+    let mut seen = Vec::new();
+    for bits in [8, 6, 4, 2] {
+        for exit in [1, 2, 3] {
+            let point = Point::new().with("bits", bits).with("exit", exit);
+            let (out, trace) = opened.run(&point, &input).unwrap();
+            let logits = out.get("logits").unwrap().to_vec2::<f32>().unwrap();
+            assert!(logits.iter().flatten().all(|v| v.is_finite()));
+            assert_eq!(opened.cost(&point, &[17; 4]).unwrap().macs, trace.macs);
+            assert!(!seen.contains(&logits), "{point} gives the same numbers as another point");
+            seen.push(logits);
+        }
+    }
+}
+
+#[test]
+fn recipes_are_checked_and_print_themselves() {
+    let temp = tempfile::tempdir().unwrap();
+    let (recipe, _) = tiny(temp.path(), &[]);
+    let path = temp.path().join("again.toml");
+    std::fs::write(&path, recipe.resolved()).unwrap();
+    assert_eq!(Recipe::read(&path, &[]).unwrap(), recipe);
+    let refuse = |o: &str| Recipe::read(&path, &[o.to_string()]).unwrap_err().to_string();
+    assert!(refuse("train.lr=0").contains("train.lr"));
+    assert!(refuse("train.typo=1").contains("typo"));
+    assert!(refuse("switch.bits=[8,5]").contains("switch.bits"));
+    assert!(refuse("data.set=cifar").contains("data.set"));
+    assert_ne!(recipe.fingerprint(), Recipe::read(&path, &["seed=5".into()]).unwrap().fingerprint());
+    assert_eq!(recipe::hex(&[0, 255]), "00ff");
+}
