@@ -18,12 +18,12 @@ fn on_kernels(tensors: &[&Tensor]) -> bool {
 
 /// `x w^T + b`. Shapes: x `[rows, in]`, w `[out, in]`, b `[out]` -> `[rows, out]`.
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    if on_kernels(&[x, w]) { fused::linear(x, w, b) } else { composed::linear(x, w, b) }
+    if on_kernels(&[x, w]) && x.dims().len() == 2 { fused::linear(x, w, b) } else { composed::linear(x, w, b) }
 }
 
 /// Layer norm over the last dimension, population variance. Shapes: x `[rows, dim]`, weight and bias `[dim]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    if on_kernels(&[x, weight, bias]) {
+    if on_kernels(&[x, weight, bias]) && x.dims().len() == 2 {
         fused::layer_norm(x, weight, bias, eps)
     } else {
         composed::layer_norm(x, weight, bias, eps)
@@ -37,7 +37,7 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
 
 /// Rows by index. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
 pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
-    if on_kernels(&[x]) && x.dims().len() == 2 { fused::gather(x, index) } else { composed::gather(x, index) }
+    Ok(x.index_select(index, 0)?)
 }
 
 /// Softmax attention within each segment, scale `head_dim^-1/2`. Shapes: qkv `[total, 3 * dim]` -> `[total, dim]`.

@@ -34,11 +34,6 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
     })
 }
 
-/// See [`super::gather`].
-pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
-    Ok(x.index_select(index, 0)?)
-}
-
 /// See [`super::attention`].
 pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
     let dim = qkv.dims()[1] / 3;

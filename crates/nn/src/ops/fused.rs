@@ -1,34 +1,331 @@
-//! The operations on our kernels (placeholder doors until the kernels are bound).
-pub use super::composed::*;
+//! The operations on our CPU kernels, forward and backward, as custom operations of the tensor library.
+//!
+//! Everything here takes f32 tensors on the CPU. A backward pass that needs a value of the forward pass (attention's
+//! log-sum-exp) keeps it inside the operation, which lives as long as the graph does.
+
+use std::sync::OnceLock;
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor,
+};
+use switchformer_kernels::{self as kernels, Packed, QkvGrad, Rows as View, act, nested};
+
 use super::NestedWeight;
 use crate::error::Result;
-use candle_core::Tensor;
+use crate::layers::Activation;
+use crate::rows::Rows;
 
-pub fn round_to(code: i8, bits: u8) -> i8 {
-    let shift = 8 - bits;
-    let half = if shift == 0 { 0 } else { 1i32 << (shift - 1) };
-    let (lo, hi) = (-(1i32 << (bits - 1)), (1i32 << (bits - 1)) - 1);
-    ((i32::from(code) + half) >> shift).clamp(lo, hi) as i8
+/// The values of a contiguous f32 tensor.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
+        None => candle_core::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
+    }
 }
-pub fn nested_dense(w: &NestedWeight, bits: u8) -> Vec<f32> {
-    let inner = w.codes.len() / w.scale.len().max(1);
-    let step = (1u32 << (8 - bits)) as f32;
-    w.codes.iter().enumerate().map(|(i, c)| f32::from(round_to(*c, bits)) * step * w.scale[i / inner]).collect()
+
+/// Calls `f` on the values of contiguous CPU tensors.
+fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
+    let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<CandleResult<_>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        match &**storage {
+            Storage::Cpu(cpu) => *slot = values(cpu, layout)?,
+            _ => candle_core::bail!("a CPU kernel met a tensor of another device"),
+        }
+    }
+    Ok(f(slices))
 }
+
+fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
+    Tensor::from_vec(data, shape, &Device::Cpu)
+}
+
+fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
+    Ok((CpuStorage::F32(data), Shape::from_dims(shape)))
+}
+
+struct LinearOp;
+
+impl LinearOp {
+    fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+        let ((m, inner), (out, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
+        let mut y = vec![0f32; m * out];
+        kernels::linear(m, inner, out, x, w, b, &mut y);
+        answer(y, &[m, out])
+    }
+
+    fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> CandleResult<[Option<Tensor>; 3]> {
+        let ((m, inner), (out, _)) = (x.dims2()?, w.dims2()?);
+        let (mut dx, mut dw, mut db) = (vec![0f32; m * inner], vec![0f32; out * inner], vec![0f32; out]);
+        with([x, w, dy], |[x, w, dy]| {
+            let db = bias.then_some(&mut db[..]);
+            kernels::linear_backward(m, inner, out, x, w, dy, Some(&mut dx), Some(&mut dw), db);
+        })?;
+        let db = if bias { Some(tensor(db, &[out])?) } else { None };
+        Ok([Some(tensor(dx, &[m, inner])?), Some(tensor(dw, &[out, inner])?), db])
+    }
+}
+
+impl CustomOp2 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, None)
+    }
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, _] = LinearOp::backward(x, w, dy, false)?;
+        Ok((dx, dw))
+    }
+}
+
+type Three = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+
+impl CustomOp3 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, Some(values(b, lb)?))
+    }
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Three> {
+        let [dx, dw, db] = LinearOp::backward(x, w, dy, true)?;
+        Ok((dx, dw, db))
+    }
+}
+
+/// See [`super::linear`].
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    Ok(match b {
+        Some(b) => x.apply_op3(&w, &b.contiguous()?, LinearOp)?,
+        None => x.apply_op2(&w, LinearOp)?,
+    })
+}
+
+struct LayerNormOp {
+    eps: f32,
+}
+
+impl CustomOp3 for LayerNormOp {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        gamma: &CpuStorage,
+        lg: &Layout,
+        beta: &CpuStorage,
+        lb: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, dim) = lx.shape().dims2()?;
+        let mut y = vec![0f32; rows * dim];
+        kernels::layer_norm(rows, dim, values(x, lx)?, values(gamma, lg)?, values(beta, lb)?, self.eps, &mut y);
+        answer(y, &[rows, dim])
+    }
+    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Three> {
+        let (rows, dim) = x.dims2()?;
+        let (mut dx, mut dg, mut db) = (vec![0f32; rows * dim], vec![0f32; dim], vec![0f32; dim]);
+        with([x, gamma, dy], |[x, gamma, dy]| {
+            kernels::layer_norm_backward(rows, dim, x, gamma, self.eps, dy, &mut dx, &mut dg, &mut db);
+        })?;
+        Ok((Some(tensor(dx, &[rows, dim])?), Some(tensor(dg, &[dim])?), Some(tensor(db, &[dim])?)))
+    }
+}
+
+/// See [`super::layer_norm`].
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let op = LayerNormOp { eps: eps as f32 };
+    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+struct ActivationOp(Activation);
+
+impl CustomOp1 for ActivationOp {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let x = values(x, lx)?;
+        let mut y = vec![0f32; x.len()];
+        match self.0 {
+            Activation::Gelu => act::gelu_erf(x, &mut y),
+            Activation::GeluTanh => act::gelu_tanh(x, &mut y),
+            Activation::Relu => act::relu(x, &mut y),
+            Activation::Silu => act::silu(x, &mut y),
+            Activation::Tanh => act::tanh(x, &mut y),
+        }
+        answer(y, lx.dims())
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
+        let mut dx = vec![0f32; x.elem_count()];
+        with([x, dy], |[x, dy]| match self.0 {
+            Activation::Gelu => act::gelu_erf_backward(x, dy, &mut dx),
+            Activation::GeluTanh => act::gelu_tanh_backward(x, dy, &mut dx),
+            Activation::Relu => act::relu_backward(x, dy, &mut dx),
+            Activation::Silu => act::silu_backward(x, dy, &mut dx),
+            Activation::Tanh => act::tanh_backward(x, dy, &mut dx),
+        })?;
+        tensor(dx, x.dims()).map(Some)
+    }
+}
+
+/// See [`super::activation`].
+pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
+    Ok(x.contiguous()?.apply_op1(ActivationOp(act))?)
+}
+
+struct AttentionOp {
+    rows: Rows,
+    heads: usize,
+    /// Log-sum-exp of every row, `[heads, total]`, kept for the backward pass.
+    lse: OnceLock<Vec<f32>>,
+}
+
+impl AttentionOp {
+    /// The batch as the kernels see it; `width` is that of the fused projection.
+    fn packed(&self, width: usize) -> Packed<'_> {
+        let head_dim = width / 3 / self.heads;
+        Packed { cu: self.rows.cu(), heads: self.heads, head_dim, scale: (head_dim as f32).powf(-0.5) }
+    }
+}
+
+impl CustomOp1 for AttentionOp {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (total, width) = layout.shape().dims2()?;
+        let [q, k, v] = View::fused_qkv(values(qkv, layout)?, width / 3);
+        let mut out = vec![0f32; total * width / 3];
+        let mut lse = vec![0f32; self.heads * total];
+        kernels::attention(&self.packed(width), q, k, v, &mut out, Some(&mut lse));
+        let _ = self.lse.set(lse);
+        answer(out, &[total, width / 3])
+    }
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> CandleResult<Option<Tensor>> {
+        let (total, width) = qkv.dims2()?;
+        let Some(lse) = self.lse.get() else { candle_core::bail!("attention backward before forward") };
+        let mut grad = vec![0f32; total * width];
+        with([qkv, out, dout], |[qkv, out, dout]| {
+            let [q, k, v] = View::fused_qkv(qkv, width / 3);
+            let grad = QkvGrad::fused(&mut grad, width / 3);
+            kernels::attention_backward(&self.packed(width), q, k, v, out, lse, dout, grad);
+        })?;
+        tensor(grad, &[total, width]).map(Some)
+    }
+}
+
+/// See [`super::attention`].
+pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
+    let op = AttentionOp { rows: rows.clone(), heads, lse: OnceLock::new() };
+    Ok(qkv.contiguous()?.apply_op1(op)?)
+}
+
+/// See [`super::attention_probs`].
+pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Tensor>> {
+    let op = AttentionOp { rows: rows.clone(), heads, lse: OnceLock::new() };
+    let width = qkv.dims()[1];
+    let maps = with([qkv], |[data]| -> Vec<Vec<f32>> {
+        let [q, k, _] = View::fused_qkv(data, width / 3);
+        let packed = op.packed(width);
+        let one = |i: usize| {
+            let mut probs = vec![0f32; heads * rows.len(i) * rows.len(i)];
+            kernels::attention_probs(&packed, q, k, i, &mut probs);
+            probs
+        };
+        (0..rows.n()).map(one).collect()
+    })?;
+    let tensors = maps.into_iter().enumerate().map(|(i, m)| tensor(m, &[heads, rows.len(i), rows.len(i)]));
+    Ok(tensors.collect::<CandleResult<_>>()?)
+}
+
+struct NestedOp<'a> {
+    weight: &'a NestedWeight,
+    bits: u8,
+}
+
+impl NestedOp<'_> {
+    fn run(&self, x: &Tensor, b: Option<&Tensor>) -> CandleResult<Tensor> {
+        let (m, inner) = x.dims2()?;
+        let out = self.weight.scale.len();
+        let mut y = vec![0f32; m * out];
+        let w = self.weight;
+        let mut call = |x: &[f32], b: Option<&[f32]>| {
+            nested::linear_nested(m, inner, out, x, &w.codes, &w.scale, self.bits, b, &mut y);
+        };
+        match b {
+            Some(b) => with([x, b], |[x, b]| call(x, Some(b)))?,
+            None => with([x], |[x]| call(x, None))?,
+        }
+        tensor(y, &[m, out])
+    }
+}
+
+/// See [`super::nested_linear`]. Stored integers are not trained, so there is no backward pass.
 pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-    linear(x, &w.dense(bits)?, b)
+    Ok(NestedOp { weight: w, bits }.run(x, b)?)
 }
+
+/// Values of a view, `[out, in]` row-major.
+pub fn nested_dense(w: &NestedWeight, bits: u8) -> Vec<f32> {
+    let mut dense = vec![0f32; w.codes.len()];
+    nested::dequantize(&w.codes, &w.scale, bits, &mut dense);
+    dense
+}
+
+/// Nearest codes of `w` `[out, in]` at the given row scales.
 pub fn nested_codes(w: &[f32], scale: Vec<f32>) -> NestedWeight {
-    let inner = w.len() / scale.len().max(1);
-    let codes = w.iter().enumerate().map(|(i, v)| (v / scale[i / inner] + 0.5).floor().clamp(-128.0, 127.0) as i8).collect();
+    let mut codes = vec![0i8; w.len()];
+    nested::quantize_rows(w, &scale, &mut codes);
     NestedWeight { codes, scale }
 }
+
+struct NestedViewOp {
+    bits: u8,
+}
+
+impl CustomOp2 for NestedViewOp {
+    fn name(&self) -> &'static str {
+        "nested-view"
+    }
+    fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let codes = nested_codes(values(w, lw)?, values(s, ls)?.to_vec());
+        answer(nested_dense(&codes, self.bits), lw.dims())
+    }
+    /// Straight-through inside the 8-bit range. With `v = w / s` and the view `c s`: `d/dw = 1` inside, `0` outside;
+    /// `d/ds = c - v` inside, `c` outside (LSQ).
+    fn bwd(&self, w: &Tensor, s: &Tensor, view: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let (out, inner) = w.dims2()?;
+        let (mut dw, mut ds) = (vec![0f32; out * inner], vec![0f32; out]);
+        with([w, s, view, grad], |[w, s, view, grad]| {
+            for r in 0..out {
+                let row = r * inner..(r + 1) * inner;
+                let pairs = w[row.clone()].iter().zip(&view[row.clone()]).zip(&grad[row.clone()]);
+                for (slot, ((w, view), g)) in dw[row].iter_mut().zip(pairs) {
+                    let (v, c) = (w / s[r], view / s[r]);
+                    let inside = (-128.0..=127.0).contains(&v);
+                    *slot = if inside { *g } else { 0.0 };
+                    ds[r] += g * if inside { c - v } else { c };
+                }
+            }
+        })?;
+        Ok((Some(tensor(dw, &[out, inner])?), Some(tensor(ds, &[out])?)))
+    }
+}
+
+/// See [`super::nested_view`].
 pub fn nested_view(w: &Tensor, scale: &Tensor, bits: u8) -> Result<Tensor> {
-    let s = scale.unsqueeze(1)?;
-    let v = w.broadcast_div(&s)?.clamp(-128f32, 127f32)?;
-    let step = f64::from(1u32 << (8 - bits));
-    let r8 = (v.detach() + 0.5)?.floor()?.clamp(-128f32, 127f32)?;
-    let q = (((r8 / step)? + if bits == 8 {0.0} else {0.5})?.floor()?.clamp(-(1i32 << (bits-1)) as f32, ((1i32 << (bits-1)) - 1) as f32)? * step)?;
-    let c = (&v + (q - v.detach())?.detach())?;
-    Ok(c.broadcast_mul(&s)?)
+    Ok(w.contiguous()?.apply_op2(&scale.contiguous()?, NestedViewOp { bits })?)
 }

@@ -1,0 +1,36 @@
+//! CPU kernels on slices: GEMM, attention over packed rows, norms, activations, nested integers.
+//!
+//! Every matrix is a row-major `&[f32]`; the caller owns every output buffer. Inputs' gradients
+//! (`dx`, `dq`, …) are **overwritten**; parameters' gradients (`dw`, `db`, `dgamma`, `dbeta`,
+//! embedding tables) are **accumulated** (`+=`), so one parameter may be used several times in a
+//! step: zero them at the start of it.
+//!
+//! A length that does not match its shape is a programmer error and panics. No result depends on
+//! the number of threads: work is split over independent rows, segments or heads, and sums across
+//! rows are taken over fixed chunks in a fixed order. Results may differ in the last bits between
+//! instruction sets (see [`isa`]).
+#![allow(unsafe_code)]
+#![allow(clippy::too_many_arguments)]
+
+pub mod act;
+pub mod attention;
+mod dispatch;
+pub mod gemm;
+pub mod isa;
+mod math;
+pub mod nested;
+pub mod norm;
+pub mod optim;
+pub mod reference;
+pub mod rows;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod simd_x86;
+pub mod softmax;
+pub mod threads;
+
+pub use attention::{Packed, QkvGrad, Rows, RowsMut, attention, attention_backward, attention_probs};
+pub use gemm::{Layout, gemm, linear, linear_backward};
+pub use norm::{layer_norm, layer_norm_backward};
+pub use softmax::{softmax, softmax_backward};
+pub use threads::{set_threads, threads};

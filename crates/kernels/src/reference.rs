@@ -1,0 +1,177 @@
+//! Naive twins of the fast kernels, in f64 where it matters: what the tests compare with.
+//!
+//! Shapes and meanings are those of the kernels of the same names; arguments are not checked.
+
+use crate::attention::{Packed, Rows};
+
+/// `A B` with element functions: `c[i,j] = sum over p of a(i,p) b(p,j)`.
+pub fn gemm(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: impl Fn(usize, usize) -> f32,
+    b: impl Fn(usize, usize) -> f32,
+) -> Vec<f32> {
+    let mut c = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k).map(|p| f64::from(a(i, p)) * f64::from(b(p, j))).sum();
+            c[i * n + j] = sum as f32;
+        }
+    }
+    c
+}
+
+/// `y[m,out] = x[m,in] w^T + bias`.
+pub fn linear(m: usize, d_in: usize, d_out: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let mut y = gemm(m, d_out, d_in, |i, p| x[i * d_in + p], |p, j| w[j * d_in + p]);
+    for (i, y) in y.iter_mut().enumerate() {
+        *y += bias.map_or(0.0, |b| b[i % d_out]);
+    }
+    y
+}
+
+/// Layer normalisation of `x[rows,dim]`.
+pub fn layer_norm(dim: usize, x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(dim) {
+        let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / dim as f64;
+        let var = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / dim as f64;
+        let rstd = 1.0 / (var + f64::from(eps)).sqrt();
+        for ((&v, &g), &b) in row.iter().zip(gamma).zip(beta) {
+            y.push(((f64::from(v) - mean) * rstd * f64::from(g) + f64::from(b)) as f32);
+        }
+    }
+    y
+}
+
+/// The error function: a series near zero, a continued fraction away from it.
+pub fn erf(x: f64) -> f64 {
+    if x.abs() < 2.5 { erf_series(x) } else { x.signum() * (1.0 - erfc_fraction(x.abs())) }
+}
+
+/// `1 - erf(x)`, accurate in the tail.
+pub fn erfc(x: f64) -> f64 {
+    if x >= 2.5 { erfc_fraction(x) } else { 1.0 - erf(x) }
+}
+
+fn erf_series(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+fn erfc_fraction(x: f64) -> f64 {
+    let mut f = 0.0;
+    for n in (1..=200).rev() {
+        f = f64::from(n) / 2.0 / (x + f);
+    }
+    (-x * x).exp() / (x + f) / std::f64::consts::PI.sqrt()
+}
+
+/// GELU with the exact distribution function.
+pub fn gelu_erf(x: f64) -> f64 {
+    0.5 * x * erfc(-x / std::f64::consts::SQRT_2)
+}
+
+/// GELU by its tanh approximation.
+pub fn gelu_tanh(x: f64) -> f64 {
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    // x sigmoid(2u), which does not cancel.
+    x / (1.0 + (-2.0 * u).exp())
+}
+
+/// `max(x, 0)`.
+pub fn relu(x: f64) -> f64 {
+    x.max(0.0)
+}
+
+/// `x sigmoid(x)`.
+pub fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+/// Softmax of each row of `x[rows,n]`.
+pub fn softmax(n: usize, x: &[f32]) -> Vec<f32> {
+    x.chunks_exact(n).flat_map(softmax_row).collect()
+}
+
+fn softmax_row(row: &[f32]) -> Vec<f32> {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let e: Vec<f64> = row.iter().map(|&v| (f64::from(v) - f64::from(top)).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|v| (v / sum) as f32).collect()
+}
+
+/// The attention map of a segment, `[heads, n, n]`.
+pub fn attention_probs(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize) -> Vec<f32> {
+    let (first, end) = (packed.cu[segment] as usize, packed.cu[segment + 1] as usize);
+    let mut probs = Vec::new();
+    for head in 0..packed.heads {
+        for i in first..end {
+            let scores: Vec<f32> = (first..end).map(|j| score(packed, q, k, head, i, j) as f32).collect();
+            probs.extend(softmax_row(&scores));
+        }
+    }
+    probs
+}
+
+fn at(r: Rows<'_>, row: usize, col: usize) -> f64 {
+    f64::from(r.data[row * r.stride + r.offset + col])
+}
+
+fn score(p: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, head: usize, i: usize, j: usize) -> f64 {
+    let cols = head * p.head_dim..(head + 1) * p.head_dim;
+    cols.map(|c| at(q, i, c) * at(k, j, c)).sum::<f64>() * f64::from(p.scale)
+}
+
+/// Attention's `(out[total, dim], lse[heads, total])`.
+pub fn attention(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>) -> (Vec<f32>, Vec<f32>) {
+    let (total, dim) = (packed.total(), packed.dim());
+    let (mut out, mut lse) = (vec![0.0; total * dim], vec![0.0; packed.heads * total]);
+    for w in packed.cu.windows(2) {
+        for head in 0..packed.heads {
+            for i in w[0] as usize..w[1] as usize {
+                let keys = w[0] as usize..w[1] as usize;
+                let scores: Vec<f64> = keys.clone().map(|j| score(packed, q, k, head, i, j)).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                lse[head * total + i] = (top + sum.ln()) as f32;
+                for c in head * packed.head_dim..(head + 1) * packed.head_dim {
+                    let weighted = keys.clone().zip(&scores).map(|(j, s)| (s - top).exp() * at(v, j, c));
+                    out[i * dim + c] = (weighted.sum::<f64>() / sum) as f32;
+                }
+            }
+        }
+    }
+    (out, lse)
+}
+
+/// AdamW's step on one element: `(param, m, v)`.
+pub fn adamw(
+    (param, m, v): (f64, f64, f64),
+    grad: f64,
+    lr: f64,
+    (beta1, beta2): (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    step: i32,
+) -> (f64, f64, f64) {
+    let param = param - lr * weight_decay * param;
+    let m = beta1 * m + (1.0 - beta1) * grad;
+    let v = beta2 * v + (1.0 - beta2) * grad * grad;
+    let m_hat = m / (1.0 - beta1.powi(step));
+    let v_hat = v / (1.0 - beta2.powi(step));
+    (param - lr * m_hat / (v_hat.sqrt() + eps), m, v)
+}
+
+/// The `bits`-bit code of `code`, from the definition in real numbers.
+pub fn nested_code(code: i8, bits: u8) -> i8 {
+    let step = f64::from(1u32 << (8 - bits));
+    let half_up = (f64::from(code) / step + 0.5).floor();
+    let top = f64::from((1u32 << (bits - 1)) - 1);
+    half_up.clamp(-top - 1.0, top) as i8
+}

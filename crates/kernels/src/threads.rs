@@ -1,0 +1,148 @@
+//! How many threads the kernels use, and the helpers that split work among them.
+
+use crate::isa;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Floats below which a second thread costs more than it saves.
+pub(crate) const PARALLEL_FLOATS: usize = 32 * 1024;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets how many threads the kernels use, at least one; 0 goes back to the default.
+///
+/// Results do not depend on it.
+pub fn set_threads(n: usize) {
+    THREADS.store(n, Ordering::Relaxed);
+}
+
+/// How many threads the kernels use; by default as many as this process may run on.
+pub fn threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => {
+            let n = std::thread::available_parallelism().map_or(1, |n| n.get());
+            // Asking the system again for each kernel would cost more than a small kernel. A
+            // `set_threads` that comes in between wins.
+            match THREADS.compare_exchange(0, n, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => n,
+                Err(set) => set.max(1),
+            }
+        }
+        n => n,
+    }
+}
+
+/// Runs `task(0..count)`, each once, on up to [`threads`] threads when `parallel`.
+///
+/// Which thread runs a task, and when, is left open: tasks must not depend on one another.
+pub(crate) fn run(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
+    let workers = if parallel { threads().min(count) } else { 1 };
+    if workers <= 1 {
+        return (0..count).for_each(task);
+    }
+    // A forced instruction set belongs to this thread: workers use it too, and put theirs back.
+    let isa = isa::current();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                break;
+            }
+            task(i);
+        }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..workers {
+            scope.spawn(|_| isa::with(isa, work));
+        }
+        isa::with(isa, work);
+    });
+}
+
+/// Splits `y` into chunks of `chunk` floats (the last may be shorter) and runs
+/// `task(first float, chunk)` on each.
+pub(crate) fn run_chunks(y: &mut [f32], chunk: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+    let len = y.len();
+    let parts = Shared::new(y);
+    run(len.div_ceil(chunk.max(1)), len >= PARALLEL_FLOATS, |i| {
+        let start = i * chunk;
+        // SAFETY: the chunks of different tasks do not overlap.
+        task(start, unsafe { parts.slice(start, chunk.min(len - start)) });
+    });
+}
+
+/// A mutable slice whose disjoint parts are handed to several tasks.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, T = f32> {
+    ptr: *mut T,
+    len: usize,
+    life: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a mutable slice that `slice`'s callers promise to divide without overlap.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
+        Self { ptr: data.as_mut_ptr(), len: data.len(), life: std::marker::PhantomData }
+    }
+
+    /// The `len` elements from `start`.
+    ///
+    /// # Safety
+    /// No two slices that are alive at once may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "slice out of range");
+        // SAFETY: in range by the line above; unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}
+
+thread_local! {
+    static SCRATCH: std::cell::Cell<Vec<f32>> = const { std::cell::Cell::new(Vec::new()) };
+}
+
+/// A thread's scratch buffer, given back when dropped.
+///
+/// A guard and not a call with a closure: a closure does not take on the instruction set of the
+/// kernel around it, so its vector operations would each become a call.
+pub(crate) struct Scratch {
+    buf: Vec<f32>,
+    len: usize,
+}
+
+/// Lends this thread's scratch buffer of `len` floats of unknown content, kept between calls.
+pub(crate) fn scratch(len: usize) -> Scratch {
+    // Taken, not borrowed: a nested call finds an empty buffer and makes its own.
+    let mut buf = SCRATCH.take();
+    if buf.len() < len {
+        buf.resize(len, 0.0);
+    }
+    Scratch { buf, len }
+}
+
+impl std::ops::Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buf[..self.len]
+    }
+}
+
+impl std::ops::DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buf[..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        /// Above this a buffer is freed after use rather than kept.
+        const KEEP: usize = 4 << 20;
+        if self.buf.len() <= KEEP {
+            SCRATCH.set(std::mem::take(&mut self.buf));
+        }
+    }
+}
