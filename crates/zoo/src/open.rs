@@ -100,16 +100,7 @@ impl Opened {
         let model = entry.build(&config, &w)?;
         let switches = Switches::new(model.trunk(), None, views);
         let n_params = w.n_elements();
-        Ok(Opened {
-            entry,
-            config,
-            model,
-            switches,
-            plan: Plan::default(),
-            pooling: None,
-            n_params,
-            file_bytes: 0,
-        })
+        Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }
 
     /// The full config of a published variant. Errors list the known names.

@@ -156,14 +156,16 @@ fn loss(case: &Case, out: &Output, cols: &[u32], width: usize) -> Tensor {
         // The mean runs over the padded tensor; padded places hold zero.
         let (x, rows) = out.get_rows("last_hidden_state").unwrap();
         let dim = x.dims()[1];
-        let packed: Vec<u32> = (0..rows.n()).flat_map(|i| cols[rows.range(i)].iter().map(move |c| i as u32 * width as u32 + c)).collect();
+        let packed: Vec<u32> =
+            (0..rows.n()).flat_map(|i| cols[rows.range(i)].iter().map(move |c| i as u32 * width as u32 + c)).collect();
         let index = Tensor::from_slice(&packed, packed.len(), &Device::Cpu).unwrap();
         let flat = probe.to_dtype(DType::F32).unwrap().reshape(((), dim)).unwrap();
         let probe_rows = flat.index_select(&index, 0).unwrap();
         let total = (x * probe_rows).unwrap().sum_all().unwrap();
         return (total / probe.elem_count() as f64).unwrap();
     }
-    let labels = case.tensors["in.labels"].to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1::<i64>().unwrap();
+    let labels =
+        case.tensors["in.labels"].to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1::<i64>().unwrap();
     let (logits, labels): (Tensor, Vec<i64>) = match out.get_rows("logits") {
         Some((t, rows)) => {
             let places = (0..rows.n()).flat_map(|i| rows.range(i).map(move |r| i * width + cols[r] as usize));
@@ -175,7 +177,8 @@ fn loss(case: &Case, out: &Output, cols: &[u32], width: usize) -> Tensor {
     let classes: Vec<u32> = used.iter().map(|i| labels[*i as usize] as u32).collect();
     let n = used.len();
     let logits = logits.index_select(&Tensor::from_vec(used, n, &Device::Cpu).unwrap(), 0).unwrap();
-    let log = (&logits - logits.log_sum_exp(1).unwrap().unsqueeze(1).unwrap().broadcast_as(logits.shape()).unwrap()).unwrap();
+    let log =
+        (&logits - logits.log_sum_exp(1).unwrap().unsqueeze(1).unwrap().broadcast_as(logits.shape()).unwrap()).unwrap();
     let picked = log.gather(&Tensor::from_vec(classes, (n, 1), &Device::Cpu).unwrap(), 1).unwrap();
     picked.mean_all().unwrap().neg().unwrap()
 }
@@ -206,7 +209,10 @@ fn check_gradients(entry: &Entry, case: &Case, config: &ConfigMap, tolerance: f3
     }
     let mut worst = e;
     for (key, want) in case.tensors.iter().filter(|(k, _)| k.starts_with("grad.")) {
-        let name = case.doc["seed_as"].as_object().and_then(|m| m.iter().find(|(_, v)| v.as_str() == Some(&key[5..])).map(|(k, _)| k.as_str())).unwrap_or(&key[5..]);
+        let name = case.doc["seed_as"]
+            .as_object()
+            .and_then(|m| m.iter().find(|(_, v)| v.as_str() == Some(&key[5..])).map(|(k, _)| k.as_str()))
+            .unwrap_or(&key[5..]);
         let canonical = entry.names.canonical(name);
         let got = match by_name.get(&canonical) {
             Some(g) => g.clone(),

@@ -41,11 +41,7 @@ const VARIANTS: &[Variant] = &[
         335_141_888,
         r#"{"hidden_size":1024,"num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
     ),
-    variant(
-        "MiniLM-L6-H384",
-        22_713_216,
-        r#"{"hidden_size":384,"num_hidden_layers":6,"intermediate_size":1536}"#,
-    ),
+    variant("MiniLM-L6-H384", 22_713_216, r#"{"hidden_size":384,"num_hidden_layers":6,"intermediate_size":1536}"#),
 ];
 
 const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
@@ -177,7 +173,14 @@ pub(crate) struct MaskedLmNames {
 
 impl MaskedLm {
     /// Loads a head that maps `dim` to the width of the word table, then to the vocabulary.
-    pub(crate) fn load(w: &Weights, n: &MaskedLmNames, dim: usize, words: &Embedding, act: Activation, eps: f64) -> Result<Self> {
+    pub(crate) fn load(
+        w: &Weights,
+        n: &MaskedLmNames,
+        dim: usize,
+        words: &Embedding,
+        act: Activation,
+        eps: f64,
+    ) -> Result<Self> {
         n.copies.iter().for_each(|copy| w.skip(copy));
         let (vocab, table_dim) = words.table().dims2()?;
         Ok(MaskedLm {
@@ -199,7 +202,8 @@ impl MaskedLm {
 
     pub(crate) fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         // The table itself is counted with the embeddings.
-        let decode = LeafCost { macs: (rows * self.table.elem_count()) as u64, bytes: 4 * self.bias.elem_count() as u64 };
+        let decode =
+            LeafCost { macs: (rows * self.table.elem_count()) as u64, bytes: 4 * self.bias.elem_count() as u64 };
         self.dense.cost(point, rows) + self.norm.cost() + decode
     }
 }
@@ -248,7 +252,9 @@ impl Bert {
             ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
         }
         let head = match architecture {
-            "BertForMaskedLM" => Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?),
+            "BertForMaskedLM" => {
+                Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+            }
             "BertForSequenceClassification" => {
                 Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
             }

@@ -11,7 +11,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE
 use switchformer_nn::layers::{
     Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patchify, resize_positions,
 };
-use switchformer_nn::names::Names;
+use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
@@ -38,8 +38,16 @@ pub static ENTRY: Entry = Entry {
 };
 
 const VARIANTS: &[Variant] = &[
-    variant("vit-tiny-patch16-224", 5_717_416, r#"{"hidden_size":192,"num_attention_heads":3,"intermediate_size":768}"#),
-    variant("vit-small-patch16-224", 22_050_664, r#"{"hidden_size":384,"num_attention_heads":6,"intermediate_size":1536}"#),
+    variant(
+        "vit-tiny-patch16-224",
+        5_717_416,
+        r#"{"hidden_size":192,"num_attention_heads":3,"intermediate_size":768}"#,
+    ),
+    variant(
+        "vit-small-patch16-224",
+        22_050_664,
+        r#"{"hidden_size":384,"num_attention_heads":6,"intermediate_size":1536}"#,
+    ),
     variant("vit-base-patch16-224", 86_567_656, "{}"),
     variant(
         "vit-large-patch16-224",
@@ -52,32 +60,32 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "ViTForImageClassification", config, params }
 }
 
-/// timm and transformers 5 (in memory) names onto the published ones.
-pub(crate) const NAMES: Names = Names {
-    rules: &[
-        ("vit.**", "**"),
-        ("deit.**", "**"),
-        ("cls_token", "embeddings.cls_token"),
-        ("dist_token", "embeddings.distillation_token"),
-        ("pos_embed", "embeddings.position_embeddings"),
-        ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
-        ("blocks.*.**", "encoder.layer.*.**"),
-        ("layers.*.**", "encoder.layer.*.**"),
-        ("encoder.layer.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
-        ("encoder.layer.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
-        ("encoder.layer.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
-        ("encoder.layer.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
-        ("encoder.layer.*.attention.q_proj.*", "encoder.layer.*.attention.attention.query.*"),
-        ("encoder.layer.*.attention.k_proj.*", "encoder.layer.*.attention.attention.key.*"),
-        ("encoder.layer.*.attention.v_proj.*", "encoder.layer.*.attention.attention.value.*"),
-        ("encoder.layer.*.attention.o_proj.*", "encoder.layer.*.attention.output.dense.*"),
-        ("encoder.layer.*.mlp.fc1.*", "encoder.layer.*.intermediate.dense.*"),
-        ("encoder.layer.*.mlp.fc2.*", "encoder.layer.*.output.dense.*"),
-        ("norm.*", "layernorm.*"),
-        ("head.*", "classifier.*"),
-    ],
-    ignore: &[],
-};
+const NAMES: Names = Names { rules: RULES, ignore: &[] };
+
+/// timm and transformers 5 (in memory) names of the ViT family onto the published ones.
+pub(crate) const RULES: &[Rename] = &[
+    ("vit.**", "**"),
+    ("deit.**", "**"),
+    ("cls_token", "embeddings.cls_token"),
+    ("dist_token", "embeddings.distillation_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
+    ("blocks.*.**", "encoder.layer.*.**"),
+    ("layers.*.**", "encoder.layer.*.**"),
+    ("encoder.layer.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
+    ("encoder.layer.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
+    ("encoder.layer.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
+    ("encoder.layer.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
+    ("encoder.layer.*.attention.q_proj.*", "encoder.layer.*.attention.attention.query.*"),
+    ("encoder.layer.*.attention.k_proj.*", "encoder.layer.*.attention.attention.key.*"),
+    ("encoder.layer.*.attention.v_proj.*", "encoder.layer.*.attention.attention.value.*"),
+    ("encoder.layer.*.attention.o_proj.*", "encoder.layer.*.attention.output.dense.*"),
+    ("encoder.layer.*.mlp.fc1.*", "encoder.layer.*.intermediate.dense.*"),
+    ("encoder.layer.*.mlp.fc2.*", "encoder.layer.*.output.dense.*"),
+    ("norm.*", "layernorm.*"),
+    ("head.*", "classifier.*"),
+    ("head_dist.*", "distillation_classifier.*"),
+];
 
 /// The published config, checked.
 pub(crate) struct Config {
@@ -238,6 +246,10 @@ impl Body {
         self.blocks[idx].cost(point, lens)
     }
 
+    pub(crate) fn cost_norm(&self) -> LeafCost {
+        self.norm.cost()
+    }
+
     pub(crate) fn n_blocks(&self) -> usize {
         self.blocks.len()
     }
@@ -292,7 +304,9 @@ impl Vit {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let body = Body::load(Config::read(c)?, w, &["cls_token"])?;
         let head = match ENTRY.architecture(c)? {
-            "ViTForImageClassification" => Head::Classifier(w.linear("classifier", body.config.dim, c.n_labels()?, true)?),
+            "ViTForImageClassification" => {
+                Head::Classifier(w.linear("classifier", body.config.dim, c.n_labels()?, true)?)
+            }
             _ => Head::Pooled(Pooler::load(c, w, body.config.dim)?),
         };
         Ok(Vit { body, head })
@@ -311,7 +325,9 @@ impl Staged for Vit {
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         match &self.head {
-            Head::Classifier(c) => Ok(Output::new().member("logits", c.forward(cx, &self.body.prefix_row(&state, 0)?)?)),
+            Head::Classifier(c) => {
+                Ok(Output::new().member("logits", c.forward(cx, &self.body.prefix_row(&state, 0)?)?))
+            }
             Head::Pooled(p) => p.head(cx, &self.body, state),
         }
     }
@@ -326,7 +342,7 @@ impl Staged for Vit {
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
         match &self.head {
-            Head::Classifier(c) => self.body.norm.cost() + c.cost(point, lens.len()),
+            Head::Classifier(c) => self.body.cost_norm() + c.cost(point, lens.len()),
             Head::Pooled(p) => p.cost(&self.body, point, lens.len()),
         }
     }
