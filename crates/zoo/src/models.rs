@@ -1,4 +1,5 @@
 //! One file per model.
 
 pub mod bert;
+pub mod deit;
 pub mod vit;
