@@ -91,10 +91,8 @@ pub fn load(run: &Path, optimiser: &mut AdamW, recipe: &str) -> Result<Manifest>
             return Err(bad(format!("{name} has another size")));
         }
         p.var.set(&Tensor::from_vec(w, p.var.dims(), &Device::Cpu)?)?;
-        moments.insert(
-            name.to_string(),
-            Moments { m: values(&format!("m.{name}"))?, v: values(&format!("v.{name}"))? },
-        );
+        moments
+            .insert(name.to_string(), Moments { m: values(&format!("m.{name}"))?, v: values(&format!("v.{name}"))? });
     }
     optimiser.restore(moments).map_err(|name| bad(format!("moments of {name} do not fit")))?;
     Ok(manifest)

@@ -80,10 +80,7 @@ impl ConfigMap {
     pub fn pair(&self, field: &str, default: usize, max: usize) -> Result<(usize, usize)> {
         match self.get(field) {
             Some(Value::Array(v)) => match v.as_slice() {
-                [h, w] => Ok((
-                    ConfigMap::one(field, h, max)?,
-                    ConfigMap::one(field, w, max)?,
-                )),
+                [h, w] => Ok((ConfigMap::one(field, h, max)?, ConfigMap::one(field, w, max)?)),
                 _ => Err(Error::config(field, "must be one number or two")),
             },
             _ => self.size(field, Some(default), max).map(|n| (n, n)),

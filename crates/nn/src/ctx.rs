@@ -19,12 +19,14 @@ pub struct Ctx<'a> {
     pub trace: &'a mut Trace,
     /// Whether gradients are wanted: leaves then take their differentiable path.
     pub train: bool,
+    /// Index of the block being run, set by [`crate::walk`]; names the taps of its layers.
+    pub block: usize,
 }
 
 impl<'a> Ctx<'a> {
     /// A context for inference.
     pub fn new(point: &'a Point, taps: &'a mut Taps, trace: &'a mut Trace) -> Self {
-        Ctx { point, taps, trace, train: false }
+        Ctx { point, taps, trace, train: false, block: 0 }
     }
 
     /// A random stream that depends on the request's seed and the place alone: not on batch mates or threads.

@@ -94,10 +94,9 @@ impl Folder {
     pub fn blob(&self, name: &str) -> Result<Blob> {
         match self {
             Folder::Disk(dir) => Mapped::open(&dir.join(name)).map(Blob::Mapped),
-            Folder::Embedded(_) => self
-                .embedded(name)
-                .map(|b| Blob::Static(b, self.path(name)))
-                .ok_or_else(|| self.absent(name)),
+            Folder::Embedded(_) => {
+                self.embedded(name).map(|b| Blob::Static(b, self.path(name))).ok_or_else(|| self.absent(name))
+            }
         }
     }
 

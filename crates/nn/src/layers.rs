@@ -96,7 +96,11 @@ impl Activation {
             "silu" | "swish" => Activation::Silu,
             "tanh" => Activation::Tanh,
             other => {
-                return Err(Error::unsupported(field, other, "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish, tanh"));
+                return Err(Error::unsupported(
+                    field,
+                    other,
+                    "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish, tanh",
+                ));
             }
         })
     }
@@ -136,8 +140,6 @@ pub struct SelfAttention {
     qkv: Box<dyn Linear>,
     out: Box<dyn Linear>,
     heads: usize,
-    /// Tap prefix such as `blocks.3.attn`.
-    tap: String,
 }
 
 /// Published names of the projections of a self-attention.
@@ -153,9 +155,9 @@ pub struct AttentionNames<'a> {
 
 impl SelfAttention {
     /// Loads query, key and value as one projection `[dim, 3 * dim]`, and the output projection.
-    pub fn load(w: &Weights, names: &AttentionNames, dim: usize, heads: usize, qkv_bias: bool, tap: String) -> Result<Self> {
+    pub fn load(w: &Weights, names: &AttentionNames, dim: usize, heads: usize, qkv_bias: bool) -> Result<Self> {
         let spec = LinearSpec { parts: &names.qkv, fused: names.fused, in_dim: dim, out_dim: dim, bias: qkv_bias };
-        Ok(SelfAttention { qkv: w.linear_of(&spec)?, out: w.linear(names.out, dim, dim, true)?, heads, tap })
+        Ok(SelfAttention { qkv: w.linear_of(&spec)?, out: w.linear(names.out, dim, dim, true)?, heads })
     }
 }
 
@@ -165,7 +167,7 @@ impl Attend for SelfAttention {
         let dim = x.dims()[1];
         cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
         if cx.taps.active() {
-            let (probs, k) = (format!("{}.probs", self.tap), format!("{}.k", self.tap));
+            let (probs, k) = (format!("blocks.{}.attn.probs", cx.block), format!("blocks.{}.attn.k", cx.block));
             if cx.taps.wants(&probs) {
                 cx.taps.put_each(&probs, ops::attention_probs(&qkv, rows, self.heads)?);
             }
@@ -229,12 +231,11 @@ pub struct BlockSpec<'a> {
 }
 
 impl EncoderBlock {
-    /// Loads block `idx` from the path of `w`.
-    pub fn load(w: &Weights, s: &BlockSpec, idx: usize) -> Result<Self> {
-        let tap = format!("blocks.{idx}.attn");
+    /// Loads a block from the path of `w`.
+    pub fn load(w: &Weights, s: &BlockSpec) -> Result<Self> {
         Ok(EncoderBlock {
             norm_first: s.norm_first,
-            attn: SelfAttention::load(w, &s.attention, s.dim, s.heads, s.qkv_bias, tap)?,
+            attn: SelfAttention::load(w, &s.attention, s.dim, s.heads, s.qkv_bias)?,
             norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
             ffn: Mlp::new(
                 w.linear(s.fc[0], s.dim, s.mlp_dim, true)?,

@@ -28,8 +28,8 @@ impl Point {
     /// Reads a JSON object.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |what: String| Error::point(what, "write a JSON object such as {\"bits\":4,\"exit\":3}");
-        let value = crate::json::parse(text.as_bytes(), std::path::Path::new("point"))
-            .map_err(|e| bad(e.to_string()))?;
+        let value =
+            crate::json::parse(text.as_bytes(), std::path::Path::new("point")).map_err(|e| bad(e.to_string()))?;
         let Value::Object(map) = value else { return Err(bad("not a JSON object".into())) };
         let axes: BTreeMap<_, _> = map.into_iter().filter(|(_, v)| !v.is_null()).collect();
         if axes.get("seed").is_some_and(|s| s.as_u64().is_none()) {
@@ -55,7 +55,8 @@ impl Point {
         self.axes
             .get(axis)
             .map(|v| {
-                T::deserialize(v).map_err(|e| Error::point(format!("axis `{axis}`: {e}"), "see `switchformer points MODEL`"))
+                T::deserialize(v)
+                    .map_err(|e| Error::point(format!("axis `{axis}`: {e}"), "see `switchformer points MODEL`"))
             })
             .transpose()
     }

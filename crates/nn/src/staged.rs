@@ -105,12 +105,10 @@ pub fn walk(
         if state.rows.n() == 0 {
             break;
         }
-        let asked: Vec<String> = rules
-            .iter()
-            .flat_map(|r| r.wants(idx))
-            .map(|suffix| format!("blocks.{idx}.{suffix}"))
-            .collect();
+        let asked: Vec<String> =
+            rules.iter().flat_map(|r| r.wants(idx)).map(|suffix| format!("blocks.{idx}.{suffix}")).collect();
         asked.iter().for_each(|name| cx.taps.listen(name));
+        cx.block = idx;
         state = model.block(cx, idx, state)?;
         cx.taps.put(&format!("blocks.{idx}"), &state.x);
         for rule in rules {

@@ -29,7 +29,13 @@ pub struct Trace {
 
 impl Trace {
     /// Records a decision.
-    pub fn decide(&mut self, at: impl Into<String>, switch: &'static str, member: Option<u32>, choice: impl Into<Value>) {
+    pub fn decide(
+        &mut self,
+        at: impl Into<String>,
+        switch: &'static str,
+        member: Option<u32>,
+        choice: impl Into<Value>,
+    ) {
         self.decisions.push(Decision { at: at.into(), switch, member, choice: choice.into() });
     }
 }

@@ -10,12 +10,12 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::error::{Error, MissingTensor, Result};
+use crate::folder::{Blob, Folder};
 use crate::init;
 use crate::json;
 use crate::layers::{Embedding, LayerNorm};
 use crate::leaf::{Dense, Linear};
 use crate::mmap::Mapped;
-use crate::folder::{Blob, Folder};
 use crate::names::{Names, nearest};
 
 /// The weights of a checkpoint in one file.

@@ -104,9 +104,9 @@ impl Quantization {
         if field("stored_bits").as_u64() != Some(u64::from(STORED)) {
             return Err(Error::unsupported("quantization_config.stored_bits", field("stored_bits"), "8"));
         }
-        let views: Option<Vec<u8>> = field("views").as_array().and_then(|v| {
-            v.iter().map(|b| b.as_u64().filter(|b| (2..=8).contains(b)).map(|b| b as u8)).collect()
-        });
+        let views: Option<Vec<u8>> = field("views")
+            .as_array()
+            .and_then(|v| v.iter().map(|b| b.as_u64().filter(|b| (2..=8).contains(b)).map(|b| b as u8)).collect());
         match views {
             Some(v) if !v.is_empty() && v.len() <= 7 => Ok(Quantization::Nested(v)),
             _ => Err(Error::config("quantization_config.views", "must be a list of widths from 2 to 8")),

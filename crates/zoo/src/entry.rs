@@ -46,7 +46,14 @@ pub struct Variant {
 }
 
 /// Every model.
-pub static ZOO: &[&Entry] = &[&models::bert::ENTRY, &models::deit::ENTRY, &models::vit::ENTRY];
+pub static ZOO: &[&Entry] = &[
+    &models::albert::ENTRY,
+    &models::bert::ENTRY,
+    &models::deit::ENTRY,
+    &models::distilbert::ENTRY,
+    &models::roberta::ENTRY,
+    &models::vit::ENTRY,
+];
 
 /// The entry for a `model_type`. Errors list what exists.
 pub fn find(model_type: &str) -> Result<&'static Entry> {

@@ -1,5 +1,8 @@
 //! One file per model.
 
+pub mod albert;
 pub mod bert;
 pub mod deit;
+pub mod distilbert;
+pub mod roberta;
 pub mod vit;

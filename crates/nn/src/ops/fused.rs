@@ -306,7 +306,13 @@ impl CustomOp2 for NestedViewOp {
     }
     /// Straight-through inside the 8-bit range. With `v = w / s` and the view `c s`: `d/dw = 1` inside, `0` outside;
     /// `d/ds = c - v` inside, `c` outside (LSQ).
-    fn bwd(&self, w: &Tensor, s: &Tensor, view: &Tensor, grad: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        w: &Tensor,
+        s: &Tensor,
+        view: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
         let (out, inner) = w.dims2()?;
         let (mut dw, mut ds) = (vec![0f32; out * inner], vec![0f32; out]);
         with([w, s, view, grad], |[w, s, view, grad]| {

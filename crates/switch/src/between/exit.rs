@@ -36,7 +36,10 @@ impl Exits {
         let mut heads = BTreeMap::new();
         for k in depths {
             let at = w.at("exits").at(k);
-            let head = Head { norm: at.layer_norm("norm", dim, eps)?, classifier: at.linear("classifier", dim, n_labels, true)? };
+            let head = Head {
+                norm: at.layer_norm("norm", dim, eps)?,
+                classifier: at.linear("classifier", dim, n_labels, true)?,
+            };
             heads.insert(*k, head);
         }
         Ok(Exits { heads })
@@ -94,9 +97,8 @@ impl Switch for Exit {
         Axis { name: self.axis(), values, available: true, change: "free" }
     }
     fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        let wrong = |what: String| {
-            Error::point(what, format!("exit is 1 to {} or {{\"confidence\": 0.9}}", host.n_blocks))
-        };
+        let wrong =
+            |what: String| Error::point(what, format!("exit is 1 to {} or {{\"confidence\": 0.9}}", host.n_blocks));
         match point.axis::<Setting>("exit").map_err(|e| wrong(e.to_string()))? {
             None => Ok(None),
             Some(Setting::At(k)) if k == host.n_blocks => Ok(None),

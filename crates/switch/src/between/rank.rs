@@ -41,8 +41,7 @@ pub fn importance(maps: &Maps, iters: usize, var_range: (f64, f64)) -> Vec<f64> 
     let scores: Vec<Vec<f64>> =
         walk(maps, iters).chunks(n.max(1)).map(|s| s.iter().map(|v| v * n as f64).collect()).collect();
     let spread = |s: &Vec<f64>| s.iter().map(|v| (v - 1.0) * (v - 1.0)).sum::<f64>() / n as f64;
-    let inside: Vec<&Vec<f64>> =
-        scores.iter().filter(|s| (var_range.0..=var_range.1).contains(&spread(s))).collect();
+    let inside: Vec<&Vec<f64>> = scores.iter().filter(|s| (var_range.0..=var_range.1).contains(&spread(s))).collect();
     let used = if inside.is_empty() { scores.iter().collect() } else { inside };
     (0..n).map(|i| (used.iter().map(|s| s[i] * s[i]).sum::<f64>() / used.len() as f64).sqrt()).collect()
 }

@@ -171,7 +171,8 @@ impl Between for Prune {
             let mut offsets: Vec<u32> = (0..prefix.min(n)).chain(chosen).map(|i| i as u32).collect();
             offsets.sort_unstable();
             let range = state.rows.range(segment);
-            let original: Vec<u32> = offsets.iter().map(|o| state.rows.positions()[range.start + *o as usize]).collect();
+            let original: Vec<u32> =
+                offsets.iter().map(|o| state.rows.positions()[range.start + *o as usize]).collect();
             cx.trace.decide(&*at, "tokens", Some(state.rows.members()[segment]), json!({"kept": original}));
             kept.push(offsets);
         }

@@ -272,7 +272,7 @@ impl Bert {
 /// Blocks under BERT's names from the path of `w`.
 pub(crate) fn load_blocks(config: &Config, w: &Weights) -> Result<Vec<EncoderBlock>> {
     let spec = config.block_spec();
-    (0..config.depth).map(|i| EncoderBlock::load(&w.at(i), &spec, i)).collect()
+    (0..config.depth).map(|i| EncoderBlock::load(&w.at(i), &spec)).collect()
 }
 
 const LM: MaskedLmNames = MaskedLmNames {

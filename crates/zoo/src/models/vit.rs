@@ -174,7 +174,7 @@ impl Body {
             patch_weight: proj.conv_matrix("weight", &[dim, config.channels, ph, pw])?,
             patch_bias: proj.tensor("bias", &[dim], ParamKind::Vector)?,
             blocks: (0..config.depth)
-                .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec, i))
+                .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec))
                 .collect::<Result<_>>()?,
             norm: w.layer_norm("layernorm", dim, config.eps)?,
             config,

@@ -1,0 +1,200 @@
+//! ALBERT - BERT whose blocks share one set of weights, with a narrow word table.
+//!
+//! Paper: "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations", arXiv 1909.11942.
+//! Code: google-research/albert. Weights: albert/albert-base-v2 and kin.
+//! Idea: word vectors of width `embedding_size` are mapped up to `hidden_size`; one block runs `num_hidden_layers` times.
+//! Shapes: ids [total] -> [total, embedding_size] -> rows [total, dim] -> last_hidden_state, pooler_output, or logits.
+//! Departs from the reference: one group of one layer (all published models); packed rows, no padding.
+
+use serde_json::json;
+use switchformer_nn::config::{ConfigMap, MAX_DIM};
+use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
+use switchformer_nn::names::Names;
+use switchformer_nn::staged::State;
+use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
+
+use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, tokens};
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "albert",
+    paper: "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations, arXiv 1909.11942",
+    summary: "BERT whose blocks share one set of weights, with a narrow word table",
+    architectures: &[
+        "AlbertModel",
+        "AlbertForMaskedLM",
+        "AlbertForSequenceClassification",
+        "AlbertForTokenClassification",
+    ],
+    variants: &[
+        variant(
+            "albert-base-v2",
+            11_683_584,
+            r#"{"hidden_size":768,"num_attention_heads":12,"intermediate_size":3072}"#,
+        ),
+        variant(
+            "albert-large-v2",
+            17_683_968,
+            r#"{"hidden_size":1024,"num_attention_heads":16,"intermediate_size":4096,"num_hidden_layers":24}"#,
+        ),
+    ],
+    names: Names { rules: &[("albert.**", "**")], ignore: &["embeddings.position_ids", "sop_classifier.**"] },
+    blocks: "encoder.albert_layer_groups.",
+    prefix: "albert.",
+    heads: &["predictions", "classifier"],
+    toy: r#"{"model_type":"albert","architectures":["AlbertForSequenceClassification"],"vocab_size":50,
+        "embedding_size":16,"hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,
+        "hidden_act":"gelu_new","max_position_embeddings":32,"num_labels":3}"#,
+    load: |config, w| Ok(Box::new(Albert::load(config, w)?)),
+};
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "AlbertModel", config, params }
+}
+
+/// Path of the one layer of the one group.
+const SHARED: &str = "encoder.albert_layer_groups.0.albert_layers.0";
+
+const LM: MaskedLmNames = MaskedLmNames {
+    dense: "predictions.dense",
+    norm: "predictions.LayerNorm",
+    bias: "predictions.bias",
+    copies: &["predictions.decoder.weight", "predictions.decoder.bias"],
+};
+
+enum Head {
+    Encoder(Pooler),
+    MaskedLm(MaskedLm),
+    Sequence(Pooler, Box<dyn Linear>),
+    Token(Box<dyn Linear>),
+}
+
+/// The model.
+pub struct Albert {
+    config: Config,
+    embeddings: Embeddings,
+    widen: Box<dyn Linear>,
+    /// The one block that runs at every depth.
+    shared: EncoderBlock,
+    head: Head,
+}
+
+/// BERT's sizes with this family's defaults, which differ (4096 wide, 64 heads, tanh GELU).
+fn read(c: &ConfigMap) -> Result<Config> {
+    c.only("num_hidden_groups", &[json!(1)])?;
+    c.only("inner_group_num", &[json!(1)])?;
+    let mut filled = c.as_map().clone();
+    let defaults = [
+        ("vocab_size", json!(30_000)),
+        ("hidden_size", json!(4096)),
+        ("num_attention_heads", json!(64)),
+        ("intermediate_size", json!(16_384)),
+        ("hidden_act", json!("gelu_new")),
+    ];
+    for (field, value) in defaults {
+        filled.entry(field).or_insert(value);
+    }
+    Config::read(&ConfigMap::new(filled.into())?)
+}
+
+impl Albert {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = read(c)?;
+        let (dim, narrow) = (config.dim, c.size("embedding_size", Some(128), MAX_DIM)?);
+        let spec = BlockSpec {
+            dim,
+            heads: config.heads,
+            mlp_dim: config.mlp_dim,
+            act: config.act,
+            eps: config.eps,
+            qkv_bias: true,
+            norm_first: false,
+            attention: AttentionNames {
+                qkv: ["attention.query", "attention.key", "attention.value"],
+                fused: None,
+                out: "attention.dense",
+            },
+            norm1: "attention.LayerNorm",
+            norm2: "full_layer_layer_norm",
+            fc: ["ffn", "ffn_output"],
+        };
+        let embeddings = Embeddings::load(&w.at("embeddings"), &config, narrow, config.types)?;
+        let widen = w.linear("encoder.embedding_hidden_mapping_in", narrow, dim, true)?;
+        let shared = EncoderBlock::load(&w.at(SHARED), &spec)?;
+        let pooler = |w: &Weights| Pooler::load(w, "pooler", dim);
+        let architecture = ENTRY.architecture(c)?;
+        if matches!(architecture, "AlbertForMaskedLM" | "AlbertForTokenClassification") {
+            ["pooler.weight", "pooler.bias"].iter().for_each(|t| w.skip(t));
+        }
+        let head = match architecture {
+            "AlbertForMaskedLM" => {
+                Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+            }
+            "AlbertForSequenceClassification" => {
+                Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
+            }
+            "AlbertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            _ => Head::Encoder(pooler(w)?),
+        };
+        Ok(Albert { config, embeddings, widen, shared, head })
+    }
+}
+
+impl Staged for Albert {
+    fn n_blocks(&self) -> usize {
+        self.config.depth
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (ids, types, columns, rows) = tokens(input)?;
+        let x = self.embeddings.forward(ids, types, columns)?; // [total, embedding_size]
+        Ok(State { x: self.widen.forward(cx, &x)?, rows: rows.clone() })
+    }
+    fn block(&self, cx: &mut Ctx, _: usize, state: State) -> Result<State> {
+        Ok(State { x: self.shared.forward(cx, &state.x, &state.rows)?, rows: state.rows })
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let out = Output::new();
+        Ok(match &self.head {
+            Head::Encoder(pooler) => {
+                let pooled = pooler.forward(cx, &state)?;
+                out.rows("last_hidden_state", state.x, &state.rows).member("pooler_output", pooled)
+            }
+            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
+            Head::Sequence(pooler, classifier) => {
+                let pooled = pooler.forward(cx, &state)?;
+                out.member("logits", classifier.forward(cx, &pooled)?)
+            }
+            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
+        })
+    }
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.embeddings.cost() + self.widen.cost(point, lens.iter().sum())
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        let cost = self.shared.cost(point, lens);
+        // One set of weights, whatever the depth.
+        if idx == 0 { cost } else { LeafCost { bytes: 0, ..cost } }
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = lens.iter().sum();
+        match &self.head {
+            Head::Encoder(pooler) => pooler.cost(point, lens.len()),
+            Head::MaskedLm(lm) => lm.cost(point, rows),
+            Head::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
+            Head::Token(c) => c.cost(point, rows),
+        }
+    }
+}
+
+impl Model for Albert {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        Ok(tokens(input)?.3.lens())
+    }
+}

@@ -1,0 +1,190 @@
+//! DistilBERT - BERT at half depth, taught by BERT.
+//!
+//! Paper: "DistilBERT, a distilled version of BERT", arXiv 1910.01108. Code: huggingface/transformers.
+//! Weights: distilbert/distilbert-base-uncased and kin.
+//! Idea: BERT's blocks without segments and without a pooler.
+//! Shapes: ids [total] -> rows [total, dim] -> last_hidden_state, or a head's logits.
+//! Departs from the reference: packed rows, no padding.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
+use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::staged::State;
+use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
+
+use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, tokens};
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "distilbert",
+    paper: "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter, arXiv 1910.01108",
+    summary: "BERT at half depth, without segments and pooler",
+    architectures: &[
+        "DistilBertModel",
+        "DistilBertForMaskedLM",
+        "DistilBertForSequenceClassification",
+        "DistilBertForTokenClassification",
+    ],
+    variants: &[Variant {
+        name: "distilbert-base-uncased",
+        architecture: "DistilBertModel",
+        config: "{}",
+        params: 66_362_880,
+    }],
+    names: Names {
+        rules: &[("distilbert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
+        ignore: &["embeddings.position_ids"],
+    },
+    blocks: "transformer.layer.",
+    prefix: "distilbert.",
+    heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier"],
+    toy: r#"{"model_type":"distilbert","architectures":["DistilBertForSequenceClassification"],"vocab_size":50,"dim":32,
+        "n_layers":3,"n_heads":4,"hidden_dim":64,"max_position_embeddings":32,"num_labels":3}"#,
+    load: |config, w| Ok(Box::new(DistilBert::load(config, w)?)),
+};
+
+/// The reference hard-codes it.
+const EPS: f64 = 1e-12;
+
+const LM: MaskedLmNames = MaskedLmNames {
+    dense: "vocab_transform",
+    norm: "vocab_layer_norm",
+    bias: "vocab_projector.bias",
+    copies: &["vocab_projector.weight"],
+};
+
+/// Tensors of the masked-LM head, known and unused when a pre-training file is opened as a bare encoder.
+const LM_TENSORS: [&str; 5] = [
+    "vocab_transform.weight",
+    "vocab_transform.bias",
+    "vocab_layer_norm.weight",
+    "vocab_layer_norm.bias",
+    "vocab_projector.bias",
+];
+
+/// Reads the family's own field names into BERT's sizes.
+fn read(c: &ConfigMap) -> Result<Config> {
+    let config = Config {
+        vocab: c.size("vocab_size", Some(30_522), MAX_VOCAB)?,
+        dim: c.size("dim", Some(768), MAX_DIM)?,
+        depth: c.size("n_layers", Some(6), MAX_DEPTH)?,
+        heads: c.size("n_heads", Some(12), MAX_HEADS)?,
+        mlp_dim: c.size("hidden_dim", Some(3072), MAX_DIM)?,
+        act: Activation::parse("activation", &c.text("activation", "gelu")?)?,
+        eps: EPS,
+        positions: c.size("max_position_embeddings", Some(512), MAX_POSITIONS)?,
+        types: 0,
+    };
+    check_heads(config.dim, config.heads)?;
+    Ok(config)
+}
+
+enum Head {
+    Encoder,
+    MaskedLm(MaskedLm),
+    /// Dense and ReLU on the first row, then the classifier.
+    Sequence(Box<dyn Linear>, Box<dyn Linear>),
+    Token(Box<dyn Linear>),
+}
+
+/// The model.
+pub struct DistilBert {
+    config: Config,
+    embeddings: Embeddings,
+    blocks: Vec<EncoderBlock>,
+    head: Head,
+}
+
+impl DistilBert {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = read(c)?;
+        let dim = config.dim;
+        let spec = BlockSpec {
+            dim,
+            heads: config.heads,
+            mlp_dim: config.mlp_dim,
+            act: config.act,
+            eps: EPS,
+            qkv_bias: true,
+            norm_first: false,
+            attention: AttentionNames {
+                qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+                fused: None,
+                out: "attention.out_lin",
+            },
+            norm1: "sa_layer_norm",
+            norm2: "output_layer_norm",
+            fc: ["ffn.lin1", "ffn.lin2"],
+        };
+        let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, 0)?;
+        let layers = w.at("transformer.layer");
+        let blocks = (0..config.depth).map(|i| EncoderBlock::load(&layers.at(i), &spec)).collect::<Result<_>>()?;
+        let head = match ENTRY.architecture(c)? {
+            "DistilBertForMaskedLM" => Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, EPS)?),
+            "DistilBertForSequenceClassification" => Head::Sequence(
+                w.linear("pre_classifier", dim, dim, true)?,
+                w.linear("classifier", dim, c.n_labels()?, true)?,
+            ),
+            "DistilBertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            _ => {
+                LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+                Head::Encoder
+            }
+        };
+        Ok(DistilBert { config, embeddings, blocks, head })
+    }
+}
+
+impl Staged for DistilBert {
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
+        let (ids, types, columns, rows) = tokens(input)?;
+        Ok(State { x: self.embeddings.forward(ids, types, columns)?, rows: rows.clone() })
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let out = Output::new();
+        Ok(match &self.head {
+            Head::Encoder => out.rows("last_hidden_state", state.x, &state.rows),
+            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
+            Head::Sequence(dense, classifier) => {
+                let first = state.first_rows()?;
+                let pooled = Activation::Relu.forward(&dense.forward(cx, &first)?)?;
+                out.member("logits", classifier.forward(cx, &pooled)?)
+            }
+            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
+        })
+    }
+    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
+        self.embeddings.cost()
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.blocks[idx].cost(point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = lens.iter().sum();
+        match &self.head {
+            Head::Encoder => LeafCost::default(),
+            Head::MaskedLm(lm) => lm.cost(point, rows),
+            Head::Sequence(dense, c) => dense.cost(point, lens.len()) + c.cost(point, lens.len()),
+            Head::Token(c) => c.cost(point, rows),
+        }
+    }
+}
+
+impl Model for DistilBert {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        Ok(tokens(input)?.3.lens())
+    }
+}
