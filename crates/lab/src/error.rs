@@ -31,6 +31,12 @@ pub enum Error {
         /// What is wrong and what to do.
         what: String,
     },
+    /// A plot could not be drawn; a bug.
+    #[error("report: {what}")]
+    Report {
+        /// What failed.
+        what: String,
+    },
     /// The loss stopped being a number.
     #[error("loss is not finite at step {step}; the last good state is in {}", saved.display())]
     Diverged {
@@ -57,6 +63,7 @@ impl Error {
             Error::Data(e) => e.code(),
             Error::Recipe { .. } => "recipe",
             Error::Checkpoint { .. } => "checkpoint",
+            Error::Report { .. } => "report",
             Error::Diverged { .. } => "train.diverged",
             Error::Interrupted { .. } => "train.interrupted",
         }

@@ -3,8 +3,10 @@
 pub mod error;
 pub mod export;
 pub mod loss;
+pub mod measure;
 pub mod optim;
 pub mod recipe;
+pub mod report;
 pub mod state;
 pub mod train;
 

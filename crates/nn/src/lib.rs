@@ -36,3 +36,9 @@ pub use staged::{Between, Model, Staged, State, run, walk};
 pub use taps::Taps;
 pub use trace::{Decision, Trace};
 pub use weights::{Param, ParamKind, Weights};
+
+/// Threads and instruction set of the kernels.
+pub mod machine {
+    pub use switchformer_kernels::isa::{Isa, detect};
+    pub use switchformer_kernels::threads::{set_threads, threads};
+}

@@ -482,6 +482,13 @@ pub struct Stored {
     range: (usize, usize),
 }
 
+impl Stored {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|d| *d as u64).product()
+    }
+}
+
 /// The mapped files of a checkpoint and what they hold, by canonical name.
 #[derive(Clone, Default)]
 pub struct Files {

@@ -140,6 +140,11 @@ impl Opened {
         Ok(staged::cost(self.model.trunk(), &self.switches.rules(point)?, point, lens))
     }
 
+    /// Bytes of the trained exit heads.
+    pub fn exit_bytes(&self) -> u64 {
+        self.switches.host().exits.as_ref().map_or(0, |e| e.bytes())
+    }
+
     /// Sentence embeddings of an output, as the folder's pooling says. Shapes: -> `[b, dim]`.
     pub fn embed(&self, out: &Output) -> Result<Option<Tensor>> {
         match (&self.pooling, out.get_rows("last_hidden_state")) {

@@ -57,6 +57,12 @@ impl Exits {
         head.classifier.forward(cx, &x).map(Some)
     }
 
+    /// Bytes of all heads.
+    pub fn bytes(&self) -> u64 {
+        let point = Point::new();
+        self.heads.keys().filter_map(|k| self.cost(*k, &point, 0)).map(|c| c.bytes).sum()
+    }
+
     fn cost(&self, depth: usize, point: &Point, members: usize) -> Option<LeafCost> {
         self.heads.get(&depth).map(|h| h.norm.cost() + h.classifier.cost(point, members))
     }

@@ -8,7 +8,7 @@
 
 use serde_json::json;
 use switchformer_nn::config::{ConfigMap, MAX_DIM};
-use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
+use switchformer_nn::layers::{AttentionNames, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};

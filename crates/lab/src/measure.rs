@@ -1,0 +1,252 @@
+//! What an operating point keeps and what it costs, measured on labelled images.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use serde_json::json;
+use switchformer_data::batch::Norm;
+use switchformer_data::fashion::Dataset;
+use switchformer_nn::{Input, Point, Trace};
+use switchformer_zoo::Opened;
+
+use crate::error::Result;
+
+/// One point, measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// Short name.
+    pub name: String,
+    /// The setting.
+    pub point: Point,
+    /// Images the accuracy is over.
+    pub n: usize,
+    /// Share of images answered rightly.
+    pub accuracy: f64,
+    /// Wilson 95 % interval of the accuracy.
+    pub accuracy_ci: [f64; 2],
+    /// Median milliseconds for one image alone.
+    pub ms_batch1: f64,
+    /// Median milliseconds per image in batches of 32.
+    pub ms_batch32: f64,
+    /// Fastest and slowest of the batch-32 runs, milliseconds per image.
+    pub ms_batch32_range: [f64; 2],
+    /// Images per second in batches of 32.
+    pub images_per_s: f64,
+    /// Floating-point operations per image that were executed (two per multiply-add).
+    pub flops: f64,
+    /// Operations per image spent on ranking tokens, included in no other figure.
+    pub decision_flops: f64,
+    /// Bytes of weights that the point needs (a 4-bit view counts 4 bits).
+    pub weight_bytes: u64,
+    /// Bytes of weights in memory: stored 8-bit codes stay whole at every width.
+    pub resident_bytes: u64,
+    /// Peak memory of the process while this point ran, bytes; 0 where the system does not tell.
+    pub peak_memory: u64,
+    /// Blocks run per image, on average.
+    pub mean_depth: f64,
+    /// Whether no other point is both as accurate and as fast (batch 32).
+    pub pareto: bool,
+}
+
+/// Named points that show what a checkpoint offers.
+pub fn default_points(opened: &Opened) -> Vec<(String, Point)> {
+    let host = opened.switches.host();
+    let full = Point::new();
+    let mut points = vec![("full".to_string(), full.clone())];
+    let mut add = |name: String, point: Point| points.push((name, point));
+    let narrow: Vec<u8> = host.views.iter().copied().skip(1).collect();
+    for bits in &narrow {
+        add(format!("bits-{bits}"), full.clone().with("bits", *bits));
+    }
+    let depths = host.exits.as_ref().map(|e| e.depths()).unwrap_or_default();
+    for d in &depths {
+        add(format!("exit-{d}"), full.clone().with("exit", *d));
+    }
+    let sure = |c: f64| json!({"confidence": c});
+    if !depths.is_empty() {
+        add("sure-0.9".into(), full.clone().with("exit", sure(0.9)));
+        add("sure-0.7".into(), full.clone().with("exit", sure(0.7)));
+    }
+    if host.prefix_rows.is_some() {
+        let early: Vec<usize> = [1, 2].into_iter().filter(|a| *a < host.n_blocks).collect();
+        let tokens = |method: &str, keep: f64| json!({"method": method, "keep": keep, "after": early});
+        for keep in [0.8, 0.6] {
+            add(format!("tprune-{keep}"), full.clone().with("tokens", tokens("zero-tprune", keep)));
+        }
+        add("class-attn-0.6".into(), full.clone().with("tokens", tokens("class-attention", 0.6)));
+        add("random-0.6".into(), full.clone().with("tokens", tokens("random", 0.6)));
+        let pruned = full.clone().with("tokens", tokens("zero-tprune", 0.8));
+        if narrow.contains(&4) {
+            add("tprune-0.8+bits-4".into(), pruned.clone().with("bits", 4));
+        }
+        if !depths.is_empty() {
+            add("tprune-0.8+sure-0.9".into(), pruned.clone().with("exit", sure(0.9)));
+        }
+        if narrow.contains(&4) && !depths.is_empty() {
+            add("tprune-0.8+sure-0.8+bits-4".into(), pruned.with("exit", sure(0.8)).with("bits", 4));
+        }
+    }
+    points
+}
+
+/// Images of a set as one batch. Shapes: -> `[b, 1, h, w]`.
+pub fn pixels(set: &Dataset, indices: &[u32]) -> Result<Input> {
+    let mut data = vec![0f32; indices.len() * set.height() * set.width()];
+    set.fill_batch(indices, Norm::FASHION, None, &mut data)?;
+    Ok(Input::Pixels(Tensor::from_vec(data, (indices.len(), 1, set.height(), set.width()), &Device::Cpu)?))
+}
+
+/// Predicted class of every member, and the trace.
+pub fn predict(opened: &Opened, point: &Point, input: &Input) -> Result<(Vec<usize>, Trace)> {
+    let (out, trace) = opened.run(point, input)?;
+    let logits = out.get("logits")?.to_vec2::<f32>().map_err(switchformer_nn::Error::from)?;
+    Ok((logits.iter().map(|row| argmax(row)).collect(), trace))
+}
+
+/// Index of the largest value; the first of equals.
+pub fn argmax(row: &[f32]) -> usize {
+    row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best })
+}
+
+/// Answers on a whole set.
+pub struct Answers {
+    /// Whether each image was answered rightly.
+    pub correct: Vec<bool>,
+    /// Multiply-adds executed.
+    pub macs: u64,
+    /// Multiply-adds spent on ranking.
+    pub decision_macs: u64,
+    /// Blocks run, summed over images.
+    pub blocks: u64,
+}
+
+/// Runs every image of a set at a point, in batches.
+pub fn answer(opened: &Opened, point: &Point, set: &Dataset, batch: usize) -> Result<Answers> {
+    let n_blocks = opened.switches.host().n_blocks as u64;
+    let mut all = Answers { correct: Vec::with_capacity(set.len()), macs: 0, decision_macs: 0, blocks: 0 };
+    let order: Vec<u32> = (0..set.len() as u32).collect();
+    for chunk in order.chunks(batch.max(1)) {
+        let (classes, trace) = predict(opened, point, &pixels(set, chunk)?)?;
+        let labels = set.labels_at(chunk)?;
+        all.correct.extend(classes.iter().zip(&labels).map(|(c, l)| *c == usize::from(*l)));
+        all.macs += trace.macs;
+        all.decision_macs += trace.decision_macs;
+        let mut blocks = n_blocks * chunk.len() as u64;
+        for d in trace.decisions.iter().filter(|d| d.switch == "exit") {
+            let after = d.choice["after"].as_u64().unwrap_or(n_blocks);
+            let members = if d.member.is_some() { 1 } else { chunk.len() as u64 };
+            blocks -= (n_blocks - after) * members;
+        }
+        all.blocks += blocks;
+    }
+    Ok(all)
+}
+
+/// Wilson score interval of a share at 95 %.
+pub fn wilson(hits: usize, n: usize) -> [f64; 2] {
+    if n == 0 {
+        return [0.0, 1.0];
+    }
+    let (z, n) = (1.959_963_985, n as f64);
+    let p = hits as f64 / n;
+    let centre = p + z * z / (2.0 * n);
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    [(centre - half) / (1.0 + z * z / n), (centre + half) / (1.0 + z * z / n)]
+}
+
+/// Median, fastest and slowest of `reps` timed calls after `warmup`, in milliseconds.
+pub fn time<E>(warmup: usize, reps: usize, mut call: impl FnMut() -> Result<(), E>) -> Result<[f64; 3], E> {
+    let mut all = Vec::with_capacity(reps);
+    for i in 0..warmup + reps.max(1) {
+        let start = Instant::now();
+        call()?;
+        if i >= warmup {
+            all.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    Ok([all[all.len() / 2], all[0], all[all.len() - 1]])
+}
+
+/// Starts a new peak-memory reading where the system allows it.
+fn reset_peak() {
+    // Only the reading is lost where this is not allowed.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Peak resident memory in bytes since [`reset_peak`]; 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
+}
+
+/// Measures one point on a set: accuracy on all of it, time on its first images.
+pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: usize) -> Result<Measured> {
+    reset_peak();
+    let answers = answer(opened, point, set, 64)?;
+    let (n, hits) = (set.len(), answers.correct.iter().filter(|c| **c).count());
+    let singles: Vec<Input> = (0..8u32.min(n as u32)).map(|i| pixels(set, &[i])).collect::<Result<_>>()?;
+    let mut i = 0;
+    let one = time(4, 4 * reps, || {
+        i += 1;
+        opened.run(point, &singles[i % singles.len()]).map(|_| ())
+    })?;
+    let b = 32.min(n);
+    let batches: Vec<Input> = (0..(n / b).clamp(1, 8) as u32)
+        .map(|k| pixels(set, &(k * b as u32..(k + 1) * b as u32).collect::<Vec<_>>()))
+        .collect::<Result<_>>()?;
+    let mut k = 0;
+    let many = time(2, reps, || {
+        k += 1;
+        opened.run(point, &batches[k % batches.len()]).map(|_| ())
+    })?;
+    let lens = opened.model.lens(&singles[0])?;
+    let per_image = |macs: u64| 2.0 * macs as f64 / n as f64;
+    let default = Point::new();
+    Ok(Measured {
+        name: name.to_string(),
+        point: point.clone(),
+        n,
+        accuracy: hits as f64 / n as f64,
+        accuracy_ci: wilson(hits, n),
+        ms_batch1: one[0],
+        ms_batch32: many[0] / b as f64,
+        ms_batch32_range: [many[1] / b as f64, many[2] / b as f64],
+        images_per_s: b as f64 / many[0] * 1e3,
+        flops: per_image(answers.macs),
+        decision_flops: per_image(answers.decision_macs),
+        weight_bytes: opened.cost(point, &lens)?.bytes,
+        resident_bytes: opened.cost(&default, &lens)?.bytes + opened.exit_bytes(),
+        peak_memory: peak_memory(),
+        mean_depth: answers.blocks as f64 / n as f64,
+        pareto: false,
+    })
+}
+
+/// Marks the points that no other beats in both accuracy and time at batch 32.
+pub fn mark_pareto(points: &mut [Measured]) {
+    let all: Vec<(f64, f64)> = points.iter().map(|p| (p.accuracy, p.ms_batch32)).collect();
+    for (i, p) in points.iter_mut().enumerate() {
+        let (a, t) = all[i];
+        p.pareto = !all.iter().any(|(b, u)| *b >= a && *u <= t && (*b > a || *u < t));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_matches_published_values() {
+        // 8 of 10 at 95 %: 0.490 to 0.943 (Newcombe 1998, method 3).
+        let [lo, hi] = wilson(8, 10);
+        assert!((lo - 0.4902).abs() < 1e-3 && (hi - 0.9433).abs() < 1e-3, "{lo} {hi}");
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+}

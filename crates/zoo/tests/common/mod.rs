@@ -1,0 +1,93 @@
+//! Toy models and inputs for tests that run over the whole registry.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+use serde_json::{Value as Json, json};
+use switchformer_nn::init::Stream;
+use switchformer_nn::{Input, InputSpec, Model, Output, Value};
+use switchformer_zoo::{Entry, ZOO};
+
+/// The toy config of a model under one of its architectures.
+pub fn toy(entry: &Entry, architecture: &str) -> Json {
+    let mut config: Json = serde_json::from_str(entry.toy).unwrap();
+    config["architectures"] = json!([architecture]);
+    config
+}
+
+/// The architecture of the toy config itself.
+pub fn toy_architecture(entry: &Entry) -> String {
+    let config: Json = serde_json::from_str(entry.toy).unwrap();
+    config["architectures"][0].as_str().unwrap().to_string()
+}
+
+/// Every model under every architecture.
+pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
+    ZOO.iter().flat_map(|e| e.architectures.iter().map(move |a| (*e, *a)))
+}
+
+/// Token sequences of the given lengths. The lowest ids are left out: they are special tokens in some vocabularies.
+pub fn sequences(vocab: usize, lens: &[usize]) -> Vec<Vec<u32>> {
+    let mut stream = Stream::named("toy.ids");
+    lens.iter().map(|n| (0..*n).map(|_| 5 + stream.below(vocab as u64 - 5) as u32).collect()).collect()
+}
+
+/// Lengths of `n` members that differ from their neighbours, within `max`.
+pub fn mixed_lens(n: usize, max: usize) -> Vec<usize> {
+    [7, 3, 12, 1, 9].iter().cycle().take(n).map(|l| *l.min(&max)).collect()
+}
+
+/// `n` members for a model: text of mixed lengths, or images.
+pub fn batch(model: &dyn Model, n: usize) -> Input {
+    match model.spec() {
+        InputSpec::Tokens { vocab, max_len } => Input::tokens(&sequences(vocab, &mixed_lens(n, max_len))).unwrap(),
+        InputSpec::Pixels { channels, size: (h, w), .. } => {
+            let mut stream = Stream::named("toy.pixels");
+            let data: Vec<f32> = (0..n * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
+            Input::Pixels(Tensor::from_vec(data, (n, channels, h, w), &Device::Cpu).unwrap())
+        }
+    }
+}
+
+/// The members of a batch, each as an input of its own.
+pub fn singles(input: &Input) -> Vec<Input> {
+    (0..input.n())
+        .map(|i| match input {
+            Input::Tokens { ids, rows, .. } => Input::tokens(&[&ids[rows.range(i)]]).unwrap(),
+            Input::Pixels(p) => Input::Pixels(p.narrow(0, i, 1).unwrap()),
+        })
+        .collect()
+}
+
+/// Values of a tensor.
+pub fn flat(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The tensor behind a named output.
+pub fn tensor(v: &Value) -> &Tensor {
+    match v {
+        Value::PerMember(t) | Value::PerRow(t, _) => t,
+    }
+}
+
+/// The bits of every output, by name: equal maps are equal answers.
+pub fn bits(out: &Output) -> BTreeMap<String, Vec<u32>> {
+    out.values().iter().map(|(k, v)| (k.clone(), flat(tensor(v)).iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+/// Largest difference over the outputs of `a`, relative to the largest value of the same output of `b`.
+pub fn distance(a: &Output, b: &Output) -> f32 {
+    assert!(!a.values().is_empty());
+    a.values().iter().fold(0f32, |worst, (name, v)| {
+        let (x, y) = (flat(tensor(v)), flat(tensor(&b.values()[name])));
+        assert_eq!(x.len(), y.len(), "{name}");
+        let top = y.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+        x.iter().zip(&y).fold(worst, |m, (x, y)| {
+            let d = (x - y).abs() / top;
+            if d.is_nan() { f32::INFINITY } else { m.max(d) }
+        })
+    })
+}

@@ -1,0 +1,176 @@
+//! Every trainable tensor of every model learns: its gradient is finite, not zero, and the slope of the loss.
+//!
+//! A lost gradient (an operation without a backward pass) raises no error anywhere; only a law notices.
+
+mod common;
+
+use candle_core::Tensor;
+use common::{batch, everything, flat, tensor, toy, toy_architecture};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::init::Stream;
+use switchformer_nn::{Ctx, Input, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, staged};
+use switchformer_switch::Switches;
+use switchformer_switch::leaf::bits::NestedLeaves;
+use switchformer_zoo::{Entry, ZOO, open::load_exits};
+
+/// Step of the central differences. The loss is f32 inside: rounding moves it by about 1e-7, so a slope is known to
+/// 1e-7 / STEP, while the neglected cubic term grows with STEP squared. Both are near 1e-4 at 1e-2; Richardson's
+/// combination of two steps takes the cubic term away.
+const STEP: f32 = 1e-2;
+/// Relative disagreement allowed at a coordinate whose slope is at least a tenth of the tensor's largest.
+const TOLERANCE: f32 = 2e-2;
+
+/// Fixed weights for an output of `n` numbers.
+fn probe(name: &str, n: usize) -> Vec<f32> {
+    let mut stream = Stream::named("probe").fork(name.len() as u64);
+    (0..n).map(|_| 2.0 * stream.unit() - 1.0).collect()
+}
+
+/// `sum(output * probe)` over all outputs, for the backward pass.
+fn loss(out: &Output) -> Tensor {
+    let terms = out.values().iter().map(|(name, v)| {
+        let t = tensor(v);
+        let p = Tensor::from_vec(probe(name, t.elem_count()), t.shape(), t.device()).unwrap();
+        (t * p).unwrap().sum_all().unwrap()
+    });
+    terms.reduce(|a, b| (a + b).unwrap()).unwrap()
+}
+
+/// The same, summed in f64.
+fn loss_value(out: &Output) -> f64 {
+    let one = |name: &str, t: &Tensor| -> f64 {
+        flat(t).iter().zip(probe(name, t.elem_count())).map(|(a, b)| f64::from(*a) * f64::from(b)).sum()
+    };
+    out.values().iter().map(|(name, v)| one(name, tensor(v))).sum()
+}
+
+fn forward(model: &dyn Model, point: &Point, input: &Input) -> Output {
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    cx.train = true;
+    staged::run(model.trunk(), &[], &mut cx, input).unwrap()
+}
+
+/// Checks that a parameter got a gradient in each published part. Gives the gradient.
+///
+/// The key part of a fused query-key-value bias adds the same number to every logit of a query, which softmax does not
+/// see: it must be zero up to rounding.
+fn learns(at: &str, p: &Param, grads: &candle_core::backprop::GradStore) -> Vec<f32> {
+    let g = grads.get(p.var.as_tensor()).unwrap_or_else(|| panic!("{at}: no gradient reaches {:?}", p.names));
+    assert_eq!(g.dims(), p.var.dims(), "{at}: {:?}", p.names);
+    let g = flat(g);
+    assert!(g.iter().all(|v| v.is_finite()), "{at}: {:?} has a gradient that is not finite", p.names);
+    let top = largest(&g);
+    assert!(top > 1e-6, "{at}: {:?} has a zero gradient", p.names);
+    let width = g.len() / p.names.iter().map(|(_, rows)| rows).sum::<usize>();
+    let mut from = 0;
+    for (i, (name, rows)) in p.names.iter().enumerate() {
+        let part = largest(&g[from * width..(from + rows) * width]);
+        if p.names.len() == 3 && i == 1 && p.kind == ParamKind::Vector && name.ends_with(".bias") {
+            assert!(part < 1e-4 * top, "{at}: {name} moves the loss by {part:e}, softmax should not see it");
+        } else {
+            assert!(part > 1e-6, "{at}: {name} has a zero gradient");
+        }
+        from += rows;
+    }
+    g
+}
+
+fn largest(g: &[f32]) -> f32 {
+    g.iter().fold(0f32, |a, v| a.max(v.abs()))
+}
+
+/// Loss with one coordinate of a parameter moved. The variable is set in place, so the model sees it.
+fn moved(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize, by: f32) -> f64 {
+    let mut values = start.to_vec();
+    values[i] += by;
+    p.var.set(&Tensor::from_vec(values, p.var.shape(), p.var.device()).unwrap()).unwrap();
+    loss_value(&forward(model, &Point::new(), input))
+}
+
+/// Slope of the loss along one coordinate.
+fn slope(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize) -> f32 {
+    let central = |h: f32| {
+        // The step that f32 really took.
+        let taken = f64::from(start[i] + h) - f64::from(start[i] - h);
+        (moved(model, input, p, start, i, h) - moved(model, input, p, start, i, -h)) / taken
+    };
+    let (wide, narrow) = (central(STEP), central(STEP / 2.0));
+    p.var.set(&Tensor::from_vec(start.to_vec(), p.var.shape(), p.var.device()).unwrap()).unwrap();
+    ((4.0 * narrow - wide) / 3.0) as f32
+}
+
+/// The coordinate with the largest gradient, and one drawn among those with at least a tenth of it.
+fn coordinates(at: &str, g: &[f32]) -> [usize; 2] {
+    let top = largest(g);
+    let strong: Vec<usize> = (0..g.len()).filter(|i| g[*i].abs() >= 0.1 * top).collect();
+    let steepest = strong.iter().copied().find(|i| g[*i].abs() == top).unwrap();
+    [steepest, strong[Stream::named(at).below(strong.len() as u64) as usize]]
+}
+
+fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
+    let at = format!("{}/{architecture}", entry.name);
+    let w = Weights::seeded().trainable();
+    let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
+    let input = batch(model.as_ref(), 3);
+    let grads = loss(&forward(model.as_ref(), &Point::new(), &input)).backward().unwrap();
+    let params = w.params();
+    let mut worst = 0f32;
+    for p in &params {
+        let g = learns(&at, p, &grads);
+        let start = flat(p.var.as_tensor());
+        for i in coordinates(&p.names[0].0, &g) {
+            let slope = slope(model.as_ref(), &input, p, &start, i);
+            let e = (slope - g[i]).abs() / g[i].abs();
+            assert!(e <= TOLERANCE, "{at}: {:?}[{i}]: gradient {}, slope {slope}", p.names, g[i]);
+            worst = worst.max(e);
+        }
+    }
+    (params.len(), worst)
+}
+
+#[test]
+fn every_tensor_of_every_model_gets_the_slope_of_the_loss() {
+    for (entry, architecture) in everything() {
+        let (n, worst) = check(entry, architecture);
+        println!("{architecture:<40} {n} tensors, worst relative disagreement {worst:.1e}");
+    }
+}
+
+#[test]
+fn nested_training_reaches_every_tensor_and_scale_at_any_width() {
+    for (entry, architecture) in everything() {
+        let w = Weights::seeded().with_leaves(NestedLeaves::shared(entry.blocks)).trainable();
+        let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
+        let input = batch(model.as_ref(), 3);
+        let params = w.params();
+        let scales = params.iter().filter(|p| p.names[0].0.ends_with("log_scale")).count();
+        assert!(scales >= 4, "{architecture}: {scales} projections are nested, is `blocks` {:?} right?", entry.blocks);
+        for bits in [8, 2] {
+            let at = format!("{}/{architecture} at {bits} bits", entry.name);
+            let out = forward(model.as_ref(), &Point::new().with("bits", bits), &input);
+            let grads = loss(&out).backward().unwrap();
+            params.iter().for_each(|p| drop(learns(&at, p, &grads)));
+        }
+    }
+}
+
+#[test]
+fn exit_heads_learn_and_later_blocks_do_not() {
+    for entry in ZOO {
+        let config = ConfigMap::new(toy(entry, &toy_architecture(entry))).unwrap();
+        let (w, we) = (Weights::seeded().trainable(), Weights::seeded().trainable());
+        let model = entry.build(&config, &w).unwrap();
+        let exits = load_exits(&config, &we, &[1]).unwrap();
+        let point = Point::new().with("exit", 1);
+        let rules = Switches::new(model.trunk(), Some(exits.into()), Vec::new()).rules(&point).unwrap();
+        let (mut taps, mut trace) = (Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        cx.train = true;
+        let out = staged::run(model.trunk(), &rules, &mut cx, &batch(model.as_ref(), 3)).unwrap();
+        let grads = loss(&out).backward().unwrap();
+        we.params().iter().for_each(|p| drop(learns(entry.name, p, &grads)));
+        let reached = w.params().iter().filter(|p| grads.get(p.var.as_tensor()).is_some()).count();
+        assert!(0 < reached && reached < w.params().len(), "{}: {reached} tensors reached", entry.name);
+    }
+}
