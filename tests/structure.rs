@@ -92,7 +92,9 @@ fn unsafe_lives_in_the_kernels_and_in_the_mapping() {
     let wrong: Vec<_> = sources()
         .into_iter()
         .filter(|(f, _)| !allowed(f) && f != "tests/structure.rs")
-        .filter(|(_, text)| text.lines().map(str::trim_start).any(|l| !l.starts_with("//") && marks.iter().any(|m| l.contains(m))))
+        .filter(|(_, text)| {
+            text.lines().map(str::trim_start).any(|l| !l.starts_with("//") && marks.iter().any(|m| l.contains(m)))
+        })
         .map(|(f, _)| f)
         .collect();
     assert!(wrong.is_empty(), "unsafe outside its two homes: {wrong:?}");
@@ -100,11 +102,8 @@ fn unsafe_lives_in_the_kernels_and_in_the_mapping() {
 
 #[test]
 fn files_keep_to_their_size() {
-    let wrong: Vec<_> = sources()
-        .into_iter()
-        .map(|(f, text)| (f, text.lines().count()))
-        .filter(|(_, lines)| *lines > 700)
-        .collect();
+    let wrong: Vec<_> =
+        sources().into_iter().map(|(f, text)| (f, text.lines().count())).filter(|(_, lines)| *lines > 700).collect();
     assert!(wrong.is_empty(), "files over 700 lines: {wrong:?}");
 }
 

@@ -11,7 +11,7 @@ const CHUNK: usize = 4096;
 /// `1 / sqrt(2 pi)`.
 const INV_SQRT_2PI: f32 = 0.398_942_3;
 /// `2 * sqrt(2 / pi)`.
-const TANH_SCALE: f32 = 1.595_769_1;
+const TANH_SCALE: f32 = 1.595_769;
 /// The cubic term of the tanh approximation.
 const TANH_CUBIC: f32 = 0.044_715;
 

@@ -157,16 +157,22 @@ pub(crate) const SUM_ROWS: usize = 128;
 
 #[inline(always)]
 fn add_rows_body<S: Simd>(s: S, n: usize, x: &[f32], acc: &mut [f32]) {
-    // Columns outside, so that the sum stays in a register.
-    let mut at = 0;
-    while at < n {
-        let width = S::LANES.min(n - at);
-        let mut sum = s.load_part(&acc[at..at + width]);
-        for row in x.chunks_exact(n) {
-            sum = s.add(sum, s.load_part(&row[at..at + width]));
+    // Four rows for each pass over the sums; the additions are in the rows' order all the same.
+    let mut quads = x.chunks_exact(4 * n);
+    for quad in &mut quads {
+        let mut at = 0;
+        while at < n {
+            let width = S::LANES.min(n - at);
+            let mut sum = s.load_part(&acc[at..at + width]);
+            for row in 0..4 {
+                sum = s.add(sum, s.load_part(&quad[row * n + at..][..width]));
+            }
+            s.store_part(&mut acc[at..at + width], sum);
+            at += width;
         }
-        s.store_part(&mut acc[at..at + width], sum);
-        at += width;
+    }
+    for row in quads.remainder().chunks_exact(n) {
+        acc.iter_mut().zip(row).for_each(|(a, v)| *a += v);
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let a = s.abs(x);
     // Small: x + x^3 p(x^2), as 1 - 2/(e^2x + 1) would cancel.
     let t = s.mul(a, a);
-    let small = poly(s, t, [-0.006_096_714_4, 0.020_997_18, -0.053_850_908, 0.133_327_69, -0.333_333_28]);
+    let small = poly(s, t, [-0.006_096_714, 0.020_997_18, -0.053_850_908, 0.133_327_7, -0.333_333_28]);
     let small = s.fma(s.mul(small, t), a, a);
     let one = s.splat(1.0);
     let e = exp(s, s.add(a, a));
@@ -68,7 +68,7 @@ pub(crate) fn normal_tail<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
             0.069_011_636,
             0.096_150_87,
             0.099_416_62,
-            0.099_751_793,
+            0.099_751_79,
         ],
     );
     (s.mul(s.mul(p, t), e), e)

@@ -20,28 +20,29 @@ const BLOCK: usize = 128 * 1024;
 #[inline]
 pub fn round_to(code: i8, bits: u8) -> i8 {
     check_bits(bits);
-    round_code(code, u32::from(FULL_BITS - bits)) as i8
+    let shift = u32::from(FULL_BITS - bits);
+    round_code(code, shift) >> shift
 }
 
 fn check_bits(bits: u8) {
     assert!((2..=FULL_BITS).contains(&bits), "bits must be in 2..=8, not {bits}");
 }
 
-/// [`round_to`] with `shift = 8 - bits`.
+/// A code's value in full steps: [`round_to`] times `2^shift`, where `shift = 8 - bits`.
+///
+/// All in eight bits: a sum past the top saturates at 127, whose upper bits are the top code.
 #[inline(always)]
-fn round_code(code: i8, shift: u32) -> i32 {
-    // Half a step; (1 << shift) / 2 is 0 where nothing is dropped.
-    let half = (1i32 << shift) >> 1;
-    let top = 127 >> shift;
-    // Half up cannot fall below the lowest code: only the top clips.
-    ((i32::from(code) + half) >> shift).min(top)
+fn round_code(code: i8, shift: u32) -> i8 {
+    // Half a step; 0 where nothing is dropped.
+    let half = ((1u32 << shift) >> 1) as i8;
+    code.saturating_add(half) & (-1i8 << shift)
 }
 
 #[inline(always)]
 fn row_body<S: Simd>(_s: S, codes: &[i8], scale: f32, bits: u8, w: &mut [f32]) {
     let shift = u32::from(FULL_BITS - bits);
     for (w, &code) in w.iter_mut().zip(codes) {
-        *w = (round_code(code, shift) << shift) as f32 * scale;
+        *w = f32::from(round_code(code, shift)) * scale;
     }
 }
 
@@ -50,7 +51,7 @@ fn row_body<S: Simd>(_s: S, codes: &[i8], scale: f32, bits: u8, w: &mut [f32]) {
 fn dot_body<S: Simd>(_s: S, codes: &[i8], bits: u8, x: &[f32]) -> f32 {
     const LANES: usize = 32;
     let shift = u32::from(FULL_BITS - bits);
-    let value = |code: i8| (round_code(code, shift) << shift) as f32;
+    let value = |code: i8| f32::from(round_code(code, shift));
     let mut acc = [0.0f32; LANES];
     let (mut cs, mut xs) = (codes.chunks_exact(LANES), x.chunks_exact(LANES));
     for (c, x) in (&mut cs).zip(&mut xs) {

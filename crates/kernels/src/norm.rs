@@ -25,17 +25,25 @@ fn moments<S: Simd>(s: S, x: &[f32], eps: f32) -> (f32, f32) {
         sum = s.add(sum, s.load_part(&x[at..at + w]));
     }
     let mean = s.sum(sum) / n;
-    // A second pass: the mean of squares less the square of the mean would cancel.
-    let mut sq = s.splat(0.0);
+    // A second pass: the mean of squares less the square of the mean would cancel. It also finds
+    // what rounding left out of the mean.
+    let (mut rest, mut sq) = (s.splat(0.0), s.splat(0.0));
     let m = s.splat(mean);
     let mut xs = x.chunks_exact(S::LANES);
     for v in &mut xs {
         let d = s.sub(s.load(v), m);
+        rest = s.add(rest, d);
         sq = s.fma(d, d, sq);
     }
-    let tail: f32 = xs.remainder().iter().map(|v| (v - mean) * (v - mean)).sum();
-    let var = (s.sum(sq) + tail) / n;
-    (mean, 1.0 / (var + eps).sqrt())
+    let (mut rest, mut sq) = (s.sum(rest), s.sum(sq));
+    for &v in xs.remainder() {
+        let d = v - mean;
+        rest += d;
+        sq += d * d;
+    }
+    let rest = rest / n;
+    let var = (sq / n - rest * rest).max(0.0);
+    (mean + rest, 1.0 / (var + eps).sqrt())
 }
 
 #[inline(always)]

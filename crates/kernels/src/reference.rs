@@ -175,3 +175,33 @@ pub fn nested_code(code: i8, bits: u8) -> i8 {
     let top = f64::from((1u32 << (bits - 1)) - 1);
     half_up.clamp(-top - 1.0, top) as i8
 }
+
+/// Attention's gradients `[dq, dk, dv]`, each `[total, dim]`, from `dout[total, dim]`.
+pub fn attention_backward(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[f32]) -> [Vec<f32>; 3] {
+    let (total, dim) = (packed.total(), packed.dim());
+    let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0f64; total * dim]);
+    for w in packed.cu.windows(2) {
+        let keys = w[0] as usize..w[1] as usize;
+        for head in 0..packed.heads {
+            let cols = head * packed.head_dim..(head + 1) * packed.head_dim;
+            for i in keys.clone() {
+                let scores: Vec<f64> = keys.clone().map(|j| score(packed, q, k, head, i, j)).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                let probs: Vec<f64> = scores.iter().map(|s| (s - top).exp() / sum).collect();
+                let dprob =
+                    |j: usize| -> f64 { cols.clone().map(|c| f64::from(dout[i * dim + c]) * at(v, j, c)).sum() };
+                let mean: f64 = keys.clone().zip(&probs).map(|(j, p)| p * dprob(j)).sum();
+                for (j, p) in keys.clone().zip(&probs) {
+                    let ds = p * (dprob(j) - mean) * f64::from(packed.scale);
+                    for c in cols.clone() {
+                        dv[j * dim + c] += p * f64::from(dout[i * dim + c]);
+                        dq[i * dim + c] += ds * at(k, j, c);
+                        dk[j * dim + c] += ds * at(q, i, c);
+                    }
+                }
+            }
+        }
+    }
+    [dq, dk, dv].map(|g| g.iter().map(|&v| v as f32).collect())
+}

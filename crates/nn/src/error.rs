@@ -143,33 +143,53 @@ impl Error {
 
     /// Malformed file.
     pub fn format(path: impl AsRef<Path>, code: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
-        Error::Format { path: path.as_ref().to_path_buf(), code, what: what.into(), hint }
+        Error::Format { path: path.as_ref().to_path_buf(), code, what: plain(what), hint }
     }
 
     /// Bad input of the caller.
     pub fn input(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Input { what: what.into(), hint: hint.into() }
+        Error::Input { what: plain(what), hint: plain(hint) }
     }
 
     /// Bad operating point.
     pub fn point(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Point { what: what.into(), hint: hint.into() }
+        Error::Point { what: plain(what), hint: plain(hint) }
     }
 
     /// Bad configuration value.
     pub fn config(field: impl Into<String>, what: impl Into<String>) -> Self {
-        Error::Config { field: field.into(), what: what.into() }
+        Error::Config { field: field.into(), what: plain(what) }
     }
 
     /// Legal but unsupported configuration value.
     pub fn unsupported(field: impl Into<String>, value: impl ToString, supported: impl Into<String>) -> Self {
-        Error::Unsupported { field: field.into(), value: value.to_string(), supported: supported.into() }
+        Error::Unsupported { field: field.into(), value: plain(value.to_string()), supported: supported.into() }
     }
 
     /// Wrong tensor shape at a layer.
     pub fn shape(at: impl Into<String>, want: impl Into<String>, got: &[usize]) -> Self {
         Error::Shape { at: at.into(), want: want.into(), got: got.to_vec() }
     }
+}
+
+/// Longest text of others that a message repeats, in characters.
+const REPEATED: usize = 600;
+
+/// Text from files, fit for a terminal and a log: one line, no control characters, cut where it is long.
+fn plain(text: impl Into<String>) -> String {
+    let text = text.into();
+    let cut = text.char_indices().nth(REPEATED).map(|(at, _)| at);
+    if cut.is_none() && !text.contains(char::is_control) {
+        return text;
+    }
+    let mut out = String::new();
+    for c in text[..cut.unwrap_or(text.len())].chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    if cut.is_some() {
+        out.push_str("...");
+    }
+    out
 }
 
 /// Lists at most this many names of a kind; the count of the rest follows.
@@ -184,9 +204,9 @@ fn describe_tensors(
     if !missing.is_empty() {
         text.push_str(&format!("\n  {} missing:", missing.len()));
         for m in missing.iter().take(LISTED) {
-            text.push_str(&format!("\n    {} {:?}", m.name, m.shape));
+            text.push_str(&format!("\n    {} {:?}", plain(&m.name), m.shape));
             if let Some(near) = &m.nearest {
-                text.push_str(&format!("  (nearest left-over: {near})"));
+                text.push_str(&format!("  (nearest left-over: {})", plain(near)));
             }
         }
         more(&mut text, missing.len());
@@ -194,14 +214,14 @@ fn describe_tensors(
     if !shapes.is_empty() {
         text.push_str(&format!("\n  {} with another shape:", shapes.len()));
         for (name, want, got) in shapes.iter().take(LISTED) {
-            text.push_str(&format!("\n    {name}: config says {want:?}, file has {got:?}"));
+            text.push_str(&format!("\n    {}: config says {want:?}, file has {got:?}", plain(name)));
         }
         more(&mut text, shapes.len());
     }
     if !leftover.is_empty() {
         text.push_str(&format!("\n  {} left over:", leftover.len()));
         for name in leftover.iter().take(LISTED) {
-            text.push_str(&format!("\n    {name}"));
+            text.push_str(&format!("\n    {}", plain(name)));
         }
         more(&mut text, leftover.len());
     }

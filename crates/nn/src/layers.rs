@@ -278,41 +278,40 @@ pub fn resize_positions(table: &Tensor, from: (usize, usize), to: (usize, usize)
     if from == to {
         return Ok(table.clone());
     }
-    let weights = Tensor::from_vec(bicubic_matrix(from, to), (to.0 * to.1, from.0 * from.1), table.device())?;
-    Ok(weights.matmul(table)?)
+    // One axis at a time, four taps per output: a full matrix would take (to * from) values.
+    let dim = table.dims2()?.1;
+    let rows = resize_axis(&table.reshape((from.0, from.1 * dim))?, to.0)?; // [gh, gw0 * dim]
+    let turned = rows.reshape((to.0, from.1, dim))?.transpose(0, 1)?.contiguous()?; // [gw0, gh, dim]
+    let both = resize_axis(&turned.reshape((from.1, to.0 * dim))?, to.1)?; // [gw, gh * dim]
+    Ok(both.reshape((to.1, to.0, dim))?.transpose(0, 1)?.contiguous()?.reshape((to.0 * to.1, dim))?)
 }
 
-/// The separable bicubic resize (a = -0.75) as one matrix `[to, from]`.
-fn bicubic_matrix(from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
-    let (rows, cols) = (bicubic_axis(from.0, to.0), bicubic_axis(from.1, to.1));
-    let mut out = Vec::with_capacity(to.0 * to.1 * from.0 * from.1);
-    for r in &rows {
-        for c in &cols {
-            out.extend(r.iter().flat_map(|a| c.iter().map(move |b| a * b)));
-        }
-    }
-    out
-}
-
-/// For each output position along one axis, the weights of all input positions.
-fn bicubic_axis(from: usize, to: usize) -> Vec<Vec<f32>> {
+/// Bicubic resize (a = -0.75) along the first dimension. Shapes: `[from, rest]` -> `[to, rest]`.
+fn resize_axis(x: &Tensor, to: usize) -> Result<Tensor> {
     const A: f64 = -0.75;
     let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0; // |t| <= 1
     let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A; // 1 < |t| < 2
+    let from = x.dims2()?.0;
     let scale = from as f64 / to as f64;
-    (0..to)
-        .map(|o| {
-            let centre = (o as f64 + 0.5) * scale - 0.5;
-            let base = centre.floor();
-            let t = centre - base;
-            let taps = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
-            let mut row = vec![0f32; from];
-            for (k, weight) in taps.iter().enumerate() {
-                // Positions outside the grid repeat its edge.
-                let at = (base as i64 - 1 + k as i64).clamp(0, from as i64 - 1);
-                row[at as usize] += *weight as f32;
-            }
-            row
-        })
-        .collect()
+    let mut taps: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+    for o in 0..to {
+        let centre = (o as f64 + 0.5) * scale - 0.5;
+        let base = centre.floor();
+        let t = centre - base;
+        for (k, weight) in [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)].into_iter().enumerate() {
+            // Positions outside the grid repeat its edge.
+            taps[k].0.push((base as i64 - 1 + k as i64).clamp(0, from as i64 - 1) as u32);
+            taps[k].1.push(weight as f32);
+        }
+    }
+    let mut sum: Option<Tensor> = None;
+    for (index, weight) in taps {
+        let index = Tensor::from_vec(index, to, x.device())?;
+        let part = ops::gather(x, &index)?.broadcast_mul(&Tensor::from_vec(weight, (to, 1), x.device())?)?;
+        sum = Some(match sum {
+            Some(s) => (s + part)?,
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| Error::shape("position_embeddings", "[n, dim]", x.dims()))
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod ctx;
 pub mod error;
 pub mod folder;
+mod header;
 pub mod init;
 pub mod io;
 pub mod json;

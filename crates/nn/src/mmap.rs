@@ -17,14 +17,15 @@ pub struct Mapped {
 impl Mapped {
     /// Maps a regular file that is not empty; its length is read again after mapping.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let before = file.metadata().map_err(|e| Error::io(path, e))?;
+        // Asked before opening: opening a named pipe would wait for a writer for ever.
+        let before = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !before.is_file() {
             return Err(Error::format(path, "file.kind", "not a regular file", "name a safetensors file"));
         }
         if before.len() == 0 {
             return Err(Error::format(path, "safetensors.empty", "the file is empty", "download it again"));
         }
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
         #[allow(unsafe_code)]
         // SAFETY: the map is read-only and private to this struct; bytes are only ever read as `&[u8]` and every
         // extent is checked against the mapped length first. Concurrent truncation is the caller's to avoid (above).

@@ -39,59 +39,63 @@ fn rename(name: &str, from: &str, to: &str) -> Option<String> {
         return None;
     }
     let mut caught = caught.into_iter();
-    let mut out: Vec<String> = Vec::new();
+    let mut out: Vec<&str> = Vec::new();
     for part in to.split('.').filter(|p| !p.is_empty()) {
         match part {
             "*" | "**" => out.extend(caught.next().unwrap_or_default()),
-            word => out.push(word.to_string()),
+            word => out.push(word),
         }
     }
     Some(out.join("."))
 }
 
-fn matches(parts: &[&str], pattern: &[&str], caught: &mut Vec<Vec<String>>) -> bool {
+/// Names come from files: nothing is copied while matching, and a second `**` would make it quadratic.
+fn matches<'a, 'b>(parts: &'a [&'b str], pattern: &[&str], caught: &mut Vec<&'a [&'b str]>) -> bool {
     let Some((first, rest)) = pattern.split_first() else { return parts.is_empty() };
+    let mut catch = |n: usize| {
+        let (head, tail) = parts.split_at(n);
+        caught.push(head);
+        matches(tail, rest, caught) || {
+            caught.pop();
+            false
+        }
+    };
     match *first {
-        "**" => (0..=parts.len()).any(|n| {
-            caught.push(parts[..n].iter().map(|p| p.to_string()).collect());
-            matches(&parts[n..], rest, caught) || {
-                caught.pop();
-                false
-            }
-        }),
-        "*" => parts.split_first().is_some_and(|(head, tail)| {
-            caught.push(vec![head.to_string()]);
-            matches(tail, rest, caught) || {
-                caught.pop();
-                false
-            }
-        }),
+        "**" => (0..=parts.len()).any(catch),
+        "*" => !parts.is_empty() && catch(1),
         word => parts.split_first().is_some_and(|(head, tail)| *head == word && matches(tail, rest, caught)),
     }
 }
 
 /// The candidate closest to `name` by shared dotted parts and letters, for error messages.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+    let own = pairs(name);
     candidates
         .take(2_000)
-        .map(|c| (similarity(name, c), c))
+        .map(|c| (similarity(&own, &pairs(c)), c))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(s, _)| *s > 0.5)
         .map(|(_, c)| c.to_string())
 }
 
+/// The letter pairs of a name, sorted.
+fn pairs(s: &str) -> Vec<[u8; 2]> {
+    let mut pairs: Vec<[u8; 2]> = s.as_bytes().windows(2).take(256).map(|w| [w[0], w[1]]).collect();
+    pairs.sort_unstable();
+    pairs
+}
+
 /// Share of letter pairs that two names have in common (Dice coefficient on bigrams).
-fn similarity(a: &str, b: &str) -> f64 {
-    let pairs = |s: &str| -> std::collections::BTreeMap<[u8; 2], usize> {
-        let mut map = std::collections::BTreeMap::new();
-        for w in s.as_bytes().windows(2).take(256) {
-            *map.entry([w[0], w[1]]).or_default() += 1;
+fn similarity(a: &[[u8; 2]], b: &[[u8; 2]]) -> f64 {
+    let (mut i, mut j, mut common) = (0, 0, 0);
+    while i < a.len() && j < b.len() {
+        match a[i].cmp(&b[j]) {
+            std::cmp::Ordering::Less => i += 1,
+            std::cmp::Ordering::Greater => j += 1,
+            std::cmp::Ordering::Equal => (i, j, common) = (i + 1, j + 1, common + 1),
         }
-        map
-    };
-    let (pa, pb) = (pairs(a), pairs(b));
-    let total: usize = pa.values().sum::<usize>() + pb.values().sum::<usize>();
-    let common: usize = pa.iter().map(|(k, n)| (*n).min(pb.get(k).copied().unwrap_or(0))).sum();
+    }
+    let total = a.len() + b.len();
     if total == 0 { 0.0 } else { 2.0 * common as f64 / total as f64 }
 }
 

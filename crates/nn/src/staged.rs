@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use crate::ctx::Ctx;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::{Input, InputSpec, Output};
 use crate::leaf::LeafCost;
 use crate::ops;
@@ -34,8 +34,12 @@ impl State {
         Ok(State { x: gather_rows(&self.x, gather)?, rows })
     }
 
-    /// The first row of every member, `[n, dim]` (the class token).
+    /// The first row of every member, `[n, dim]` (the class token). Errors when a member has no row.
     pub fn first_rows(&self) -> Result<Tensor> {
+        if let Some(i) = (0..self.rows.n()).find(|i| self.rows.len(*i) == 0) {
+            let what = format!("member {} has no valid token", self.rows.members()[i]);
+            return Err(Error::input(what, "give at least one token, and a mask that is not all zero"));
+        }
         gather_rows(&self.x, self.rows.firsts())
     }
 }

@@ -1,5 +1,6 @@
 //! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::Path;
@@ -7,12 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::{Blob, Folder};
+use crate::header::{self, MAX_TENSORS};
 use crate::init;
-use crate::json;
 use crate::layers::{Embedding, LayerNorm};
 use crate::leaf::{Dense, Linear};
 use crate::mmap::Mapped;
@@ -22,16 +22,12 @@ use crate::names::{Names, nearest};
 const SINGLE: &str = "model.safetensors";
 /// The list of shards where there are several.
 const INDEX: &str = "model.safetensors.index.json";
-/// Largest safetensors header.
-const MAX_HEADER: u64 = 100_000_000;
-/// Most tensors in one checkpoint.
-const MAX_TENSORS: usize = 200_000;
-/// Longest tensor name in bytes.
-const MAX_NAME: usize = 1_024;
-/// Most dimensions of a tensor.
-const MAX_RANK: usize = 16;
 /// Largest shard index file.
 const MAX_INDEX: u64 = 16 << 20;
+/// Most shards of one checkpoint.
+const MAX_SHARDS: usize = 10_000;
+/// Loading stops after this many missing or misshaped tensors: the config is of another model.
+const MAX_FAULTS: usize = 1_000;
 /// Most elements a random tensor may have (random weights are made, not mapped).
 const MAX_RANDOM: usize = 1 << 31;
 
@@ -275,6 +271,9 @@ impl Weights {
                 }));
             }
         }
+        if ledger.missing.len() + ledger.shapes.len() >= MAX_FAULTS {
+            return Err(self.faults(&ledger));
+        }
         Ok(None)
     }
 
@@ -363,10 +362,10 @@ impl Weights {
 
     /// Several projections of the same input computed as one; see [`LinearSpec`].
     pub fn linear_of(&self, spec: &LinearSpec) -> Result<Box<dyn Linear>> {
-        if let Some(maker) = &self.shared.leaves {
-            if let Some(leaf) = maker.linear(self, spec)? {
-                return Ok(leaf);
-            }
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.linear(self, spec)?
+        {
+            return Ok(leaf);
         }
         let (weight, bias) = self.dense_of(spec)?;
         Ok(Box::new(Dense::new(self.name(spec.parts[0]), weight, bias)))
@@ -411,15 +410,24 @@ impl Weights {
     /// Ends loading: reports everything missing, misshaped or left over, in one error.
     pub fn finish(&self) -> Result<()> {
         let ledger = self.ledger();
-        let all: Vec<&String> = match &self.shared.source {
-            Source::Files(f) => f.entries.keys().collect(),
-            Source::Manifest(m) => m.keys().collect(),
-            Source::Open(_) => Vec::new(),
-        };
-        let leftover: Vec<String> = all.into_iter().filter(|n| !ledger.used.contains(*n)).cloned().collect();
-        if ledger.missing.is_empty() && ledger.shapes.is_empty() && leftover.is_empty() {
+        if ledger.missing.is_empty() && ledger.shapes.is_empty() && self.unused(&ledger).next().is_none() {
             return Ok(());
         }
+        Err(self.faults(&ledger))
+    }
+
+    /// Stored tensors that nobody has asked for yet.
+    fn unused<'a>(&'a self, ledger: &'a Ledger) -> Box<dyn Iterator<Item = &'a String> + 'a> {
+        let all: Box<dyn Iterator<Item = &String>> = match &self.shared.source {
+            Source::Files(f) => Box::new(f.entries.keys()),
+            Source::Manifest(m) => Box::new(m.keys()),
+            Source::Open(_) => Box::new(std::iter::empty()),
+        };
+        Box::new(all.filter(|n| !ledger.used.contains(*n)))
+    }
+
+    fn faults(&self, ledger: &Ledger) -> Error {
+        let leftover: Vec<String> = self.unused(ledger).cloned().collect();
         let missing = ledger
             .missing
             .iter()
@@ -431,7 +439,7 @@ impl Weights {
                 nearest: if i < 16 { nearest(name, leftover.iter().map(String::as_str)) } else { None },
             })
             .collect();
-        Err(Error::Tensors { missing, leftover, shapes: ledger.shapes.clone() })
+        Error::Tensors { missing, leftover, shapes: ledger.shapes.clone() }
     }
 
     /// Every variable made so far, in order of loading.
@@ -535,6 +543,9 @@ impl Files {
             let shard = shard.as_str().ok_or_else(|| bad(format!("shard of {tensor} is not text")))?;
             shards.entry(shard).or_default().insert(tensor);
         }
+        if shards.len() > MAX_SHARDS {
+            return Err(bad(format!("{} shards, the limit is {MAX_SHARDS}", shards.len())));
+        }
         for (shard, tensors) in shards {
             check_shard(folder, &index, shard)?;
             self.add(folder.blob(shard)?, names, Some(&tensors))?;
@@ -544,50 +555,42 @@ impl Files {
 
     fn add(&mut self, map: Blob, names: &Names, expected: Option<&BTreeSet<&str>>) -> Result<()> {
         let path = &map.path().to_path_buf();
-        let (start, meta) = header(&map)?;
         let file = self.maps.len();
-        let mut seen = BTreeSet::new();
-        for (name, info) in meta.tensors() {
-            if name.len() > MAX_NAME || name.is_empty() {
-                return Err(bad_header(path, format!("tensor name of {} bytes", name.len())));
-            }
-            if info.shape.len() > MAX_RANK {
-                return Err(bad_header(path, format!("{name} has {} dimensions", info.shape.len())));
-            }
-            seen.insert(name.clone());
+        let mut lost = expected.cloned().unwrap_or_default();
+        for header::Entry { name, dtype, shape, range } in header::read(map.bytes(), path)? {
+            lost.remove(name.as_str());
             let canonical = names.canonical(&name);
             if names.ignored(&canonical) {
                 continue;
             }
-            let (a, b) = info.data_offsets;
-            let stored = Stored {
-                name: name.clone(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                file,
-                range: (start + a, start + b),
+            let stored = Stored { name, dtype, shape, file, range };
+            match self.entries.entry(canonical) {
+                Slot::Vacant(slot) => slot.insert(stored),
+                Slot::Occupied(other) => {
+                    return Err(Error::format(
+                        path,
+                        "tensors.duplicate",
+                        format!("{} and {} are the same tensor", stored.name, other.get().name),
+                        "keep one generation of names",
+                    ));
+                }
             };
-            if let Some(other) = self.entries.insert(canonical, stored) {
-                return Err(Error::format(
-                    path,
-                    "tensors.duplicate",
-                    format!("{name} and {} are the same tensor", other.name),
-                    "keep one generation of names",
-                ));
-            }
-            if self.entries.len() > MAX_TENSORS {
-                return Err(bad_header(path, format!("more than {MAX_TENSORS} tensors")));
-            }
         }
-        if let Some(expected) = expected {
-            if let Some(lost) = expected.iter().find(|t| !seen.contains(**t)) {
-                return Err(Error::format(
-                    path,
-                    "index.mismatch",
-                    format!("the index promises {lost} here, the shard lacks it"),
-                    "download index and shards again, from one revision",
-                ));
-            }
+        if self.entries.len() > MAX_TENSORS {
+            return Err(Error::Limit {
+                what: format!("tensors up to {}", path.display()),
+                got: self.entries.len() as u64,
+                max: MAX_TENSORS as u64,
+                hint: "no model here has so many".into(),
+            });
+        }
+        if let Some(lost) = lost.first() {
+            return Err(Error::format(
+                path,
+                "index.mismatch",
+                format!("the index promises {lost} here, the shard lacks it"),
+                "download index and shards again, from one revision",
+            ));
         }
         self.maps.push(Arc::new(map));
         Ok(())
@@ -639,43 +642,6 @@ fn half_to_f32(h: u16) -> f32 {
         0x1f => f32::from_bits(sign | 0x7f80_0000 | (frac << 13)),
         _ => f32::from_bits(sign | ((exp + 112) << 23) | (frac << 13)),
     }
-}
-
-/// Checks and reads a safetensors header: byte offset of the data, and the metadata. The crate checks offsets, holes
-/// and coverage; duplicates, counts and proportion are checked here first.
-fn header(map: &Blob) -> Result<(usize, Metadata)> {
-    let (bytes, path) = (map.bytes(), map.path());
-    let len = bytes.first_chunk::<8>().map(|c| u64::from_le_bytes(*c)).ok_or_else(|| {
-        Error::format(path, "safetensors.truncated", "shorter than its 8-byte header length", "download it again")
-    })?;
-    let file = bytes.len() as u64;
-    if len > MAX_HEADER {
-        return Err(bad_header(path, format!("header length {len} is over {MAX_HEADER}")));
-    }
-    if len > file - 8 {
-        return Err(Error::format(
-            path,
-            "safetensors.truncated",
-            format!("header of {len} bytes in a file of {file}"),
-            "download it again",
-        ));
-    }
-    if file > 1 << 20 && len > file / 4 {
-        return Err(bad_header(path, format!("header of {len} bytes is over a quarter of the file")));
-    }
-    let head = &bytes[8..8 + len as usize];
-    let doc = json::parse(head, path)?;
-    let count = doc.as_object().map_or(0, |m| m.len());
-    if count > MAX_TENSORS {
-        return Err(bad_header(path, format!("{count} tensors, the limit is {MAX_TENSORS}")));
-    }
-    drop(doc);
-    let view = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| bad_header(path, e.to_string()))?;
-    Ok((8 + view.0, view.1))
-}
-
-fn bad_header(path: &Path, what: String) -> Error {
-    Error::format(path, "safetensors.header", what, "the file is damaged or not a safetensors file; download it again")
 }
 
 /// A shard must be a plain file name that resolves inside the folder (or into the `blobs` of a hub cache).

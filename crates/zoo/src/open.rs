@@ -19,6 +19,9 @@ use crate::entry::{Entry, find};
 /// Largest `config.json` and its small companions.
 const MAX_CONFIG: u64 = 1 << 20;
 
+/// Most entries of `modules.json`.
+const MAX_MODULES: usize = 16;
+
 /// How to open a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -176,7 +179,9 @@ pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
 
 /// Exit heads of the width, classes and epsilon of a config.
 pub fn load_exits(config: &ConfigMap, w: &Weights, depths: &[usize]) -> Result<Exits> {
-    let dim = config.size("hidden_size", None, switchformer_nn::config::MAX_DIM)?;
+    // DistilBERT's published name for its width is `dim`.
+    let field = if config.get("hidden_size").is_none() && config.get("dim").is_some() { "dim" } else { "hidden_size" };
+    let dim = config.size(field, None, switchformer_nn::config::MAX_DIM)?;
     Exits::load(w, depths, dim, config.n_labels()?, config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?)
 }
 
@@ -204,6 +209,9 @@ impl Pooling {
         }
         let doc = folder.json("modules.json", MAX_CONFIG)?;
         let modules = doc.as_array().ok_or_else(|| Error::config("modules.json", "must be a list"))?;
+        if modules.len() > MAX_MODULES {
+            return Err(Error::config("modules.json", format!("has {} entries, at most {MAX_MODULES}", modules.len())));
+        }
         let mut pooling = None;
         for m in modules {
             let kind = m.get("type").and_then(Json::as_str).unwrap_or_default();

@@ -2,13 +2,15 @@
 //!
 //! A lost gradient (an operation without a backward pass) raises no error anywhere; only a law notices.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use common::{batch, everything, flat, tensor, toy, toy_architecture};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Ctx, Input, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, staged};
 use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_zoo::{Entry, ZOO, open::load_exits};
@@ -134,6 +136,26 @@ fn every_tensor_of_every_model_gets_the_slope_of_the_loss() {
     for (entry, architecture) in everything() {
         let (n, worst) = check(entry, architecture);
         println!("{architecture:<40} {n} tensors, worst relative disagreement {worst:.1e}");
+    }
+}
+
+#[test]
+fn positions_learn_at_another_image_size() {
+    for (entry, architecture) in everything() {
+        let w = Weights::seeded().trainable();
+        let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
+        let InputSpec::Pixels { channels, size: (h, width), patch } = model.spec() else { continue };
+        let shape = (2, channels, h + patch.0, width - patch.1);
+        let pixels =
+            Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape, &Device::Cpu).unwrap();
+        let grads = loss(&forward(model.as_ref(), &Point::new(), &Input::Pixels(pixels))).backward().unwrap();
+        let params = w.params();
+        let table = params.iter().find(|p| p.names[0].0.contains("position_embeddings")).unwrap();
+        let dim = *table.var.dims().last().unwrap();
+        // Row by row: the prefix rows are not resized and would hide a loss among the others.
+        for (i, row) in learns(architecture, table, &grads).chunks(dim).enumerate() {
+            assert!(largest(row) > 1e-6, "{architecture}: position {i} gets no gradient");
+        }
     }
 }
 

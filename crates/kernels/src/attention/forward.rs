@@ -119,7 +119,7 @@ fn tail_mask<S: Simd>(s: S, count: usize) -> S::V {
 #[inline(always)]
 fn exp_row<S: Simd>(s: S, row: &mut [f32], count: usize, mask: S::V, top: &mut f32) -> f32 {
     let (body, rest) = row.split_at_mut(count / S::LANES * S::LANES);
-    let tail = count % S::LANES > 0;
+    let tail = !count.is_multiple_of(S::LANES);
     let mut max = s.splat(*top);
     for v in body.chunks_exact(S::LANES) {
         max = s.max(s.load(v), max);

@@ -77,7 +77,7 @@ pub(super) fn product<S: Simd, const TA: bool>(
     add: bool,
 ) {
     let m = pad_rows(m);
-    assert!(m > 0 && k > 0 && n > 0 && n % S::LANES == 0);
+    assert!(m > 0 && k > 0 && n > 0 && n.is_multiple_of(S::LANES));
     assert!(a.len() >= if TA { (k - 1) * lda + m } else { (m - 1) * lda + k });
     assert!(b.len() >= (k - 1) * ldb + n);
     assert!(c.len() >= (m - 1) * ldc + n);

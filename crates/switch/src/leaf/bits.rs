@@ -172,6 +172,9 @@ impl LeafMaker for NestedLeaves {
         let dims = (spec.in_dim, spec.out_dim * spec.parts.len());
         if w.is_trainable() {
             let (weight, bias) = w.dense_of(spec)?;
+            if is_stand_in(&weight) {
+                return Ok(Some(empty(at, dims)));
+            }
             // A fresh matrix has deviation sigma; 0.02 sigma puts the 2-bit step near 1.3 sigma and 8 bits at 2.5.
             let sigma = weight.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
             let start = Tensor::full((0.02 * sigma.max(1e-6)).ln(), dims.1, weight.device())?;
@@ -184,6 +187,9 @@ impl LeafMaker for NestedLeaves {
             let Some(codes) = w.codes(&format!("{part}.weight"), &[spec.out_dim, spec.in_dim])? else {
                 // Dense on disk: quantise now, after training.
                 let (weight, bias) = w.dense_of(spec)?;
+                if is_stand_in(&weight) {
+                    return Ok(Some(empty(at, dims)));
+                }
                 return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
             };
             let scale = w.tensor(&format!("{part}.weight_scale"), &[spec.out_dim], ParamKind::Vector)?;
@@ -192,11 +198,21 @@ impl LeafMaker for NestedLeaves {
         }
         let bias = w.bias_of(spec)?;
         if stored.codes.len() != dims.0 * dims.1 {
-            // A part had another shape: recorded, and reported by `finish`.
-            stored = NestedWeight { codes: vec![0; dims.1], scale: vec![0.0; dims.1] };
+            return Ok(Some(empty(at, dims)));
         }
         Ok(Some(Box::new(Nested::new(at, stored, bias, dims))))
     }
+}
+
+/// Whether a matrix stands for one that is missing or misshaped: it has no memory, and `finish` will report it.
+fn is_stand_in(weight: &Tensor) -> bool {
+    !weight.is_contiguous()
+}
+
+/// The leaf in place of such a matrix. Nothing of the claimed size is made: a config may claim anything.
+fn empty(at: String, dims: (usize, usize)) -> Box<dyn Linear> {
+    let none = NestedWeight { codes: Vec::new(), scale: Vec::new() };
+    Box::new(Nested::new(at, none, None, dims))
 }
 
 /// The `quantization_config` of a nested checkpoint, by which other tools refuse it clearly.

@@ -73,21 +73,29 @@ pub fn tensor(v: &Value) -> &Tensor {
     }
 }
 
-/// The bits of every output, by name: equal maps are equal answers.
-pub fn bits(out: &Output) -> BTreeMap<String, Vec<u32>> {
-    out.values().iter().map(|(k, v)| (k.clone(), flat(tensor(v)).iter().map(|x| x.to_bits()).collect())).collect()
+/// The numbers of every output, by name.
+pub fn values(out: &Output) -> BTreeMap<String, Vec<f32>> {
+    out.values().iter().map(|(k, v)| (k.clone(), flat(tensor(v)))).collect()
 }
 
-/// Largest difference over the outputs of `a`, relative to the largest value of the same output of `b`.
+/// The bits of every output, by name: equal maps are equal answers.
+pub fn bits(out: &Output) -> BTreeMap<String, Vec<u32>> {
+    values(out).into_iter().map(|(k, v)| (k, v.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+/// Largest difference relative to the largest value of `b`.
+pub fn far(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let top = b.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0f32, |m, (x, y)| {
+        let d = (x - y).abs() / top;
+        if d.is_nan() { f32::INFINITY } else { m.max(d) }
+    })
+}
+
+/// [`far`] over all outputs of `a`, each against the same output of `b`.
 pub fn distance(a: &Output, b: &Output) -> f32 {
     assert!(!a.values().is_empty());
-    a.values().iter().fold(0f32, |worst, (name, v)| {
-        let (x, y) = (flat(tensor(v)), flat(tensor(&b.values()[name])));
-        assert_eq!(x.len(), y.len(), "{name}");
-        let top = y.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-        x.iter().zip(&y).fold(worst, |m, (x, y)| {
-            let d = (x - y).abs() / top;
-            if d.is_nan() { f32::INFINITY } else { m.max(d) }
-        })
-    })
+    let b = values(b);
+    values(a).iter().fold(0f32, |worst, (name, v)| worst.max(far(v, &b[name])))
 }

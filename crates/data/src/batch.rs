@@ -1,0 +1,195 @@
+//! Data order, augmentation and batches as pure functions of a seed: the same on every machine.
+
+use crate::error::{Error, Result};
+use crate::fashion::Dataset;
+
+/// splitmix64: a few additions and multiplications, so its numbers never change with a library version.
+struct Rng(u64);
+
+impl Rng {
+    /// A stream for the given words; each is mixed in, so neighbouring seeds have unrelated streams.
+    fn of(words: &[u64]) -> Self {
+        let mut rng = Rng(0x5357_4954_4348_464D);
+        for &word in words {
+            rng.0 ^= word;
+            rng.0 = rng.next();
+        }
+        rng
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in 0..n without bias (Lemire's method); `n` must not be 0.
+    fn below(&mut self, n: u32) -> u32 {
+        let n = u64::from(n);
+        loop {
+            let m = (self.next() >> 32) * n;
+            // The lowest part of the range is rejected where it would be hit once too often.
+            if (m & 0xFFFF_FFFF) >= (1u64 << 32) % n {
+                return (m >> 32) as u32;
+            }
+        }
+    }
+
+    /// Uniform in [0, 1).
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Uniform in [low, high).
+    fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+}
+
+/// The order of `n` samples in an epoch: each of `0..n` once; `[n]`.
+pub fn permutation(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
+    let mut rng = Rng::of(&[1, seed, epoch]);
+    let mut order: Vec<u32> = (0..n).collect();
+    for i in (1..n).rev() {
+        order.swap(i as usize, rng.below(i + 1) as usize);
+    }
+    order
+}
+
+/// The sample at a position of [`permutation`], `None` beyond the end; makes the whole order, so keep that when reading many.
+pub fn order_at(seed: u64, epoch: u64, n: u32, position: u32) -> Option<u32> {
+    permutation(seed, epoch, n).get(position as usize).copied()
+}
+
+/// Random changes to training images; the default changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Augment {
+    /// Probability of a mirror image (left and right exchanged).
+    pub flip: f32,
+    /// Zero pixels put around before a random crop back to size; 0 for no crop, at most the image's sides.
+    pub pad: usize,
+    /// Probability that a rectangle (2 to 33 % of the area, sides up to 1 : 3.3) is set to the mean.
+    pub erase: f32,
+}
+
+/// Mean and standard deviation of pixels in 0..=1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// Mean.
+    pub mean: f32,
+    /// Standard deviation.
+    pub std: f32,
+}
+
+impl Norm {
+    /// Those of the Fashion-MNIST training images.
+    pub const FASHION: Norm = Norm { mean: 0.286_040_6, std: 0.353_024_2 };
+
+    /// The 256 values that a byte can become.
+    fn table(&self) -> [f32; 256] {
+        std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean) / self.std)
+    }
+}
+
+/// Which random numbers an augmented batch draws.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Draw {
+    /// What may be done to an image.
+    pub augment: Augment,
+    /// The run's seed.
+    pub seed: u64,
+    /// The epoch.
+    pub epoch: u64,
+}
+
+impl Dataset {
+    /// Fills `out` `[b, 1, height, width]` with the images at `indices` `[b]`, normalised and, with `draw`, augmented by (seed, epoch, index) alone; fails with `batch.invalid`.
+    pub fn fill_batch(&self, indices: &[u32], norm: Norm, draw: Option<&Draw>, out: &mut [f32]) -> Result<()> {
+        let size = self.height() * self.width();
+        if indices.len().checked_mul(size) != Some(out.len()) {
+            return Err(Error::Batch { kind: "the buffer must hold batch * height * width values" });
+        }
+        if !norm.mean.is_finite() || !norm.std.is_finite() || norm.std == 0.0 {
+            return Err(Error::Batch { kind: "mean and std must be finite and std not 0" });
+        }
+        if let Some(Draw { augment, .. }) = draw {
+            augment.check(self.height(), self.width())?;
+        }
+        let table = norm.table();
+        for (&index, out) in indices.iter().zip(out.chunks_exact_mut(size)) {
+            let image = self.image(index as usize).ok_or(Error::Batch { kind: "an index is beyond the dataset" })?;
+            match draw {
+                None => out.iter_mut().zip(image).for_each(|(o, &b)| *o = table[usize::from(b)]),
+                Some(draw) => augment_into(image, self.height(), self.width(), draw, index, &table, out),
+            }
+        }
+        Ok(())
+    }
+
+    /// The labels at `indices`, `[b]`; fails with `batch.invalid`.
+    pub fn labels_at(&self, indices: &[u32]) -> Result<Vec<u8>> {
+        indices
+            .iter()
+            .map(|&i| self.labels().get(i as usize).copied())
+            .collect::<Option<_>>()
+            .ok_or(Error::Batch { kind: "an index is beyond the dataset" })
+    }
+}
+
+impl Augment {
+    fn check(&self, height: usize, width: usize) -> Result<()> {
+        let share = 0.0..=1.0;
+        if !share.contains(&self.flip) || !share.contains(&self.erase) {
+            return Err(Error::Batch { kind: "flip and erase are probabilities from 0 to 1" });
+        }
+        if self.pad > height.min(width) {
+            return Err(Error::Batch { kind: "the padding is larger than the image" });
+        }
+        Ok(())
+    }
+}
+
+/// Crops, mirrors and erases one image `[h, w]` into `out` `[h, w]`.
+fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table: &[f32; 256], out: &mut [f32]) {
+    let Draw { augment, seed, epoch } = *draw;
+    let mut rng = Rng::of(&[2, seed, epoch, u64::from(index)]);
+    // Every draw is made whatever the settings, so that changing one does not change the others.
+    let span = 2 * augment.pad as u32 + 1;
+    let (dy, dx) = (rng.below(span) as usize, rng.below(span) as usize);
+    let flip = rng.unit() < f64::from(augment.flip);
+    let erase = rng.unit() < f64::from(augment.erase);
+
+    for y in 0..h {
+        for x in 0..w {
+            let column = if flip { w - 1 - x } else { x };
+            // In padded coordinates the image begins at `pad`; wrapping makes what lies before it huge.
+            let from_y = (y + dy).wrapping_sub(augment.pad);
+            let from_x = (column + dx).wrapping_sub(augment.pad);
+            let byte = if from_y < h && from_x < w { image[from_y * w + from_x] } else { 0 };
+            out[y * w + x] = table[usize::from(byte)];
+        }
+    }
+    if !erase {
+        return;
+    }
+    // A rectangle that does not fit is drawn anew, ten times at most, as torchvision does.
+    for _ in 0..10 {
+        let area = (h * w) as f64 * rng.between(0.02, 0.33);
+        // Only exactly rounded operations: the same on every machine.
+        let ratio = rng.between(1.0, 3.3);
+        let ratio = if rng.next() >> 63 == 0 { ratio } else { 1.0 / ratio };
+        let (eh, ew) = ((area * ratio).sqrt().round() as usize, (area / ratio).sqrt().round() as usize);
+        if eh == 0 || ew == 0 || eh > h || ew > w {
+            continue;
+        }
+        let top = rng.below((h - eh + 1) as u32) as usize;
+        let left = rng.below((w - ew + 1) as u32) as usize;
+        for row in out.chunks_exact_mut(w).skip(top).take(eh) {
+            // 0 is the mean after normalising.
+            row[left..left + ew].fill(0.0);
+        }
+        return;
+    }
+}

@@ -1,0 +1,154 @@
+//! Fashion-MNIST: 70,000 gray pictures of clothes, 28 x 28, in ten classes.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::idx::{self, Idx};
+
+/// The ten classes, by label.
+pub const LABELS: [&str; 10] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+/// Height and width of a Fashion-MNIST picture.
+pub const SIDE: usize = 28;
+
+/// Where the files are looked for when no folder is named: what scripts/fetch-models.sh and Debian's
+/// dataset-fashion-mnist install.
+const PLACES: [&str; 2] = ["models/fashion-mnist", "/usr/share/datasets/fashion-mnist"];
+
+/// Labelled gray pictures of one size: images `[n, height, width]`, labels `[n]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Dataset {
+    images: Vec<u8>,
+    labels: Vec<u8>,
+    height: usize,
+    width: usize,
+}
+
+impl std::fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dataset({} of {} x {})", self.len(), self.height, self.width)
+    }
+}
+
+impl Dataset {
+    /// Puts images `[n, height, width]` and labels `[n]` (each below 10) together; fails with `dataset.invalid`.
+    pub fn from_idx(images: Idx, labels: Idx, label: &Path) -> Result<Self> {
+        let bad = |kind| Error::Dataset { path: label.to_owned(), kind };
+        let [n, height, width] = images.dims[..] else {
+            return Err(bad("the images do not have three dimensions"));
+        };
+        if labels.dims != [n] {
+            return Err(bad("there is not one label for each image"));
+        }
+        if images.data.len() != n * height * width || labels.data.len() != n {
+            return Err(bad("data and dimensions disagree"));
+        }
+        if labels.data.iter().any(|&l| usize::from(l) >= LABELS.len()) {
+            return Err(bad("a label is above 9"));
+        }
+        Ok(Self { images: images.data, labels: labels.data, height, width })
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Height of each image.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Width of each image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All images, `[n, height, width]`.
+    pub fn images(&self) -> &[u8] {
+        &self.images
+    }
+
+    /// All labels, `[n]`.
+    pub fn labels(&self) -> &[u8] {
+        &self.labels
+    }
+
+    /// One image, `[height, width]`; `None` beyond the end.
+    pub fn image(&self, index: usize) -> Option<&[u8]> {
+        let size = self.height * self.width;
+        let start = index.checked_mul(size)?;
+        self.images.get(start..start.checked_add(size)?)
+    }
+
+    /// The first `n` images (all, if there are fewer).
+    pub fn head(&self, n: usize) -> Dataset {
+        let n = n.min(self.len());
+        Dataset {
+            images: self.images[..n * self.height * self.width].to_vec(),
+            labels: self.labels[..n].to_vec(),
+            ..*self
+        }
+    }
+}
+
+/// A folder that holds the four Fashion-MNIST files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FashionMnist {
+    dir: PathBuf,
+}
+
+impl FashionMnist {
+    /// Finds the files in `dir`, or without one in `models/fashion-mnist` and then in Debian's place; a named folder is never replaced by another; fails with `fashion.missing`, saying what to install.
+    pub fn open(dir: Option<&Path>) -> Result<Self> {
+        let looked: Vec<PathBuf> = match dir {
+            Some(dir) => vec![dir.to_owned()],
+            None => PLACES.iter().map(PathBuf::from).collect(),
+        };
+        let complete = |dir: &&PathBuf| {
+            ["train", "t10k"].iter().all(|part| {
+                find(dir, part, "images-idx3-ubyte").is_some() && find(dir, part, "labels-idx1-ubyte").is_some()
+            })
+        };
+        match looked.iter().find(complete) {
+            Some(dir) => Ok(Self { dir: dir.clone() }),
+            None => Err(Error::FashionMissing { looked }),
+        }
+    }
+
+    /// The folder found.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The 60,000 training images `[n, 28, 28]` and labels `[n]`; fails with `file.*`, `idx.*` or `dataset.invalid`.
+    pub fn train(&self) -> Result<Dataset> {
+        self.part("train")
+    }
+
+    /// The 10,000 test images `[n, 28, 28]` and labels `[n]`; fails as [`train`](Self::train) does.
+    pub fn test(&self) -> Result<Dataset> {
+        self.part("t10k")
+    }
+
+    fn part(&self, part: &str) -> Result<Dataset> {
+        let missing = || Error::FashionMissing { looked: vec![self.dir.clone()] };
+        let images = find(&self.dir, part, "images-idx3-ubyte").ok_or_else(missing)?;
+        let labels = find(&self.dir, part, "labels-idx1-ubyte").ok_or_else(missing)?;
+        let data = Dataset::from_idx(idx::open(&images)?, idx::open(&labels)?, &images)?;
+        if (data.height, data.width) != (SIDE, SIDE) {
+            return Err(Error::Dataset { path: images, kind: "the images are not 28 x 28" });
+        }
+        Ok(data)
+    }
+}
+
+/// The plain or gzip'd file, whichever is there.
+fn find(dir: &Path, part: &str, kind: &str) -> Option<PathBuf> {
+    ["", ".gz"].iter().map(|end| dir.join(format!("{part}-{kind}{end}"))).find(|path| path.is_file())
+}

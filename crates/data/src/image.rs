@@ -1,0 +1,243 @@
+//! Opening pictures with limits that hold before any pixel is decoded.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use crate::error::{Error, Result, read_file};
+
+/// Largest file that is read, in bytes.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Longest side that is decoded, in pixels.
+pub const MAX_SIDE: usize = 16_384;
+/// Most pixels that are decoded.
+pub const MAX_PIXELS: u64 = 64_000_000;
+/// Most bytes that a decoder may allocate.
+pub const MAX_ALLOC: u64 = 256 << 20;
+
+/// An 8-bit picture, row by row with the channels of a pixel side by side: `[height, width, channels]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    channels: usize,
+    data: Vec<u8>,
+}
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Picture({} x {} x {})", self.width, self.height, self.channels)
+    }
+}
+
+impl Picture {
+    /// A picture from `data` in `[height, width, channels]` order; fails with `image.shape` unless sides are 1..=16384, channels 1 or 3 and the length fits.
+    pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Result<Self> {
+        let sides = 1..=MAX_SIDE;
+        // The sides are checked first, so the product cannot overflow.
+        if !sides.contains(&width)
+            || !sides.contains(&height)
+            || !matches!(channels, 1 | 3)
+            || data.len() != width * height * channels
+        {
+            return Err(Error::ImageShape { width, height, channels, len: data.len() });
+        }
+        Ok(Self { width, height, channels, data })
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// 1 (gray) or 3 (red, green, blue).
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The bytes, `[height, width, channels]`.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The bytes, `[height, width, channels]`, without a copy.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
+
+    /// One channel, by Pillow's fixed-point luma (its mode "L").
+    pub fn to_gray(&self) -> Picture {
+        let data = if self.channels == 1 {
+            self.data.clone()
+        } else {
+            self.data
+                .chunks_exact(3)
+                .map(|p| {
+                    let sum = u32::from(p[0]) * 19_595 + u32::from(p[1]) * 38_470 + u32::from(p[2]) * 7_471;
+                    ((sum + 0x8000) >> 16) as u8
+                })
+                .collect()
+        };
+        Picture { channels: 1, data, ..*self }
+    }
+
+    /// Three channels; gray is repeated.
+    pub fn to_rgb(&self) -> Picture {
+        let data =
+            if self.channels == 3 { self.data.clone() } else { self.data.iter().flat_map(|&v| [v, v, v]).collect() };
+        Picture { channels: 3, data, ..*self }
+    }
+
+    /// Converts to 1 or 3 channels; fails with `image.shape` for any other number.
+    pub fn to_channels(&self, channels: usize) -> Result<Picture> {
+        match channels {
+            1 => Ok(self.to_gray()),
+            3 => Ok(self.to_rgb()),
+            _ => Err(Error::ImageShape { width: self.width, height: self.height, channels, len: self.data.len() }),
+        }
+    }
+}
+
+/// Opens a PNG, JPEG, WebP, BMP or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
+///
+/// Alpha is dropped as Pillow's `convert("RGB")` does, 16-bit samples keep their high byte, palettes
+/// are looked up, and an EXIF orientation is applied as transformers' `load_image` does.
+pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
+    let path = path.as_ref();
+    decode(&read_file(path, MAX_FILE_BYTES)?, path)
+}
+
+/// Decodes a picture in memory as [`open`] does; `label` stands in for the path in errors (`image.*` codes).
+pub fn decode(bytes: &[u8], label: &Path) -> Result<Picture> {
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Error::FileTooLarge { path: label.to_owned(), limit: MAX_FILE_BYTES });
+    }
+    // Decoders are fed hostile bytes; a panic in one must not end the program. Nothing outlives the
+    // closure but its result, so no broken state can be seen afterwards.
+    catch_unwind(AssertUnwindSafe(|| decode_inner(bytes, label)))
+        .unwrap_or_else(|_| Err(Error::ImageDecode { path: label.to_owned(), kind: "the decoder failed" }))
+}
+
+fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
+    let bad_format = |kind| Error::ImageFormat { path: path.to_owned(), kind };
+    if bytes.is_empty() {
+        return Err(Error::ImageTruncated { path: path.to_owned() });
+    }
+    let format = image::guess_format(bytes).map_err(|_| bad_format("unknown format"))?;
+    // Another crate in the build may switch on more decoders; only these five are vetted here.
+    match format {
+        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif => {}
+        ImageFormat::Jpeg => check_jpeg(bytes, path)?,
+        _ => return Err(bad_format("unsupported format")),
+    }
+
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_ALLOC);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| map_error(&e, path))?;
+
+    let (width, height) = decoder.dimensions();
+    let (w, h) = (width as usize, height as usize);
+    let too_large = || Error::ImageTooLarge { path: path.to_owned(), what: format!("{width} x {height}") };
+    if w == 0 || h == 0 {
+        return Err(Error::ImageDecode { path: path.to_owned(), kind: "a side is zero" });
+    }
+    if w > MAX_SIDE
+        || h > MAX_SIDE
+        || u64::from(width) * u64::from(height) > MAX_PIXELS
+        || decoder.total_bytes() > MAX_ALLOC
+    {
+        return Err(too_large());
+    }
+    // A broken EXIF block is no reason to refuse a picture whose pixels are sound.
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut pixels = DynamicImage::from_decoder(decoder).map_err(|e| map_error(&e, path))?;
+    pixels.apply_orientation(orientation);
+
+    let (w, h) = (pixels.width() as usize, pixels.height() as usize);
+    let high = |v: &u16| (v >> 8) as u8;
+    let (channels, data) = match pixels {
+        DynamicImage::ImageLuma8(b) => (1, b.into_raw()),
+        DynamicImage::ImageLumaA8(b) => (1, b.as_raw().chunks_exact(2).map(|p| p[0]).collect()),
+        DynamicImage::ImageRgb8(b) => (3, b.into_raw()),
+        DynamicImage::ImageRgba8(b) => (3, drop_alpha(b.as_raw())),
+        DynamicImage::ImageLuma16(b) => (1, b.as_raw().iter().map(high).collect()),
+        DynamicImage::ImageLumaA16(b) => (1, b.as_raw().chunks_exact(2).map(|p| high(&p[0])).collect()),
+        DynamicImage::ImageRgb16(b) => (3, b.as_raw().iter().map(high).collect()),
+        DynamicImage::ImageRgba16(b) => {
+            (3, b.as_raw().chunks_exact(4).flat_map(|p| [high(&p[0]), high(&p[1]), high(&p[2])]).collect())
+        }
+        _ => return Err(bad_format("unsupported sample type")),
+    };
+    Picture::new(w, h, channels, data)
+}
+
+fn drop_alpha(rgba: &[u8]) -> Vec<u8> {
+    rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect()
+}
+
+/// Finds what the JPEG decoder lets pass in silence: four colour channels (CMYK, whose inversion is
+/// not standardised) and a picture cut short (the rest would come out gray).
+fn check_jpeg(bytes: &[u8], path: &Path) -> Result<()> {
+    let truncated = || Error::ImageTruncated { path: path.to_owned() };
+    let mut at = 2;
+    loop {
+        while bytes.get(at).is_some_and(|&b| b != 0xFF) {
+            at += 1;
+        }
+        while bytes.get(at) == Some(&0xFF) {
+            at += 1;
+        }
+        let marker = *bytes.get(at).ok_or_else(truncated)?;
+        at += 1;
+        match marker {
+            // Stuffed zero, restart markers and TEM stand alone; D9 ends the picture.
+            0x00 | 0x01 | 0xD0..=0xD8 => continue,
+            0xD9 => return Ok(()),
+            _ => {}
+        }
+        let length = match bytes.get(at..at + 2) {
+            Some(&[a, b]) => usize::from(u16::from_be_bytes([a, b])).max(2),
+            _ => return Err(truncated()),
+        };
+        // SOF0..SOF15 without DHT, JPG and DAC: the eighth byte counts the components.
+        let is_frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
+        if is_frame && bytes.get(at + 7) == Some(&4) {
+            return Err(Error::ImageFormat { path: path.to_owned(), kind: "CMYK JPEG" });
+        }
+        at += length;
+    }
+}
+
+fn map_error(error: &ImageError, path: &Path) -> Error {
+    let path = path.to_owned();
+    match error {
+        ImageError::Limits(_) => Error::ImageTooLarge { path, what: "beyond the memory limit".into() },
+        ImageError::Unsupported(_) => Error::ImageFormat { path, kind: "unsupported variant of the format" },
+        _ if is_eof(error) => Error::ImageTruncated { path },
+        _ => Error::ImageDecode { path, kind: "damaged data" },
+    }
+}
+
+/// Whether an unexpected end of data stands anywhere in the chain of causes.
+fn is_eof(error: &ImageError) -> bool {
+    if let ImageError::IoError(e) = error {
+        return e.kind() == std::io::ErrorKind::UnexpectedEof;
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}

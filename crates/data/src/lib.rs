@@ -1,0 +1,26 @@
+//! Readers, transforms and tokenizers.
+//!
+//! Everything here may be fed files from strangers: sizes are bounded before memory is taken,
+//! panics of third-party decoders become errors, and every error has a stable [`Error::code`].
+
+pub mod batch;
+pub mod error;
+pub mod fashion;
+pub mod idx;
+pub mod image;
+pub mod packed_images;
+pub mod preprocess;
+mod preprocess_config;
+pub mod resize;
+pub mod text;
+mod text_config;
+
+pub use batch::{Augment, order_at, permutation};
+pub use error::{Error, Result};
+pub use fashion::{Dataset, FashionMnist, LABELS};
+pub use image::Picture;
+pub use packed_images::embedded_fashion;
+pub use preprocess::Pixels;
+pub use preprocess_config::{Family, Preprocessor, Size};
+pub use resize::{Filter, resize};
+pub use text::{Encoding, Tokenizer};

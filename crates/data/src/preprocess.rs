@@ -1,0 +1,131 @@
+//! Turning a picture into model input, as transformers' ViT and DeiT image processors do.
+
+use crate::error::{Error, Result};
+use crate::image::{MAX_PIXELS, MAX_SIDE, Picture};
+use crate::preprocess_config::{Preprocessor, Size};
+use crate::resize::resize;
+
+/// Longest output side, in pixels.
+const MAX_OUTPUT_SIDE: usize = 4096;
+
+/// Model input of one picture: `[channels, height, width]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pixels {
+    /// 1 or 3.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// The values, channel by channel, row by row.
+    pub data: Vec<f32>,
+}
+
+impl Preprocessor {
+    /// Runs every step on a picture for a model of `channels` (1 or 3): `[h, w, c]` bytes to `[channels, h', w']`; fails with `image.shape`, `preprocessor.channels` or `preprocessor.output`.
+    pub fn apply(&self, picture: &Picture, channels: usize) -> Result<Pixels> {
+        let normalize = match &self.normalize {
+            Some((mean, std)) => Some((fit(mean, channels)?, fit(std, channels)?)),
+            None => None,
+        };
+        // The size is settled first, so that nothing large is made only to be refused.
+        let (height, width) = self.resized(picture)?;
+        let (out_height, out_width) = self.crop.unwrap_or((height, width));
+        if out_height > MAX_OUTPUT_SIDE || out_width > MAX_OUTPUT_SIDE {
+            return Err(Error::PreprocessorOutput { width: out_width as u64, height: out_height as u64 });
+        }
+
+        let mut picture = picture.to_channels(channels)?;
+        if let Some((_, filter)) = self.resize {
+            picture = resize(&picture, width, height, filter)?;
+        }
+        if self.crop.is_some() {
+            picture = center_crop(&picture, out_height, out_width)?;
+        }
+
+        // A byte has 256 values, so each channel is a table; the order of roundings is transformers'
+        // (scaled in double precision, then single precision throughout).
+        let mut data = Vec::with_capacity(picture.data().len());
+        for c in 0..channels {
+            let table: Vec<f32> = (0..=255u8)
+                .map(|byte| {
+                    let v = match self.rescale {
+                        Some(factor) => (f64::from(byte) * factor) as f32,
+                        None => f32::from(byte),
+                    };
+                    match &normalize {
+                        Some((mean, std)) => (v - mean[c]) / std[c],
+                        None => v,
+                    }
+                })
+                .collect();
+            data.extend(picture.data().iter().skip(c).step_by(channels).map(|&b| table[usize::from(b)]));
+        }
+        Ok(Pixels { channels, height: out_height, width: out_width, data })
+    }
+
+    /// The output's height and width when they do not depend on the picture.
+    pub fn output_size(&self) -> Option<(usize, usize)> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Some((Size::Exact { height, width }, _))) => Some((height, width)),
+            _ => None,
+        }
+    }
+
+    /// Height and width after the resize step.
+    fn resized(&self, picture: &Picture) -> Result<(usize, usize)> {
+        let (h, w) = (picture.height(), picture.width());
+        let (height, width) = match self.resize {
+            None => (h, w),
+            Some((Size::Exact { height, width }, _)) => (height, width),
+            Some((Size::ShortestEdge(edge), _)) => {
+                // transformers: int(edge * long / short), a double division rounded down.
+                let long = (edge as f64 * h.max(w) as f64 / h.min(w) as f64) as usize;
+                if w <= h { (long, edge) } else { (edge, long) }
+            }
+        };
+        if height > MAX_SIDE || width > MAX_SIDE || (height * width) as u64 > MAX_PIXELS {
+            return Err(Error::PreprocessorOutput { width: width as u64, height: height as u64 });
+        }
+        Ok((height, width))
+    }
+}
+
+/// Per-channel constants for `channels` channels; three equal ones also serve a gray model.
+fn fit(values: &[f32], channels: usize) -> Result<Vec<f32>> {
+    if values.len() == channels {
+        return Ok(values.to_vec());
+    }
+    if channels == 1 && values.iter().all(|&v| v == values[0]) {
+        return Ok(vec![values[0]]);
+    }
+    Err(Error::PreprocessorChannels { channels, found: values.len() })
+}
+
+/// transformers' centre crop: rounds towards the top left, and pads with zeros where the picture is smaller.
+fn center_crop(picture: &Picture, height: usize, width: usize) -> Result<Picture> {
+    let c = picture.channels();
+    let (y0, x0) = (start(picture.height(), height), start(picture.width(), width));
+    let mut data = vec![0; height * width * c];
+    for y in 0..height {
+        let from_y = y as isize + y0;
+        if from_y < 0 || from_y >= picture.height() as isize {
+            continue;
+        }
+        // The columns that exist in the picture, copied in one piece.
+        let first = (-x0).max(0) as usize;
+        let last = (picture.width() as isize - x0).clamp(0, width as isize) as usize;
+        if first < last {
+            let from = (from_y as usize * picture.width() + (first as isize + x0) as usize) * c;
+            let len = (last - first) * c;
+            data[(y * width + first) * c..][..len].copy_from_slice(&picture.data()[from..from + len]);
+        }
+    }
+    Picture::new(width, height, c, data)
+}
+
+/// Where the crop begins in the picture; negative where padding comes first.
+fn start(have: usize, want: usize) -> isize {
+    if have >= want { ((have - want) / 2) as isize } else { -((want - have).div_ceil(2) as isize) }
+}

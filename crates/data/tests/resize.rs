@@ -1,0 +1,200 @@
+//! Resizing and whole pipelines against Pillow and transformers.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{MANIFEST, bytes, fixture, floats, hashed};
+use serde_json::{Value, json};
+use std::path::Path;
+use switchformer_data::{Family, Filter, Picture, Preprocessor, Size, image, resize};
+
+fn input(label: &str) -> Picture {
+    match label.strip_prefix("hashed:") {
+        None => image::open(fixture(&format!("{label}.png"))).unwrap(),
+        Some(dims) => {
+            let d: Vec<usize> = dims.split('x').map(|v| v.parse().unwrap()).collect();
+            hashed(d[0], d[1], d[2])
+        }
+    }
+}
+
+#[test]
+fn every_filter_agrees_with_pillow() {
+    let mut worst = [(0u8, 0usize, 0usize); 6];
+    for case in MANIFEST["resize"].as_array().unwrap() {
+        let code = case["filter"].as_u64().unwrap();
+        let (w, h) = (case["width"].as_u64().unwrap() as usize, case["height"].as_u64().unwrap() as usize);
+        let source = input(case["input"].as_str().unwrap());
+        let got = resize(&source, w, h, Filter::from_pillow(code).unwrap()).unwrap();
+        let want = bytes(&case["at"], w * h * source.channels());
+        for (a, b) in got.data().iter().zip(want) {
+            let slot = &mut worst[code as usize];
+            slot.0 = slot.0.max(a.abs_diff(*b));
+            slot.1 += usize::from(a != b);
+            slot.2 += 1;
+        }
+    }
+    for (filter, (level, differing, all)) in Filter::ALL.iter().zip(worst) {
+        println!("{filter:?}: worst {level}/255, {differing} of {all} bytes differ");
+    }
+    for (filter, (level, _, all)) in Filter::ALL.iter().zip(worst) {
+        assert!(all > 0);
+        assert_eq!(level, 0, "{filter:?} is off by {level}");
+    }
+}
+
+#[test]
+fn pipelines_agree_with_transformers() {
+    for case in MANIFEST["pipeline"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let config = serde_json::to_vec(&case["config"]).unwrap();
+        let preprocessor = Preprocessor::from_bytes(&config, Path::new("config"), None).unwrap();
+        let shape: Vec<usize> =
+            case["shape"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect();
+        let picture = image::open(fixture(case["picture"].as_str().unwrap())).unwrap();
+        let got = preprocessor.apply(&picture, shape[0]).unwrap();
+        assert_eq!([got.channels, got.height, got.width], shape[..], "{name}");
+        let want = floats(&case["at"], shape.iter().product());
+        let worst = got.data.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        println!("{name}: worst {worst:e}");
+        assert!(worst <= 1e-6, "{name}: {worst}");
+        if let Some(size) = preprocessor.output_size() {
+            assert_eq!(size, (got.height, got.width), "{name}");
+        }
+    }
+}
+
+#[test]
+fn without_resizing_values_are_bit_identical() {
+    let case = MANIFEST["pipeline"].as_array().unwrap().iter().find(|c| c["name"] == "no-resize").unwrap();
+    let config = serde_json::to_vec(&case["config"]).unwrap();
+    let picture = image::open(fixture("cat.png")).unwrap();
+    let got = Preprocessor::from_bytes(&config, Path::new("c"), None).unwrap().apply(&picture, 3).unwrap();
+    assert_eq!(got.data, floats(&case["at"], got.data.len()));
+}
+
+fn read(value: Value) -> Result<Preprocessor, switchformer_data::Error> {
+    Preprocessor::from_bytes(value.to_string().as_bytes(), Path::new("preprocessor_config.json"), None)
+}
+
+#[test]
+fn classes_have_their_defaults() {
+    for class in ["ViTImageProcessor", "ViTFeatureExtractor", "ViTImageProcessorFast"] {
+        assert_eq!(read(json!({"image_processor_type": class})).unwrap(), Preprocessor::default_for(Family::Vit));
+    }
+    for class in ["DeiTImageProcessor", "DeiTFeatureExtractor"] {
+        let got = read(json!({"feature_extractor_type": class})).unwrap();
+        assert_eq!(got, Preprocessor::default_for(Family::Deit));
+        assert_eq!(got.resize, Some((Size::Exact { height: 256, width: 256 }, Filter::Bicubic)));
+        assert_eq!(got.crop, Some((224, 224)));
+    }
+    // The newer field wins.
+    let both = json!({"image_processor_type": "DeiTImageProcessor", "feature_extractor_type": "ViTFeatureExtractor"});
+    assert_eq!(read(both).unwrap(), Preprocessor::default_for(Family::Deit));
+    // Old files name no class.
+    let old = br#"{"do_normalize": true, "do_resize": true, "image_mean": [0.5,0.5,0.5], "image_std": [0.5,0.5,0.5], "size": 224}"#;
+    let got = Preprocessor::from_bytes(old, Path::new("c"), Some(Family::Vit)).unwrap();
+    assert_eq!(got, Preprocessor::default_for(Family::Vit));
+    assert!(Preprocessor::from_bytes(old, Path::new("c"), None).is_err());
+}
+
+#[test]
+fn sizes_are_read_in_every_form() {
+    let size = |size: Value| {
+        read(json!({"image_processor_type": "ViTImageProcessor", "size": size})).unwrap().resize.unwrap().0
+    };
+    assert_eq!(size(json!(32)), Size::Exact { height: 32, width: 32 });
+    assert_eq!(size(json!({"width": 7, "height": 5})), Size::Exact { height: 5, width: 7 });
+    assert_eq!(size(json!({"shortest_edge": 9})), Size::ShortestEdge(9));
+    let value = json!({"image_processor_type": "ViTImageProcessor", "size": 9, "default_to_square": false});
+    assert_eq!(read(value).unwrap().resize.unwrap().0, Size::ShortestEdge(9));
+}
+
+#[test]
+fn unsupported_values_are_refused_by_name() {
+    let cases = [
+        ("image_processor_type", json!("CLIPImageProcessor")),
+        ("image_processor_type", json!(3)),
+        ("size", json!(0)),
+        ("size", json!(4097)),
+        ("size", json!(-1)),
+        ("size", json!(22.5)),
+        ("size", json!([224, 224])),
+        ("size", json!("big")),
+        ("size", json!({})),
+        ("size", json!({"height": 5})),
+        ("size", json!({"height": 5, "width": 99999})),
+        ("size", json!({"shortest_edge": 5, "longest_edge": 9})),
+        ("size", json!({"max_height": 5, "max_width": 9})),
+        ("resample", json!(6)),
+        ("resample", json!(-1)),
+        ("resample", json!("bilinear")),
+        ("do_resize", json!(1)),
+        ("do_center_crop", json!(true)),
+        ("do_pad", json!(true)),
+        ("do_reduce_labels", json!(true)),
+        ("rescale_factor", json!(0)),
+        ("rescale_factor", json!("1/255")),
+        ("image_mean", json!([0.5, 0.5])),
+        ("image_mean", json!([0.5, 0.5, "x"])),
+        ("image_mean", json!([1e300, 0.5, 0.5])),
+        ("image_std", json!([0.5, 0.0, 0.5])),
+        ("image_std", json!("half")),
+        ("data_format", json!("channels_last")),
+    ];
+    for (field, value) in cases {
+        let mut config = json!({"image_processor_type": "ViTImageProcessor"});
+        config[field] = value.clone();
+        let error = read(config).unwrap_err();
+        assert_eq!(error.code(), "preprocessor.unsupported", "{field} {value}");
+        let text = error.to_string();
+        let named = if field == "do_center_crop" { "crop_size" } else { field };
+        assert!(text.contains(named), "{text}");
+    }
+    assert_eq!(read(json!([])).unwrap_err().code(), "preprocessor.unsupported");
+    let bad = Preprocessor::from_bytes(b"{\"size\": ", Path::new("c"), None).unwrap_err();
+    assert_eq!(bad.code(), "json.parse");
+    let deep = "[".repeat(100_000);
+    assert_eq!(Preprocessor::from_bytes(deep.as_bytes(), Path::new("c"), None).unwrap_err().code(), "json.parse");
+    // A long value is shortened in the message.
+    let long = read(json!({"image_processor_type": "x".repeat(5000)})).unwrap_err().to_string();
+    assert!(long.len() < 400, "{}", long.len());
+}
+
+#[test]
+fn channels_must_fit_mean_and_std() {
+    let gray = hashed(40, 30, 1);
+    let default = Preprocessor::default_for(Family::Vit);
+    // Three equal means serve one channel.
+    assert_eq!(default.apply(&gray, 1).unwrap().data.len(), 224 * 224);
+    assert_eq!(default.apply(&gray, 3).unwrap().data.len(), 3 * 224 * 224);
+    assert_eq!(default.apply(&gray, 2).unwrap_err().code(), "preprocessor.channels");
+    let imagenet = read(json!({"image_processor_type": "ViTImageProcessor", "image_mean": [0.4, 0.5, 0.6]})).unwrap();
+    assert_eq!(imagenet.apply(&gray, 1).unwrap_err().code(), "preprocessor.channels");
+    let one =
+        read(json!({"image_processor_type": "ViTImageProcessor", "image_mean": [0.5], "image_std": [0.5]})).unwrap();
+    assert_eq!(one.apply(&gray, 3).unwrap_err().code(), "preprocessor.channels");
+    let scalar =
+        read(json!({"image_processor_type": "ViTImageProcessor", "image_mean": 0.5, "image_std": 0.5})).unwrap();
+    assert_eq!(scalar, default);
+}
+
+#[test]
+fn huge_outputs_are_refused() {
+    let line = Picture::new(16_000, 1, 1, vec![7; 16_000]).unwrap();
+    let edge = read(json!({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 4096}})).unwrap();
+    assert_eq!(edge.apply(&line, 3).unwrap_err().code(), "preprocessor.output");
+    let keep = read(json!({"image_processor_type": "ViTImageProcessor", "do_resize": false})).unwrap();
+    assert_eq!(keep.apply(&line, 3).unwrap_err().code(), "preprocessor.output");
+    assert_eq!(resize(&line, 0, 5, Filter::Box).unwrap_err().code(), "preprocessor.output");
+    assert_eq!(resize(&line, 16_384, 16_384, Filter::Box).unwrap_err().code(), "preprocessor.output");
+}
+
+#[test]
+fn a_resize_to_the_same_size_changes_nothing() {
+    let picture = hashed(31, 17, 3);
+    for filter in Filter::ALL {
+        assert_eq!(resize(&picture, 31, 17, filter).unwrap(), picture);
+    }
+}

@@ -1,0 +1,98 @@
+//! Real checkpoints: what a published folder answers equals what the reference computed with it.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use common::{far, flat};
+use switchformer_nn::io::unpack;
+use switchformer_nn::{Input, Point, Taps};
+use switchformer_zoo::{OpenOptions, Opened};
+
+/// Largest difference to the reference, relative to its largest value. Both sides compute in f32.
+const TOLERANCE: f32 = 1e-4;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// What the reference computed.
+fn expected(fixture: &str) -> HashMap<String, Tensor> {
+    let path = root("fixtures").join(fixture).join("expected.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+/// A checkpoint of `models/`, which is fetched and not stored; without it the test says so and passes.
+fn fetched(model: &str) -> Option<Opened> {
+    let dir = root("models").join(model);
+    if !dir.join("model.safetensors").exists() {
+        println!("skipped: {} is not here; scripts/fetch-models.sh fetches it", dir.display());
+        return None;
+    }
+    Some(Opened::open(&dir, OpenOptions::default()).unwrap())
+}
+
+fn close(what: &str, got: &Tensor, want: &Tensor) {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let off = far(&flat(got), &flat(want));
+    assert!(off <= TOLERANCE, "{what} differs by {off:e}");
+    println!("{what}: {off:.1e}");
+}
+
+fn ids(t: &Tensor) -> Vec<i64> {
+    t.to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn rxnmapper_reads_reactions_as_the_reference_does() {
+    let want = expected("rxnmapper-albert");
+    let opened = Opened::open(&root("fixtures/rxnmapper-albert"), OpenOptions::default()).unwrap();
+    let input = Input::padded(&want["input_ids"], Some(&want["attention_mask"]), None).unwrap();
+    let mut taps = Taps::named(["blocks.10.attn.probs", "blocks.11"]);
+    let (out, _) = opened.run_tapped(&Point::new(), &input, &mut taps).unwrap();
+
+    let (logits, rows) = out.get_rows("logits").unwrap();
+    let first = |t: &Tensor| t.narrow(0, 0, rows.len(0)).unwrap();
+    close("rxnmapper logits of the first reaction", &first(logits), &want["logits.0"]);
+    // The last hidden state: this family has no norm after its blocks.
+    close("rxnmapper hidden state", &first(&taps.get("blocks.11").unwrap()[0]), &want["last_hidden_state.0"]);
+    let map = taps.get("blocks.10.attn.probs").unwrap()[0].get(5).unwrap();
+    close("rxnmapper map of block 10, head 5", &map, &want["attn.probs.10.head.5.0"]);
+
+    let Input::Tokens { columns, .. } = &input else { unreachable!() };
+    let width = want["input_ids"].dims()[1];
+    let best = unpack(&logits.max(1).unwrap().unsqueeze(1).unwrap(), rows, columns, width).unwrap();
+    close("rxnmapper largest logit of every atom", &best.squeeze(2).unwrap(), &want["logits.max"]);
+    // The reference marks padding by -1; the least gap between the two best is 0.01, far over the tolerance.
+    let chosen: Vec<i64> = ids(&want["logits.argmax"]).into_iter().filter(|i| *i >= 0).collect();
+    assert_eq!(ids(&logits.argmax(1).unwrap()), chosen);
+}
+
+#[test]
+fn minilm_embeds_sentences_as_the_reference_does() {
+    let Some(opened) = fetched("all-MiniLM-L6-v2") else { return };
+    let want = expected("minilm");
+    let (all, mut from) = (ids(&want["input_ids"]), 0);
+    let take = |n: &i64| {
+        from += *n as usize;
+        all[from - *n as usize..from].iter().map(|i| *i as u32).collect::<Vec<u32>>()
+    };
+    let sentences: Vec<Vec<u32>> = ids(&want["lens"]).iter().map(take).collect();
+    let (out, _) = opened.run(&Point::new(), &Input::tokens(&sentences).unwrap()).unwrap();
+    close("MiniLM embeddings", &opened.embed(&out).unwrap().unwrap(), &want["embeddings"]);
+}
+
+#[test]
+fn splade_weighs_words_as_the_reference_does() {
+    let Some(opened) = fetched("splade-tiny") else { return };
+    let want = expected("splade");
+    let input = Input::padded(&want["input_ids"], Some(&want["attention_mask"]), None).unwrap();
+    let (out, _) = opened.run(&Point::new(), &input).unwrap();
+    let (logits, rows) = out.get_rows("logits").unwrap();
+    let first = Tensor::from_vec(rows.firsts(), rows.n(), &Device::Cpu).unwrap();
+    close("SPLADE logits of the first row", &logits.index_select(&first, 0).unwrap(), &want["cls.logits"]);
+}

@@ -1,0 +1,188 @@
+//! The binary as a user meets it: real processes, exit codes, one JSON document, errors that help.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use switchformer::nn::Weights;
+use switchformer::nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
+use switchformer::zoo::find;
+use switchformer::zoo::save::{json_bytes, published_tensors};
+
+fn run_in(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_switchformer")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn run(args: &[&str]) -> Output {
+    run_in(Path::new("."), args)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard output as exactly one JSON document.
+fn document(out: &Output) -> Value {
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&out.stdout)))
+}
+
+#[track_caller]
+fn fails(args: &[&str], code: i32, says: &[&str]) {
+    let out = run(args);
+    let err = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
+    for s in says {
+        assert!(err.contains(s), "{args:?} must say {s:?}: {err}");
+    }
+}
+
+/// A folder with a small seeded model of a family.
+fn toy(dir: &Path, family: &str) {
+    let entry = find(family).unwrap();
+    let mut config: Value = serde_json::from_str(entry.toy).unwrap();
+    let w = Weights::seeded().trainable();
+    (entry.load)(&switchformer::nn::config::ConfigMap::new(config.clone()).unwrap(), &w).unwrap();
+    let architecture = config["architectures"][0].as_str().unwrap().to_string();
+    let tensors = published_tensors(entry, &architecture, &w.params()).unwrap();
+    config["architectures"] = json!([architecture]);
+    let files = [("config.json", json_bytes(&config)), ("model.safetensors", safetensors_bytes(&tensors).unwrap())];
+    write_folder(dir, &files).unwrap();
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let help = run(&["--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("tour"));
+    assert!(run(&["--version"]).status.success());
+}
+
+#[test]
+fn wrong_use_says_what_would_be_right() {
+    fails(&["--frobnicate"], 1, &["--frobnicate"]);
+    fails(&["tuor"], 1, &["tour"]);
+    fails(&["run", "default"], 1, &["--text", "--image", "--tensors"]);
+    fails(&["run", "default", "--text", "x"], 1, &["reads images"]);
+    fails(&["describe", "bret"], 1, &["bert"]);
+    fails(&["bench", "no-such-size"], 1, &["no-such-size", "list"]);
+    fails(&["bench", "default", "--point", "fastest"], 1, &["fastest", "JSON"]);
+    fails(&["bench", "default", "--point", "{\"bit\":4}"], 1, &["bit", "bits", "tokens", "exit"]);
+    fails(&["bench", "default", "--point", "{\"bits\":5}"], 1, &["5", "[8, 6, 4, 2]"]);
+    fails(&["bench", "default", "--point", "{\"exit\":9}"], 1, &["9", "6 blocks"]);
+    fails(&["train", "no-such.toml"], 2, &["no-such.toml"]);
+}
+
+#[test]
+fn bad_files_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let missing = temp.path().join("missing");
+    fails(&["points", missing.to_str().unwrap()], 2, &["missing"]);
+    fails(&["inspect", missing.to_str().unwrap()], 2, &["missing"]);
+    fails(&["points", temp.path().to_str().unwrap()], 2, &["config.json"]);
+    let picture = temp.path().join("x.png");
+    std::fs::write(&picture, b"not a picture").unwrap();
+    fails(&["run", "default", "--image", picture.to_str().unwrap()], 2, &["x.png"]);
+}
+
+#[test]
+fn the_registry_is_shown() {
+    let list = document(&run(&["list", "--json"]));
+    assert!(list["models"].as_array().unwrap().len() >= 6);
+    assert!(text(&run(&["list"]).stdout).contains("bert-base-uncased"));
+    assert_eq!(document(&run(&["describe", "vit", "--json"]))["name"], "vit");
+    let points = document(&run(&["points", "default", "--json"]));
+    let axes: Vec<_> = points["axes"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    assert_eq!(axes, ["bits", "tokens", "exit"]);
+    assert_eq!(document(&run(&["doctor", "--json"]))["embedded_model"]["well"], true);
+    assert!(text(&run(&["completions", "bash"]).stdout).contains("switchformer"));
+}
+
+#[test]
+fn tensors_go_in_and_come_out_padded() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = temp.path().join("bert");
+    toy(&model, "bert");
+    let ints = |v: &[i64]| Saved {
+        dtype: safetensors::Dtype::I64,
+        shape: vec![2, 4],
+        bytes: v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    };
+    let input = SavedMap::from([
+        ("input_ids".to_string(), ints(&[5, 6, 7, 8, 9, 10, 0, 0])),
+        ("attention_mask".to_string(), ints(&[1, 1, 1, 1, 1, 1, 0, 0])),
+    ]);
+    let file = temp.path().join("in.safetensors");
+    std::fs::write(&file, safetensors_bytes(&input).unwrap()).unwrap();
+    let args = ["run", "bert", "--tensors", "in.safetensors", "--out", "out.safetensors", "--json"];
+    let doc = document(&run_in(temp.path(), &args));
+    assert_eq!(doc["results"].as_array().unwrap().len(), 2);
+    let shown = document(&run_in(temp.path(), &["inspect", "out.safetensors", "--json"]));
+    assert_eq!(shown["tensors"][0]["name"], "logits");
+    assert_eq!(shown["tensors"][0]["shape"], json!([2, 3]));
+    // The same through nested weights at 2 bits differs; at 8 bits it is close.
+    let nested = |point: &str| {
+        document(&run_in(
+            temp.path(),
+            &["run", "bert", "--tensors", "in.safetensors", "--nested", "--point", point, "--json"],
+        ))
+    };
+    assert_ne!(nested("{\"bits\":2}")["results"], nested("{\"bits\":8}")["results"]);
+
+    let wrong = SavedMap::from([("inputs".to_string(), ints(&[0; 8]))]);
+    std::fs::write(&file, safetensors_bytes(&wrong).unwrap()).unwrap();
+    let out = run_in(temp.path(), &["run", "bert", "--tensors", "in.safetensors"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("input_ids"));
+}
+
+#[test]
+fn a_picture_is_classified_at_any_point() {
+    let temp = tempfile::tempdir().unwrap();
+    let set = switchformer::data::embedded_fashion().unwrap();
+    let file = temp.path().join("first.png");
+    let pixels = image::GrayImage::from_raw(28, 28, set.image(0).unwrap().to_vec()).unwrap();
+    pixels.save(&file).unwrap();
+    let point = "{\"bits\":4,\"exit\":3,\"tokens\":{\"method\":\"zero-tprune\",\"keep\":0.8,\"after\":[1,2]}}";
+    let doc =
+        document(&run(&["run", "default", "--image", file.to_str().unwrap(), "--point", point, "--trace", "--json"]));
+    let best = &doc["results"][0]["labels"][0];
+    assert!(best["probability"].as_f64().unwrap() > 0.1);
+    let switches: Vec<_> = doc["trace"].as_array().unwrap().iter().map(|d| d["switch"].as_str().unwrap()).collect();
+    assert_eq!(switches, ["tokens", "tokens", "exit"]);
+}
+
+#[test]
+fn the_tour_measures_and_reports() {
+    let temp = tempfile::tempdir().unwrap();
+    let doc = document(&run_in(temp.path(), &["tour", "--images", "64", "--reps", "1", "--json"]));
+    let points = doc["points"].as_array().unwrap();
+    assert!(points.len() >= 12);
+    let fields = [
+        "point",
+        "accuracy",
+        "accuracy_ci",
+        "ms_batch1",
+        "ms_batch32",
+        "images_per_s",
+        "flops",
+        "weight_bytes",
+        "pareto",
+    ];
+    for p in points {
+        fields.iter().for_each(|f| assert!(!p[f].is_null(), "{f} is missing in {p}"));
+    }
+    assert!(points.iter().any(|p| p["pareto"] == true));
+    let html = std::fs::read_to_string(temp.path().join("report.html")).unwrap();
+    assert!(html.contains("<svg") && html.contains("</html>"));
+    let outside = ["src=\"http", "href=\"http", "@import", "url(http"];
+    assert!(outside.iter().all(|o| !html.contains(o)), "the report loads something from outside");
+}
+
+#[test]
+fn text_goes_through_the_real_tokenizer() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/rxnmapper-albert");
+    let doc = document(&run(&["run", folder.to_str().unwrap(), "--text", "CC(=O)O.CCO>>CC(=O)OCC", "--json"]));
+    assert_eq!(doc["outputs"]["logits"]["rows"].as_array().unwrap().len(), 1);
+}
