@@ -114,7 +114,7 @@ pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
     decode(&read_file(path, MAX_FILE_BYTES)?, path)
 }
 
-/// Decodes a picture in memory as [`open`] does; `label` stands in for the path in errors (`image.*` codes).
+/// Decodes a picture in memory as [`open()`] does; `label` stands in for the path in errors (`image.*` codes).
 pub fn decode(bytes: &[u8], label: &Path) -> Result<Picture> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Error::FileTooLarge { path: label.to_owned(), limit: MAX_FILE_BYTES });

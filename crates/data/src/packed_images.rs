@@ -17,7 +17,7 @@ pub fn write(images: &[u8], height: usize, width: usize, labels: &[u8]) -> Resul
     Ok((idx::to_gzip(&[n, height, width], images, label)?, idx::to_gzip(&[n], labels, label)?))
 }
 
-/// Reads what [`write`] made: images `[n, height, width]`, labels `[n]`; fails with `idx.*` or `dataset.invalid`.
+/// Reads what [`write()`] made: images `[n, height, width]`, labels `[n]`; fails with `idx.*` or `dataset.invalid`.
 pub fn read(images: &[u8], labels: &[u8]) -> Result<Dataset> {
     let label = Path::new("(packed images)");
     Dataset::from_idx(idx::from_bytes(images, label)?, idx::from_bytes(labels, label)?, label)

@@ -138,6 +138,9 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn load_part(self, x: &[f32]) -> F4 {
+        if let Some(whole) = x.first_chunk() {
+            return *whole;
+        }
         let mut v = [0.0; 4];
         for (lane, &value) in v.iter_mut().zip(x) {
             *lane = value;
@@ -146,6 +149,10 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn store_part(self, x: &mut [f32], v: F4) {
+        if let Some(whole) = x.first_chunk_mut() {
+            *whole = v;
+            return;
+        }
         for (value, &lane) in x.iter_mut().zip(&v) {
             *value = lane;
         }

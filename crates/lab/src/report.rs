@@ -76,7 +76,13 @@ fn depth(trace: &Trace, member: u32, n_blocks: usize) -> usize {
 }
 
 /// The page.
-pub fn page(opened: &Opened, setting: &Setting, points: &[Measured], pictures: &[Picture], shown: &str) -> Result<String> {
+pub fn page(
+    opened: &Opened,
+    setting: &Setting,
+    points: &[Measured],
+    pictures: &[Picture],
+    shown: &str,
+) -> Result<String> {
     let by_time = plot(points, "milliseconds per image, batch 32", |p| p.ms_batch32)?;
     let by_flops = plot(points, "MFLOPs per image", |p| p.flops / 1e6)?;
     let patch = match opened.model.spec() {

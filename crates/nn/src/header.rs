@@ -104,7 +104,10 @@ fn check_extents(entries: &[Entry], data: usize, path: &Path) -> Result<()> {
         let bits = bits.ok_or_else(|| bad(path, format!("{name}: the size of {shape:?} overflows")))?;
         if bits % 8 != 0 || bits / 8 != to - from {
             let held = to - from;
-            return Err(bad(path, format!("{name}: {dtype:?} {shape:?} is {bits} bits, data_offsets hold {held} bytes")));
+            return Err(bad(
+                path,
+                format!("{name}: {dtype:?} {shape:?} is {bits} bits, data_offsets hold {held} bytes"),
+            ));
         }
         if *from < end {
             return Err(bad(path, format!("{name} overlaps {before}")));
@@ -141,7 +144,10 @@ impl<'de> Visitor<'de> for Header<'_> {
         let mut metadata = false;
         while let Some(name) = map.next_key::<String>()? {
             if name.is_empty() || name.len() > MAX_NAME {
-                return Err(de::Error::custom(format!("a tensor name of {} bytes, allowed: 1 to {MAX_NAME}", name.len())));
+                return Err(de::Error::custom(format!(
+                    "a tensor name of {} bytes, allowed: 1 to {MAX_NAME}",
+                    name.len()
+                )));
             }
             self.at.borrow_mut().clone_from(&name);
             if name == "__metadata__" {

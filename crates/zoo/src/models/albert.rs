@@ -3,7 +3,7 @@
 //! Paper: "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations", arXiv 1909.11942.
 //! Code: google-research/albert. Weights: albert/albert-base-v2 and kin.
 //! Idea: word vectors of width `embedding_size` are mapped up to `hidden_size`; one block runs `num_hidden_layers` times.
-//! Shapes: ids [total] -> [total, embedding_size] -> rows [total, dim] -> last_hidden_state, pooler_output, or logits.
+//! Shapes: `ids [total] -> [total, embedding_size] -> rows [total, dim] -> last_hidden_state, pooler_output, or logits.`
 //! Departs from the reference: one group of one layer (all published models); packed rows, no padding.
 
 use serde_json::json;

@@ -3,7 +3,7 @@
 //! Paper: "BERT: Pre-training of Deep Bidirectional Transformers", arXiv 1810.04805. Code: google-research/bert.
 //! Weights: google-bert/bert-base-uncased and kin, sentence-transformers/all-MiniLM-L6-v2.
 //! Idea: word, position and segment vectors are summed and normed; blocks `x = LN(x + Attn(x)); x = LN(x + MLP(x))`.
-//! Shapes: ids [total] -> rows [total, dim] -> last_hidden_state, pooler_output [b, dim], or a head's logits.
+//! Shapes: `ids [total] -> rows [total, dim] -> last_hidden_state, pooler_output [b, dim], or a head's logits.`
 //! Departs from the reference: packed rows, no padding; absolute positions only.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
@@ -144,8 +144,11 @@ impl Embeddings {
     }
 }
 
+/// Ids, segment ids, columns and rows of a text input.
+pub(crate) type Packed<'a> = (&'a [u32], &'a [u32], &'a [u32], &'a Rows);
+
 /// The packed parts of a text input. Errors on images.
-pub(crate) fn tokens(input: &Input) -> Result<(&[u32], &[u32], &[u32], &Rows)> {
+pub(crate) fn tokens(input: &Input) -> Result<Packed<'_>> {
     match input {
         Input::Tokens { ids, types, columns, rows } => Ok((ids, types, columns, rows)),
         Input::Pixels(_) => Err(Error::input("this model reads text", "give --text or input_ids")),

@@ -4,7 +4,7 @@
 //! Code: facebookresearch/deit. Weights: facebook/deit-*-distilled-patch16-224; timm `deit_*` names load too.
 //! Idea: the network is ViT's. A distillation row stands beside the class row and has a head of its own; at inference the
 //! two heads' logits are averaged.
-//! Shapes: pixels [b, c, h, w] -> rows [b * (2 + gh * gw), dim] -> logits [b, labels].
+//! Shapes: `pixels [b, c, h, w] -> rows [b * (2 + gh * gw), dim] -> logits [b, labels].`
 //! Departs from the reference: a checkpoint without `distillation_token` is the plain DeiT, with one prefix row.
 
 use switchformer_nn::config::ConfigMap;

@@ -3,7 +3,7 @@
 //! Paper: "DistilBERT, a distilled version of BERT", arXiv 1910.01108. Code: huggingface/transformers.
 //! Weights: distilbert/distilbert-base-uncased and kin.
 //! Idea: BERT's blocks without segments and without a pooler.
-//! Shapes: ids [total] -> rows [total, dim] -> last_hidden_state, or a head's logits.
+//! Shapes: `ids [total] -> rows [total, dim] -> last_hidden_state, or a head's logits.`
 //! Departs from the reference: packed rows, no padding.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};

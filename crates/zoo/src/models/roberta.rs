@@ -3,7 +3,7 @@
 //! Paper: "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXiv 1907.11692. Code: facebookresearch/fairseq.
 //! Weights: FacebookAI/roberta-base and kin, distilroberta-base.
 //! Idea: the network is BERT's; positions start after the padding id, and heads differ.
-//! Shapes: ids [total] -> rows [total, dim] -> last_hidden_state, pooler_output [b, dim], or a head's logits.
+//! Shapes: `ids [total] -> rows [total, dim] -> last_hidden_state, pooler_output [b, dim], or a head's logits.`
 //! Departs from the reference: packed rows, no padding; absolute positions only.
 
 use switchformer_nn::config::{ConfigMap, MAX_POSITIONS};

@@ -4,7 +4,7 @@
 //! Weights: google/vit-base-patch16-224 and kin; timm `vit_*` names load too.
 //! Idea: patches are words. A class row is put in front, learned positions are added, pre-norm blocks follow, and the
 //! class row answers: `x = x + Attn(LN(x)); x = x + MLP(LN(x))`.
-//! Shapes: pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> logits [b, labels].
+//! Shapes: `pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> logits [b, labels].`
 //! Departs from the reference: sizes other than the trained one interpolate positions without being asked.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
