@@ -81,7 +81,7 @@ impl Run {
         let we = Weights::fresh(recipe.seed).trainable();
         let exits = match recipe.switch.exits.as_slice() {
             [] => None,
-            depths => Some(load_exits(&config, &we, depths)?),
+            depths => Some(load_exits(model.trunk(), &config, &we, depths)?),
         };
         let (model_params, exit_params) = (w.params(), we.params());
         let all = model_params.iter().chain(&exit_params).cloned().collect();

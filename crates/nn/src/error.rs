@@ -21,7 +21,7 @@ pub struct MissingTensor {
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a read or write.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", place(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what its format demands.
-    #[error("{}: {what}; {hint}", path.display())]
+    #[error("{}: {what}; {hint}", place(path))]
     Format {
         /// The offending file.
         path: PathBuf,
@@ -175,10 +175,18 @@ impl Error {
 /// Longest text of others that a message repeats, in characters.
 const REPEATED: usize = 600;
 
+/// A path for a message.
+fn place(path: &Path) -> String {
+    shortened(path.display().to_string(), 4 * REPEATED)
+}
+
 /// Text from files, fit for a terminal and a log: one line, no control characters, cut where it is long.
 fn plain(text: impl Into<String>) -> String {
-    let text = text.into();
-    let cut = text.char_indices().nth(REPEATED).map(|(at, _)| at);
+    shortened(text.into(), REPEATED)
+}
+
+fn shortened(text: String, max: usize) -> String {
+    let cut = text.char_indices().nth(max).map(|(at, _)| at);
     if cut.is_none() && !text.contains(char::is_control) {
         return text;
     }

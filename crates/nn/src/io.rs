@@ -130,6 +130,12 @@ impl Output {
         self
     }
 
+    /// Only the named outputs.
+    pub fn only(mut self, names: &[&str]) -> Self {
+        self.values.retain(|k, _| names.contains(&k.as_str()));
+        self
+    }
+
     /// All outputs by name.
     pub fn values(&self) -> &BTreeMap<String, Value> {
         &self.values

@@ -65,6 +65,11 @@ pub trait Staged: Send + Sync {
     fn prefix_rows(&self) -> Option<usize> {
         None
     }
+    /// Width and number of classes where the answer is one row of `logits` per member: only then can exit heads answer
+    /// in the model's stead.
+    fn classifier(&self) -> Option<(usize, usize)> {
+        None
+    }
     /// Cost of the stem for members of the given lengths.
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost;
     /// Cost of one block for members of the given lengths.
@@ -79,6 +84,11 @@ pub trait Between: Send + Sync {
     fn wants(&self, idx: usize) -> &[&'static str];
     /// Acts after block `idx`. Members that leave are given to `left` with their outputs.
     fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State>;
+    /// The outputs that every member gets under this rule, where it cannot give all of the model's. Without it the
+    /// outputs would depend on who else is in the batch.
+    fn outputs(&self) -> Option<&[&'static str]> {
+        None
+    }
     /// Lengths after block `idx` and whether all members leave there, where that does not depend on the input.
     fn predict(&self, point: &Point, idx: usize, prefix: usize, lens: &mut Vec<usize>) -> Forecast;
 }
@@ -86,8 +96,8 @@ pub trait Between: Send + Sync {
 /// What a rule's cost forecast says about the blocks that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forecast {
-    /// The walk goes on.
-    Go,
+    /// The walk goes on, after this much work of the rule's own (exit heads that were asked).
+    Go(LeafCost),
     /// Every member leaves here; the given head cost replaces the model's own, if any.
     Exit(Option<LeafCost>),
 }
@@ -137,7 +147,8 @@ pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: 
         let out = model.head(cx, state)?;
         left.push((members, out));
     }
-    Output::merge(left, n)
+    let merged = Output::merge(left, n)?;
+    Ok(rules.iter().filter_map(|r| r.outputs()).fold(merged, |out, names| out.only(names)))
 }
 
 /// Cost of a forward pass for members of the given lengths, decided without running it. Confidence exits count as if
@@ -149,8 +160,9 @@ pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens:
     for idx in 0..model.n_blocks() {
         total = total + model.cost_block(idx, point, &lens);
         for rule in rules {
-            if let Forecast::Exit(head) = rule.predict(point, idx, prefix, &mut lens) {
-                return total + head.unwrap_or_else(|| model.cost_head(point, &lens));
+            match rule.predict(point, idx, prefix, &mut lens) {
+                Forecast::Go(own) => total = total + own,
+                Forecast::Exit(head) => return total + head.unwrap_or_else(|| model.cost_head(point, &lens)),
             }
         }
     }

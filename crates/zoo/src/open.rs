@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Taps, Trace, Weights, staged,
+    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights, staged,
 };
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
@@ -75,7 +75,7 @@ impl Opened {
             depths => {
                 check_depths(depths, model.trunk().n_blocks())?;
                 let we = Weights::file(folder, "switch.safetensors", &Names::default())?;
-                let exits = load_exits(&config, &we, depths)?;
+                let exits = load_exits(model.trunk(), &config, &we, depths)?;
                 we.finish()?;
                 n_params += we.n_elements();
                 Some(Arc::new(exits))
@@ -177,12 +177,12 @@ pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
     Ok((find(&model_type)?, config))
 }
 
-/// Exit heads of the width, classes and epsilon of a config.
-pub fn load_exits(config: &ConfigMap, w: &Weights, depths: &[usize]) -> Result<Exits> {
-    // DistilBERT's published name for its width is `dim`.
-    let field = if config.get("hidden_size").is_none() && config.get("dim").is_some() { "dim" } else { "hidden_size" };
-    let dim = config.size(field, None, switchformer_nn::config::MAX_DIM)?;
-    Exits::load(w, depths, dim, config.n_labels()?, config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?)
+/// Exit heads of a model's width and classes. Errors when its answer is not one row of `logits` per member.
+pub fn load_exits(model: &dyn Staged, config: &ConfigMap, w: &Weights, depths: &[usize]) -> Result<Exits> {
+    let (dim, classes) = model.classifier().ok_or_else(|| {
+        Error::config("switch.exits", "exit heads need a model that classifies each input as a whole")
+    })?;
+    Exits::load(w, depths, dim, classes, config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?)
 }
 
 fn check_depths(depths: &[usize], n_blocks: usize) -> Result<()> {

@@ -224,7 +224,7 @@ fn check_gradients(entry: &Entry, case: &Case, config: &ConfigMap, tolerance: f3
             None => panic!("{}: no parameter {canonical}", case.name),
         };
         let e = error(&got.reshape(want.shape()).unwrap(), want);
-        assert!(e <= tolerance * 5.0, "{}: {key} differs by {e:e}", case.name);
+        assert!(e <= tolerance, "{}: {key} differs by {e:e}", case.name);
         worst = worst.max(e);
     }
     worst

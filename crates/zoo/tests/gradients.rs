@@ -183,7 +183,7 @@ fn exit_heads_learn_and_later_blocks_do_not() {
         let config = ConfigMap::new(toy(entry, &toy_architecture(entry))).unwrap();
         let (w, we) = (Weights::seeded().trainable(), Weights::seeded().trainable());
         let model = entry.build(&config, &w).unwrap();
-        let exits = load_exits(&config, &we, &[1]).unwrap();
+        let exits = load_exits(model.trunk(), &config, &we, &[1]).unwrap();
         let point = Point::new().with("exit", 1);
         let rules = Switches::new(model.trunk(), Some(exits.into()), Vec::new()).rules(&point).unwrap();
         let (mut taps, mut trace) = (Taps::none(), Trace::default());

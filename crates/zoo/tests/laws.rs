@@ -44,7 +44,7 @@ fn open(entry: &Entry, architecture: &str, with: With) -> Opened {
     let mut opened = Opened::random(toy(entry, architecture), OpenOptions { nested }).unwrap();
     if matches!(with, With::Exits | With::All) {
         let depths: Vec<usize> = (1..opened.model.trunk().n_blocks()).collect();
-        let exits = load_exits(&opened.config, &Weights::seeded(), &depths).unwrap();
+        let exits = load_exits(opened.model.trunk(), &opened.config, &Weights::seeded(), &depths).unwrap();
         let views = opened.switches.host().views.clone();
         opened.switches = Switches::new(opened.model.trunk(), Some(Arc::new(exits)), views);
     }

@@ -105,7 +105,8 @@ impl Switch for Exit {
     fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
         let wrong =
             |what: String| Error::point(what, format!("exit is 1 to {} or {{\"confidence\": 0.9}}", host.n_blocks));
-        match point.axis::<Setting>("exit").map_err(|e| wrong(e.to_string()))? {
+        let setting = point.axis::<Setting>("exit").map_err(|_| wrong(format!("exit in {point} is not understood")))?;
+        match setting {
             None => Ok(None),
             Some(Setting::At(k)) if k == host.n_blocks => Ok(None),
             Some(Setting::At(k)) if (1..host.n_blocks).contains(&k) => {
@@ -155,7 +156,7 @@ impl Between for FixedExit {
     }
     fn predict(&self, point: &Point, idx: usize, _: usize, lens: &mut Vec<usize>) -> Forecast {
         if idx + 1 != self.after {
-            return Forecast::Go;
+            return Forecast::Go(LeafCost::default());
         }
         Forecast::Exit(self.exits.as_ref().and_then(|e| e.cost(self.after, point, lens.len())))
     }
@@ -169,6 +170,9 @@ struct ConfidenceExit {
 impl Between for ConfidenceExit {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
+    }
+    fn outputs(&self) -> Option<&[&'static str]> {
+        Some(&["logits"])
     }
     fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State> {
         if idx + 1 == model.n_blocks() {
@@ -193,8 +197,9 @@ impl Between for ConfidenceExit {
         left.push((members, Output::new().member("logits", gone)));
         state.select(&stay)
     }
-    fn predict(&self, _: &Point, _: usize, _: usize, _: &mut Vec<usize>) -> Forecast {
-        Forecast::Go
+    /// As if nobody left: every head is asked.
+    fn predict(&self, point: &Point, idx: usize, _: usize, lens: &mut Vec<usize>) -> Forecast {
+        Forecast::Go(self.exits.cost(idx + 1, point, lens.len()).unwrap_or_default())
     }
 }
 

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use serde_json::json;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{Between, Ctx, Error, Point, Result, Staged, State};
+use switchformer_nn::{Between, Ctx, Error, LeafCost, Point, Result, Staged, State};
 
 use super::rank::{self, Maps};
 use crate::host::{Axis, Host, Switch};
@@ -95,7 +95,9 @@ impl Switch for Tokens {
             _ => return Err(wrong("give either `layers`, or `keep` with an optional `after`".into())),
         };
         layers.sort_by_key(|l| l.after);
-        layers.dedup_by_key(|l| l.after);
+        if let Some(twice) = layers.windows(2).find(|w| w[0].after == w[1].after) {
+            return Err(wrong(format!("two layers act after block {}", twice[0].after)));
+        }
         for l in &layers {
             let sane = (1..=host.n_blocks).contains(&l.after)
                 && l.keep > 0.0
@@ -186,7 +188,7 @@ impl Between for Prune {
                 *len = front + kept_count(layer.keep, *len - front);
             }
         }
-        Forecast::Go
+        Forecast::Go(LeafCost::default())
     }
 }
 

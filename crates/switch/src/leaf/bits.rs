@@ -182,18 +182,27 @@ impl LeafMaker for NestedLeaves {
             let log_scale = w.register(start, names, ParamKind::Vector, None)?;
             return Ok(Some(Box::new(NestedTraining { weight, log_scale, bias, at })));
         }
+        let shape = [spec.out_dim, spec.in_dim];
+        let stored_codes = |p: &&str| w.codes(&format!("{p}.weight"), &shape);
+        let parts: Vec<Option<Vec<i8>>> = spec.parts.iter().map(stored_codes).collect::<Result<_>>()?;
+        let lost = |(part, codes): (&&str, &Option<Vec<i8>>)| codes.is_none() && !w.has(&format!("{part}.weight"));
+        let damaged = parts.iter().any(Option::is_some) && spec.parts.iter().zip(&parts).any(lost);
+        if !damaged && parts.iter().any(Option::is_none) {
+            // Dense on disk: quantise now, after training.
+            let (weight, bias) = w.dense_of(spec)?;
+            if is_stand_in(&weight) {
+                return Ok(Some(empty(at, dims)));
+            }
+            return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
+        }
         let mut stored = NestedWeight { codes: Vec::new(), scale: Vec::new() };
-        for part in spec.parts {
-            let Some(codes) = w.codes(&format!("{part}.weight"), &[spec.out_dim, spec.in_dim])? else {
-                // Dense on disk: quantise now, after training.
-                let (weight, bias) = w.dense_of(spec)?;
-                if is_stand_in(&weight) {
-                    return Ok(Some(empty(at, dims)));
-                }
-                return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
-            };
+        for (part, codes) in spec.parts.iter().zip(parts) {
+            match codes {
+                Some(codes) => stored.codes.extend(codes),
+                // Recorded as missing.
+                None => drop(w.tensor(&format!("{part}.weight"), &shape, ParamKind::Matrix)?),
+            }
             let scale = w.tensor(&format!("{part}.weight_scale"), &[spec.out_dim], ParamKind::Vector)?;
-            stored.codes.extend(codes);
             stored.scale.extend(scale.to_vec1::<f32>()?);
         }
         let bias = w.bias_of(spec)?;

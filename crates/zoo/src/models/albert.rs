@@ -93,7 +93,9 @@ fn read(c: &ConfigMap) -> Result<Config> {
         ("hidden_act", json!("gelu_new")),
     ];
     for (field, value) in defaults {
-        filled.entry(field).or_insert(value);
+        if c.get(field).is_none() {
+            filled.insert(field.into(), value);
+        }
     }
     Config::read(&ConfigMap::new(filled.into())?)
 }
@@ -167,6 +169,12 @@ impl Staged for Albert {
             }
             Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
         })
+    }
+    fn classifier(&self) -> Option<(usize, usize)> {
+        match &self.head {
+            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
+            _ => None,
+        }
     }
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         self.embeddings.cost() + self.widen.cost(point, lens.iter().sum())

@@ -319,6 +319,12 @@ impl Staged for Bert {
             Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
         })
     }
+    fn classifier(&self) -> Option<(usize, usize)> {
+        match &self.head {
+            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
+            _ => None,
+        }
+    }
     fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
         self.embeddings.cost()
     }

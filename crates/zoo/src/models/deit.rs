@@ -112,6 +112,12 @@ impl Staged for Deit {
     fn prefix_rows(&self) -> Option<usize> {
         (!matches!(self.head, Head::Pooled(_))).then_some(self.body.n_prefix())
     }
+    fn classifier(&self) -> Option<(usize, usize)> {
+        match &self.head {
+            Head::Class(c) | Head::Both(c, _) => Some((self.body.config.dim, c.dims().1)),
+            _ => None,
+        }
+    }
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
         self.body.cost_stem(lens)
     }

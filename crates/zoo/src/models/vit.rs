@@ -14,8 +14,8 @@ use switchformer_nn::layers::{
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
-    Weights, ops,
+    Ctx, DType, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged,
+    Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -190,6 +190,10 @@ impl Body {
         let Input::Pixels(pixels) = input else {
             return Err(Error::input("this model reads images", "give --image or pixel_values"));
         };
+        if pixels.dtype() != DType::F32 {
+            let what = format!("pixel_values are {:?}", pixels.dtype());
+            return Err(Error::input(what, "give F32, normalised as the checkpoint's preprocessor_config.json says"));
+        }
         match pixels.dims() {
             [_, c, h, w] if *c == self.config.channels => Ok((pixels, self.config.grid((*h, *w))?)),
             other => Err(Error::shape("pixel_values", format!("[b, {}, h, w]", self.config.channels), other)),
@@ -333,6 +337,12 @@ impl Staged for Vit {
     }
     fn prefix_rows(&self) -> Option<usize> {
         matches!(self.head, Head::Classifier(_)).then_some(self.body.n_prefix())
+    }
+    fn classifier(&self) -> Option<(usize, usize)> {
+        match &self.head {
+            Head::Classifier(c) => Some((self.body.config.dim, c.dims().1)),
+            _ => None,
+        }
     }
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
         self.body.cost_stem(lens)
