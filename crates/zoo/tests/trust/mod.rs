@@ -100,7 +100,9 @@ pub fn vit(changes: &Json) -> Files {
     config["switch"] = json!({"schema": 1, "file": PLAN});
     let depths: Vec<usize> = (1..config["num_hidden_layers"].as_u64().unwrap() as usize).collect();
     let we = Weights::seeded().trainable();
-    load_exits(&ConfigMap::new(config.clone()).unwrap(), &we, &depths).unwrap();
+    let parsed = ConfigMap::new(config.clone()).unwrap();
+    let model = (find("vit").unwrap().load)(&parsed, &Weights::seeded()).unwrap();
+    load_exits(model.trunk(), &parsed, &we, &depths).unwrap();
     let heads = |params: &[Param]| published_tensors(find("vit").unwrap(), "ViTModel", params).unwrap();
     let plan = json!({
         "schema": 1,
