@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use serde_json::json;
+use switchformer::data::FashionMnist;
 use switchformer::lab::measure::{Measured, default_points, mark_pareto, measure};
 use switchformer::lab::report::{STAR, Setting, page, pictures};
 use switchformer::nn::{Point, machine, store::write_atomic};
@@ -15,9 +16,15 @@ use crate::fail::Fail;
 /// `tour`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Test images to measure accuracy on, of the 4,000 embedded
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(32..=4000))]
+    /// `default`, or the folder of another Fashion-MNIST checkpoint
+    #[arg(long, default_value = "default")]
+    model: String,
+    /// Test images to measure accuracy on; 4,000 are embedded, more need the data set
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(32..=10_000))]
     images: u32,
+    /// Folder of the data set, for more than the embedded images
+    #[arg(long)]
+    data: Option<PathBuf>,
     /// Timed repetitions per figure
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     reps: u32,
@@ -28,8 +35,14 @@ pub(crate) struct Args {
 
 /// Measures, prints the table, writes the report.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
-    let (opened, _) = open("default", false)?;
-    let set = switchformer::data::embedded_fashion()?.head(a.images as usize);
+    let (opened, _) = open(&a.model, false)?;
+    let images = a.images as usize;
+    let embedded = switchformer::data::embedded_fashion()?;
+    let set = if images <= embedded.len() {
+        embedded.head(images)
+    } else {
+        FashionMnist::open(a.data.as_deref())?.test()?.head(images)
+    };
     let named = default_points(&opened);
     let mut points = Vec::with_capacity(named.len());
     for (i, (name, point)) in named.iter().enumerate() {
@@ -39,7 +52,7 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
     progress(named.len(), named.len(), "");
     mark_pareto(&mut points);
     let setting = Setting {
-        model: format!("embedded {} ({} blocks)", opened.entry.name, opened.switches.host().n_blocks),
+        model: format!("{} {} ({} blocks)", a.model, opened.entry.name, opened.switches.host().n_blocks),
         cpu: super::doctor::cpu(),
         isa: format!("{:?}", machine::detect()),
         threads: machine::threads(),

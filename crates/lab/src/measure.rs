@@ -227,11 +227,14 @@ pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: 
 
 /// Marks the points that no other beats in both accuracy and time at batch 32.
 pub fn mark_pareto(points: &mut [Measured]) {
-    let all: Vec<(f64, f64)> = points.iter().map(|p| (p.accuracy, p.ms_batch32)).collect();
-    for (i, p) in points.iter_mut().enumerate() {
-        let (a, t) = all[i];
-        p.pareto = !all.iter().any(|(b, u)| *b >= a && *u <= t && (*b > a || *u < t));
-    }
+    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.ms_batch32, p.accuracy)).collect();
+    points.iter_mut().zip(on_front(&pairs)).for_each(|(p, on)| p.pareto = on);
+}
+
+/// Whether no other pair has at most the cost and at least the accuracy, one of them strictly. Pairs: (cost, accuracy).
+pub fn on_front(pairs: &[(f64, f64)]) -> Vec<bool> {
+    let beats = |(t, a): (f64, f64), (u, b): (f64, f64)| u <= t && b >= a && (u < t || b > a);
+    pairs.iter().map(|p| !pairs.iter().any(|q| beats(*p, *q))).collect()
 }
 
 #[cfg(test)]
@@ -243,6 +246,12 @@ mod tests {
         // 8 of 10 at 95 %: 0.490 to 0.943 (Newcombe 1998, method 3).
         let [lo, hi] = wilson(8, 10);
         assert!((lo - 0.4902).abs() < 1e-3 && (hi - 0.9433).abs() < 1e-3, "{lo} {hi}");
+    }
+
+    #[test]
+    fn the_front_holds_what_nothing_beats() {
+        let on = on_front(&[(1.0, 0.5), (2.0, 0.9), (2.0, 0.8), (3.0, 0.9), (0.5, 0.5)]);
+        assert_eq!(on, [false, true, false, false, true]);
     }
 
     #[test]

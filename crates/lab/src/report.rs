@@ -7,7 +7,7 @@ use switchformer_nn::{InputSpec, Point, Trace};
 use switchformer_zoo::Opened;
 
 use crate::error::{Error, Result};
-use crate::measure::{Measured, pixels, predict};
+use crate::measure::{Measured, on_front, pixels, predict};
 
 /// Where and on what the figures were taken.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -105,7 +105,7 @@ pub fn page(
                     (setting.reps) " batches." }
                 h2 { "Accuracy against time" }
                 div.plot { (PreEscaped(by_time)) }
-                p.note { "The line joins the points that no other beats in both accuracy and time (" (STAR) ")." }
+                p.note { "The line joins the points that no other beats in both figures of the plot; " (STAR) " marks those of accuracy and time." }
                 h2 { "Accuracy against work" }
                 div.plot { (PreEscaped(by_flops)) }
                 h2 { "All points" }
@@ -230,12 +230,14 @@ fn plot(points: &[Measured], axis: &str, cost: impl Fn(&Measured) -> f64) -> Res
             .light_line_style(TRANSPARENT)
             .draw()
             .map_err(|e| bad(e.to_string()))?;
-        let mut front: Vec<(f64, f64)> =
-            points.iter().filter(|p| p.pareto).map(|p| (cost(p), 100.0 * p.accuracy)).collect();
+        let pairs: Vec<(f64, f64)> = points.iter().map(|p| (cost(p), p.accuracy)).collect();
+        let best = on_front(&pairs);
+        let kept = pairs.iter().zip(&best).filter(|(_, on)| **on);
+        let mut front: Vec<(f64, f64)> = kept.map(|((c, a), _)| (*c, 100.0 * a)).collect();
         front.sort_by(|a, b| a.0.total_cmp(&b.0));
         chart.draw_series(LineSeries::new(front, BLACK.mix(0.35).stroke_width(2))).map_err(|e| bad(e.to_string()))?;
-        let dots = points.iter().map(|p| {
-            let (c, r) = (colour(p), if p.pareto { 6 } else { 4 });
+        let dots = points.iter().zip(best).map(|(p, on)| {
+            let (c, r) = (colour(p), if on { 6 } else { 4 });
             EmptyElement::at((cost(p), 100.0 * p.accuracy))
                 + Circle::new((0, 0), r, c.filled())
                 + Text::new(p.name.clone(), (8, -6), ("sans-serif", 12).into_font().color(&c))
