@@ -67,6 +67,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 const SLACK: usize = 64 << 20;
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// How many damaged checkpoints; `MUTANTS=100000` for a long run.
+fn count() -> usize {
+    std::env::var("MUTANTS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)
+}
+
 /// What opening (and running) a folder gave and took.
 struct Outcome {
     code: String,
@@ -312,7 +317,7 @@ fn two_thousand_damaged_checkpoints() {
         write(dir.path(), files);
         dir
     });
-    for n in 0..2_000 {
+    for n in 0..count() {
         let (base, dir) = (&bases[n % 3], dirs[n % 3].path());
         let mut files = base.clone();
         let mut what = Vec::new();
@@ -335,13 +340,20 @@ fn two_thousand_damaged_checkpoints() {
         let o = measure(dir, n % 7 == 0);
         wrong.extend(judge(&format!("mutant {n} ({})", what.join(", ")), &o, files.values().map(Vec::len).sum()));
         (slowest, largest) = (slowest.max(o.time), largest.max(o.peak));
+        // Our own reader of headers is never more lenient than the reference. (With an edited plan or index beside it,
+        // the damaged file may not be read at all.)
+        let alone = changed.first().filter(|n| changed.len() == 1 && n.ends_with(".safetensors"));
+        let lenient = |n: &&String| files.get(*n).is_some_and(|b| safetensors::SafeTensors::deserialize(b).is_err());
+        if o.code == "ok" && alone.is_some_and(lenient) {
+            wrong.push(format!("mutant {n} ({}): the reference refuses it", what.join(", ")));
+        }
         *codes.entry(o.code).or_default() += 1;
         changed.iter().for_each(|name| std::fs::write(dir.join(name), &base[*name]).unwrap());
     }
     let _ = std::panic::take_hook();
     println!("{codes:#?}\nslowest {slowest:?}, largest peak {} KiB, all {:?}", largest >> 10, start.elapsed());
-    assert!(wrong.is_empty(), "{} of 2000:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(codes.len() >= 10 && codes["ok"] < 1_000, "the damage is too mild");
+    assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(codes.len() >= 10 && codes["ok"] < count() / 2, "the damage is too mild");
 }
 
 /// Whether [`split`] can take a file apart.
