@@ -39,13 +39,29 @@ fn floats(n: usize) -> Vec<f32> {
 }
 
 fn products() {
-    for (m, i, o) in [(3200, 64, 192), (3200, 96, 384), (3200, 384, 96), (2458, 768, 3072), (1, 768, 3072)] {
+    for (m, i, o) in [
+        (3200, 64, 192),
+        (3200, 96, 384),
+        (3200, 384, 96),
+        (2458, 768, 3072),
+        (2458, 3072, 768),
+        (128, 768, 3072),
+        (128, 3072, 768),
+        (16, 768, 768),
+        (1, 768, 3072),
+    ] {
         let (x, w, b, dy) = (floats(m * i), floats(o * i), floats(o), floats(m * o));
         let (mut y, mut dx) = (vec![0.0; m * o], vec![0.0; m * i]);
         let (mut dw, mut db) = (vec![0.0; o * i], vec![0.0; o]);
         let flops = (2 * m * i * o) as f64;
         let t = time(|| linear(m, i, o, &x, &w, Some(&b), black_box(&mut y)));
         show(&format!("linear {m} x {i} x {o}"), t, flops, "GFLOP/s");
+        let packed = PackedMatrix::new(i, o, &w);
+        let t = time(|| linear_packed(m, &x, &packed, &Epilogue::default(), black_box(&mut y)));
+        show("  packed", t, flops, "GFLOP/s");
+        let fused = Epilogue { bias: Some(&b), act: Some(Act::GeluErf), ..Default::default() };
+        let t = time(|| linear_packed(m, &x, &packed, &fused, black_box(&mut y)));
+        show("  packed, bias and gelu", t, flops, "GFLOP/s");
         let t = time(|| linear_backward(m, i, o, &x, &w, &dy, Some(black_box(&mut dx)), None, None));
         show("  dx", t, flops, "GFLOP/s");
         let t = time(|| linear_backward(m, i, o, &x, &w, &dy, None, Some(black_box(&mut dw)), None));

@@ -22,7 +22,7 @@ fn clamp<S: Simd>(s: S, x: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn gelu_erf_v<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn gelu_erf_v<S: Simd>(s: S, x: S::V) -> S::V {
     // x Phi(x) = max(x, 0) - |x| tail(|x|): no cancellation on either side.
     let c = clamp(s, x);
     let (tail, _) = math::normal_tail(s, c);
@@ -45,7 +45,7 @@ fn tanh_arg<S: Simd>(s: S, x: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn gelu_tanh_v<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn gelu_tanh_v<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(x, math::sigmoid(s, tanh_arg(s, x)))
 }
 
@@ -60,7 +60,7 @@ fn gelu_tanh_grad<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn relu_v<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn relu_v<S: Simd>(s: S, x: S::V) -> S::V {
     s.max(s.splat(0.0), x)
 }
 
@@ -70,7 +70,7 @@ fn relu_grad<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn silu_v<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn silu_v<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(x, math::sigmoid(s, x))
 }
 
@@ -82,7 +82,7 @@ fn silu_grad<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
 }
 
 #[inline(always)]
-fn tanh_v<S: Simd>(s: S, x: S::V) -> S::V {
+pub(crate) fn tanh_v<S: Simd>(s: S, x: S::V) -> S::V {
     math::tanh(s, x)
 }
 

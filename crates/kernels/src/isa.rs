@@ -47,8 +47,6 @@ pub fn available() -> Vec<Isa> {
 
 /// Test hook: kernels called from this thread use `isa` until told otherwise (`None`: the best).
 ///
-/// GEMMs are not affected: the `gemm` crate picks its own kernels.
-///
 /// # Panics
 /// If this processor cannot run `isa`.
 #[doc(hidden)]

@@ -14,6 +14,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod buffer;
 mod dispatch;
 pub mod gemm;
 pub mod isa;
@@ -30,7 +31,8 @@ pub mod softmax;
 pub mod threads;
 
 pub use attention::{Packed, QkvGrad, Rows, RowsMut, attention, attention_backward, attention_probs};
-pub use gemm::{Layout, gemm, linear, linear_backward};
+pub use buffer::unfilled;
+pub use gemm::{Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_packed};
 pub use norm::{layer_norm, layer_norm_backward};
 pub use softmax::{softmax, softmax_backward};
 pub use threads::{set_threads, threads};

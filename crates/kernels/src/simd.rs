@@ -104,7 +104,36 @@ macro_rules! map2 {
     }};
 }
 
-pub(crate) use {map1, map2};
+/// `y[i] = f(y[i])`, a vector at a time.
+macro_rules! map_in_place {
+    ($t:ident, $s:expr, $y:expr, |$v:ident| $f:expr) => {{
+        let mut ys = $y.chunks_exact_mut($t::LANES);
+        for b in &mut ys {
+            let $v = $s.load(b);
+            $s.store(b, $f);
+        }
+        let rest = ys.into_remainder();
+        let $v = $s.load_part(rest);
+        $s.store_part(rest, $f);
+    }};
+}
+
+/// `y[i] = f(y[i], x[i])`, a vector at a time.
+macro_rules! zip_in_place {
+    ($t:ident, $s:expr, $y:expr, $x:expr, |$v:ident, $w:ident| $f:expr) => {{
+        let mut ys = $y.chunks_exact_mut($t::LANES);
+        let mut xs = $x.chunks_exact($t::LANES);
+        for (b, a) in (&mut ys).zip(&mut xs) {
+            let ($v, $w) = ($s.load(b), $s.load(a));
+            $s.store(b, $f);
+        }
+        let rest = ys.into_remainder();
+        let ($v, $w) = ($s.load_part(rest), $s.load_part(xs.remainder()));
+        $s.store_part(rest, $f);
+    }};
+}
+
+pub(crate) use {map_in_place, map1, map2, zip_in_place};
 
 /// Plain code, four lanes at a time so that any compiler can use the target's baseline vectors.
 #[derive(Clone, Copy)]

@@ -3,6 +3,8 @@
 use crate::isa;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+mod pool;
+
 /// Floats below which a second thread costs more than it saves.
 pub(crate) const PARALLEL_FLOATS: usize = 32 * 1024;
 
@@ -33,7 +35,8 @@ pub fn threads() -> usize {
 
 /// Runs `task(0..count)`, each once, on up to [`threads`] threads when `parallel`.
 ///
-/// Which thread runs a task, and when, is left open: tasks must not depend on one another.
+/// Which thread runs a task, and when, is left open: tasks must not depend on one another. Tasks start in rising
+/// order, so put the longest first.
 pub(crate) fn run(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
     let workers = if parallel { threads().min(count) } else { 1 };
     if workers <= 1 {
@@ -42,20 +45,16 @@ pub(crate) fn run(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
     // A forced instruction set belongs to this thread: workers use it too, and put theirs back.
     let isa = isa::current();
     let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= count {
-                break;
+    pool::fork(workers - 1, &|| {
+        isa::with(isa, || {
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= count {
+                    break;
+                }
+                task(i);
             }
-            task(i);
-        }
-    };
-    rayon::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(|_| isa::with(isa, work));
-        }
-        isa::with(isa, work);
+        });
     });
 }
 
@@ -98,6 +97,13 @@ impl<'a, T> Shared<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "slice out of range");
         // SAFETY: in range by the line above; unaliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+
+    /// The place of element `at`; a task may use only what is its own from there.
+    #[inline(always)]
+    pub(crate) fn ptr(&self, at: usize) -> *mut T {
+        debug_assert!(at <= self.len);
+        self.ptr.wrapping_add(at)
     }
 }
 
@@ -144,5 +150,37 @@ impl Drop for Scratch {
         if self.buf.len() <= KEEP {
             SCRATCH.set(std::mem::take(&mut self.buf));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn every_task_runs_once() {
+        for count in [0, 1, 2, 7, 1000] {
+            let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            run(count, true, |i| {
+                // A section within a section runs on its own thread.
+                run(2, true, |_| {});
+                seen[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1), "{count} tasks");
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_workers_live_on() {
+        for bad in [0, 3, 99] {
+            let result = catch_unwind(AssertUnwindSafe(|| run(100, true, |i| assert_ne!(i, bad, "task failed"))));
+            assert!(result.is_err(), "task {bad}");
+        }
+        let sum = AtomicUsize::new(0);
+        run(100, true, |i| {
+            sum.fetch_add(i, Ordering::Relaxed);
+        });
+        assert_eq!(sum.into_inner(), 4950);
     }
 }

@@ -2,10 +2,19 @@
 mod common;
 
 use common::{Rng, SIZES, assert_close, dot, each_isa, numeric_grad};
-use switchformer_kernels::{Layout, gemm, layer_norm, layer_norm_backward, linear, linear_backward, reference};
+use switchformer_kernels::{
+    Act, Epilogue, Layout, PackedMatrix, gemm, layer_norm, layer_norm_backward, linear, linear_backward, linear_fused,
+    linear_packed, reference,
+};
 
 #[test]
 fn gemm_in_every_layout() {
+    each_isa(|isa| {
+        every_layout(&format!("{isa:?}"));
+    });
+}
+
+fn every_layout(isa: &str) {
     let mut rng = Rng::new(1);
     for m in [0, 1, 2, 7, 16, 33, 67] {
         for n in [0, 1, 5, 8, 17, 64] {
@@ -23,11 +32,11 @@ fn gemm_in_every_layout() {
                     // With beta 0 what was there must not show, not even a NaN.
                     let mut got = vec![f32::NAN; m * n];
                     gemm(m, n, k, &a, la, &b, lb, 0.0, &mut got);
-                    assert_close(&got, &want, 1e-5, &format!("{m}x{n}x{k} {la:?} {lb:?}"));
+                    assert_close(&got, &want, 1e-5, &format!("{isa} {m}x{n}x{k} {la:?} {lb:?}"));
                     let mut got = c.clone();
                     gemm(m, n, k, &a, la, &b, lb, 1.0, &mut got);
                     want.iter_mut().zip(&c).for_each(|(w, c)| *w += c);
-                    assert_close(&got, &want, 1e-5, &format!("{m}x{n}x{k} {la:?} {lb:?} added"));
+                    assert_close(&got, &want, 1e-5, &format!("{isa} {m}x{n}x{k} {la:?} {lb:?} added"));
                 }
             }
         }
@@ -60,6 +69,88 @@ fn linear_and_its_gradients() {
             assert_close(&db, &want, 1e-5, &format!("{isa:?} db"));
         });
     }
+}
+
+/// Deeper than one block of the depth, and wider than one block of panels.
+#[test]
+fn large_products_match() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(11);
+        for (m, n, k) in [(3, 1500, 40), (800, 50, 30), (5, 9, 1700), (13, 100, 1536), (9, 7, 768), (2, 3, 769)] {
+            let (a, b) = (rng.floats(m * k), rng.floats(n * k));
+            let mut got = vec![f32::NAN; m * n];
+            gemm(m, n, k, &a, Layout::Normal, &b, Layout::Transposed, 0.0, &mut got);
+            let want = reference::gemm(m, n, k, |i, p| a[i * k + p], |p, j| b[j * k + p]);
+            assert_close(&got, &want, 2e-5, &format!("{isa:?} {m}x{n}x{k}"));
+        }
+    });
+}
+
+#[test]
+fn what_follows_a_product() {
+    type Twin = fn(f64) -> f64;
+    let acts: [(Option<Act>, Twin); 6] = [
+        (None, |x| x),
+        (Some(Act::GeluErf), reference::gelu_erf),
+        (Some(Act::GeluTanh), reference::gelu_tanh),
+        (Some(Act::Relu), |x| x.max(0.0)),
+        (Some(Act::Silu), |x| x / (1.0 + (-x).exp())),
+        (Some(Act::Tanh), f64::tanh),
+    ];
+    each_isa(|isa| {
+        let mut rng = Rng::new(12);
+        for (m, k, n) in [(0, 3, 5), (1, 0, 4), (1, 1, 1), (7, 5, 70), (30, 17, 33), (1, 900, 97), (20, 64, 48)] {
+            let (x, w, bias) = (rng.floats(m * k), rng.floats(n * k), rng.floats(n));
+            let (gate, residual) = (rng.floats(m * n), rng.floats(m * n));
+            let plain = reference::linear(m, k, n, &x, &w, None);
+            let packed = PackedMatrix::new(k, n, &w);
+            assert_eq!(packed.dims(), (k, n));
+            for (act, f) in acts {
+                for parts in 0..8 {
+                    let then = Epilogue {
+                        bias: (parts & 1 > 0).then_some(&bias[..]),
+                        act,
+                        gate: (parts & 2 > 0).then_some(&gate[..]),
+                        residual: (parts & 4 > 0).then_some(&residual[..]),
+                    };
+                    let want: Vec<f32> = (0..m * n)
+                        .map(|i| {
+                            let v = f(f64::from(plain[i] + then.bias.map_or(0.0, |b| b[i % n])));
+                            let v = v * f64::from(then.gate.map_or(1.0, |g| g[i]));
+                            (v + f64::from(then.residual.map_or(0.0, |r| r[i]))) as f32
+                        })
+                        .collect();
+                    let what = format!("{isa:?} {m}x{k}x{n} {act:?} parts {parts}");
+                    let mut got = vec![f32::NAN; m * n];
+                    linear_packed(m, &x, &packed, &then, &mut got);
+                    assert_close(&got, &want, 2e-5, &what);
+                    let mut again = vec![f32::NAN; m * n];
+                    linear_fused(m, k, n, &x, &w, &then, &mut again);
+                    assert_eq!(got, again, "packed or not: {what}");
+                }
+            }
+        }
+    });
+}
+
+/// A row's bits do not depend on how many rows there are.
+#[test]
+fn rows_do_not_depend_on_one_another() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(13);
+        for (k, n) in [(64, 192), (770, 50), (1600, 33)] {
+            let (x, w, bias) = (rng.floats(100 * k), rng.floats(n * k), rng.floats(n));
+            let packed = PackedMatrix::new(k, n, &w);
+            let then = Epilogue { bias: Some(&bias), act: Some(Act::GeluErf), ..Epilogue::default() };
+            let mut all = vec![0.0; 100 * n];
+            linear_packed(100, &x, &packed, &then, &mut all);
+            for (first, m) in [(0, 1), (3, 1), (50, 2), (7, 13), (99, 1)] {
+                let mut some = vec![0.0; m * n];
+                linear_packed(m, &x[first * k..][..m * k], &packed, &then, &mut some);
+                assert_eq!(some, all[first * n..][..m * n], "{isa:?} rows {first}.. of {k}x{n}");
+            }
+        }
+    });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! No result depends on the number of threads. One test, as the number is the whole process's.
+//! No result depends on the number of threads. One test of that, as the number is the whole process's.
 mod common;
 
 use common::{Rng, each_isa};
@@ -69,4 +69,22 @@ fn results_do_not_depend_on_threads() {
         }
     });
     assert!(threads() >= 1);
+}
+
+/// Sections that meet, nest or panic: each runs to its end, and the workers serve the next.
+#[test]
+fn sections_from_many_threads() {
+    let x = vec![1.0f32; 200 * 300];
+    let w = vec![0.5f32; 100 * 300];
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let mut y = vec![0.0; 200 * 100];
+                    linear(200, 300, 100, &x, &w, None, &mut y);
+                    assert!(y.iter().all(|v| *v == 150.0));
+                }
+            });
+        }
+    });
 }

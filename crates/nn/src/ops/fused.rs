@@ -50,14 +50,14 @@ struct LinearOp;
 impl LinearOp {
     fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
         let ((m, inner), (out, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
-        let mut y = vec![0f32; m * out];
+        let mut y = kernels::unfilled(m * out);
         kernels::linear(m, inner, out, x, w, b, &mut y);
         answer(y, &[m, out])
     }
 
     fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> CandleResult<[Option<Tensor>; 3]> {
         let ((m, inner), (out, _)) = (x.dims2()?, w.dims2()?);
-        let (mut dx, mut dw, mut db) = (vec![0f32; m * inner], vec![0f32; out * inner], vec![0f32; out]);
+        let (mut dx, mut dw, mut db) = (kernels::unfilled(m * inner), vec![0f32; out * inner], vec![0f32; out]);
         with([x, w, dy], |[x, w, dy]| {
             let db = bias.then_some(&mut db[..]);
             kernels::linear_backward(m, inner, out, x, w, dy, Some(&mut dx), Some(&mut dw), db);
@@ -130,13 +130,13 @@ impl CustomOp3 for LayerNormOp {
         lb: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
         let (rows, dim) = lx.shape().dims2()?;
-        let mut y = vec![0f32; rows * dim];
+        let mut y = kernels::unfilled(rows * dim);
         kernels::layer_norm(rows, dim, values(x, lx)?, values(gamma, lg)?, values(beta, lb)?, self.eps, &mut y);
         answer(y, &[rows, dim])
     }
     fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Three> {
         let (rows, dim) = x.dims2()?;
-        let (mut dx, mut dg, mut db) = (vec![0f32; rows * dim], vec![0f32; dim], vec![0f32; dim]);
+        let (mut dx, mut dg, mut db) = (kernels::unfilled(rows * dim), vec![0f32; dim], vec![0f32; dim]);
         with([x, gamma, dy], |[x, gamma, dy]| {
             kernels::layer_norm_backward(rows, dim, x, gamma, self.eps, dy, &mut dx, &mut dg, &mut db);
         })?;
@@ -158,7 +158,7 @@ impl CustomOp1 for ActivationOp {
     }
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let x = values(x, lx)?;
-        let mut y = vec![0f32; x.len()];
+        let mut y = kernels::unfilled(x.len());
         match self.0 {
             Activation::Gelu => act::gelu_erf(x, &mut y),
             Activation::GeluTanh => act::gelu_tanh(x, &mut y),
@@ -169,7 +169,7 @@ impl CustomOp1 for ActivationOp {
         answer(y, lx.dims())
     }
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
-        let mut dx = vec![0f32; x.elem_count()];
+        let mut dx = kernels::unfilled(x.elem_count());
         with([x, dy], |[x, dy]| match self.0 {
             Activation::Gelu => act::gelu_erf_backward(x, dy, &mut dx),
             Activation::GeluTanh => act::gelu_tanh_backward(x, dy, &mut dx),
@@ -208,8 +208,8 @@ impl CustomOp1 for AttentionOp {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let (total, width) = layout.shape().dims2()?;
         let [q, k, v] = View::fused_qkv(values(qkv, layout)?, width / 3);
-        let mut out = vec![0f32; total * width / 3];
-        let mut lse = vec![0f32; self.heads * total];
+        let mut out = kernels::unfilled(total * width / 3);
+        let mut lse = kernels::unfilled(self.heads * total);
         kernels::attention(&self.packed(width), q, k, v, &mut out, Some(&mut lse));
         let _ = self.lse.set(lse);
         answer(out, &[total, width / 3])
@@ -217,7 +217,7 @@ impl CustomOp1 for AttentionOp {
     fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> CandleResult<Option<Tensor>> {
         let (total, width) = qkv.dims2()?;
         let Some(lse) = self.lse.get() else { candle_core::bail!("attention backward before forward") };
-        let mut grad = vec![0f32; total * width];
+        let mut grad = kernels::unfilled(total * width);
         with([qkv, out, dout], |[qkv, out, dout]| {
             let [q, k, v] = View::fused_qkv(qkv, width / 3);
             let grad = QkvGrad::fused(&mut grad, width / 3);
@@ -241,7 +241,7 @@ pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Te
         let [q, k, _] = View::fused_qkv(data, width / 3);
         let packed = op.packed(width);
         let one = |i: usize| {
-            let mut probs = vec![0f32; heads * rows.len(i) * rows.len(i)];
+            let mut probs = kernels::unfilled(heads * rows.len(i) * rows.len(i));
             kernels::attention_probs(&packed, q, k, i, &mut probs);
             probs
         };
@@ -260,7 +260,7 @@ impl NestedOp<'_> {
     fn run(&self, x: &Tensor, b: Option<&Tensor>) -> CandleResult<Tensor> {
         let (m, inner) = x.dims2()?;
         let out = self.weight.scale.len();
-        let mut y = vec![0f32; m * out];
+        let mut y = kernels::unfilled(m * out);
         let w = self.weight;
         let mut call = |x: &[f32], b: Option<&[f32]>| {
             nested::linear_nested(m, inner, out, x, &w.codes, &w.scale, self.bits, b, &mut y);
@@ -280,7 +280,7 @@ pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>)
 
 /// Values of a view, `[out, in]` row-major.
 pub fn nested_dense(w: &NestedWeight, bits: u8) -> Vec<f32> {
-    let mut dense = vec![0f32; w.codes.len()];
+    let mut dense = kernels::unfilled(w.codes.len());
     nested::dequantize(&w.codes, &w.scale, bits, &mut dense);
     dense
 }

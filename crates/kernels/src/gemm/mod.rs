@@ -1,8 +1,26 @@
-//! Dense matrix products, by the `gemm` crate.
+//! Dense matrix products in f32.
+//!
+//! The right factor is packed into panels a few vectors wide, once at load for weights ([`PackedMatrix`]), block by
+//! block otherwise; the left factor is read where it lies. Blocks are sized for the second-level cache. Whatever
+//! follows a product - bias, activation, gate, residual - is applied to each strip of rows while it is in the first
+//! level ([`Epilogue`]).
+//!
+//! Every element is one chain of multiply-adds in the order of k, cut only at multiples of a fixed depth: a row's
+//! result depends neither on the other rows nor on the number of threads.
+
+mod drive;
+mod epilogue;
+mod pack;
+mod tile;
+
+pub(crate) use drive::gemm_into;
+pub use epilogue::{Act, Epilogue};
+pub use pack::PackedMatrix;
 
 use crate::dispatch::dispatch;
+use crate::isa::Isa;
 use crate::simd::Simd;
-use crate::threads::{self, Shared, threads};
+use crate::threads::{self, Shared};
 
 /// How a factor lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +31,27 @@ pub enum Layout {
     Transposed,
 }
 
-/// Multiply-adds below which one thread is quicker.
-const PARALLEL_MACS: usize = 512 * 1024;
+/// Register and cache blocking of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    /// Rows of a tile.
+    pub(crate) mr: usize,
+    /// Columns of a panel.
+    pub(crate) nr: usize,
+}
+
+impl Geometry {
+    pub(crate) fn of(isa: Isa) -> Self {
+        match isa {
+            // 24 accumulators, 3 vectors of the panel, 1 broadcast: 28 of 32 registers. No more than 8 rows, so that
+            // each row's address has a register too.
+            Isa::Avx512 => Geometry { mr: 8, nr: 48 },
+            // 12 accumulators, 2 vectors of the panel, 1 broadcast: 15 of 16 registers.
+            Isa::Avx2 => Geometry { mr: 6, nr: 16 },
+            Isa::Scalar => Geometry { mr: 4, nr: 8 },
+        }
+    }
+}
 
 /// `c[m,n] = beta c + A B` with `A: [m,k]` and `B: [k,n]`; a transposed `a` is `[k,m]` in memory,
 /// a transposed `b` is `[n,k]`.
@@ -37,79 +74,30 @@ pub fn gemm(
     gemm_into(m, n, k, a, a_layout, b, b_layout, beta, c, n);
 }
 
-/// [`gemm`] into the first `n` columns of rows that are `c_stride` apart.
-pub(crate) fn gemm_into(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: &[f32],
-    a_layout: Layout,
-    b: &[f32],
-    b_layout: Layout,
-    beta: f32,
-    c: &mut [f32],
-    c_stride: usize,
-) {
-    assert_eq!(a.len(), m * k, "length of a");
-    assert_eq!(b.len(), k * n, "length of b");
-    assert!(beta == 0.0 || beta == 1.0, "beta must be 0 or 1, not {beta}");
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(n <= c_stride, "c's rows overlap");
-    assert!(c.len() >= (m - 1) * c_stride + n, "length of c");
-    if k == 0 {
-        // The crate is not asked: an empty sum is zero whatever it would do.
-        if beta == 0.0 {
-            c.chunks_mut(c_stride).take(m).for_each(|row| row[..n].fill(0.0));
-        }
-        return;
-    }
-    let strides = |layout, rows: usize, cols: usize| match layout {
-        Layout::Normal => (1, cols as isize),
-        Layout::Transposed => (rows as isize, 1),
-    };
-    let (a_cs, a_rs) = strides(a_layout, m, k);
-    let (b_cs, b_rs) = strides(b_layout, k, n);
-    let parallelism = match threads() {
-        t if t > 1 && m * n * k >= PARALLEL_MACS => gemm::Parallelism::Rayon(t),
-        _ => gemm::Parallelism::None,
-    };
-    // SAFETY: every element the strides reach lies in its slice by the assertions above, and `c`
-    // is a unique borrow. With `read_dst` false the destination is only written.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            c_stride as isize,
-            beta == 1.0,
-            a.as_ptr(),
-            a_cs,
-            a_rs,
-            b.as_ptr(),
-            b_cs,
-            b_rs,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// `y[m,out] = x[m,in] w^T + bias` with `w[out,in]` and `bias[out]`.
+/// `y[m,out] = x[m,in] w^T + bias` with `w[out,in]` and `bias[out]`; packs `w` on the way.
 ///
 /// # Panics
 /// If a length does not match.
 pub fn linear(m: usize, d_in: usize, d_out: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     assert_eq!(y.len(), m * d_out, "length of y");
-    let beta = fill_bias(d_out, bias, y);
-    gemm(m, d_out, d_in, x, Layout::Normal, w, Layout::Transposed, beta, y);
+    drive::linear(m, d_in, d_out, x, w, &Epilogue { bias, ..Epilogue::default() }, y);
+}
+
+/// [`linear`] with what follows it fused in: `y = act(x w^T + bias) * gate + residual`.
+///
+/// # Panics
+/// If a length does not match.
+pub fn linear_fused(m: usize, d_in: usize, d_out: usize, x: &[f32], w: &[f32], then: &Epilogue<'_>, y: &mut [f32]) {
+    assert_eq!(y.len(), m * d_out, "length of y");
+    drive::linear(m, d_in, d_out, x, w, then, y);
+}
+
+/// [`linear_fused`] with weights packed once.
+///
+/// # Panics
+/// If a length does not match.
+pub fn linear_packed(m: usize, x: &[f32], w: &PackedMatrix, then: &Epilogue<'_>, y: &mut [f32]) {
+    drive::linear_packed(m, x, w, then, y);
 }
 
 /// Copies `bias` into each row of `y`; returns the `beta` with which a product is then added.
