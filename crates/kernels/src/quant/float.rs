@@ -30,6 +30,17 @@ impl Both for Avx2 {}
 #[cfg(target_arch = "x86_64")]
 impl Both for Avx512 {}
 
+/// Repeats a block with each value of a constant: shifts by constants are cheaper than by variables,
+/// and the compiler leaves a loop of this length as it is.
+macro_rules! unrolled {
+    ($at:ident in $($value:literal)*: $body:block) => {
+        $({
+            const $at: usize = $value;
+            $body
+        })*
+    };
+}
+
 struct Job<'a> {
     packed: &'a [Block],
     units: usize,
@@ -118,30 +129,39 @@ fn rows_body<S: Both, const BITS: u8>(s: S, job: &Job<'_>, first: usize, count: 
         return;
     }
     while panel < end {
-        let wide = <S as Lanes>::WIDE && panel + 2 <= end;
-        let mut row = 0;
-        while row < job.m {
-            // Past the last row a tile of four repeats it, at no cost beside reading the codes.
-            match (wide, job.m - row > 1) {
-                (true, true) => tile::<S, BITS, 4, 2>(s, job, panel, row),
-                (true, false) => tile::<S, BITS, 1, 2>(s, job, panel, row),
-                (false, true) => tile::<S, BITS, 4, 1>(s, job, panel, row),
-                (false, false) => tile::<S, BITS, 1, 1>(s, job, panel, row),
-            }
-            row += 4;
+        if <S as Lanes>::WIDE && panel + 2 <= end {
+            strip::<S, BITS, 2>(s, job, panel);
+            panel += 2;
+        } else {
+            strip::<S, BITS, 1>(s, job, panel);
+            panel += 1;
         }
-        panel += if wide { 2 } else { 1 };
     }
 }
 
-/// The products of up to `ROWS` rows of `x` from `row` with `PANELS` panels from `panel`.
+/// All rows of `x` with `PANELS` panels from `panel`.
+#[inline(always)]
+fn strip<S: Both, const BITS: u8, const PANELS: usize>(s: S, job: &Job<'_>, panel: usize) {
+    let mut row = 0;
+    while row < job.m {
+        // Past the last row a tile repeats it.
+        row += match job.m - row {
+            1 => tile::<S, BITS, 1, PANELS>(s, job, panel, row),
+            2 => tile::<S, BITS, 2, PANELS>(s, job, panel, row),
+            5.. if <S as Lanes>::WIDE => tile::<S, BITS, 8, PANELS>(s, job, panel, row),
+            _ => tile::<S, BITS, 4, PANELS>(s, job, panel, row),
+        };
+    }
+}
+
+/// The products of up to `ROWS` rows of `x` from `row` with `PANELS` panels from `panel`; gives `ROWS`.
 #[inline(always)]
 fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
     s: S,
     job: &Job<'_>,
     panel: usize,
     row: usize,
-) {
+) -> usize {
     let per_unit = const { blocks_per_unit(BITS) };
     let len = job.units * per_unit;
     let mut acc = [[s.zero(); PANELS]; ROWS];
@@ -168,25 +188,26 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
         }
         if pairs {
             let tables = &job.tables[8 * unit..][..8];
-            for (n, table) in tables.iter().enumerate() {
+            unrolled!(N in 0 1 2 3 4 5 6 7: {
                 for p in 0..PANELS {
-                    acc[0][p] = s.pairs(words[p][0], 4 * n as u32, table, acc[0][p]);
+                    acc[0][p] = s.pairs(words[p][0], 4 * N as u32, &tables[N], acc[0][p]);
                 }
-            }
+            });
             continue;
         }
-        for k in 0..UNIT {
+        let at = unit * UNIT;
+        unrolled!(K in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15: {
             let mut codes = [s.zero(); PANELS];
             for p in 0..PANELS {
-                codes[p] = s.codes::<BITS>(&words[p], k);
+                codes[p] = s.codes::<BITS>(&words[p], K);
             }
             for r in 0..ROWS {
-                let x = Lanes::splat(s, xs[r][unit * UNIT + k]);
+                let x = Lanes::splat(s, xs[r][at + K]);
                 for p in 0..PANELS {
                     acc[r][p] = Lanes::fma(s, codes[p], x, acc[r][p]);
                 }
             }
-        }
+        });
     }
     let d_out = job.scale.len();
     let step = f32::from(1u8 << (FULL_BITS - BITS));
@@ -203,4 +224,5 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
             }
         }
     }
+    ROWS
 }

@@ -12,9 +12,13 @@ use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::simd_x86::{Avx2, Avx512};
 use crate::threads::{self, Shared, scratch};
+use std::ops::Range;
 
 /// Panels of a task: what they widen to fits the caches next to a core.
 const GROUP: usize = 4;
+
+/// Rows of `x` of a task, a multiple of every tile's: they and their results fit the second cache.
+const ROWS: usize = 120;
 
 /// Products below which a second thread costs more than it saves.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
@@ -58,33 +62,36 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
     let job = Job { x, d_out: w.d_out(), units, offset: offset(bits), out };
     let per_panel = units * blocks_per_unit(bits);
     let parallel = x.m * w.d_in() * w.d_out() >= PARALLEL_PRODUCTS;
-    threads::run(panels.div_ceil(GROUP), parallel, |i| {
-        let first = i * GROUP;
+    let groups = panels.div_ceil(GROUP);
+    threads::run(groups * x.m.div_ceil(ROWS), parallel, |i| {
+        let first = i % groups * GROUP;
+        let rows = i / groups * ROWS;
+        let rows = rows..x.m.min(rows + ROWS);
         let n = GROUP.min(panels - first);
         let packed = &packed[first * per_panel..][..n * per_panel];
         if bits == FULL_BITS {
-            return run_panels(path, packed, first, &job);
+            return run_panels(path, packed, first, rows, &job);
         }
         let blocks = n * units * FULL_BLOCKS;
         let mut buffer = scratch((blocks + 1) * PANEL);
         let bytes = &mut as_blocks(&mut buffer)[..blocks];
         widen(packed, bits, bytes);
-        run_panels(path, bytes, first, &job);
+        run_panels(path, bytes, first, rows, &job);
     });
 }
 
-fn run_panels(path: IntPath, bytes: &[Block], first: usize, job: &Job<'_>) {
+fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
     /// Compiles the product for one path.
     #[cfg(target_arch = "x86_64")]
     macro_rules! compiled {
         ($features:literal, $token:ty) => {{
             #[target_feature(enable = $features)]
-            fn compiled(bytes: &[Block], first: usize, job: &Job<'_>) {
+            fn compiled(bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
                 // SAFETY: this function's own features are those the token stands for.
-                panels_body(unsafe { <$token>::new() }, bytes, first, job);
+                panels_body(unsafe { <$token>::new() }, bytes, first, rows, job);
             }
             // SAFETY: `path` was found by asking the processor for these features.
-            unsafe { compiled(bytes, first, job) }
+            unsafe { compiled(bytes, first, rows, job) }
         }};
     }
     match path {
@@ -96,33 +103,39 @@ fn run_panels(path: IntPath, bytes: &[Block], first: usize, job: &Job<'_>) {
         IntPath::Avx2Vnni => compiled!("avx2,fma,avxvnni", Avx2Vnni),
         #[cfg(target_arch = "x86_64")]
         IntPath::Avx2 => compiled!("avx2,fma", Avx2),
-        _ => panels_body(Scalar, bytes, first, job),
+        _ => panels_body(Scalar, bytes, first, rows, job),
     }
 }
 
 #[inline(always)]
-fn panels_body<D: Dots>(d: D, bytes: &[Block], first: usize, job: &Job<'_>) {
+fn panels_body<D: Dots>(d: D, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
     let len = job.units * FULL_BLOCKS;
-    let end = first + if len == 0 { GROUP.min(job.d_out.div_ceil(PANEL) - first) } else { bytes.len() / len };
+    let end = job.d_out.div_ceil(PANEL).min(first + GROUP);
     let mut panel = first;
     while panel < end {
         let blocks = &bytes[(panel - first) * len..];
         if D::WIDE && panel + GROUP <= end {
-            strip::<D, 6, GROUP>(d, blocks, panel, job);
+            strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
             panel += GROUP;
         } else {
-            strip::<D, 4, 1>(d, blocks, panel, job);
+            strip::<D, 4, 1>(d, blocks, panel, rows.clone(), job);
             panel += 1;
         }
     }
 }
 
-/// All rows of `x`, `ROWS` at a time, with `PANELS` panels from `panel`, the first of `blocks`.
+/// The given rows of `x`, `ROWS` at a time, with `PANELS` panels from `panel`, the first of `blocks`.
 #[inline(always)]
-fn strip<D: Dots, const ROWS: usize, const PANELS: usize>(d: D, blocks: &[Block], panel: usize, job: &Job<'_>) {
-    let mut row = 0;
-    while row < job.x.m {
-        if job.x.m - row > ROWS / 2 {
+fn strip<D: Dots, const ROWS: usize, const PANELS: usize>(
+    d: D,
+    blocks: &[Block],
+    panel: usize,
+    rows: Range<usize>,
+    job: &Job<'_>,
+) {
+    let mut row = rows.start;
+    while row < rows.end {
+        if rows.end - row > ROWS / 2 {
             tile::<D, ROWS, PANELS>(d, blocks, panel, row, job);
             row += ROWS;
         } else {

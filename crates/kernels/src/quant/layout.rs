@@ -70,48 +70,78 @@ fn round_bytes(word: u32, shift: u32) -> u32 {
     u32::from_le_bytes(word.to_le_bytes().map(|b| b.saturating_add(half) >> shift))
 }
 
+// A function for each width with arrays of known length: only then does the compiler use vectors.
+
 #[inline(always)]
-fn narrow_body<S: Simd>(_s: S, full: &[Block], bits: u8, out: &mut [Block]) {
-    let shift = u32::from(FULL_BITS - bits);
-    let units = full.as_chunks::<FULL_BLOCKS>().0.iter().zip(out.chunks_exact_mut(blocks_per_unit(bits)));
-    for (full, out) in units {
+fn narrow_unit<const BLOCKS: usize>(full: &[Block; FULL_BLOCKS], shift: u32, out: &mut [Block; BLOCKS]) {
+    for lane in 0..PANEL {
+        let w = full.map(|b| round_bytes(b.0[lane], shift));
+        if BLOCKS == 1 {
+            out[0].0[lane] = w[0] | w[1] << 2 | w[2] << 4 | w[3] << 6;
+            continue;
+        }
+        let low = w.map(|w| w & 0x0f0f_0f0f);
+        out[0].0[lane] = low[0] | low[1] << 4;
+        out[1].0[lane] = low[2] | low[3] << 4;
+        if BLOCKS == 3 {
+            let up = w.map(|w| (w >> 4) & 0x0303_0303);
+            out[2].0[lane] = up[0] | up[1] << 2 | up[2] << 4 | up[3] << 6;
+        }
+    }
+}
+
+#[inline(always)]
+fn widen_unit<const BLOCKS: usize>(packed: &[Block; BLOCKS], out: &mut [Block; FULL_BLOCKS]) {
+    for (g, out) in out.iter_mut().enumerate() {
+        let pairs = &packed[BLOCKS - 1].0;
+        if BLOCKS == 1 {
+            for lane in 0..PANEL {
+                out.0[lane] = (pairs[lane] >> (2 * g)) & 0x0303_0303;
+            }
+            continue;
+        }
+        let nibbles = &packed[g / 2].0;
         for lane in 0..PANEL {
-            let w = full.map(|b| round_bytes(b.0[lane], shift));
-            let upper = |w: u32| (w >> 4) & 0x0303_0303;
-            match out {
-                [a] => a.0[lane] = w[0] | w[1] << 2 | w[2] << 4 | w[3] << 6,
-                [a, b] => {
-                    a.0[lane] = w[0] | w[1] << 4;
-                    b.0[lane] = w[2] | w[3] << 4;
-                }
-                [a, b, c] => {
-                    let low = w.map(|w| w & 0x0f0f_0f0f);
-                    a.0[lane] = low[0] | low[1] << 4;
-                    b.0[lane] = low[2] | low[3] << 4;
-                    c.0[lane] = upper(w[0]) | upper(w[1]) << 2 | upper(w[2]) << 4 | upper(w[3]) << 6;
-                }
-                _ => unreachable!("a narrow unit has one to three blocks"),
+            out.0[lane] = (nibbles[lane] >> (4 * (g & 1))) & 0x0f0f_0f0f;
+        }
+        if BLOCKS == 3 {
+            for lane in 0..PANEL {
+                out.0[lane] |= ((pairs[lane] >> (2 * g)) & 0x0303_0303) << 4;
             }
         }
     }
 }
 
 #[inline(always)]
+fn narrow_units<const BLOCKS: usize>(full: &[Block], out: &mut [Block]) {
+    let shift = const { FULL_BITS as u32 - 2 * BLOCKS as u32 };
+    for (full, out) in full.as_chunks().0.iter().zip(out.as_chunks_mut::<BLOCKS>().0) {
+        narrow_unit(full, shift, out);
+    }
+}
+
+#[inline(always)]
+fn widen_units<const BLOCKS: usize>(packed: &[Block], out: &mut [Block]) {
+    for (packed, out) in packed.as_chunks::<BLOCKS>().0.iter().zip(out.as_chunks_mut().0) {
+        widen_unit(packed, out);
+    }
+}
+
+#[inline(always)]
+fn narrow_body<S: Simd>(_s: S, full: &[Block], bits: u8, out: &mut [Block]) {
+    match blocks_per_unit(bits) {
+        1 => narrow_units::<1>(full, out),
+        2 => narrow_units::<2>(full, out),
+        _ => narrow_units::<3>(full, out),
+    }
+}
+
+#[inline(always)]
 fn widen_body<S: Simd>(_s: S, packed: &[Block], bits: u8, out: &mut [Block]) {
-    let units = packed.chunks_exact(blocks_per_unit(bits)).zip(out.as_chunks_mut::<FULL_BLOCKS>().0);
-    for (packed, out) in units {
-        let nibbles = |w: u32, g: usize| (w >> (4 * (g & 1))) & 0x0f0f_0f0f;
-        let pairs = |w: u32, g: usize| (w >> (2 * g)) & 0x0303_0303;
-        for (g, out) in out.iter_mut().enumerate() {
-            for lane in 0..PANEL {
-                out.0[lane] = match packed {
-                    [a] => pairs(a.0[lane], g),
-                    [a, b] => nibbles([a, b][g / 2].0[lane], g),
-                    [a, b, c] => nibbles([a, b][g / 2].0[lane], g) | pairs(c.0[lane], g) << 4,
-                    _ => unreachable!("a narrow unit has one to three blocks"),
-                };
-            }
-        }
+    match blocks_per_unit(bits) {
+        1 => widen_units::<1>(packed, out),
+        2 => widen_units::<2>(packed, out),
+        _ => widen_units::<3>(packed, out),
     }
 }
 
