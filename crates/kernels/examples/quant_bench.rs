@@ -55,9 +55,11 @@ fn gemv(threads: usize) {
         // All the layers at two bits are 200 MB; wider ones take fewer.
         let used = layers.len() * 2 / usize::from(bits);
         let bytes = used * D_IN * D_OUT * usize::from(bits) / 8;
+        let at = Instant::now();
         layers[..used].iter().for_each(|l| l.prepare(bits));
+        let pack = at.elapsed().as_secs_f64() / (used * D_IN * D_OUT) as f64 * 1e9;
         let plain = bytes as f64 / best(|| _ = black_box(read(&words[..bytes / 8], threads))) / 1e9;
-        rates.push(format!("{bits} bits: read {plain:.1} GB/s;"));
+        rates.push(format!("{bits} bits: read {plain:.1} GB/s, packed in {pack:.2} ns a weight;"));
         for m in [1, 2, 4, 8] {
             let time = best(|| {
                 for l in &layers[..used] {

@@ -1,13 +1,11 @@
 //! Products of packed codes with float activations.
 
 use super::PackedCodes;
-use super::lanes::Lanes;
+use super::lanes::{Both, Lanes};
 use super::layout::{Block, PANEL, UNIT, as_blocks, blocks_per_unit};
 use crate::dispatch::dispatch;
 use crate::nested::FULL_BITS;
-use crate::simd::{Scalar, Simd};
-#[cfg(target_arch = "x86_64")]
-use crate::simd_x86::{Avx2, Avx512};
+use crate::simd::Simd;
 use crate::threads::{self, Shared, scratch};
 
 /// Bytes of packed codes that a task reads.
@@ -21,14 +19,6 @@ const GROUP: usize = 4;
 
 /// Blocks ahead of the one in use that are asked for: one page of memory.
 const AHEAD: usize = 64;
-
-/// The vector operations of an instruction set: those of other kernels, and on panels.
-trait Both: Simd + Lanes {}
-impl Both for Scalar {}
-#[cfg(target_arch = "x86_64")]
-impl Both for Avx2 {}
-#[cfg(target_arch = "x86_64")]
-impl Both for Avx512 {}
 
 /// Repeats a block with each value of a constant: shifts by constants are cheaper than by variables,
 /// and the compiler leaves a loop of this length as it is.
@@ -170,9 +160,9 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
         *blocks = &job.packed[(panel + p) * len..][..len];
     }
     let width = job.units * UNIT;
-    let mut xs: [&[f32]; ROWS] = [&[]; ROWS];
+    let mut xs: [&[[f32; UNIT]]; ROWS] = [&[]; ROWS];
     for (r, x) in xs.iter_mut().enumerate() {
-        *x = &job.x[(row + r).min(job.m - 1) * width..][..width];
+        *x = &job.x[(row + r).min(job.m - 1) * width..][..width].as_chunks().0[..job.units];
     }
     let pairs = BITS == 2 && job.m == 1;
     for unit in 0..job.units {
@@ -195,14 +185,17 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
             });
             continue;
         }
-        let at = unit * UNIT;
+        let mut x: [&[f32; UNIT]; ROWS] = [&[0.0; UNIT]; ROWS];
+        for r in 0..ROWS {
+            x[r] = &xs[r][unit];
+        }
         unrolled!(K in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15: {
             let mut codes = [s.zero(); PANELS];
             for p in 0..PANELS {
                 codes[p] = s.codes::<BITS>(&words[p], K);
             }
             for r in 0..ROWS {
-                let x = Lanes::splat(s, xs[r][at + K]);
+                let x = Lanes::splat(s, x[r][K]);
                 for p in 0..PANELS {
                     acc[r][p] = Lanes::fma(s, codes[p], x, acc[r][p]);
                 }

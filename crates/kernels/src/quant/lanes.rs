@@ -1,7 +1,9 @@
 //! Vector operations on the words of a panel, with float sums, and their plain version.
 
 use super::layout::{Block, PANEL};
-use crate::simd::Scalar;
+use crate::simd::{Scalar, Simd};
+#[cfg(target_arch = "x86_64")]
+use crate::simd_x86::{Avx2, Avx512};
 
 /// Operations on one value per row of a panel. A value of the type is a proof of the instructions.
 pub(super) trait Lanes: Copy {
@@ -20,6 +22,8 @@ pub(super) trait Lanes: Copy {
     fn store(self, v: Self::F) -> [f32; PANEL];
     /// The signed codes of input `k` of a unit, whose blocks are `w`.
     fn codes<const BITS: u8>(self, w: &[Self::W; 4], k: usize) -> Self::F;
+    /// The unsigned codes of inputs `4 * g..4 * g + 4` of a unit of less than 8 bits, a byte each.
+    fn bytes<const BITS: u8>(self, w: &[Self::W; 4], g: usize) -> Block;
     /// `acc` plus, for each row, the float in `table` (as bits) that bits `shift..shift + 4` of `w` tell.
     fn pairs(self, w: Self::W, shift: u32, table: &Block, acc: Self::F) -> Self::F;
     /// Asks for the cache line `ahead` blocks after `block`, which need not exist.
@@ -41,6 +45,12 @@ pub(super) fn place<const BITS: u8>(k: usize) -> (usize, u32) {
 #[inline(always)]
 pub(super) fn place_upper(k: usize) -> u32 {
     place::<2>(k).1
+}
+
+/// The bits of each byte that [`place`] speaks of.
+#[inline(always)]
+pub(super) const fn byte_mask<const BITS: u8>() -> u32 {
+    if BITS == 2 { 0x0303_0303 } else { 0x0f0f_0f0f }
 }
 
 impl Lanes for Scalar {
@@ -81,9 +91,25 @@ impl Lanes for Scalar {
         })
     }
     #[inline(always)]
+    fn bytes<const BITS: u8>(self, w: &[Self::W; 4], g: usize) -> Block {
+        let (block, shift) = place::<BITS>(4 * g);
+        Block(std::array::from_fn(|i| {
+            let low = (w[block][i] >> shift) & byte_mask::<BITS>();
+            if BITS == 6 { low | ((w[2][i] >> (2 * g)) & 0x0303_0303) << 4 } else { low }
+        }))
+    }
+    #[inline(always)]
     fn pairs(self, w: Self::W, shift: u32, table: &Block, acc: Self::F) -> Self::F {
         std::array::from_fn(|i| acc[i] + f32::from_bits(table.0[(w[i] >> shift) as usize & 15]))
     }
     #[inline(always)]
     fn prefetch(self, _block: &Block, _ahead: usize) {}
 }
+
+/// The vector operations of an instruction set: those of other kernels, and on panels.
+pub(super) trait Both: Simd + Lanes {}
+impl Both for Scalar {}
+#[cfg(target_arch = "x86_64")]
+impl Both for Avx2 {}
+#[cfg(target_arch = "x86_64")]
+impl Both for Avx512 {}

@@ -1,6 +1,6 @@
 //! The panel operations with AVX2 + FMA, and with AVX-512.
 
-use super::lanes::{Lanes, place, place_upper};
+use super::lanes::{Lanes, byte_mask, place, place_upper};
 use super::layout::{Block, PANEL};
 use crate::simd_x86::{Avx2, Avx512};
 use std::arch::x86_64::*;
@@ -49,6 +49,19 @@ fn codes8<const BITS: u8>(s: Avx2, w: &[[__m256i; 2]; 4], k: usize, half: usize)
         }
         let float = _mm256_castsi256_ps(_mm256_or_si256(code, _mm256_set1_epi32(BIG)));
         _mm256_sub_ps(float, _mm256_set1_ps(big_offset(BITS)))
+    }
+}
+
+/// The bytes of eight rows, the lower or the upper half of a panel.
+#[inline(always)]
+fn bytes8<const BITS: u8>(s: Avx2, w: &[[__m256i; 2]; 4], g: usize, half: usize) -> __m256i {
+    let (block, shift) = place::<BITS>(4 * g);
+    let (low, high) = (shift8(s, w[block][half], shift), shift8(s, w[2][half], 2 * g as u32));
+    // SAFETY: the token proves the instructions.
+    unsafe {
+        let low = _mm256_and_si256(low, _mm256_set1_epi32(byte_mask::<BITS>() as i32));
+        let high = _mm256_slli_epi32::<4>(_mm256_and_si256(high, _mm256_set1_epi32(0x0303_0303)));
+        if BITS == 6 { _mm256_or_si256(low, high) } else { low }
     }
 }
 
@@ -103,6 +116,18 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn codes<const BITS: u8>(self, w: &[Self::W; 4], k: usize) -> Self::F {
         [codes8::<BITS>(self, w, k, 0), codes8::<BITS>(self, w, k, 1)]
+    }
+    #[inline(always)]
+    fn bytes<const BITS: u8>(self, w: &[Self::W; 4], g: usize) -> Block {
+        let mut out = Block::ZERO;
+        let p: *mut __m256i = out.0.as_mut_ptr().cast();
+        let halves = [bytes8::<BITS>(self, w, g, 0), bytes8::<BITS>(self, w, g, 1)];
+        // SAFETY: a block is two aligned vectors; the token proves the instruction.
+        unsafe {
+            _mm256_store_si256(p, halves[0]);
+            _mm256_store_si256(p.add(1), halves[1]);
+        }
+        out
     }
     #[inline(always)]
     fn pairs(self, w: Self::W, shift: u32, table: &Block, acc: Self::F) -> Self::F {
@@ -175,6 +200,20 @@ impl Lanes for Avx512 {
             let float = _mm512_ternarylogic_epi32::<0xEA>(code, _mm512_set1_epi32(mask), _mm512_set1_epi32(BIG));
             _mm512_sub_ps(_mm512_castsi512_ps(float), _mm512_set1_ps(big_offset(BITS)))
         }
+    }
+    #[inline(always)]
+    fn bytes<const BITS: u8>(self, w: &[Self::W; 4], g: usize) -> Block {
+        let (block, shift) = place::<BITS>(4 * g);
+        let (low, high) = (shift16(self, w[block], shift), shift16(self, w[2], 2 * g as u32));
+        let mut out = Block::ZERO;
+        // SAFETY: a block is one aligned vector; the token proves the instructions.
+        unsafe {
+            let low = _mm512_and_si512(low, _mm512_set1_epi32(byte_mask::<BITS>() as i32));
+            let high = _mm512_slli_epi32::<4>(_mm512_and_si512(high, _mm512_set1_epi32(0x0303_0303)));
+            let all = if BITS == 6 { _mm512_or_si512(low, high) } else { low };
+            _mm512_store_si512(out.0.as_mut_ptr().cast(), all);
+        }
+        out
     }
     #[inline(always)]
     fn pairs(self, w: Self::W, shift: u32, table: &Block, acc: Self::F) -> Self::F {

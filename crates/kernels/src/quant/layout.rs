@@ -12,6 +12,7 @@
 //! So masks and shifts of whole words give bytes of four inputs in a row, which is what integer dot
 //! products take, and each word has the codes of one output, which is what float sums take.
 
+use super::lanes::Both;
 use crate::dispatch::dispatch;
 use crate::nested::FULL_BITS;
 use crate::simd::Simd;
@@ -70,8 +71,6 @@ fn round_bytes(word: u32, shift: u32) -> u32 {
     u32::from_le_bytes(word.to_le_bytes().map(|b| b.saturating_add(half) >> shift))
 }
 
-// A function for each width with arrays of known length: only then does the compiler use vectors.
-
 #[inline(always)]
 fn narrow_unit<const BLOCKS: usize>(full: &[Block; FULL_BLOCKS], shift: u32, out: &mut [Block; BLOCKS]) {
     for lane in 0..PANEL {
@@ -91,28 +90,6 @@ fn narrow_unit<const BLOCKS: usize>(full: &[Block; FULL_BLOCKS], shift: u32, out
 }
 
 #[inline(always)]
-fn widen_unit<const BLOCKS: usize>(packed: &[Block; BLOCKS], out: &mut [Block; FULL_BLOCKS]) {
-    for (g, out) in out.iter_mut().enumerate() {
-        let pairs = &packed[BLOCKS - 1].0;
-        if BLOCKS == 1 {
-            for lane in 0..PANEL {
-                out.0[lane] = (pairs[lane] >> (2 * g)) & 0x0303_0303;
-            }
-            continue;
-        }
-        let nibbles = &packed[g / 2].0;
-        for lane in 0..PANEL {
-            out.0[lane] = (nibbles[lane] >> (4 * (g & 1))) & 0x0f0f_0f0f;
-        }
-        if BLOCKS == 3 {
-            for lane in 0..PANEL {
-                out.0[lane] |= ((pairs[lane] >> (2 * g)) & 0x0303_0303) << 4;
-            }
-        }
-    }
-}
-
-#[inline(always)]
 fn narrow_units<const BLOCKS: usize>(full: &[Block], out: &mut [Block]) {
     let shift = const { FULL_BITS as u32 - 2 * BLOCKS as u32 };
     for (full, out) in full.as_chunks().0.iter().zip(out.as_chunks_mut::<BLOCKS>().0) {
@@ -121,9 +98,16 @@ fn narrow_units<const BLOCKS: usize>(full: &[Block], out: &mut [Block]) {
 }
 
 #[inline(always)]
-fn widen_units<const BLOCKS: usize>(packed: &[Block], out: &mut [Block]) {
-    for (packed, out) in packed.as_chunks::<BLOCKS>().0.iter().zip(out.as_chunks_mut().0) {
-        widen_unit(packed, out);
+fn widen_units<S: Both, const BITS: u8>(s: S, packed: &[Block], out: &mut [Block]) {
+    let per_unit = const { blocks_per_unit(BITS) };
+    for (packed, out) in packed.chunks_exact(per_unit).zip(out.as_chunks_mut::<FULL_BLOCKS>().0) {
+        let mut words = [s.words(&Block::ZERO); 4];
+        for (words, block) in words.iter_mut().zip(packed) {
+            *words = s.words(block);
+        }
+        for (g, out) in out.iter_mut().enumerate() {
+            *out = s.bytes::<BITS>(&words, g);
+        }
     }
 }
 
@@ -137,11 +121,11 @@ fn narrow_body<S: Simd>(_s: S, full: &[Block], bits: u8, out: &mut [Block]) {
 }
 
 #[inline(always)]
-fn widen_body<S: Simd>(_s: S, packed: &[Block], bits: u8, out: &mut [Block]) {
+fn widen_body<S: Both>(s: S, packed: &[Block], bits: u8, out: &mut [Block]) {
     match blocks_per_unit(bits) {
-        1 => widen_units::<1>(packed, out),
-        2 => widen_units::<2>(packed, out),
-        _ => widen_units::<3>(packed, out),
+        1 => widen_units::<S, 2>(s, packed, out),
+        2 => widen_units::<S, 4>(s, packed, out),
+        _ => widen_units::<S, 6>(s, packed, out),
     }
 }
 
