@@ -22,6 +22,7 @@ mod math;
 pub mod nested;
 pub mod norm;
 pub mod optim;
+pub mod quant;
 pub mod reference;
 pub mod rows;
 mod simd;

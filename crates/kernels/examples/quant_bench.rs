@@ -1,0 +1,109 @@
+//! Times the packed low-bit products: `quant_bench gemv|int8 [THREADS [avx2|scalar]]`.
+//!
+//! `gemv`: one row through distinct 768x3072 layers, 200 MB and more of codes in all, beside a plain
+//! sum over the same bytes. `int8`: integer products at transformer shapes.
+
+use std::hint::black_box;
+use std::time::Instant;
+use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, int_path};
+use switchformer_kernels::{isa, set_threads};
+
+const D_IN: usize = 768;
+const D_OUT: usize = 3072;
+
+/// The least seconds of some calls of `f`, at least three, for about half a second.
+fn best(mut f: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let (mut least, mut calls) = (f64::INFINITY, 0);
+    while calls < 3 || start.elapsed().as_secs_f64() < 0.5 {
+        let at = Instant::now();
+        f();
+        least = least.min(at.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    least
+}
+
+/// The sum of `words`, as fast as the compiler makes it, on `threads` threads.
+fn read(words: &[u64], threads: usize) -> u64 {
+    let sum = |part: &[u64]| part.iter().fold(0u64, |a, &w| a.wrapping_add(w));
+    std::thread::scope(|s| {
+        let parts: Vec<_> =
+            words.chunks(words.len().div_ceil(threads)).map(|part| s.spawn(move || sum(part))).collect();
+        parts.into_iter().filter_map(|p| p.join().ok()).fold(0, u64::wrapping_add)
+    })
+}
+
+fn layer(seed: u64) -> PackedCodes {
+    let mut state = seed | 1;
+    let codes: Vec<i8> = (0..D_IN * D_OUT)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as i8
+        })
+        .collect();
+    PackedCodes::new(D_IN, D_OUT, &codes, &vec![0.01; D_OUT])
+}
+
+fn gemv(threads: usize) {
+    let layers: Vec<PackedCodes> = (1..=360).map(layer).collect();
+    let words = vec![1u64; layers.len() * D_IN * D_OUT / 8];
+    let x: Vec<f32> = (0..8 * D_IN).map(|i| (i % 17) as f32 - 8.0).collect();
+    let mut y = vec![0.0; 8 * D_OUT];
+    let mut rates = Vec::new();
+    for bits in WIDTHS {
+        // All the layers at two bits are 200 MB; wider ones take fewer.
+        let used = layers.len() * 2 / usize::from(bits);
+        let bytes = used * D_IN * D_OUT * usize::from(bits) / 8;
+        let at = Instant::now();
+        layers[..used].iter().for_each(|l| l.prepare(bits));
+        let pack = at.elapsed().as_secs_f64() / (used * D_IN * D_OUT) as f64 * 1e9;
+        let plain = bytes as f64 / best(|| _ = black_box(read(&words[..bytes / 8], threads))) / 1e9;
+        rates.push(format!("{bits} bits: read {plain:.1} GB/s, packed in {pack:.2} ns a weight;"));
+        for m in [1, 2, 4, 8] {
+            let time = best(|| {
+                for l in &layers[..used] {
+                    l.linear(m, &x[..m * D_IN], bits, None, &mut y[..m * D_OUT]);
+                }
+            });
+            let rate = bytes as f64 / time / 1e9;
+            let us = time / used as f64 * 1e6;
+            rates.push(format!("  m {m}: {rate:.1} GB/s ({:.0} %), {us:.0} us a layer", 100.0 * rate / plain));
+        }
+    }
+    println!("gemv {D_IN}x{D_OUT}, {:?}, {threads} threads\n{}", isa::current(), rates.join("\n"));
+}
+
+fn int8(threads: usize) {
+    let w = layer(1);
+    for m in [2458, 128, 16, 1] {
+        let x: Vec<f32> = (0..m * D_IN).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut y = vec![0.0; m * D_OUT];
+        for bits in WIDTHS {
+            w.prepare(bits);
+            let time = best(|| w.linear_int8(&Int8Rows::quantize(m, D_IN, &x), bits, None, &mut y));
+            let rate = 2.0 * (m * D_IN * D_OUT) as f64 / time / 1e9;
+            println!(
+                "int8 {m}x{D_IN}x{D_OUT}, {bits} bits, {:?}, {threads} threads: {rate:.0} Gop/s, {:.3} ms",
+                int_path(),
+                time * 1e3
+            );
+        }
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let threads = args.get(1).and_then(|t| t.parse().ok()).unwrap_or(1);
+    set_threads(threads);
+    match args.get(2).map(String::as_str) {
+        Some("avx2") => isa::force(Some(isa::Isa::Avx2)),
+        Some("scalar") => isa::force(Some(isa::Isa::Scalar)),
+        _ => {}
+    }
+    match args.first().map(String::as_str) {
+        Some("gemv") => gemv(threads),
+        Some("int8") => int8(threads),
+        _ => println!("usage: quant_bench gemv|int8 [THREADS [avx2|scalar]]"),
+    }
+}

@@ -1,0 +1,282 @@
+//! Packed low-bit codes.
+mod common;
+
+use common::{Rng, assert_close, each_isa};
+use switchformer_kernels::nested::round_to;
+use switchformer_kernels::quant::{
+    Int8Rows, IntPath, MAX_INT_ROW, PackedCodes, WIDTHS, allow_vnni, int_path, reference,
+};
+use switchformer_kernels::{isa, set_threads};
+
+/// `(in, out)`: empty, single, primes, tails of panels and units, several tasks.
+const SHAPES: [(usize, usize); 15] = [
+    (0, 3),
+    (3, 0),
+    (1, 1),
+    (3, 2),
+    (4, 16),
+    (7, 17),
+    (15, 15),
+    (16, 16),
+    (17, 33),
+    (31, 65),
+    (67, 131),
+    (128, 64),
+    (300, 80),
+    (61, 1021),
+    (769, 129),
+];
+
+/// Rows of `x`: none, one, tails of tiles.
+const ROWS: [usize; 9] = [0, 1, 2, 3, 4, 5, 7, 13, 64];
+
+fn random_codes(rng: &mut Rng, n: usize) -> Vec<i8> {
+    (0..n).map(|_| rng.bits() as i8).collect()
+}
+
+fn random_map(rng: &mut Rng, d_in: usize, d_out: usize) -> (Vec<i8>, Vec<f32>, Vec<f32>) {
+    let scale = rng.floats(d_out).iter().map(|v| v.abs() / 128.0).collect();
+    (random_codes(rng, d_in * d_out), scale, rng.floats(d_out))
+}
+
+/// Runs `f` on every path of integer products that this machine has.
+fn each_path(f: impl Fn(IntPath)) {
+    each_isa(|_| {
+        f(int_path());
+        allow_vnni(false);
+        f(int_path());
+        allow_vnni(true);
+    });
+}
+
+#[test]
+fn every_code_at_every_width() {
+    let all: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+    each_isa(|isa| {
+        // Each code at each place of a unit: rows of 16 and of 17, turned by one.
+        for d_in in [1, 16, 17, 256] {
+            for turn in 0..17 {
+                let mut codes = all.clone();
+                codes.rotate_left(turn);
+                codes.truncate(256 / d_in * d_in);
+                let d_out = codes.len() / d_in;
+                let packed = PackedCodes::new(d_in, d_out, &codes, &vec![1.0; d_out]);
+                for bits in WIDTHS {
+                    let want: Vec<i8> = codes.iter().map(|&c| round_to(c, bits)).collect();
+                    assert_eq!(packed.codes(bits), want, "{isa:?} {d_in} inputs at {bits} bits");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_width_is_packed_once_and_costs_its_bits() {
+    let packed = PackedCodes::new(64, 32, &[1; 64 * 32], &[1.0; 32]);
+    let mut want = 64 * 32;
+    assert_eq!(packed.bytes(), want);
+    for bits in [2, 6, 4] {
+        packed.prepare(bits);
+        packed.prepare(bits);
+        want += 64 * 32 * usize::from(bits) / 8;
+        assert_eq!(packed.bytes(), want);
+    }
+    packed.prepare(8);
+    assert_eq!(packed.bytes(), want);
+}
+
+#[test]
+#[should_panic(expected = "bits must be one of [8, 6, 4, 2], not 5")]
+fn five_bits_are_refused() {
+    PackedCodes::new(1, 1, &[1], &[1.0]).prepare(5);
+}
+
+#[test]
+#[should_panic(expected = "inputs of x")]
+fn rows_of_another_length_are_refused() {
+    let x = Int8Rows::quantize(1, 2, &[1.0; 2]);
+    PackedCodes::new(3, 1, &[1; 3], &[1.0]).linear_int8(&x, 8, None, &mut [0.0]);
+}
+
+#[test]
+#[should_panic(expected = "too long for 32-bit sums")]
+fn rows_too_long_for_sums_are_refused() {
+    Int8Rows::quantize(1, MAX_INT_ROW + 1, &vec![0.0; MAX_INT_ROW + 1]);
+}
+
+#[test]
+fn float_products_match() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(7);
+        for (d_in, d_out) in SHAPES {
+            let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
+            let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+            for m in ROWS {
+                let x = rng.floats(m * d_in);
+                for bits in WIDTHS {
+                    for bias in [None, Some(&bias[..])] {
+                        let mut y = vec![f32::NAN; m * d_out];
+                        packed.linear(m, &x, bits, bias, &mut y);
+                        let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, bias);
+                        assert_close(&y, &want, 2e-5, &format!("{isa:?} {m}x{d_in}x{d_out} at {bits} bits"));
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn integer_sums_match_on_every_path() {
+    each_path(|path| {
+        let mut rng = Rng::new(8);
+        for (d_in, d_out) in SHAPES {
+            let (codes, scale, _) = random_map(&mut rng, d_in, d_out);
+            let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+            for m in ROWS {
+                let x = random_codes(&mut rng, m * d_in);
+                let rows = Int8Rows::from_codes(m, d_in, &x, &vec![1.0; m]);
+                assert_eq!(rows.codes(), x);
+                for bits in WIDTHS {
+                    let mut sums = vec![i32::MIN; m * d_out];
+                    packed.int_sums(&rows, bits, &mut sums);
+                    let sums: Vec<i64> = sums.into_iter().map(i64::from).collect();
+                    let want = reference::int_sums(m, d_in, d_out, &x, &codes, bits);
+                    assert_eq!(sums, want, "{path:?} {m}x{d_in}x{d_out} at {bits} bits");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn extremes_do_not_saturate() {
+    const SIDES: [i8; 4] = [-128, 127, -1, 0];
+    each_path(|path| {
+        // The longest row allowed, and one with a tail.
+        for d_in in [MAX_INT_ROW, 37] {
+            for w in SIDES {
+                let packed = PackedCodes::new(d_in, 17, &vec![w; d_in * 17], &[1.0; 17]);
+                for x in SIDES {
+                    let rows = Int8Rows::from_codes(7, d_in, &vec![x; 7 * d_in], &[1.0; 7]);
+                    for bits in WIDTHS {
+                        let mut sums = vec![1; 7 * 17];
+                        packed.int_sums(&rows, bits, &mut sums);
+                        let want = i64::from(x) * i64::from(round_to(w, bits)) * d_in as i64;
+                        let all = sums.iter().all(|&s| i64::from(s) == want);
+                        assert!(all, "{path:?} {d_in} of {w} times {x} at {bits} bits: {}, not {want}", sums[0]);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn int8_results_are_the_same_bits_everywhere() {
+    let mut rng = Rng::new(9);
+    for (m, d_in, d_out) in [(1, 769, 257), (19, 300, 700), (150, 96, 131)] {
+        let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
+        let x = rng.floats(m * d_in);
+        for bits in WIDTHS {
+            let mut want: Option<Vec<u32>> = None;
+            for threads in [1, 2, 5] {
+                set_threads(threads);
+                for isa in isa::available() {
+                    for vnni in [true, false] {
+                        isa::force(Some(isa));
+                        allow_vnni(vnni);
+                        let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+                        let mut y = vec![f32::NAN; m * d_out];
+                        packed.linear_int8(&Int8Rows::quantize(m, d_in, &x), bits, Some(&bias), &mut y);
+                        let y: Vec<u32> = y.iter().map(|v| v.to_bits()).collect();
+                        match &want {
+                            None => want = Some(y),
+                            Some(want) => assert!(*want == y, "{isa:?}, VNNI {vnni}, {threads} threads, {bits} bits"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+    isa::force(None);
+    allow_vnni(true);
+    set_threads(0);
+}
+
+#[test]
+fn float_results_do_not_depend_on_threads() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(10);
+        let (d_in, d_out) = (770, 1100);
+        let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
+        for m in [1, 9] {
+            let x = rng.floats(m * d_in);
+            for bits in WIDTHS {
+                let run = |threads| {
+                    set_threads(threads);
+                    let mut y = vec![f32::NAN; m * d_out];
+                    PackedCodes::new(d_in, d_out, &codes, &scale).linear(m, &x, bits, Some(&bias), &mut y);
+                    set_threads(0);
+                    y
+                };
+                let one = run(1);
+                assert!(one == run(2) && one == run(3), "{isa:?} {m} rows at {bits} bits");
+            }
+        }
+    });
+}
+
+#[test]
+fn int8_products_are_the_scaled_sums() {
+    let mut rng = Rng::new(11);
+    let (m, d_in, d_out) = (5, 83, 37);
+    let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
+    let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+    let rows = Int8Rows::quantize(m, d_in, &rng.floats(m * d_in));
+    let x: Vec<f32> = (0..m * d_in).map(|i| f32::from(rows.codes()[i]) * rows.scale()[i / d_in]).collect();
+    for bits in WIDTHS {
+        for bias in [None, Some(&bias[..])] {
+            let mut y = vec![f32::NAN; m * d_out];
+            packed.linear_int8(&rows, bits, bias, &mut y);
+            let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, bias);
+            assert_close(&y, &want, 1e-5, &format!("{bits} bits"));
+        }
+    }
+}
+
+#[test]
+fn activations_are_rounded_as_told() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(12);
+        for d_in in common::SIZES {
+            // Growing, zero, tiny, huge, subnormal, infinite and NaN rows.
+            let mut x = rng.floats(8 * d_in);
+            if d_in > 0 {
+                let last = d_in - 1;
+                x[d_in..2 * d_in].fill(0.0);
+                x[2 * d_in..3 * d_in].iter_mut().for_each(|v| *v *= 1e-30);
+                x[3 * d_in + last] = f32::MAX;
+                x[4 * d_in..5 * d_in].fill(1e-40);
+                x[5 * d_in + last] = f32::NEG_INFINITY;
+                x[6 * d_in + last] = f32::NAN;
+                // Ties: the greatest is 127, so the codes are the values, rounded.
+                let ties = [127.0, 0.5, 1.5, -0.5, -1.5, 2.5];
+                for (x, tie) in x[7 * d_in..].iter_mut().zip(ties.into_iter().cycle()) {
+                    *x = tie;
+                }
+            }
+            let rows = Int8Rows::quantize(8, d_in, &x);
+            let codes = rows.codes();
+            for i in 0..8 {
+                let (want, scale) = reference::int8_row(&x[i * d_in..][..d_in]);
+                assert_eq!(&codes[i * d_in..][..d_in], &want[..], "{isa:?} row {i} of {d_in}");
+                assert_eq!(rows.scale()[i].to_bits(), scale.to_bits(), "{isa:?} row {i} of {d_in}");
+            }
+        }
+    });
+    let rows = Int8Rows::quantize(2, 2, &[1.0, f32::NAN, 0.0, 0.0]);
+    let mut y = [1.0; 2];
+    PackedCodes::new(2, 1, &[3, 4], &[1.0]).linear_int8(&rows, 8, Some(&[0.5]), &mut y);
+    assert!(y[0].is_nan() && y[1] == 0.5);
+}
