@@ -13,7 +13,7 @@ use crate::error::{Error, MissingTensor, Result};
 use crate::folder::{Blob, Folder};
 use crate::header::{self, MAX_TENSORS};
 use crate::init;
-use crate::layers::{Embedding, LayerNorm};
+use crate::layers::{Embedding, LayerNorm, RmsNorm};
 use crate::leaf::{Dense, Linear};
 use crate::mmap::Mapped;
 use crate::names::{Names, nearest};
@@ -228,6 +228,31 @@ impl Weights {
         }
     }
 
+    /// Marks every tensor below a path as known and unused (the decoder of a file opened as an encoder).
+    pub fn skip_tree(&self, part: &str) {
+        let path = format!("{}.", self.name(part));
+        let below = |n: &&String| n.starts_with(&path);
+        let names: Vec<String> = match &self.shared.source {
+            Source::Files(f) => f.entries.keys().filter(below).cloned().collect(),
+            Source::Manifest(m) => m.keys().filter(below).cloned().collect(),
+            Source::Open(_) => Vec::new(),
+        };
+        self.ledger().used.extend(names);
+    }
+
+    /// Whether the source stores `part` and `other` with equal content: a redundant copy of a tied tensor.
+    pub fn is_copy(&self, part: &str, other: &str) -> bool {
+        let (part, other) = (self.name(part), self.name(other));
+        match &self.shared.source {
+            Source::Files(f) => match (f.entries.get(&part), f.entries.get(&other)) {
+                (Some(a), Some(b)) => a.dtype == b.dtype && a.shape == b.shape && f.bytes(a) == f.bytes(b),
+                _ => false,
+            },
+            Source::Manifest(m) => m.contains_key(&part) && m.get(&part) == m.get(&other),
+            Source::Open(_) => false,
+        }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -400,6 +425,11 @@ impl Weights {
             w.tensor("bias", &[dim], ParamKind::Vector)?,
             eps,
         ))
+    }
+
+    /// A root-mean-square norm over `dim`.
+    pub fn rms_norm(&self, part: &str, dim: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm::new(self.at(part).tensor("weight", &[dim], ParamKind::Vector)?, eps))
     }
 
     /// A table `[n, dim]`.
