@@ -20,7 +20,7 @@ use crate::fail::Fail;
 pub(crate) struct Args {
     /// `default`, a model folder, or a published size (random weights)
     model: String,
-    /// A text; may be given several times
+    /// A text; may be given several times. Encoder-decoders write an answer to each
     #[arg(long)]
     text: Vec<String>,
     /// A picture (png, jpeg, webp, bmp, gif); may be given several times
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// decoder_attention_mask, or pixel_values [b,c,h,w]
     #[arg(long)]
     tensors: Option<PathBuf>,
+    /// Most tokens that an encoder-decoder writes for a text (default 64)
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// Operating point: a name of the checkpoint, or JSON such as {"bits":4}
     #[arg(long)]
     point: Option<String>,
@@ -57,6 +60,15 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let (opened, place) = open(&a.model, a.nested)?;
     let point = opened.point(a.point.as_deref())?;
     let tokenizer = if a.text.is_empty() { None } else { Some(tokenizer(&opened, &place)?) };
+    match &tokenizer {
+        Some(t) if matches!(opened.model.spec(), InputSpec::Pair { .. }) => {
+            return write_answers(a, as_json, &opened, &point, t);
+        }
+        _ if a.max_tokens.is_some() => {
+            return Err(Fail::Usage("--max-tokens is for --text to a model that writes, such as t5".into()));
+        }
+        _ => {}
+    }
     let given = match (&a.tensors, &tokenizer) {
         (Some(file), _) => from_tensors(file)?,
         (None, Some(t)) => from_text(t, &a.text)?,
@@ -77,8 +89,27 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     report(a, as_json, &point, &answers, &out, &trace)
 }
 
+/// What a model that writes answers to each text.
+fn write_answers(a: &Args, as_json: bool, opened: &Opened, point: &Point, tokenizer: &Tokenizer) -> Result<(), Fail> {
+    if a.out.is_some() {
+        return Err(Fail::Usage("--out holds the outputs of one pass: give decoder_input_ids with --tensors".into()));
+    }
+    let given = from_text(tokenizer, &a.text)?;
+    let (written, trace) = opened.generate(point, &given.input, a.max_tokens.unwrap_or(64))?;
+    let mut answers = Vec::with_capacity(written.len());
+    for (text, tokens) in a.text.iter().zip(&written) {
+        let answer = [
+            ("input".into(), json!(text)),
+            ("text".into(), json!(tokenizer.decode(tokens, true)?)),
+            ("tokens".into(), json!(tokens)),
+        ];
+        answers.push(Map::from_iter(answer));
+    }
+    report(a, as_json, point, &answers, &Output::new(), &trace)
+}
+
 fn tokenizer(opened: &Opened, place: &Place) -> Result<Tokenizer, Fail> {
-    let InputSpec::Tokens { max_len, .. } = opened.model.spec() else {
+    let (InputSpec::Tokens { max_len, .. } | InputSpec::Pair { max_len, .. }) = opened.model.spec() else {
         return Err(Fail::Usage("this model reads images: use --image".into()));
     };
     match place {
@@ -304,6 +335,9 @@ fn human(answer: &Map<String, Json>) -> String {
     let mut text = String::new();
     if let Some(name) = answer.get("input").and_then(Json::as_str).filter(|n| !n.is_empty()) {
         text.push_str(&format!("{name}\n"));
+    }
+    if let Some(written) = answer.get("text").and_then(Json::as_str) {
+        text.push_str(&format!("  {written}\n"));
     }
     if let Some(labels) = answer.get("labels") {
         text.push_str(&format!("  {}\n", line(labels)));

@@ -160,3 +160,25 @@ fn a_head_is_tied_unless_the_config_or_the_file_has_two_tables() {
     assert!(far(&own, &scaled) < 1e-5);
     assert!(matches!(logits(None, false), Err(Error::Tensors { .. })));
 }
+
+#[test]
+fn members_leave_with_both_streams() {
+    let opened = open("t5", &json!({})).unwrap();
+    let (model, input) = (opened.model.trunk(), batch(opened.model.as_ref(), 3));
+    let whole = opened.run(&Point::new(), &input).unwrap().0;
+    let (whole, rows) = whole.get_rows("logits").unwrap();
+    // While the encoder reads, and while the decoder writes.
+    for leave in [1, 3] {
+        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        let mut left = Vec::new();
+        let state = model.stem(&mut cx, &input).unwrap();
+        let state = staged::walk(model, &[], &mut cx, 0..leave, state, &mut left).unwrap().select(&[0, 2]).unwrap();
+        let state = staged::walk(model, &[], &mut cx, leave..model.n_blocks(), state, &mut left).unwrap();
+        let out = model.head(&mut cx, state).unwrap();
+        let want: Vec<f32> =
+            [0, 2].iter().flat_map(|i| flat(&whole.narrow(0, rows.range(*i).start, rows.len(*i)).unwrap())).collect();
+        let off = far(&flat(out.get_rows("logits").unwrap().0), &want);
+        assert!(off < 1e-5, "leaving after block {leave}: {off:e}");
+    }
+}
