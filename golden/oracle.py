@@ -112,13 +112,22 @@ def reseed(folder):
     return {name: list(a.shape) for name, a in sorted(old.items())}
 
 
-def from_transformers(cls, config):
-    """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails."""
+def from_transformers(cls, config, more=None, fields=None):
+    """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails.
+
+    more: tensors (name -> shape) that published files have and save_pretrained leaves out; fields: what their
+    config.json says otherwise (None takes a field away)."""
     with tempfile.TemporaryDirectory() as folder:
         cls(config).save_pretrained(folder)
+        path = os.path.join(folder, "model.safetensors")
+        stored = {**load_file(path), **{k: np.zeros(s, np.float32) for k, s in (more or {}).items()}}
+        save_file(stored, path, metadata={"format": "pt"})
         tensors = reseed(folder)
         with open(os.path.join(folder, "config.json")) as f:
             written = json.load(f)
+        written = {k: v for k, v in {**written, **(fields or {})}.items() if not (k in (fields or {}) and v is None)}
+        with open(os.path.join(folder, "config.json"), "w") as f:
+            json.dump(written, f)
         module, info = cls.from_pretrained(
             folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
         )
@@ -135,7 +144,8 @@ def from_timm(module, config):
 
 # --- one run --------------------------------------------------------------------------------------------------------
 
-BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block"}
+BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block",
+          "T5Block", "MT5Block"}
 
 
 class Taps:
@@ -177,10 +187,12 @@ def masked(array, rows, axis):
     return np.where(rows.reshape(shape) != 0, array, np.float32(0))
 
 
-def run_case(path, loaded, inputs, loss_of=None, grads=(), note="", call=None, extra=None, rows=None, taps=True):
+def run_case(path, loaded, inputs, loss_of=None, grads=(), note="", call=None, extra=None, rows=None, taps=True,
+             target_rows=None):
     """Runs the module on `inputs` (numpy, names without "in.") and writes <path>.json and <path>.safetensors.
 
     loss_of(outputs dict, inputs as tensors) -> loss; what it needs beyond the call sits in inputs as "labels"/"probe".
+    rows: valid places of what is read; target_rows: of what is written, for encoder-decoders.
     """
     module = loaded.module
     tensors_in = {k: torch.from_numpy(v) for k, v in inputs.items()}
@@ -194,19 +206,25 @@ def run_case(path, loaded, inputs, loss_of=None, grads=(), note="", call=None, e
     stored = {"in." + k: v for k, v in inputs.items()}
     if taps:
         stored["tap.stem"] = masked(hooks.stem.numpy(), rows, 1)
-        attentions = result["attentions"]
-        assert len(attentions) == len(hooks.blocks)
-        for i, (block, probs) in enumerate(zip(hooks.blocks, attentions)):
-            stored[f"tap.blocks.{i}"] = masked(block.numpy(), rows, 1)
-            stored[f"tap.blocks.{i}.attn.probs"] = masked(probs.detach().numpy(), rows, 2)
+        read = result["attentions"] if target_rows is None else result["encoder_attentions"]
+        maps = [(p, "attn", i, rows) for i, p in enumerate(read)]
+        if target_rows is not None:
+            for kind, key in (("attn", "decoder_attentions"), ("cross", "cross_attentions")):
+                maps += [(p, kind, len(read) + i, target_rows) for i, p in enumerate(result[key])]
+        for i, block in enumerate(hooks.blocks):
+            stored[f"tap.blocks.{i}"] = masked(block.numpy(), rows if i < len(read) else target_rows, 1)
+        assert sum(kind == "attn" for _, kind, _, _ in maps) == len(hooks.blocks)
+        for probs, kind, i, valid in maps:
+            stored[f"tap.blocks.{i}.{kind}.probs"] = masked(probs.detach().numpy(), valid, 2)
             assert np.allclose(probs.detach().sum(-1).numpy(), 1, atol=1e-5)
         for name in stored:
             if name.startswith("tap.") and not name.endswith("probs"):
                 spread = stored[name].std()
                 assert 0.05 < spread < 20, (path, name, spread)
     for name, t in outs.items():
-        per_row = rows is not None and t.ndim == 3 and t.shape[1] == rows.shape[1]
-        stored["out." + name] = masked(t.detach().numpy(), rows if per_row else None, 1)
+        valid = rows if target_rows is None or name == "encoder_last_hidden_state" else target_rows
+        per_row = valid is not None and t.ndim == 3 and t.shape[1] == valid.shape[1]
+        stored["out." + name] = masked(t.detach().numpy(), valid if per_row else None, 1)
     if loss_of:
         loss = loss_of(outs, tensors_in)
         loss.backward()

@@ -32,9 +32,19 @@ def image(kind, dim, depth, heads, patch=16, **kw):
         patch_size=patch, num_channels=3, num_labels=1000, **kw)
 
 
+def t5(**kw):
+    return "t5", t.T5Config, kw
+
+
+def mt5(**kw):
+    return "mt5", t.MT5Config, kw
+
+
 TINY, SMALL, BASE, LARGE, HUGE = (192, 12, 3), (384, 12, 6), (768, 12, 12), (1024, 24, 16), (1280, 32, 16)
 LARGE_TEXT = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 TEXT = ("{}Model", "{}ForMaskedLM")
+T5 = ("{}ForConditionalGeneration", "{}Model", "{}EncoderModel")
+V11 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
 VIT = ("ViTModel", "ViTForImageClassification")
 DEIT = ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
 ROWS = [
@@ -55,6 +65,12 @@ ROWS = [
     ("vit-base-patch32-224", image("vit", *BASE, patch=32), VIT),
     ("vit-large-patch16-224", image("vit", *LARGE), VIT),
     ("vit-huge-patch14-224", image("vit", *HUGE, patch=14), VIT),
+    ("t5-small", t5(), T5),
+    ("t5-base", t5(d_model=768, d_ff=3072, num_layers=12, num_heads=12), T5),
+    ("t5-v1.1-small", t5(d_ff=1024, num_layers=8, num_heads=6, **V11), T5),
+    ("t5-v1.1-base", t5(d_model=768, d_ff=2048, num_layers=12, num_heads=12, **V11), T5),
+    ("mt5-small", mt5(), T5),
+    ("mt5-base", mt5(d_model=768, d_ff=2048, num_layers=12, num_heads=12), T5),
     # Plain DeiT has no distillation token; its published config.json says model_type vit.
     ("deit-tiny-patch16-224", image("vit", *TINY), VIT),
     ("deit-small-patch16-224", image("vit", *SMALL), VIT),
@@ -63,7 +79,7 @@ ROWS = [
     ("deit-small-distilled-patch16-224", image("deit", *SMALL), DEIT),
     ("deit-base-distilled-patch16-224", image("deit", *BASE), DEIT),
 ]
-CLASS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert"}
+CLASS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert", "t5": "T5", "mt5": "MT5"}
 
 rows = []
 for variant, (kind, make, kw), architectures in ROWS:
@@ -81,6 +97,10 @@ for variant, (kind, make, kw), architectures in ROWS:
             written["num_labels"] = config.num_labels
         with torch.device("meta"):
             module = getattr(t, architecture)(config)
+            # transformers 5 ties every T5 until a file shows two tables; published v1.1 and mT5 files have both.
+            if architecture.endswith("ForConditionalGeneration") and "gated" in config.feed_forward_proj:
+                written["tie_word_embeddings"] = False
+                module.lm_head.weight = torch.nn.Parameter(torch.empty_like(module.shared.weight))
         n = sum(p.numel() for p in module.parameters())  # tied parameters come once
         rows.append({"model": kind, "variant": variant, "architecture": architecture, "n_params": n, "config": written})
         print(f"{variant:36s} {architecture:40s} {n:>13,}")
@@ -88,6 +108,9 @@ for variant, (kind, make, kw), architectures in ROWS:
 known = {(r["variant"], r["architecture"]): r["n_params"] for r in rows}
 assert known["bert-base-uncased", "BertModel"] == 109_482_240
 assert known["MiniLM-L6-H384-uncased", "BertModel"] == 22_713_216
+for variant, n in (("t5-small", 60_506_624), ("t5-base", 222_903_552), ("t5-v1.1-small", 76_961_152)):
+    assert known[variant, "T5ForConditionalGeneration"] == n
+assert known["mt5-small", "MT5ForConditionalGeneration"] == 300_176_768
 assert known["vit-base-patch16-224", "ViTForImageClassification"] == 86_567_656
 assert known["deit-tiny-patch16-224", "ViTForImageClassification"] == 5_717_416
 with open(o.ROOT / "params.json", "w") as f:

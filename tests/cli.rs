@@ -186,3 +186,71 @@ fn text_goes_through_the_real_tokenizer() {
     let doc = document(&run(&["run", folder.to_str().unwrap(), "--text", "CC(=O)O.CCO>>CC(=O)OCC", "--json"]));
     assert_eq!(doc["outputs"]["logits"]["rows"].as_array().unwrap().len(), 1);
 }
+
+/// A word-piece tokenizer shaped as T5's: spaces become part of the words, the text ends in `</s>`.
+fn unigram() -> Value {
+    let special = ["<pad>", "</s>", "<unk>"];
+    let mut vocab: Vec<Value> = special.iter().map(|t| json!([t, 0.0])).collect();
+    vocab.extend((3..50).map(|i| json!([format!("\u{2581}w{i}"), -3.0])));
+    let added = special.iter().enumerate().map(|(id, t)| {
+        json!({"id": id, "content": t, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true})
+    });
+    let space = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
+    let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    let part = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": null, "pre_tokenizer": space, "decoder": space,
+        "post_processor": {"type": "TemplateProcessing", "single": [part("A"), end], "pair": [part("A"), end, part("B"), end],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab, "byte_fallback": false},
+    })
+}
+
+#[test]
+fn an_encoder_decoder_writes_text_and_takes_both_tensors() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = temp.path().join("t5");
+    toy(&model, "t5");
+    let dir = model.to_str().unwrap().to_string();
+    fails(&["run", &dir, "--text", "w7"], 2, &["tokenizer"]);
+    std::fs::write(model.join("tokenizer.json"), unigram().to_string()).unwrap();
+
+    let text = |n: &str| document(&run(&["run", &dir, "--text", "w7 w9", "--text", "w3", "--max-tokens", n, "--json"]));
+    let doc = text("5");
+    let opened = switchformer::zoo::Opened::open(&model, Default::default()).unwrap();
+    let input = switchformer::nn::Input::tokens(&[vec![7u32, 9, 1], vec![3, 1]]).unwrap();
+    let (written, trace) = opened.generate(&switchformer::nn::Point::new(), &input, 5).unwrap();
+    assert_eq!(doc["macs"], json!(trace.macs));
+    for (answer, tokens) in doc["results"].as_array().unwrap().iter().zip(&written) {
+        assert_eq!(answer["tokens"], json!(tokens));
+        let words: Vec<String> = tokens.iter().filter(|t| **t > 2).map(|t| format!("w{t}")).collect();
+        assert_eq!(answer["text"], json!(words.join(" ")), "{doc}");
+    }
+    assert!(written.iter().all(|w| w.len() == 5) && text("2")["results"][0]["tokens"].as_array().unwrap().len() == 2);
+
+    let (tensors, out) = (temp.path().join("in.safetensors"), temp.path().join("out.safetensors"));
+    let (tensors, out) = (tensors.to_str().unwrap(), out.to_str().unwrap());
+    let mut map = SavedMap::new();
+    let put = |map: &mut SavedMap, name: &str, shape: &[usize], v: &[f32]| {
+        drop(map.insert(name.into(), Saved::f32(shape, v)))
+    };
+    put(&mut map, "input_ids", &[2, 3], &[7.0, 9.0, 1.0, 3.0, 1.0, 0.0]);
+    put(&mut map, "attention_mask", &[2, 3], &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
+    std::fs::write(tensors, safetensors_bytes(&map).unwrap()).unwrap();
+    fails(&["run", &dir, "--tensors", tensors], 2, &["decoder_input_ids"]);
+    put(&mut map, "decoder_input_ids", &[2, 4], &[0.0, 5.0, 6.0, 8.0, 0.0, 5.0, 0.0, 0.0]);
+    put(&mut map, "decoder_attention_mask", &[2, 4], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+    std::fs::write(tensors, safetensors_bytes(&map).unwrap()).unwrap();
+    let doc = document(&run(&["run", &dir, "--tensors", tensors, "--out", out, "--json"]));
+    assert_eq!(doc["outputs"]["logits"]["rows"], json!([4, 2]));
+    let shapes: Vec<_> = switchformer::nn::weights::inspect(Path::new(out)).unwrap();
+    let shapes: Vec<_> = shapes.into_iter().map(|s| (s.name, s.shape)).collect();
+    let want = [("encoder_last_hidden_state", vec![2, 3, 32]), ("logits", vec![2, 4, 50])];
+    assert_eq!(shapes, want.map(|(n, s)| (n.to_string(), s)));
+
+    fails(&["run", &dir, "--text", "w3", "--max-tokens", "0"], 2, &["tokens to write"]);
+    fails(&["run", &dir, "--text", "w3", "--out", out], 1, &["--tensors"]);
+    fails(&["run", &dir, "--tensors", tensors, "--max-tokens", "3"], 1, &["--text"]);
+}

@@ -93,7 +93,8 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
                 all.push((format!("batch {b}, {h}x{w}"), Input::Pixels(t), b));
             }
         }
-        InputSpec::Tokens { vocab, max_len } => {
+        spec @ (InputSpec::Tokens { vocab, max_len } | InputSpec::Pair { vocab, max_len }) => {
+            let pair = matches!(spec, InputSpec::Pair { .. });
             let ids = |n: usize| -> Vec<u32> {
                 let mut stream = Stream::named("bench");
                 // The first ids are special in every published vocabulary.
@@ -101,7 +102,11 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
             };
             let mut push = |name: String, lens: Vec<usize>| -> Result<(), Fail> {
                 let texts: Vec<Vec<u32>> = lens.iter().map(|n| ids(*n)).collect();
-                all.push((name, Input::tokens(&texts)?, lens.iter().sum()));
+                let source = Input::tokens(&texts)?;
+                let items = lens.iter().sum();
+                // As many tokens written as read; what is counted is what is read.
+                let input = if pair { Input::pair(source.clone(), source)? } else { source };
+                all.push((name, input, items));
                 Ok(())
             };
             if let Some(file) = &a.lengths {

@@ -20,15 +20,19 @@ use crate::fail::Fail;
 pub(crate) struct Args {
     /// `default`, a model folder, or a published size (random weights)
     model: String,
-    /// A text; may be given several times
+    /// A text; may be given several times. Encoder-decoders write an answer to each
     #[arg(long)]
     text: Vec<String>,
     /// A picture (png, jpeg, webp, bmp, gif); may be given several times
     #[arg(long)]
     image: Vec<PathBuf>,
-    /// A safetensors file with input_ids [b,n], attention_mask, token_type_ids, or pixel_values [b,c,h,w]
+    /// A safetensors file with input_ids [b,n], attention_mask, token_type_ids, decoder_input_ids [b,m],
+    /// decoder_attention_mask, or pixel_values [b,c,h,w]
     #[arg(long)]
     tensors: Option<PathBuf>,
+    /// Most tokens that an encoder-decoder writes for a text (default 64)
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// Operating point: a name of the checkpoint, or JSON such as {"bits":4}
     #[arg(long)]
     point: Option<String>,
@@ -43,10 +47,11 @@ pub(crate) struct Args {
     trace: bool,
 }
 
-/// An input, its column count where it came padded, and the names to print.
+/// An input, its column counts where it came padded, and the names to print.
 struct Given {
     input: Input,
-    width: Option<usize>,
+    /// Columns of `input_ids` and of `decoder_input_ids`.
+    widths: [Option<usize>; 2],
     names: Vec<String>,
 }
 
@@ -55,6 +60,15 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let (opened, place) = open(&a.model, a.nested)?;
     let point = opened.point(a.point.as_deref())?;
     let tokenizer = if a.text.is_empty() { None } else { Some(tokenizer(&opened, &place)?) };
+    match &tokenizer {
+        Some(t) if matches!(opened.model.spec(), InputSpec::Pair { .. }) => {
+            return write_answers(a, as_json, &opened, &point, t);
+        }
+        _ if a.max_tokens.is_some() => {
+            return Err(Fail::Usage("--max-tokens is for --text to a model that writes, such as t5".into()));
+        }
+        _ => {}
+    }
     let given = match (&a.tensors, &tokenizer) {
         (Some(file), _) => from_tensors(file)?,
         (None, Some(t)) => from_text(t, &a.text)?,
@@ -75,8 +89,27 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     report(a, as_json, &point, &answers, &out, &trace)
 }
 
+/// What a model that writes answers to each text.
+fn write_answers(a: &Args, as_json: bool, opened: &Opened, point: &Point, tokenizer: &Tokenizer) -> Result<(), Fail> {
+    if a.out.is_some() {
+        return Err(Fail::Usage("--out holds the outputs of one pass: give decoder_input_ids with --tensors".into()));
+    }
+    let given = from_text(tokenizer, &a.text)?;
+    let (written, trace) = opened.generate(point, &given.input, a.max_tokens.unwrap_or(64))?;
+    let mut answers = Vec::with_capacity(written.len());
+    for (text, tokens) in a.text.iter().zip(&written) {
+        let answer = [
+            ("input".into(), json!(text)),
+            ("text".into(), json!(tokenizer.decode(tokens, true)?)),
+            ("tokens".into(), json!(tokens)),
+        ];
+        answers.push(Map::from_iter(answer));
+    }
+    report(a, as_json, point, &answers, &Output::new(), &trace)
+}
+
 fn tokenizer(opened: &Opened, place: &Place) -> Result<Tokenizer, Fail> {
-    let InputSpec::Tokens { max_len, .. } = opened.model.spec() else {
+    let (InputSpec::Tokens { max_len, .. } | InputSpec::Pair { max_len, .. }) = opened.model.spec() else {
         return Err(Fail::Usage("this model reads images: use --image".into()));
     };
     match place {
@@ -99,7 +132,7 @@ fn from_text(tokenizer: &Tokenizer, texts: &[String]) -> Result<Given, Fail> {
         columns: rows.positions().to_vec(),
         rows,
     };
-    Ok(Given { input, width: None, names: texts.to_vec() })
+    Ok(Given { input, widths: [None; 2], names: texts.to_vec() })
 }
 
 fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Given, Fail> {
@@ -132,11 +165,12 @@ fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Give
         return Err(Fail::Usage("the pictures differ in size after preprocessing: run them one by one".into()));
     }
     let names = files.iter().map(|f| f.display().to_string()).collect();
-    Ok(Given { input: Input::Pixels(Tensor::stack(&images, 0)?), width: None, names })
+    Ok(Given { input: Input::Pixels(Tensor::stack(&images, 0)?), widths: [None; 2], names })
 }
 
 /// Names that `--tensors` understands.
-const ACCEPTED: [&str; 4] = ["input_ids", "attention_mask", "token_type_ids", "pixel_values"];
+const ACCEPTED: [&str; 6] =
+    ["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask", "pixel_values"];
 
 fn from_tensors(file: &Path) -> Result<Given, Fail> {
     let damaged = |what: String| {
@@ -161,13 +195,22 @@ fn from_tensors(file: &Path) -> Result<Given, Fail> {
             return Err(Fail::Usage("give either pixel_values or token inputs, not both".into()));
         }
         let input = Input::Pixels(p.to_dtype(DType::F32)?);
-        return Ok(Given { names: vec![String::new(); input.n()], input, width: None });
+        return Ok(Given { names: vec![String::new(); input.n()], input, widths: [None; 2] });
     }
     let ids =
         get("input_ids").ok_or_else(|| Fail::Usage(format!("{}: no input_ids or pixel_values", file.display())))?;
-    let input = Input::padded(ids, get("attention_mask"), get("token_type_ids"))?;
+    let source = Input::padded(ids, get("attention_mask"), get("token_type_ids"))?;
+    let target = get("decoder_input_ids");
+    let input = match target {
+        Some(ids) => Input::pair(source, Input::padded(ids, get("decoder_attention_mask"), None)?)?,
+        None if get("decoder_attention_mask").is_some() => {
+            return Err(Fail::Usage(format!("{}: decoder_attention_mask without decoder_input_ids", file.display())));
+        }
+        None => source,
+    };
     let names = vec![String::new(); input.n()];
-    Ok(Given { input, width: ids.dims().get(1).copied(), names })
+    let width = |ids: &Tensor| ids.dims().get(1).copied();
+    Ok(Given { input, widths: [width(ids), target.and_then(width)], names })
 }
 
 /// Writes outputs under their published names, spread over the padded places.
@@ -177,11 +220,13 @@ fn write_out(file: &Path, out: &Output, given: &Given, embedding: Option<&Tensor
         let tensor = match value {
             Value::PerMember(t) => t.clone(),
             Value::PerRow(t, rows) => {
-                let columns: &[u32] = match &given.input {
+                let part = given.input.part_of(name);
+                let columns: &[u32] = match part {
                     Input::Tokens { columns, .. } => columns,
-                    Input::Pixels(_) => rows.positions(),
+                    _ => rows.positions(),
                 };
-                unpack(t, rows, columns, given.width.unwrap_or(rows.max_len()))?
+                let written = matches!(&given.input, Input::Pair { target, .. } if std::ptr::eq(part, target.as_ref()));
+                unpack(t, rows, columns, given.widths[usize::from(written)].unwrap_or(rows.max_len()))?
             }
         };
         map.insert(name.clone(), Saved::tensor(&tensor)?);
@@ -290,6 +335,9 @@ fn human(answer: &Map<String, Json>) -> String {
     let mut text = String::new();
     if let Some(name) = answer.get("input").and_then(Json::as_str).filter(|n| !n.is_empty()) {
         text.push_str(&format!("{name}\n"));
+    }
+    if let Some(written) = answer.get("text").and_then(Json::as_str) {
+        text.push_str(&format!("  {written}\n"));
     }
     if let Some(labels) = answer.get("labels") {
         text.push_str(&format!("  {}\n", line(labels)));

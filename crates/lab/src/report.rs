@@ -87,7 +87,7 @@ pub fn page(
     let by_flops = plot(points, "MFLOPs per image", |p| p.flops / 1e6)?;
     let patch = match opened.model.spec() {
         InputSpec::Pixels { patch, .. } => patch,
-        InputSpec::Tokens { .. } => (1, 1),
+        InputSpec::Tokens { .. } | InputSpec::Pair { .. } => (1, 1),
     };
     let page = html! {
         (DOCTYPE)

@@ -58,6 +58,18 @@ impl ConfigMap {
         }
     }
 
+    /// Token ids within `0..=max`, given as one or as a list.
+    pub fn ids(&self, field: &str, default: usize, max: usize) -> Result<Vec<u32>> {
+        let Some(Value::Array(list)) = self.get(field) else {
+            return Ok(vec![self.int(field, Some(default), max)? as u32]);
+        };
+        let one = |v: &Value| v.as_u64().filter(|n| *n <= max as u64).map(|n| n as u32);
+        match list.iter().map(one).collect::<Option<Vec<u32>>>() {
+            Some(ids) if !ids.is_empty() && ids.len() <= 64 => Ok(ids),
+            _ => Err(Error::config(field, format!("must be one id or up to 64, each at most {max}"))),
+        }
+    }
+
     /// Boolean.
     pub fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {

@@ -23,6 +23,13 @@ pub enum Input {
     },
     /// Images `[b, c, h, w]`, f32, already normalised.
     Pixels(Tensor),
+    /// Text to read and text being written, member by member; made by [`Input::pair`].
+    Pair {
+        /// What the encoder reads.
+        source: Box<Input>,
+        /// What the decoder has written, its start token first.
+        target: Box<Input>,
+    },
 }
 
 impl Input {
@@ -67,11 +74,35 @@ impl Input {
         Ok(Input::Tokens { ids: out, types: out_types, columns, rows: Rows::new(&lens)? })
     }
 
+    /// What an encoder-decoder takes. Errors unless both are text of equally many members.
+    pub fn pair(source: Input, target: Input) -> Result<Input> {
+        let text = |i: &Input| matches!(i, Input::Tokens { .. });
+        if !text(&source) || !text(&target) {
+            return Err(Error::input("a pair holds something other than text", "give input_ids and decoder_input_ids"));
+        }
+        if source.n() != target.n() {
+            let what = format!("{} texts to read and {} to write", source.n(), target.n());
+            return Err(Error::input(what, "input_ids and decoder_input_ids need the same number of rows"));
+        }
+        Ok(Input::Pair { source: Box::new(source), target: Box::new(target) })
+    }
+
+    /// The part of the input that the rows of an output stand for: of a pair, `encoder_last_hidden_state` belongs to
+    /// the source and everything else to the target.
+    pub fn part_of(&self, output: &str) -> &Input {
+        match self {
+            Input::Pair { source, .. } if output == "encoder_last_hidden_state" => source,
+            Input::Pair { target, .. } => target,
+            other => other,
+        }
+    }
+
     /// Number of members.
     pub fn n(&self) -> usize {
         match self {
             Input::Tokens { rows, .. } => rows.n(),
             Input::Pixels(t) => t.dims().first().copied().unwrap_or(0),
+            Input::Pair { source, .. } => source.n(),
         }
     }
 }
@@ -84,6 +115,13 @@ pub enum InputSpec {
         /// Vocabulary size.
         vocab: usize,
         /// Longest sequence.
+        max_len: usize,
+    },
+    /// Pairs of texts, read and written: token ids below `vocab`.
+    Pair {
+        /// Vocabulary size.
+        vocab: usize,
+        /// Longest text it was trained on; longer ones work.
         max_len: usize,
     },
     /// Images.

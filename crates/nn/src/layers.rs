@@ -35,6 +35,30 @@ impl LayerNorm {
     }
 }
 
+/// Root-mean-square norm over the last dimension with a weight.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Shapes: weight `[dim]`.
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        RmsNorm { weight, eps }
+    }
+
+    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// Bytes of its weights.
+    pub fn cost(&self) -> LeafCost {
+        LeafCost { macs: 0, bytes: 4 * self.weight.elem_count() as u64 }
+    }
+}
+
 /// A table of vectors looked up by id.
 #[derive(Clone, Debug)]
 pub struct Embedding {
@@ -132,6 +156,32 @@ impl Ffn for Mlp {
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
+    }
+}
+
+/// `out(act(gate(x)) * up(x))`, gate and up as one projection.
+pub struct GatedMlp {
+    gate_up: Box<dyn Linear>,
+    act: Activation,
+    out: Box<dyn Linear>,
+}
+
+impl GatedMlp {
+    /// Shapes: gate_up `[2 * hidden, dim]`, out `[dim, hidden]`.
+    pub fn new(gate_up: Box<dyn Linear>, act: Activation, out: Box<dyn Linear>) -> Self {
+        GatedMlp { gate_up, act, out }
+    }
+}
+
+impl Ffn for GatedMlp {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
+        let hidden = self.out.dims().0;
+        let gate = self.act.forward(&both.narrow(1, 0, hidden)?.contiguous()?)?;
+        self.out.forward(cx, &(gate * both.narrow(1, hidden, hidden)?)?)
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.gate_up.cost(point, rows) + self.out.cost(point, rows)
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod ctx;
+pub mod decode;
 pub mod error;
 pub mod folder;
 mod header;
@@ -27,13 +28,14 @@ pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use ctx::Ctx;
+pub use decode::{Cache, Decode};
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use io::{Input, InputSpec, Output, Value};
 pub use leaf::{Attend, Ffn, LeafCost, Linear};
 pub use point::Point;
 pub use rows::Rows;
-pub use staged::{Between, Model, Staged, State, run, walk};
+pub use staged::{Between, Model, Staged, State, Stream, run, walk};
 pub use taps::Taps;
 pub use trace::{Decision, Trace};
 pub use weights::{Param, ParamKind, Weights};

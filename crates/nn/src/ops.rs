@@ -2,6 +2,7 @@
 //! ([`fused`]), anywhere else composed tensor-library operations ([`composed`]). The tensor library's own fast norms
 //! and softmax are never used: they have no backward pass and gradients would vanish without an error.
 
+pub mod attend;
 pub mod composed;
 pub mod fused;
 
@@ -10,6 +11,8 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::rows::Rows;
+
+pub use attend::{AttendSpec, RelativeBias};
 
 /// Whether the kernels can take these tensors.
 fn on_kernels(tensors: &[&Tensor]) -> bool {
@@ -28,6 +31,25 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     } else {
         composed::layer_norm(x, weight, bias, eps)
     }
+}
+
+/// Root-mean-square norm over the last dimension: no centring, no bias. Shapes: x `[rows, dim]`, weight `[dim]`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    composed::rms_norm(x, weight, eps)
+}
+
+/// Attention with everything that [`AttendSpec`] names: other keys than queries, causality, relative positions.
+/// Shapes: q `[queries, heads * d]`, k `[keys, heads * d]`, v `[keys, heads * e]` -> `[queries, heads * e]`.
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
+    spec.check(q, k, Some(v))?;
+    composed::attend(q, k, v, spec)
+}
+
+/// Maps of [`attend`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, heads * d]` -> per segment
+/// `[heads, n, m]`.
+pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
+    spec.check(q, k, None)?;
+    (0..spec.q_rows.n()).map(|i| composed::attend_map(q, k, spec, i)).collect()
 }
 
 /// Activation, element by element.

@@ -39,6 +39,23 @@ impl Rows {
         Rows::new(&vec![len; n])
     }
 
+    /// The same members with these positions, where rows do not count from 0 one by one (gaps in a padded tensor,
+    /// steps of a decoder).
+    pub fn at_positions(self, positions: &[u32]) -> Result<Rows> {
+        if positions.len() != self.total() {
+            return Err(Error::shape("rows.positions", format!("[{}]", self.total()), &[positions.len()]));
+        }
+        Ok(Rows { positions: positions.into(), ..self })
+    }
+
+    /// The same rows for these members of the original batch.
+    pub fn of_members(self, members: &[u32]) -> Result<Rows> {
+        if members.len() != self.n() {
+            return Err(Error::shape("rows.members", format!("[{}]", self.n()), &[members.len()]));
+        }
+        Ok(Rows { members: members.into(), ..self })
+    }
+
     /// Number of members still in the batch.
     pub fn n(&self) -> usize {
         self.members.len()

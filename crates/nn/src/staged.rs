@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use crate::ctx::Ctx;
+use crate::decode::Decode;
 use crate::error::{Error, Result};
 use crate::io::{Input, InputSpec, Output};
 use crate::leaf::LeafCost;
@@ -19,19 +20,45 @@ pub struct State {
     pub x: Tensor,
     /// Which rows belong to which member.
     pub rows: Rows,
+    /// The stream that is not being worked on, for models with two: what will be written while an encoder reads, and
+    /// what was read while a decoder writes. Members leave both at once; rows are dropped from `x` alone.
+    pub aside: Option<Stream>,
+}
+
+/// Packed rows and whom they belong to.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// `[rows.total(), dim]`.
+    pub x: Tensor,
+    /// Which rows belong to which member.
+    pub rows: Rows,
+}
+
+impl Stream {
+    /// Keeps the named segments (ascending).
+    pub fn select(&self, segments: &[usize]) -> Result<Stream> {
+        let (gather, rows) = self.rows.select(segments);
+        Ok(Stream { x: gather_rows(&self.x, gather)?, rows })
+    }
 }
 
 impl State {
+    /// A single stream.
+    pub fn new(x: Tensor, rows: Rows) -> State {
+        State { x, rows, aside: None }
+    }
+
     /// Drops every row not named; `kept[i]` are ascending offsets within segment `i`.
     pub fn keep(self, kept: &[Vec<u32>]) -> Result<State> {
         let (gather, rows) = self.rows.keep(kept)?;
-        Ok(State { x: gather_rows(&self.x, gather)?, rows })
+        Ok(State { x: gather_rows(&self.x, gather)?, rows, aside: self.aside })
     }
 
     /// Keeps the named segments (ascending) and drops the other members.
     pub fn select(&self, segments: &[usize]) -> Result<State> {
         let (gather, rows) = self.rows.select(segments);
-        Ok(State { x: gather_rows(&self.x, gather)?, rows })
+        let aside = self.aside.as_ref().map(|s| s.select(segments)).transpose()?;
+        Ok(State { x: gather_rows(&self.x, gather)?, rows, aside })
     }
 
     /// The first row of every member, `[n, dim]` (the class token). Errors when a member has no row.
@@ -57,13 +84,17 @@ pub trait Staged: Send + Sync {
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State>;
     /// One block; taps `blocks.{idx}` and, when wanted, `blocks.{idx}.attn.probs` and `blocks.{idx}.attn.k`.
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State>;
-    /// Rows to named outputs; must accept the state after any block.
+    /// Rows to named outputs; must accept the state after any block from [`Staged::first_exit`] on.
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output>;
 
     /// Rows at the front of each member that must stay when rows are dropped, or `None` where rows may not be dropped
     /// (a model that answers per token).
     fn prefix_rows(&self) -> Option<usize> {
         None
+    }
+    /// Fewest blocks after which the head has something to read: an encoder-decoder answers once its decoder began.
+    fn first_exit(&self) -> usize {
+        1
     }
     /// Width and number of classes where the answer is one row of `logits` per member: only then can exit heads answer
     /// in the model's stead.
@@ -175,6 +206,11 @@ pub trait Model: Send + Sync {
     fn spec(&self) -> InputSpec;
     /// Its chain of blocks.
     fn trunk(&self) -> &dyn Staged;
-    /// Rows per member for an input, before any rule acts.
+    /// Rows per member for an input, before any rule acts. A model with two streams gives the lengths of all sources,
+    /// then of all targets; its costs take them so.
     fn lens(&self, input: &Input) -> Result<Vec<usize>>;
+    /// How it writes step by step, where it does.
+    fn decoder(&self) -> Option<&dyn Decode> {
+        None
+    }
 }

@@ -1,31 +1,23 @@
 //! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
 
-use std::collections::btree_map::Entry as Slot;
+mod files;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 
 use crate::error::{Error, MissingTensor, Result};
-use crate::folder::{Blob, Folder};
-use crate::header::{self, MAX_TENSORS};
+use crate::folder::Folder;
 use crate::init;
-use crate::layers::{Embedding, LayerNorm};
+use crate::layers::{Embedding, LayerNorm, RmsNorm};
 use crate::leaf::{Dense, Linear};
-use crate::mmap::Mapped;
 use crate::names::{Names, nearest};
 
-/// The weights of a checkpoint in one file.
-const SINGLE: &str = "model.safetensors";
-/// The list of shards where there are several.
-const INDEX: &str = "model.safetensors.index.json";
-/// Largest shard index file.
-const MAX_INDEX: u64 = 16 << 20;
-/// Most shards of one checkpoint.
-const MAX_SHARDS: usize = 10_000;
+pub use files::{Files, Stored, inspect};
+
 /// Loading stops after this many missing or misshaped tensors: the config is of another model.
 const MAX_FAULTS: usize = 1_000;
 /// Most elements a random tensor may have (random weights are made, not mapped).
@@ -228,6 +220,31 @@ impl Weights {
         }
     }
 
+    /// Marks every tensor below a path as known and unused (the decoder of a file opened as an encoder).
+    pub fn skip_tree(&self, part: &str) {
+        let path = format!("{}.", self.name(part));
+        let below = |n: &&String| n.starts_with(&path);
+        let names: Vec<String> = match &self.shared.source {
+            Source::Files(f) => f.entries.keys().filter(below).cloned().collect(),
+            Source::Manifest(m) => m.keys().filter(below).cloned().collect(),
+            Source::Open(_) => Vec::new(),
+        };
+        self.ledger().used.extend(names);
+    }
+
+    /// Whether the source stores `part` and `other` with equal content: a redundant copy of a tied tensor.
+    pub fn is_copy(&self, part: &str, other: &str) -> bool {
+        let (part, other) = (self.name(part), self.name(other));
+        match &self.shared.source {
+            Source::Files(f) => match (f.entries.get(&part), f.entries.get(&other)) {
+                (Some(a), Some(b)) => a.dtype == b.dtype && a.shape == b.shape && f.bytes(a) == f.bytes(b),
+                _ => false,
+            },
+            Source::Manifest(m) => m.contains_key(&part) && m.get(&part) == m.get(&other),
+            Source::Open(_) => false,
+        }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -402,6 +419,11 @@ impl Weights {
         ))
     }
 
+    /// A root-mean-square norm over `dim`.
+    pub fn rms_norm(&self, part: &str, dim: usize, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm::new(self.at(part).tensor("weight", &[dim], ParamKind::Vector)?, eps))
+    }
+
     /// A table `[n, dim]`.
     pub fn embedding(&self, part: &str, n: usize, dim: usize) -> Result<Embedding> {
         Ok(Embedding::new(self.name(part), self.at(part).tensor("weight", &[n, dim], ParamKind::Table)?))
@@ -475,208 +497,4 @@ impl Source {
             Source::Open(s) => Source::Open(*s),
         }
     }
-}
-
-/// Header of one stored tensor.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    /// Name in the file.
-    pub name: String,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Shape.
-    pub shape: Vec<usize>,
-    file: usize,
-    range: (usize, usize),
-}
-
-impl Stored {
-    /// Number of elements.
-    pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|d| *d as u64).product()
-    }
-}
-
-/// The mapped files of a checkpoint and what they hold, by canonical name.
-#[derive(Clone, Default)]
-pub struct Files {
-    maps: Vec<Arc<Blob>>,
-    entries: BTreeMap<String, Stored>,
-}
-
-impl Files {
-    /// Maps the checkpoint in a folder and checks every header.
-    pub fn open(folder: &Folder, names: &Names) -> Result<Files> {
-        let mut files = Files::default();
-        if folder.has(SINGLE) {
-            files.add(folder.blob(SINGLE)?, names, None)?;
-        } else if folder.has(INDEX) {
-            files.add_shards(folder, names)?;
-        } else {
-            let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt"];
-            let (what, hint) = match pickle.iter().find(|p| folder.has(p)) {
-                Some(p) => (
-                    format!("holds {p} but no {SINGLE}"),
-                    "pickle files can run code and are not opened; save the model as safetensors first",
-                ),
-                None => (format!("holds no {SINGLE}"), "name a Hugging Face model folder"),
-            };
-            return Err(Error::format(folder.path(""), "checkpoint.missing", what, hint));
-        }
-        Ok(files)
-    }
-
-    /// Headers of all tensors, by canonical name.
-    pub fn entries(&self) -> &BTreeMap<String, Stored> {
-        &self.entries
-    }
-
-    fn add_shards(&mut self, folder: &Folder, names: &Names) -> Result<()> {
-        let index = folder.path(INDEX);
-        let bad = |what: String| {
-            Error::format(&index, "index.schema", what, "compare with the index that Hugging Face writes")
-        };
-        let doc = folder.json(INDEX, MAX_INDEX)?;
-        let map = doc.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| bad("no weight_map".into()))?;
-        let mut shards: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (tensor, shard) in map {
-            let shard = shard.as_str().ok_or_else(|| bad(format!("shard of {tensor} is not text")))?;
-            shards.entry(shard).or_default().insert(tensor);
-        }
-        if shards.len() > MAX_SHARDS {
-            return Err(bad(format!("{} shards, the limit is {MAX_SHARDS}", shards.len())));
-        }
-        for (shard, tensors) in shards {
-            check_shard(folder, &index, shard)?;
-            self.add(folder.blob(shard)?, names, Some(&tensors))?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, map: Blob, names: &Names, expected: Option<&BTreeSet<&str>>) -> Result<()> {
-        let path = &map.path().to_path_buf();
-        let file = self.maps.len();
-        let mut lost = expected.cloned().unwrap_or_default();
-        for header::Entry { name, dtype, shape, range } in header::read(map.bytes(), path)? {
-            lost.remove(name.as_str());
-            let canonical = names.canonical(&name);
-            if names.ignored(&canonical) {
-                continue;
-            }
-            let stored = Stored { name, dtype, shape, file, range };
-            match self.entries.entry(canonical) {
-                Slot::Vacant(slot) => slot.insert(stored),
-                Slot::Occupied(other) => {
-                    return Err(Error::format(
-                        path,
-                        "tensors.duplicate",
-                        format!("{} and {} are the same tensor", stored.name, other.get().name),
-                        "keep one generation of names",
-                    ));
-                }
-            };
-        }
-        if self.entries.len() > MAX_TENSORS {
-            return Err(Error::Limit {
-                what: format!("tensors up to {}", path.display()),
-                got: self.entries.len() as u64,
-                max: MAX_TENSORS as u64,
-                hint: "no model here has so many".into(),
-            });
-        }
-        if let Some(lost) = lost.first() {
-            return Err(Error::format(
-                path,
-                "index.mismatch",
-                format!("the index promises {lost} here, the shard lacks it"),
-                "download index and shards again, from one revision",
-            ));
-        }
-        self.maps.push(Arc::new(map));
-        Ok(())
-    }
-
-    fn bytes(&self, e: &Stored) -> &[u8] {
-        &self.maps[e.file].bytes()[e.range.0..e.range.1]
-    }
-
-    fn read(&self, canonical: &str) -> Result<Vec<f32>> {
-        let e = &self.entries[canonical];
-        let b = self.bytes(e);
-        Ok(match e.dtype {
-            Dtype::F32 => le::<4, _>(b, f32::from_le_bytes),
-            Dtype::F64 => le::<8, _>(b, |v| f64::from_le_bytes(v) as f32),
-            Dtype::BF16 => le::<2, _>(b, |v| f32::from_bits(u32::from(u16::from_le_bytes(v)) << 16)),
-            Dtype::F16 => le::<2, _>(b, |v| half_to_f32(u16::from_le_bytes(v))),
-            other => {
-                return Err(Error::format(
-                    self.maps[e.file].path(),
-                    "tensors.dtype",
-                    format!("{} is stored as {other:?}", e.name),
-                    "weights must be F32, F16, BF16 or F64 (I8 with a switchformer quantization_config)",
-                ));
-            }
-        })
-    }
-}
-
-fn le<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes
-        .chunks_exact(N)
-        .map(|c| {
-            let mut a = [0u8; N];
-            a.copy_from_slice(c);
-            f(a)
-        })
-        .collect()
-}
-
-/// IEEE half to single precision.
-fn half_to_f32(h: u16) -> f32 {
-    let sign = u32::from(h >> 15) << 31;
-    let exp = u32::from(h >> 10) & 0x1f;
-    let frac = u32::from(h) & 0x3ff;
-    match exp {
-        // Subnormal: frac * 2^-24.
-        0 => f32::from_bits(sign | (frac as f32 * 2f32.powi(-24)).to_bits()),
-        0x1f => f32::from_bits(sign | 0x7f80_0000 | (frac << 13)),
-        _ => f32::from_bits(sign | ((exp + 112) << 23) | (frac << 13)),
-    }
-}
-
-/// A shard must be a plain file name that resolves inside the folder (or into the `blobs` of a hub cache).
-fn check_shard(folder: &Folder, index: &Path, shard: &str) -> Result<()> {
-    let refuse = |what: String| {
-        Error::format(index, "index.path", what, "shards must be plain file names inside the model folder")
-    };
-    let plain = !shard.is_empty()
-        && shard.len() <= 255
-        && !shard.contains(['/', '\\', ':', '\0'])
-        && shard != ".."
-        && shard != ".";
-    if !plain {
-        return Err(refuse(format!("shard name {shard:?}")));
-    }
-    let Folder::Disk(dir) = folder else { return Ok(()) };
-    let path = dir.join(shard);
-    let real = path.canonicalize().map_err(|e| Error::io(&path, e))?;
-    let home = dir.canonicalize().map_err(|e| Error::io(dir, e))?;
-    // Hub caches link snapshots/<revision>/x to ../../blobs/<hash>.
-    let blobs = home.parent().and_then(Path::parent).map(|p| p.join("blobs"));
-    if real.starts_with(&home) || blobs.is_some_and(|b| real.starts_with(b)) {
-        return Ok(());
-    }
-    Err(refuse(format!("shard {shard:?} points outside the folder")))
-}
-
-/// Headers of a checkpoint folder or a single safetensors file, read without loading any tensor.
-pub fn inspect(path: &Path) -> Result<Vec<Stored>> {
-    let names = Names::default();
-    let mut files = Files::default();
-    if path.is_dir() {
-        files = Files::open(&Folder::disk(path)?, &names)?;
-    } else {
-        files.add(Blob::Mapped(Mapped::open(path)?), &names, None)?;
-    }
-    Ok(files.entries.into_values().collect())
 }

@@ -13,6 +13,8 @@ use crate::between::exit::Exits;
 pub struct Host {
     /// Number of blocks.
     pub n_blocks: usize,
+    /// Fewest blocks after which the model can answer.
+    pub first_exit: usize,
     /// Rows that token switches must keep at the front of each member; `None` where rows may not be dropped.
     pub prefix_rows: Option<usize>,
     /// Trained exit heads.
@@ -53,7 +55,8 @@ pub struct Switches {
 impl Switches {
     /// Switches of a model with the given extras.
     pub fn new(model: &dyn Staged, exits: Option<Arc<Exits>>, views: Vec<u8>) -> Self {
-        let host = Host { n_blocks: model.n_blocks(), prefix_rows: model.prefix_rows(), exits, views };
+        let (n_blocks, first_exit) = (model.n_blocks(), model.first_exit());
+        let host = Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views };
         Switches { host }
     }
 

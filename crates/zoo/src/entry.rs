@@ -20,7 +20,7 @@ pub struct Entry {
     pub variants: &'static [Variant],
     /// Other generations of tensor names.
     pub names: Names,
-    /// Path of the blocks, such as `encoder.layer.`: where nested weights apply.
+    /// Path of the blocks, such as `encoder.layer.`, from the root or any part of it: where nested weights apply.
     pub blocks: &'static str,
     /// Prefix that published files put before every tensor outside the heads, such as `bert.`.
     pub prefix: &'static str,
@@ -51,7 +51,9 @@ pub static ZOO: &[&Entry] = &[
     &models::bert::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
+    &models::mt5::ENTRY,
     &models::roberta::ENTRY,
+    &models::t5::ENTRY,
     &models::vit::ENTRY,
 ];
 

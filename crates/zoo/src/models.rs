@@ -4,5 +4,7 @@ pub mod albert;
 pub mod bert;
 pub mod deit;
 pub mod distilbert;
+pub mod mt5;
 pub mod roberta;
+pub mod t5;
 pub mod vit;

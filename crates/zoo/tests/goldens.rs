@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::io::unpack;
-use switchformer_nn::{Ctx, Input, Output, Point, Rows, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Input, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
 use switchformer_zoo::{Entry, ZOO};
 
 fn golden_dir() -> PathBuf {
@@ -57,26 +57,50 @@ impl Case {
     fn input(&self) -> Input {
         match self.tensors.get("in.pixel_values") {
             Some(p) => Input::Pixels(p.clone()),
-            None => Input::padded(
-                &self.tensors["in.input_ids"],
-                self.tensors.get("in.attention_mask"),
-                self.tensors.get("in.token_type_ids"),
-            )
-            .unwrap(),
+            None => {
+                let get = |name: &str| self.tensors.get(&format!("in.{name}"));
+                let text = |ids: &Tensor, mask: &str| Input::padded(ids, get(mask), get("token_type_ids")).unwrap();
+                let source = text(get("input_ids").unwrap(), "attention_mask");
+                match get("decoder_input_ids") {
+                    Some(ids) => Input::pair(source, text(ids, "decoder_attention_mask")).unwrap(),
+                    None => source,
+                }
+            }
         }
     }
 
-    /// Length of the padded side.
-    fn width(&self, rows: &Rows) -> usize {
-        self.tensors.get("in.input_ids").map_or(rows.max_len(), |t| t.dims()[1])
+    /// Where the rows of one part of the input are in the padded tensors.
+    fn side(&self, input: &Input, model: &dyn Model) -> Side {
+        let width = |ids: &str| self.tensors[&format!("in.{ids}")].dims()[1];
+        match input {
+            Input::Tokens { columns, rows, .. } => {
+                Side { rows: rows.clone(), columns: columns.clone(), width: width("input_ids") }
+            }
+            Input::Pixels(_) => {
+                let rows = Rows::new(&model.lens(input).unwrap()).unwrap();
+                Side { columns: rows.positions().to_vec(), width: rows.max_len(), rows }
+            }
+            Input::Pair { target, .. } => Side { width: width("decoder_input_ids"), ..self.side(target, model) },
+        }
     }
 }
 
-/// Columns of the packed rows in the padded tensors.
-fn columns(input: &Input, rows: &Rows) -> Vec<u32> {
-    match input {
-        Input::Tokens { columns, .. } => columns.clone(),
-        Input::Pixels(_) => rows.positions().to_vec(),
+/// Packed rows and their columns in padded tensors of a width.
+struct Side {
+    rows: Rows,
+    columns: Vec<u32>,
+    width: usize,
+}
+
+impl Side {
+    fn unpack(&self, t: &Tensor) -> Tensor {
+        unpack(t, &self.rows, &self.columns, self.width).unwrap()
+    }
+
+    /// Columns of one member.
+    fn at(&self, i: usize) -> Tensor {
+        let at = &self.columns[self.rows.range(i)];
+        Tensor::from_slice(at, at.len(), &Device::Cpu).unwrap()
     }
 }
 
@@ -92,9 +116,9 @@ fn error(got: &Tensor, want: &Tensor) -> f32 {
     })
 }
 
-fn padded(out: &Output, name: &str, columns: &[u32], width: usize) -> Tensor {
+fn padded(out: &Output, name: &str, side: &Side) -> Tensor {
     match out.get_rows(name) {
-        Some((t, rows)) => unpack(t, rows, columns, width).unwrap(),
+        Some((t, _)) => side.unpack(t),
         None => out.get(name).unwrap().clone(),
     }
 }
@@ -109,18 +133,26 @@ fn check(entry: &Entry, case: &Case) -> f32 {
     let (point, mut taps, mut trace) = (Point::new(), Taps::all(), Trace::default());
     let out = staged::run(model.trunk(), &[], &mut Ctx::new(&point, &mut taps, &mut trace), &input)
         .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-    let rows = Rows::new(&model.lens(&input).unwrap()).unwrap();
-    let (cols, width) = (columns(&input, &rows), case.width(&rows));
+    // What is read, and what the outputs stand for; the same but for pairs.
+    let source = case.side(input.part_of("encoder_last_hidden_state"), model.as_ref());
+    let side = case.side(&input, model.as_ref());
     let tolerance = case.doc["tolerance"].as_f64().unwrap() as f32;
     let mut worst = 0f32;
     let mut seen = 0;
+    // The stem and the first blocks read, the later ones write; the first exit says where that begins.
+    let reads = |name: &str| {
+        let block = name.strip_prefix("blocks.").and_then(|n| n.split('.').next()).map(|n| n.parse::<usize>().unwrap());
+        block.is_none_or(|b| b + 1 < model.trunk().first_exit())
+    };
     for (name, values) in taps.recorded() {
         let Some(want) = case.tensors.get(&format!("tap.{name}")) else { continue };
         seen += 1;
-        let e = if name.ends_with("attn.probs") {
-            probs_error(values, want, &rows, &cols)
-        } else {
-            error(&unpack(&values[0], &rows, &cols, width).unwrap(), want)
+        let own = if reads(name) { &source } else { &side };
+        let e = match name.rsplit_once('.') {
+            Some((place, "probs")) => {
+                probs_error(values, want, own, if place.ends_with("cross") { &source } else { own })
+            }
+            _ => error(&own.unpack(&values[0]), want),
         };
         assert!(e <= tolerance, "{}: FIRST difference at {name}: {e:e} of the reference's largest value", case.name);
         worst = worst.max(e);
@@ -132,26 +164,27 @@ fn check(entry: &Entry, case: &Case) -> f32 {
         if key == "out.pooler_output" && case.name.ends_with("left_pad") {
             continue;
         }
-        let e = error(&padded(&out, &key[4..], &cols, width), want);
+        let of = if key == "out.encoder_last_hidden_state" { &source } else { &side };
+        let e = error(&padded(&out, &key[4..], of), want);
         assert!(e <= tolerance, "{}: {key} differs by {e:e}", case.name);
         worst = worst.max(e);
     }
     worst.max(check_gradients(entry, case, &config, tolerance))
 }
 
-/// Attention maps, packed `[heads, n, n]` per member against padded `[b, heads, n, n]`.
-fn probs_error(got: &[Tensor], want: &Tensor, rows: &Rows, cols: &[u32]) -> f32 {
+/// Attention maps, packed `[heads, n, m]` per member against padded `[b, heads, n, m]`.
+fn probs_error(got: &[Tensor], want: &Tensor, queries: &Side, keys: &Side) -> f32 {
     let mut worst = 0f32;
     for (i, map) in got.iter().enumerate() {
-        let at: Vec<u32> = cols[rows.range(i)].to_vec();
-        let at = Tensor::from_slice(&at, at.len(), &Device::Cpu).unwrap();
-        let w = want.get(i).unwrap().index_select(&at, 1).unwrap().index_select(&at, 2).unwrap();
+        let rows = want.get(i).unwrap().index_select(&queries.at(i), 1).unwrap();
+        let w = rows.index_select(&keys.at(i), 2).unwrap();
         worst = worst.max(error(map, &w));
     }
     worst
 }
 
-fn loss(case: &Case, out: &Output, cols: &[u32], width: usize) -> Tensor {
+fn loss(case: &Case, out: &Output, side: &Side) -> Tensor {
+    let (cols, width) = (&side.columns, side.width);
     if let Some(probe) = case.tensors.get("in.probe") {
         // The mean runs over the padded tensor; padded places hold zero.
         let (x, rows) = out.get_rows("last_hidden_state").unwrap();
@@ -192,8 +225,7 @@ fn check_gradients(entry: &Entry, case: &Case, config: &ConfigMap, tolerance: f3
     let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     cx.train = true;
     let out = staged::run(model.trunk(), &[], &mut cx, &input).unwrap();
-    let rows = Rows::new(&model.lens(&input).unwrap()).unwrap();
-    let loss = loss(case, &out, &columns(&input, &rows), case.width(&rows));
+    let loss = loss(case, &out, &case.side(&input, model.as_ref()));
     let e = error(&loss.reshape(want_loss.shape()).unwrap(), want_loss);
     assert!(e <= tolerance, "{}: loss differs by {e:e}", case.name);
     let grads = loss.backward().unwrap();

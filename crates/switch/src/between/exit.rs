@@ -94,22 +94,26 @@ impl Switch for Exit {
     fn describe(&self, host: &Host) -> Axis {
         let values = match &host.exits {
             Some(e) => format!(
-                "1..={} (blocks that run; trained heads after {:?}), or {{\"confidence\": 0..1}}",
+                "{}..={} (blocks that run; trained heads after {:?}), or {{\"confidence\": 0..1}}",
+                host.first_exit,
                 host.n_blocks,
                 e.depths()
             ),
-            None => format!("1..={} (blocks that run; the model's own head reads there)", host.n_blocks),
+            None => {
+                format!("{}..={} (blocks that run; the model's own head reads there)", host.first_exit, host.n_blocks)
+            }
         };
         Axis { name: self.axis(), values, available: true, change: "free" }
     }
     fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        let wrong =
-            |what: String| Error::point(what, format!("exit is 1 to {} or {{\"confidence\": 0.9}}", host.n_blocks));
+        let wrong = |what: String| {
+            Error::point(what, format!("exit is {} to {} or {{\"confidence\": 0.9}}", host.first_exit, host.n_blocks))
+        };
         let setting = point.axis::<Setting>("exit").map_err(|_| wrong(format!("exit in {point} is not understood")))?;
         match setting {
             None => Ok(None),
             Some(Setting::At(k)) if k == host.n_blocks => Ok(None),
-            Some(Setting::At(k)) if (1..host.n_blocks).contains(&k) => {
+            Some(Setting::At(k)) if (host.first_exit..host.n_blocks).contains(&k) => {
                 Ok(Some(Box::new(FixedExit { after: k, exits: host.exits.clone() })))
             }
             Some(Setting::At(k)) => Err(wrong(format!("exit = {k} of {} blocks", host.n_blocks))),

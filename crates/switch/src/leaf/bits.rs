@@ -150,9 +150,15 @@ fn nested_cost((inner, out): (usize, usize), bias: bool, bits: u8, rows: usize) 
 /// Suffix under which the log of the row scales is kept in training state.
 pub const LOG_SCALE: &str = "weight_log_scale";
 
+/// Whether a tensor lives in the blocks of a model; see [`NestedLeaves::blocks`].
+pub fn covers(blocks: &str, name: &str) -> bool {
+    name.match_indices(blocks).any(|(at, _)| at == 0 || name.as_bytes()[at - 1] == b'.')
+}
+
 /// Makes every projection of the blocks nested; projections outside (heads, poolers) stay dense f32.
 pub struct NestedLeaves {
-    /// Path prefix of the blocks, such as `encoder.layer.`.
+    /// Path of the blocks, such as `encoder.layer.`, from the root or from any part of it: `block.` covers both
+    /// `encoder.block.` and `decoder.block.`.
     pub blocks: &'static str,
 }
 
@@ -166,7 +172,7 @@ impl NestedLeaves {
 impl LeafMaker for NestedLeaves {
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
         let at = w.name(spec.parts[0]);
-        if !at.starts_with(self.blocks) {
+        if !covers(self.blocks, &at) {
             return Ok(None);
         }
         let dims = (spec.in_dim, spec.out_dim * spec.parts.len());

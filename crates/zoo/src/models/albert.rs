@@ -150,10 +150,10 @@ impl Staged for Albert {
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let (ids, types, columns, rows) = tokens(input)?;
         let x = self.embeddings.forward(ids, types, columns)?; // [total, embedding_size]
-        Ok(State { x: self.widen.forward(cx, &x)?, rows: rows.clone() })
+        Ok(State::new(self.widen.forward(cx, &x)?, rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, _: usize, state: State) -> Result<State> {
-        Ok(State { x: self.shared.forward(cx, &state.x, &state.rows)?, rows: state.rows })
+        Ok(State::new(self.shared.forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let out = Output::new();

@@ -151,7 +151,7 @@ pub(crate) type Packed<'a> = (&'a [u32], &'a [u32], &'a [u32], &'a Rows);
 pub(crate) fn tokens(input: &Input) -> Result<Packed<'_>> {
     match input {
         Input::Tokens { ids, types, columns, rows } => Ok((ids, types, columns, rows)),
-        Input::Pixels(_) => Err(Error::input("this model reads text", "give --text or input_ids")),
+        _ => Err(Error::input("this model reads text", "give --text or input_ids alone")),
     }
 }
 
@@ -299,10 +299,10 @@ impl Staged for Bert {
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
         let (ids, types, columns, rows) = tokens(input)?;
-        Ok(State { x: self.embeddings.forward(ids, types, columns)?, rows: rows.clone() })
+        Ok(State::new(self.embeddings.forward(ids, types, columns)?, rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+        Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let out = Output::new();

@@ -152,10 +152,10 @@ impl Staged for Roberta {
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
         let (ids, types, _, rows) = tokens(input)?;
-        Ok(State { x: self.embeddings.forward(ids, types, &self.positions(ids, rows))?, rows: rows.clone() })
+        Ok(State::new(self.embeddings.forward(ids, types, &self.positions(ids, rows))?, rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+        Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let out = Output::new();

@@ -210,7 +210,7 @@ impl Body {
         parts.push(x);
         let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
         let len = self.n_prefix() + n;
-        Ok(State { x: x.reshape((b * len, dim))?, rows: Rows::equal(b, len)? })
+        Ok(State::new(x.reshape((b * len, dim))?, Rows::equal(b, len)?))
     }
 
     /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
@@ -226,7 +226,7 @@ impl Body {
     }
 
     pub(crate) fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, rows: state.rows })
+        Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
 
     /// Final norm of the row at `offset` in every member (0 is the class token). Shapes: -> `[members, dim]`.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Input, InputSpec, Model, Output, Value};
+use switchformer_nn::{Input, InputSpec, Model, Output, Staged, Value};
 use switchformer_zoo::{Entry, ZOO};
 
 /// The toy config of a model under one of its architectures.
@@ -28,6 +28,16 @@ pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
     ZOO.iter().flat_map(|e| e.architectures.iter().map(move |a| (*e, *a)))
 }
 
+/// Families whose toy answers per token: there is no row of logits per member, so exit heads have no place in them.
+pub const ANSWER_PER_TOKEN: [&str; 2] = ["mt5", "t5"];
+
+/// Whether exit heads can answer in this toy's stead.
+pub fn classifies(entry: &Entry, model: &dyn Staged) -> bool {
+    let yes = model.classifier().is_some();
+    assert_ne!(yes, ANSWER_PER_TOKEN.contains(&entry.name), "{}: is the list of exceptions right?", entry.name);
+    yes
+}
+
 /// Token sequences of the given lengths. The lowest ids are left out: they are special tokens in some vocabularies.
 pub fn sequences(vocab: usize, lens: &[usize]) -> Vec<Vec<u32>> {
     let mut stream = Stream::named("toy.ids");
@@ -43,6 +53,10 @@ pub fn mixed_lens(n: usize, max: usize) -> Vec<usize> {
 pub fn batch(model: &dyn Model, n: usize) -> Input {
     match model.spec() {
         InputSpec::Tokens { vocab, max_len } => Input::tokens(&sequences(vocab, &mixed_lens(n, max_len))).unwrap(),
+        InputSpec::Pair { vocab, max_len } => {
+            let [source, target] = pair_sequences(vocab, &mixed_lens(n, max_len));
+            Input::pair(Input::tokens(&source).unwrap(), Input::tokens(&target).unwrap()).unwrap()
+        }
         InputSpec::Pixels { channels, size: (h, w), .. } => {
             let mut stream = Stream::named("toy.pixels");
             let data: Vec<f32> = (0..n * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
@@ -51,10 +65,20 @@ pub fn batch(model: &dyn Model, n: usize) -> Input {
     }
 }
 
+/// Sequences to read of the given lengths, and sequences to write whose lengths differ from them.
+pub fn pair_sequences(vocab: usize, lens: &[usize]) -> [Vec<Vec<u32>>; 2] {
+    let target: Vec<usize> = lens.iter().map(|n| n / 2 + 2).collect();
+    let mut all = sequences(vocab, &[lens, &target].concat());
+    let target = all.split_off(lens.len());
+    [all, target]
+}
+
 /// The members of a batch, each as an input of its own.
 pub fn singles(input: &Input) -> Vec<Input> {
+    let one = |part: &Input, i: usize| singles(part).swap_remove(i);
     (0..input.n())
         .map(|i| match input {
+            Input::Pair { source, target } => Input::pair(one(source, i), one(target, i)).unwrap(),
             Input::Tokens { ids, rows, .. } => Input::tokens(&[&ids[rows.range(i)]]).unwrap(),
             Input::Pixels(p) => Input::Pixels(p.narrow(0, i, 1).unwrap()),
         })

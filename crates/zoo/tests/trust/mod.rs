@@ -172,6 +172,10 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
 fn small_input(opened: &Opened) -> Result<Option<Input>> {
     match opened.model.spec() {
         InputSpec::Tokens { .. } => Input::tokens(&[vec![1, 2, 3], vec![0]]).map(Some),
+        InputSpec::Pair { .. } => {
+            let text = || Input::tokens(&[vec![1, 2, 3], vec![0]]);
+            Input::pair(text()?, text()?).map(Some)
+        }
         InputSpec::Pixels { channels, size: (h, w), .. } if channels * h * w <= 1 << 14 => {
             Ok(Some(Input::Pixels(Tensor::ones((2, channels, h, w), DType::F32, &Device::Cpu)?)))
         }

@@ -1,0 +1,162 @@
+//! What an attention may ask for beyond plain softmax over its own rows, and relative positions.
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::rows::Rows;
+
+/// How [`super::attend`] attends. Segment `i` of the queries sees segment `i` of the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct AttendSpec<'a> {
+    /// Members of the queries.
+    pub q_rows: &'a Rows,
+    /// Members of the keys and values; the same rows for self-attention.
+    pub k_rows: &'a Rows,
+    /// Heads.
+    pub heads: usize,
+    /// Factor of the scores: `head_dim^-1/2` for most, 1 for T5.
+    pub scale: f64,
+    /// Whether a query sees only keys at its own position or before.
+    pub causal: bool,
+    /// A learned number added to each score by the distance between the two positions.
+    pub bias: Option<RelativeBias<'a>>,
+}
+
+/// Scores by distance, in buckets that grow with it (T5).
+#[derive(Clone, Copy, Debug)]
+pub struct RelativeBias<'a> {
+    /// `[buckets, heads]`.
+    pub table: &'a Tensor,
+    /// Distances from here on share the last bucket.
+    pub max_distance: usize,
+    /// Whether keys after the query have buckets of their own; otherwise they count as distance 0.
+    pub bidirectional: bool,
+}
+
+/// Most scores of one member over all heads.
+const MAX_SCORES: usize = 1 << 30;
+
+impl AttendSpec<'_> {
+    /// Shapes must agree, and every member that asks must have something to look at.
+    pub(super) fn check(&self, q: &Tensor, k: &Tensor, v: Option<&Tensor>) -> Result<()> {
+        let fits =
+            |t: &Tensor, rows: &Rows| matches!(t.dims(), [n, d] if *n == rows.total() && d.is_multiple_of(self.heads));
+        let wrong = |t: &Tensor, rows: &Rows| {
+            Err(Error::shape("attend", format!("[{}, {} * head_dim]", rows.total(), self.heads), t.dims()))
+        };
+        for (t, rows) in [(Some(q), self.q_rows), (Some(k), self.k_rows), (v, self.k_rows)] {
+            if let Some(t) = t.filter(|t| !fits(t, rows)) {
+                return wrong(t, rows);
+            }
+        }
+        if q.dims()[1] != k.dims()[1] || self.q_rows.n() != self.k_rows.n() {
+            return wrong(k, self.k_rows);
+        }
+        if let Some(b) = self.bias
+            && b.table.dims().get(1) != Some(&self.heads)
+        {
+            return Err(Error::shape("relative bias", format!("[buckets, {}]", self.heads), b.table.dims()));
+        }
+        for i in 0..self.q_rows.n() {
+            let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));
+            if n > 0 && m == 0 {
+                let what = format!("member {} has no valid token", self.q_rows.members()[i]);
+                return Err(Error::input(what, "give at least one token, and a mask that is not all zero"));
+            }
+            if n.saturating_mul(m).saturating_mul(self.heads) > MAX_SCORES {
+                return Err(Error::Limit {
+                    what: "attention scores of one member".into(),
+                    got: n.saturating_mul(m).saturating_mul(self.heads) as u64,
+                    max: MAX_SCORES as u64,
+                    hint: "shorten the text".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Distance `key - query` of every pair of segment `i`, row by row.
+    fn distances(&self, i: usize) -> impl Iterator<Item = i64> {
+        let queries = &self.q_rows.positions()[self.q_rows.range(i)];
+        let keys = &self.k_rows.positions()[self.k_rows.range(i)];
+        queries.iter().flat_map(move |q| keys.iter().map(move |k| i64::from(*k) - i64::from(*q)))
+    }
+
+    /// Biases of segment `i`, `[heads, n, m]`.
+    pub(super) fn bias_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
+        let Some(bias) = self.bias else { return Ok(None) };
+        let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));
+        let buckets = bias.table.dims()[0];
+        let index: Vec<u32> =
+            self.distances(i).map(|d| bucket(d, buckets, bias.max_distance, bias.bidirectional)).collect();
+        let picked = bias.table.index_select(&Tensor::from_vec(index, n * m, device)?, 0)?; // [n * m, h]
+        Ok(Some(picked.reshape((n, m, self.heads))?.permute((2, 0, 1))?.contiguous()?))
+    }
+
+    /// Minus infinity where a query may not look, `[n, m]`; `None` where it may look everywhere.
+    pub(super) fn mask_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
+        if !self.causal || self.distances(i).all(|d| d <= 0) {
+            return Ok(None);
+        }
+        let mask: Vec<f32> = self.distances(i).map(|d| if d > 0 { f32::NEG_INFINITY } else { 0.0 }).collect();
+        Ok(Some(Tensor::from_vec(mask, (self.q_rows.len(i), self.k_rows.len(i)), device)?))
+    }
+}
+
+/// Bucket of a distance `key - query`: half of the buckets (of each side) hold one distance each, the rest grow
+/// logarithmically up to `max_distance`. Needs at least two buckets a side and a `max_distance` beyond the exact ones.
+pub fn bucket(distance: i64, buckets: usize, max_distance: usize, bidirectional: bool) -> u32 {
+    let (side, first, far) = if bidirectional {
+        (buckets / 2, if distance > 0 { buckets / 2 } else { 0 }, distance.unsigned_abs())
+    } else {
+        (buckets, 0, (-distance).max(0) as u64)
+    };
+    let exact = side / 2;
+    if far < exact as u64 {
+        return (first + far as usize) as u32;
+    }
+    // In f32, as the reference computes it: a rounding at the edge of a bucket moves a distance into the next.
+    let log = (far as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
+    let grown = exact + (log * (side - exact) as f32) as usize;
+    (first + grown.min(side - 1)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    /// Distances from -300 to 300 at which the reference's bucket is another than one step before.
+    type Case = ((usize, usize, bool), &'static [i64], (u32, u32));
+    const CASES: [Case; 5] = [
+        (
+            (32, 128, true),
+            &[
+                -90, -63, -45, -31, -22, -15, -11, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23,
+                32, 46, 64, 91,
+            ],
+            (15, 31),
+        ),
+        (
+            (32, 128, false),
+            &[
+                -112, -98, -86, -76, -66, -58, -51, -45, -39, -34, -30, -26, -23, -20, -18, -15, -14, -13, -12, -11,
+                -10, -9, -8, -7, -6, -5, -4, -3, -2, -1, 0,
+            ],
+            (31, 0),
+        ),
+        ((8, 10, true), &[-4, -1, 0, 1, 2, 5], (3, 7)),
+        ((8, 20, false), &[-13, -8, -5, -3, -2, -1, 0], (7, 0)),
+        ((12, 50, true), &[-19, -7, -2, -1, 0, 1, 2, 3, 8, 20], (5, 11)),
+    ];
+
+    #[test]
+    fn buckets_change_where_the_reference_changes_them() {
+        for ((buckets, far, both), changes, ends) in CASES {
+            let at = |d: i64| bucket(d, buckets, far, both);
+            let found: Vec<i64> = (-299..=300).filter(|d| at(*d) != at(d - 1)).collect();
+            assert_eq!(found, changes, "{buckets} buckets up to {far}");
+            assert_eq!((at(-300), at(300)), ends, "{buckets} buckets up to {far}");
+            assert!((-300..=300).all(|d| (at(d) as usize) < buckets));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! mT5 - T5 v1.1 over a hundred languages.
+//!
+//! Paper: "mT5: A massively multilingual pre-trained text-to-text transformer", arXiv 2010.11934. Code:
+//! google-research/multilingual-t5. Weights: google/mt5-small and kin.
+//! Idea: the network is T5's with a gated feed-forward, a vocabulary of 250 thousand pieces and a head of its own.
+//! Shapes: those of T5.
+//! Departs from the reference: as T5. Rows are never scaled before the head, whatever the config says of ties.
+
+use super::t5::{Defaults, NAMES, T5};
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "mt5",
+    paper: "mT5: A massively multilingual pre-trained text-to-text transformer, arXiv 2010.11934",
+    summary: "T5 v1.1 over a hundred languages",
+    architectures: &["MT5ForConditionalGeneration", "MT5Model", "MT5EncoderModel"],
+    variants: VARIANTS,
+    names: NAMES,
+    blocks: "block.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"mt5","architectures":["MT5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":4,
+        "d_ff":48,"num_layers":2,"num_decoder_layers":1,"num_heads":6,"relative_attention_num_buckets":8,
+        "relative_attention_max_distance":16,"tie_word_embeddings":false}"#,
+    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS)?)),
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("mt5-small", 300_176_768, "{}"),
+    variant("mt5-base", 582_401_280, r#"{"d_model":768,"d_ff":2048,"num_layers":12,"num_heads":12}"#),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "MT5ForConditionalGeneration", config, params }
+}
+
+const DEFAULTS: Defaults =
+    Defaults { vocab: 250_112, ff: 1024, depth: 8, heads: 6, act: "gated-gelu", tied: false, scales: false };

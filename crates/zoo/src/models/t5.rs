@@ -1,0 +1,560 @@
+//! T5 - an encoder that reads and a decoder that writes, with learned scores for distances.
+//!
+//! Paper: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", arXiv 1910.10683. Code:
+//! google-research/text-to-text-transfer-transformer. Weights: google-t5/t5-small and kin, google/t5-v1_1-small and kin.
+//! Idea: norm first with RMS norms, no biases anywhere, scores not scaled; each stack adds to its scores a number by
+//! distance, in a table that stands in its block 0 and serves all its blocks. v1.1 gates the feed-forward and has a
+//! head of its own; v1.0 reads the word table again, on rows scaled by `dim^-1/2`.
+//! Shapes: `source ids, target ids -> rows [total, dim] -> last_hidden_state or logits, encoder_last_hidden_state.`
+//! The chain: blocks 0..E read, E.. write; block E norms what was read and changes streams.
+//! Departs from the reference: packed rows, no padding; a source without any token is refused.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
+use switchformer_nn::layers::{Activation, Embedding, GatedMlp, Mlp, RmsNorm};
+use switchformer_nn::names::Names;
+use switchformer_nn::ops::{AttendSpec, RelativeBias};
+use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::{
+    Cache, Ctx, Decode, Error, Ffn, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged,
+    State, Stream, Tensor, Weights, ops,
+};
+
+use super::bert::tokens;
+use crate::entry::{Entry, Variant};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "t5",
+    paper: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, arXiv 1910.10683",
+    summary: "encoder-decoder over word pieces, relative positions, RMS norms",
+    architectures: &["T5ForConditionalGeneration", "T5Model", "T5EncoderModel"],
+    variants: VARIANTS,
+    names: NAMES,
+    blocks: "block.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"t5","architectures":["T5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":8,
+        "d_ff":64,"num_layers":2,"num_decoder_layers":2,"num_heads":4,"relative_attention_num_buckets":8,
+        "relative_attention_max_distance":16,"feed_forward_proj":"gelu"}"#,
+    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &T5_DEFAULTS)?)),
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("t5-small", 60_506_624, "{}"),
+    variant("t5-base", 222_903_552, r#"{"d_model":768,"d_ff":3072,"num_layers":12,"num_heads":12}"#),
+    variant(
+        "t5-v1.1-small",
+        76_961_152,
+        r#"{"d_ff":1024,"num_layers":8,"num_heads":6,"feed_forward_proj":"gated-gelu","tie_word_embeddings":false}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "T5ForConditionalGeneration", config, params }
+}
+
+/// Copies of the word table, and a table that early files carry for a place without distances.
+pub(crate) const NAMES: Names = Names {
+    rules: &[],
+    ignore: &[
+        "encoder.embed_tokens.weight",
+        "decoder.embed_tokens.weight",
+        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+    ],
+};
+
+/// What a config that leaves a field out means; T5 and mT5 differ.
+pub(crate) struct Defaults {
+    pub(crate) vocab: usize,
+    pub(crate) ff: usize,
+    pub(crate) depth: usize,
+    pub(crate) heads: usize,
+    pub(crate) act: &'static str,
+    /// Whether the head reads the word table.
+    pub(crate) tied: bool,
+    /// Whether rows are scaled before a tied head; mT5 never does.
+    pub(crate) scales: bool,
+}
+
+const T5_DEFAULTS: Defaults =
+    Defaults { vocab: 32_128, ff: 2048, depth: 6, heads: 8, act: "relu", tied: true, scales: true };
+
+struct Config {
+    vocab: usize,
+    dim: usize,
+    head_dim: usize,
+    ff: usize,
+    depth: usize,
+    decoder_depth: usize,
+    heads: usize,
+    buckets: usize,
+    max_distance: usize,
+    eps: f64,
+    act: Activation,
+    gated: bool,
+    tied: bool,
+    scale: bool,
+    max_len: usize,
+    start: u32,
+    ends: Vec<u32>,
+}
+
+impl Config {
+    fn read(c: &ConfigMap, d: &Defaults) -> Result<Self> {
+        // A lone decoder and other shapes of the family have no published files of these architectures.
+        c.only("is_decoder", &[false.into()])?;
+        let depth = c.size("num_layers", Some(d.depth), MAX_DEPTH)?;
+        let vocab = c.size("vocab_size", Some(d.vocab), MAX_VOCAB)?;
+        let proj = c.text("feed_forward_proj", d.act)?;
+        let (gated, act) = match proj.strip_prefix("gated-") {
+            // The family's name for the tanh approximation.
+            Some("gelu") => (true, "gelu_new"),
+            Some(act) => (true, act),
+            None => (false, proj.as_str()),
+        };
+        let tied = c.flag("tie_word_embeddings", d.tied)?;
+        let id = |field: &str, default: usize| c.int(field, Some(default), vocab - 1).map(|id| id as u32);
+        let config = Config {
+            vocab,
+            dim: c.size("d_model", Some(512), MAX_DIM)?,
+            head_dim: c.size("d_kv", Some(64), MAX_DIM)?,
+            ff: c.size("d_ff", Some(d.ff), MAX_DIM)?,
+            depth,
+            decoder_depth: c.size("num_decoder_layers", Some(depth), MAX_DEPTH)?,
+            heads: c.size("num_heads", Some(d.heads), MAX_HEADS)?,
+            buckets: c.size("relative_attention_num_buckets", Some(32), MAX_DIM)?,
+            max_distance: c.size("relative_attention_max_distance", Some(128), MAX_POSITIONS)?,
+            eps: c.float("layer_norm_epsilon", 1e-6, 0.0, 1.0)?,
+            act: Activation::parse("feed_forward_proj", act)?,
+            gated,
+            tied,
+            scale: d.scales && c.flag("scale_decoder_outputs", tied)?,
+            max_len: c.size("n_positions", Some(512), MAX_POSITIONS)?,
+            start: match c.get("decoder_start_token_id") {
+                Some(_) => id("decoder_start_token_id", 0)?,
+                None => id("pad_token_id", 0)?,
+            },
+            ends: c.ids("eos_token_id", 1.min(vocab - 1), vocab - 1)?,
+        };
+        if config.heads.saturating_mul(config.head_dim) > MAX_DIM {
+            return Err(Error::config("num_heads", format!("times d_kv exceeds {MAX_DIM}")));
+        }
+        // Each side needs exact and growing buckets; the encoder splits the table between the sides.
+        if config.buckets < 4 {
+            let what = format!("is {}, must be at least 4", config.buckets);
+            return Err(Error::config("relative_attention_num_buckets", what));
+        }
+        if config.max_distance <= config.buckets / 2 {
+            let what = format!("is {}, must exceed half of the buckets, {}", config.max_distance, config.buckets / 2);
+            return Err(Error::config("relative_attention_max_distance", what));
+        }
+        Ok(config)
+    }
+
+    fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+/// Stacked projections `parts` of one input, without biases.
+fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result<Box<dyn Linear>> {
+    w.linear_of(&LinearSpec { parts, fused: None, in_dim, out_dim, bias: false })
+}
+
+/// Column block `i` of `n` equal ones. Shapes: `[rows, n * width]` -> `[rows, width]`.
+fn part(x: &Tensor, i: usize, n: usize) -> Result<Tensor> {
+    let width = x.dims()[1] / n;
+    Ok(x.narrow(1, i * width, width)?.contiguous()?)
+}
+
+/// Maps, multiply-adds and the products of one attention. Shapes: -> `[queries, inner]`.
+fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let inner = q.dims()[1];
+    cx.count((0..spec.q_rows.n()).map(|i| 2 * spec.q_rows.len(i) * spec.k_rows.len(i) * inner).sum());
+    if cx.taps.active() {
+        let probs = format!("blocks.{}.{tap}.probs", cx.block);
+        if cx.taps.wants(&probs) {
+            cx.taps.put_each(&probs, ops::attend_probs(q, k, spec)?);
+        }
+        cx.taps.put(&format!("blocks.{}.{tap}.k", cx.block), k);
+    }
+    ops::attend(q, k, v, spec)
+}
+
+/// Multiply-adds of the products of one attention.
+fn products(inner: usize, queries: &[usize], keys: &[usize]) -> LeafCost {
+    let macs = queries.iter().zip(keys).map(|(n, m)| 2 * n * m * inner).sum::<usize>() as u64;
+    LeafCost { macs, bytes: 0 }
+}
+
+/// Attention of what is written to what was read.
+struct Cross {
+    norm: RmsNorm,
+    q: Box<dyn Linear>,
+    kv: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+}
+
+impl Cross {
+    fn load(w: &Weights, c: &Config) -> Result<Self> {
+        let a = w.at("EncDecAttention");
+        Ok(Cross {
+            norm: w.rms_norm("layer_norm", c.dim, c.eps)?,
+            q: project(&a, &["q"], c.dim, c.inner())?,
+            kv: project(&a, &["k", "v"], c.dim, c.inner())?,
+            out: project(&a, &["o"], c.inner(), c.dim)?,
+        })
+    }
+
+    /// Keys and values of what was read. Shapes: `[source, dim]` -> two of `[source, inner]`.
+    fn read(&self, cx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        let kv = self.kv.forward(cx, x)?;
+        Ok((part(&kv, 0, 2)?, part(&kv, 1, 2)?))
+    }
+}
+
+/// Self-attention, in decoders attention to the source, and a feed-forward.
+struct Block {
+    norm: RmsNorm,
+    qkv: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    cross: Option<Cross>,
+    ffn_norm: RmsNorm,
+    ffn: Box<dyn Ffn>,
+}
+
+/// Keys, values and their members for the two attentions of a block.
+type Seen<'a> = (&'a Tensor, &'a Tensor, &'a Rows);
+
+impl Block {
+    fn load(w: &Weights, c: &Config, cross: bool) -> Result<Self> {
+        let w = w.at("layer");
+        let (own, ff) = (w.at("0.SelfAttention"), w.at(if cross { 2 } else { 1 }));
+        let dense = ff.at("DenseReluDense");
+        let wo = dense.linear("wo", c.ff, c.dim, false)?;
+        let ffn: Box<dyn Ffn> = if c.gated {
+            Box::new(GatedMlp::new(project(&dense, &["wi_0", "wi_1"], c.dim, c.ff)?, c.act, wo))
+        } else {
+            Box::new(Mlp::new(dense.linear("wi", c.dim, c.ff, false)?, c.act, wo))
+        };
+        Ok(Block {
+            norm: w.rms_norm("0.layer_norm", c.dim, c.eps)?,
+            qkv: project(&own, &["q", "k", "v"], c.dim, c.inner())?,
+            out: project(&own, &["o"], c.inner(), c.dim)?,
+            cross: cross.then(|| Cross::load(&w.at(1), c)).transpose()?,
+            ffn_norm: ff.rms_norm("layer_norm", c.dim, c.eps)?,
+            ffn,
+        })
+    }
+
+    /// Query, key and value of its own rows. Shapes: `[rows, dim]` -> three of `[rows, inner]`.
+    fn own(&self, cx: &mut Ctx, x: &Tensor) -> Result<[Tensor; 3]> {
+        let qkv = self.qkv.forward(cx, &self.norm.forward(x)?)?;
+        Ok([part(&qkv, 0, 3)?, part(&qkv, 1, 3)?, part(&qkv, 2, 3)?])
+    }
+
+    /// The block once keys and values are known. Shapes: x `[rows, dim]`, q `[rows, inner]` -> `[rows, dim]`.
+    fn finish(
+        &self,
+        cx: &mut Ctx,
+        stack: &Stack,
+        (x, rows): (&Tensor, &Rows),
+        q: &Tensor,
+        (k, v, k_rows): Seen,
+        source: Option<Seen>,
+    ) -> Result<Tensor> {
+        let plain = AttendSpec { q_rows: rows, k_rows, heads: stack.heads, scale: 1.0, causal: false, bias: None };
+        let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
+        let mixed = mix(cx, "attn", &spec, q, k, v)?;
+        let mut x = (x + self.out.forward(cx, &mixed)?)?;
+        if let (Some(cross), Some((k, v, k_rows))) = (&self.cross, source) {
+            let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
+            let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
+            x = (x + cross.out.forward(cx, &mixed)?)?;
+        }
+        Ok((&x + self.ffn.forward(cx, &self.ffn_norm.forward(&x)?)?)?)
+    }
+
+    /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.
+    fn forward(&self, cx: &mut Ctx, stack: &Stack, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
+        let [q, k, v] = self.own(cx, x)?;
+        let read = match (&self.cross, source) {
+            (Some(cross), Some(s)) => Some((cross.read(cx, &s.x)?, &s.rows)),
+            _ => None,
+        };
+        let seen = read.as_ref().map(|((k, v), rows)| (k, v, *rows));
+        self.finish(cx, stack, (x, rows), &q, (&k, &v, rows), seen)
+    }
+
+    /// Cost for own rows of the lengths `lens`, reading sources of the lengths `source`.
+    fn cost(&self, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
+        let (rows, inner) = (lens.iter().sum(), self.out.dims().0);
+        let own = self.norm.cost()
+            + self.qkv.cost(point, rows)
+            + products(inner, lens, lens)
+            + self.out.cost(point, rows)
+            + self.ffn_norm.cost()
+            + self.ffn.cost(point, rows);
+        let Some(cross) = &self.cross else { return own };
+        own + cross.norm.cost()
+            + cross.q.cost(point, rows)
+            + cross.kv.cost(point, source.iter().sum())
+            + products(inner, lens, source)
+            + cross.out.cost(point, rows)
+    }
+}
+
+/// Blocks that share their scores by distance, and the norm after the last.
+struct Stack {
+    blocks: Vec<Block>,
+    bias: Embedding,
+    max_distance: usize,
+    heads: usize,
+    causal: bool,
+    norm: RmsNorm,
+}
+
+impl Stack {
+    fn load(w: &Weights, c: &Config, depth: usize, decoder: bool) -> Result<Self> {
+        let table = "block.0.layer.0.SelfAttention.relative_attention_bias";
+        Ok(Stack {
+            blocks: (0..depth).map(|i| Block::load(&w.at("block").at(i), c, decoder)).collect::<Result<_>>()?,
+            bias: w.embedding(table, c.buckets, c.heads)?,
+            max_distance: c.max_distance,
+            heads: c.heads,
+            causal: decoder,
+            norm: w.rms_norm("final_layer_norm", c.dim, c.eps)?,
+        })
+    }
+
+    fn relative(&self) -> RelativeBias<'_> {
+        RelativeBias { table: self.bias.table(), max_distance: self.max_distance, bidirectional: !self.causal }
+    }
+
+    fn cost(&self, idx: usize, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
+        let shared = if idx == 0 { self.bias.cost() } else { LeafCost::default() };
+        self.blocks[idx].cost(point, lens, source) + shared
+    }
+}
+
+enum Head {
+    /// The encoder alone.
+    Encoder,
+    /// The decoder's rows.
+    Rows(Stack),
+    /// Words: a head of its own, or the word table.
+    Words(Stack, Option<Box<dyn Linear>>),
+}
+
+/// The model.
+pub struct T5 {
+    config: Config,
+    shared: Embedding,
+    encoder: Stack,
+    head: Head,
+}
+
+impl T5 {
+    pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults) -> Result<Self> {
+        let config = Config::read(c, defaults)?;
+        let shared = w.embedding("shared", config.vocab, config.dim)?;
+        let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false)?;
+        let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true);
+        let architecture = entry.architecture(c)?;
+        let head = if architecture.ends_with("ForConditionalGeneration") {
+            // Recent files call every head tied and store one nevertheless where it is not.
+            let copy = w.is_copy("lm_head.weight", "shared.weight");
+            let own = !config.tied || (w.has("lm_head.weight") && !copy);
+            let lm = own.then(|| w.linear("lm_head", config.dim, config.vocab, false)).transpose()?;
+            w.skip("lm_head.weight");
+            Head::Words(decoder()?, lm)
+        } else {
+            w.skip("lm_head.weight");
+            if architecture.ends_with("EncoderModel") {
+                w.skip_tree("decoder");
+                Head::Encoder
+            } else {
+                Head::Rows(decoder()?)
+            }
+        };
+        Ok(T5 { config, shared, encoder, head })
+    }
+
+    fn decoder(&self) -> Option<&Stack> {
+        match &self.head {
+            Head::Encoder => None,
+            Head::Rows(d) | Head::Words(d, _) => Some(d),
+        }
+    }
+
+    /// Embedded text; positions are the columns of the padded tensor, so that gaps keep their distance.
+    fn embed(&self, input: &Input) -> Result<Stream> {
+        let (ids, _, columns, rows) = tokens(input)?;
+        Ok(Stream { x: self.shared.forward(ids)?, rows: rows.clone().at_positions(columns)? })
+    }
+
+    /// Source and target of an input, where the architecture takes both.
+    fn sides<'a>(&self, input: &'a Input) -> Result<(&'a Input, Option<&'a Input>)> {
+        match (input, self.decoder()) {
+            (Input::Pair { source, target }, Some(_)) => Ok((source.as_ref(), Some(target.as_ref()))),
+            (Input::Pair { .. }, None) => Err(Error::input("this model only reads", "leave decoder_input_ids out")),
+            (_, Some(_)) => Err(Error::input(
+                "this model reads one text and writes another",
+                "give decoder_input_ids beside input_ids, or generate with --text",
+            )),
+            (one, None) => Ok((one, None)),
+        }
+    }
+
+    /// Words of finished rows. Shapes: x `[rows, dim]`, normed -> `[rows, vocab]`.
+    fn words(&self, cx: &mut Ctx, lm: Option<&dyn Linear>, x: &Tensor) -> Result<Tensor> {
+        let scaled = if self.config.scale { (x * (self.config.dim as f64).powf(-0.5))? } else { x.clone() };
+        match lm {
+            Some(lm) => lm.forward(cx, &scaled),
+            None => {
+                cx.count(x.dims()[0] * self.shared.table().elem_count());
+                ops::linear(&scaled, self.shared.table(), None)
+            }
+        }
+    }
+}
+
+/// Lengths of sources and of targets.
+fn halves<'a>(lens: &'a [usize], decoder: Option<&Stack>) -> (&'a [usize], &'a [usize]) {
+    lens.split_at(if decoder.is_some() { lens.len() / 2 } else { lens.len() })
+}
+
+impl Staged for T5 {
+    fn n_blocks(&self) -> usize {
+        self.encoder.blocks.len() + self.decoder().map_or(0, |d| d.blocks.len())
+    }
+    fn first_exit(&self) -> usize {
+        self.decoder().map_or(1, |_| self.encoder.blocks.len() + 1)
+    }
+    fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
+        let (source, target) = self.sides(input)?;
+        let Stream { x, rows } = self.embed(source)?;
+        Ok(State { x, rows, aside: target.map(|t| self.embed(t)).transpose()? })
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        let depth = self.encoder.blocks.len();
+        let State { mut x, mut rows, mut aside } = state;
+        let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
+            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, aside });
+        };
+        if i == 0 {
+            let target = aside.ok_or_else(|| Error::shape("decoder", "a second stream", &[]))?;
+            aside = Some(Stream { x: self.encoder.norm.forward(&x)?, rows });
+            (x, rows) = (target.x, target.rows);
+        }
+        Ok(State { x: decoder.blocks[i].forward(cx, decoder, &x, &rows, aside.as_ref())?, rows, aside })
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let (decoder, lm) = match &self.head {
+            Head::Encoder => {
+                let x = self.encoder.norm.forward(&state.x)?;
+                return Ok(Output::new().rows("last_hidden_state", x, &state.rows));
+            }
+            Head::Rows(decoder) => (decoder, None),
+            Head::Words(decoder, lm) => (decoder, Some(lm.as_deref())),
+        };
+        let x = decoder.norm.forward(&state.x)?;
+        let out = match lm {
+            None => Output::new().rows("last_hidden_state", x, &state.rows),
+            Some(lm) => Output::new().rows("logits", self.words(cx, lm, &x)?, &state.rows),
+        };
+        Ok(match state.aside {
+            Some(read) => out.rows("encoder_last_hidden_state", read.x, &read.rows),
+            None => out,
+        })
+    }
+    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
+        self.shared.cost()
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        let (source, target) = halves(lens, self.decoder());
+        match self.decoder().zip(idx.checked_sub(self.encoder.blocks.len())) {
+            None => self.encoder.cost(idx, point, source, &[]),
+            Some((decoder, i)) => {
+                let turn = if i == 0 { self.encoder.norm.cost() } else { LeafCost::default() };
+                decoder.cost(i, point, target, source) + turn
+            }
+        }
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = halves(lens, self.decoder()).1.iter().sum::<usize>();
+        match &self.head {
+            Head::Encoder => self.encoder.norm.cost(),
+            Head::Rows(d) => d.norm.cost(),
+            Head::Words(d, Some(lm)) => d.norm.cost() + lm.cost(point, rows),
+            // The table itself is counted with the stem.
+            Head::Words(d, None) => {
+                d.norm.cost() + LeafCost { macs: (rows * self.shared.table().elem_count()) as u64, bytes: 0 }
+            }
+        }
+    }
+}
+
+impl Model for T5 {
+    fn spec(&self) -> InputSpec {
+        let (vocab, max_len) = (self.config.vocab, self.config.max_len);
+        if self.decoder().is_some() { InputSpec::Pair { vocab, max_len } } else { InputSpec::Tokens { vocab, max_len } }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (source, target) = self.sides(input)?;
+        let mut lens = tokens(source)?.3.lens();
+        if let Some(target) = target {
+            lens.extend(tokens(target)?.3.lens());
+        }
+        Ok(lens)
+    }
+    fn decoder(&self) -> Option<&dyn Decode> {
+        match &self.head {
+            Head::Words(..) => Some(self),
+            _ => None,
+        }
+    }
+}
+
+impl Decode for T5 {
+    fn start(&self) -> u32 {
+        self.config.start
+    }
+    fn ends(&self) -> &[u32] {
+        &self.config.ends
+    }
+    fn begin(&self, cx: &mut Ctx, source: &Input) -> Result<Cache> {
+        let Stream { mut x, rows } = self.embed(source)?;
+        for (i, block) in self.encoder.blocks.iter().enumerate() {
+            cx.block = i;
+            x = block.forward(cx, &self.encoder, &x, &rows, None)?;
+        }
+        let x = self.encoder.norm.forward(&x)?;
+        let crosses = self.decoder().into_iter().flat_map(|d| &d.blocks).filter_map(|b| b.cross.as_ref());
+        let read = crosses.map(|c| c.read(cx, &x)).collect::<Result<_>>()?;
+        Cache::new(rows, read)
+    }
+    fn step(&self, cx: &mut Ctx, cache: &mut Cache, tokens: &[u32]) -> Result<Tensor> {
+        let Head::Words(decoder, lm) = &self.head else {
+            return Err(Error::input("this model writes no words", "open it as a model for conditional generation"));
+        };
+        let (rows, grown) = (cache.next_rows()?, cache.grown_rows()?);
+        if tokens.len() != rows.n() {
+            return Err(Error::shape("decoder step", format!("[{}]", rows.n()), &[tokens.len()]));
+        }
+        let mut x = self.shared.forward(tokens)?;
+        for (i, block) in decoder.blocks.iter().enumerate() {
+            cx.block = self.encoder.blocks.len() + i;
+            let [q, k, v] = block.own(cx, &x)?;
+            let (k, v) = cache.push(i, (k, v))?;
+            let (read_k, read_v) = &cache.read[i];
+            let source = Some((read_k, read_v, &cache.source));
+            x = block.finish(cx, decoder, (&x, &rows), &q, (&k, &v, &grown), source)?;
+        }
+        cache.written = grown;
+        self.words(cx, lm.as_deref(), &decoder.norm.forward(&x)?)
+    }
+}

@@ -1,0 +1,184 @@
+//! What is T5's own: refusals by name, writing step by step, files that tie or do not.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{batch, far, flat, pair_sequences, sequences, toy, toy_architecture};
+use serde_json::{Value as Json, json};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Ctx, Error, Input, Point, Taps, Trace, Weights, staged};
+use switchformer_zoo::{OpenOptions, Opened, find};
+
+fn open(family: &str, changes: &Json) -> Result<Opened, Error> {
+    let entry = find(family).unwrap();
+    let mut config = toy(entry, &toy_architecture(entry));
+    changes.as_object().unwrap().iter().for_each(|(k, v)| config[k] = v.clone());
+    Opened::random(config, OpenOptions::default())
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    for (field, value, word) in [
+        ("feed_forward_proj", json!("gated-mish"), "mish"),
+        ("feed_forward_proj", json!("double-gated-gelu"), "double-gated-gelu"),
+        ("is_decoder", json!(true), "true"),
+        ("relative_attention_num_buckets", json!(3), "at least 4"),
+        ("relative_attention_max_distance", json!(4), "half of the buckets"),
+        ("decoder_start_token_id", json!(50), "50"),
+        ("eos_token_id", json!([1, 99]), "up to 64"),
+        ("d_kv", json!(65_536), "d_kv"),
+        ("layer_norm_epsilon", json!(-1), "-1"),
+        ("tie_word_embeddings", json!("yes"), "yes"),
+    ] {
+        let e = open("t5", &json!({field: value})).err().unwrap_or_else(|| panic!("{field} = {value} is accepted"));
+        let text = e.to_string();
+        assert!(matches!(e, Error::Config { .. } | Error::Unsupported { .. }), "{text}");
+        assert!(text.contains(word) && (text.contains(field) || field == "d_kv"), "{field}: {text}");
+    }
+}
+
+#[test]
+fn inputs_of_the_wrong_kind_are_refused() {
+    let (pair, reader) = (open("t5", &json!({})).unwrap(), open("t5", &json!({"architectures": ["T5EncoderModel"]})));
+    let (reader, text) = (reader.unwrap(), Input::tokens(&sequences(50, &[3])).unwrap());
+    let both = batch(pair.model.as_ref(), 2);
+    let says = |opened: &Opened, input: &Input, word: &str| {
+        let e = opened.run(&Point::new(), input).err().unwrap();
+        assert!(matches!(e, Error::Input { .. }) && e.to_string().contains(word), "{e}");
+    };
+    says(&pair, &text, "decoder_input_ids");
+    says(&reader, &both, "only reads");
+    assert!(reader.generate(&Point::new(), &text, 3).is_err());
+    assert!(pair.generate(&Point::new(), &text, 0).is_err());
+    assert!(pair.generate(&Point::new().with("exit", 3), &text, 3).is_err());
+    assert!(Input::pair(text.clone(), Input::tokens(&sequences(50, &[1, 2])).unwrap()).is_err());
+    assert!(Input::pair(text, both).is_err());
+}
+
+/// Logits of a whole target at once, packed.
+fn at_once(opened: &Opened, source: &Input, target: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let input = Input::pair(source.clone(), Input::tokens(target).unwrap()).unwrap();
+    let (out, _) = opened.run(&Point::new(), &input).unwrap();
+    out.get_rows("logits").unwrap().0.to_vec2().unwrap()
+}
+
+#[test]
+fn steps_with_a_cache_give_the_logits_of_the_whole() {
+    for family in ["t5", "mt5"] {
+        let opened = open(family, &json!({})).unwrap();
+        let [source, target] = pair_sequences(50, &[7, 3, 12]);
+        let (source, steps) = (Input::tokens(&source).unwrap(), 4);
+        let target: Vec<Vec<u32>> = target.iter().map(|t| t.iter().cycle().take(steps).copied().collect()).collect();
+        let whole = at_once(&opened, &source, &target);
+        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        let decoder = opened.model.decoder().unwrap();
+        let mut cache = decoder.begin(&mut cx, &source).unwrap();
+        let mut members = vec![0, 1, 2];
+        for step in 0..steps {
+            // The one in the middle leaves half-way.
+            if step == 2 {
+                cache.select(&[0, 2]).unwrap();
+                members.remove(1);
+            }
+            let tokens: Vec<u32> = members.iter().map(|m| target[*m][step]).collect();
+            let logits = decoder.step(&mut cx, &mut cache, &tokens).unwrap();
+            let want: Vec<f32> = members.iter().flat_map(|m| whole[m * steps + step].clone()).collect();
+            let off = far(&flat(&logits), &want);
+            assert!(off < 1e-5, "{family}: step {step} differs by {off:e}");
+        }
+        assert_eq!(cache.written.members(), [0, 2]);
+    }
+}
+
+#[test]
+fn written_sequences_are_those_of_the_reference() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
+    let (mut early, mut cases) = (0, 0);
+    for (family, name) in [("t5", "v1_0"), ("t5", "v1_1"), ("mt5", "seq2seq")] {
+        let path = golden.join(family).join(format!("generate/{name}.json"));
+        let doc: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let opened = Opened::random(doc["config"].clone(), OpenOptions::default()).unwrap();
+        assert_eq!(json!(opened.n_params), doc["n_params"]);
+        let ids = |v: &Json| -> Vec<u32> { serde_json::from_value(v.clone()).unwrap() };
+        let members = doc["members"].as_array().unwrap();
+        let source: Vec<Vec<u32>> = members.iter().map(|m| ids(&m["source"])).collect();
+        let max = doc["max_tokens"].as_u64().unwrap() as usize;
+        let (written, _) = opened.generate(&Point::new(), &Input::tokens(&source).unwrap(), max).unwrap();
+        for (i, (got, m)) in written.iter().zip(members).enumerate() {
+            assert_eq!(*got, ids(&m["written"]), "{family}/{name}: member {i}");
+            early += usize::from(got.len() < max);
+            let alone = Input::tokens(&source[i..=i]).unwrap();
+            assert_eq!(opened.generate(&Point::new(), &alone, max).unwrap().0[0], *got, "{family}/{name} alone");
+            cases += 1;
+        }
+    }
+    assert_eq!((early, cases), (2, 9), "some end early");
+}
+
+#[test]
+fn a_head_is_tied_unless_the_config_or_the_file_has_two_tables() {
+    let entry = find("t5").unwrap();
+    let mut config = toy(entry, "T5ForConditionalGeneration");
+    let input =
+        Input::pair(Input::tokens(&sequences(50, &[5, 2])).unwrap(), Input::tokens(&sequences(50, &[3, 4])).unwrap())
+            .unwrap();
+    let w = Weights::seeded().trainable();
+    entry.build(&ConfigMap::new(config.clone()).unwrap(), &w).unwrap();
+    let layout: Vec<(String, Vec<usize>)> = w
+        .params()
+        .iter()
+        .flat_map(|p| {
+            let rest = p.var.dims()[1..].to_vec();
+            p.names.iter().map(move |(n, rows)| (n.clone(), [vec![*rows], rest.clone()].concat())).collect::<Vec<_>>()
+        })
+        .collect();
+    // The layout with a second table, drawn from the name `seed`.
+    let mut logits = |seed: Option<&str>, tied: bool| {
+        config["tie_word_embeddings"] = json!(tied);
+        let mut all: Vec<_> = layout.iter().map(|(n, s)| (n.clone(), s.clone(), n.clone())).collect();
+        all.extend(seed.map(|s| ("lm_head.weight".to_string(), vec![50, 32], s.to_string())));
+        let w = Weights::manifest(all, &entry.names).unwrap();
+        let model = entry.build(&ConfigMap::new(config.clone()).unwrap(), &w);
+        model.map(|m| {
+            let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+            let out = staged::run(m.trunk(), &[], &mut Ctx::new(&point, &mut taps, &mut trace), &input).unwrap();
+            (flat(out.get_rows("logits").unwrap().0), w.n_elements())
+        })
+    };
+    let (tied, n) = logits(None, true).unwrap();
+    // A copy changes nothing and is not counted; another table is read and counted.
+    assert_eq!(logits(Some("shared.weight"), true).unwrap(), (tied.clone(), n));
+    let (own, more) = logits(Some("lm_head.weight"), true).unwrap();
+    assert!(far(&own, &tied) > 0.1 && more == n + 50 * 32);
+    // Untied and not scaled, or refused where the second table is missing.
+    let (plain, _) = logits(Some("lm_head.weight"), false).unwrap();
+    let scaled: Vec<f32> = plain.iter().map(|v| v * 32f32.powf(-0.5)).collect();
+    assert!(far(&own, &scaled) < 1e-5);
+    assert!(matches!(logits(None, false), Err(Error::Tensors { .. })));
+}
+
+#[test]
+fn members_leave_with_both_streams() {
+    let opened = open("t5", &json!({})).unwrap();
+    let (model, input) = (opened.model.trunk(), batch(opened.model.as_ref(), 3));
+    let whole = opened.run(&Point::new(), &input).unwrap().0;
+    let (whole, rows) = whole.get_rows("logits").unwrap();
+    // While the encoder reads, and while the decoder writes.
+    for leave in [1, 3] {
+        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        let mut left = Vec::new();
+        let state = model.stem(&mut cx, &input).unwrap();
+        let state = staged::walk(model, &[], &mut cx, 0..leave, state, &mut left).unwrap().select(&[0, 2]).unwrap();
+        let state = staged::walk(model, &[], &mut cx, leave..model.n_blocks(), state, &mut left).unwrap();
+        let out = model.head(&mut cx, state).unwrap();
+        let want: Vec<f32> =
+            [0, 2].iter().flat_map(|i| flat(&whole.narrow(0, rows.range(*i).start, rows.len(*i)).unwrap())).collect();
+        let off = far(&flat(out.get_rows("logits").unwrap().0), &want);
+        assert!(off < 1e-5, "leaving after block {leave}: {off:e}");
+    }
+}
