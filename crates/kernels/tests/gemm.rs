@@ -226,3 +226,13 @@ fn layer_norm_gradients_by_differences() {
         }
     });
 }
+
+#[test]
+fn packed_weights_come_back_as_they_were() {
+    each_isa(|_| {
+        for (k, n) in [(1, 1), (3, 5), (16, 48), (17, 49), (100, 97), (0, 4), (4, 0)] {
+            let w = Rng::new(7).floats(k * n);
+            assert_eq!(PackedMatrix::new(k, n, &w).unpack(), w, "[{n}, {k}]");
+        }
+    });
+}

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Attend, Ffn, LeafCost, Linear};
+use crate::leaf::{Attend, Ffn, LeafCost, Linear, Then};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::Rows;
@@ -147,12 +147,21 @@ impl Mlp {
     pub fn new(fc1: Box<dyn Linear>, act: Activation, fc2: Box<dyn Linear>) -> Self {
         Mlp { fc1, act, fc2 }
     }
+
+    /// Shapes: x `[rows, dim]` -> `[rows, mlp_dim]`.
+    fn hidden(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        self.fc1.forward_then(cx, x, &Then { act: Some(self.act), ..Then::default() })
+    }
 }
 
 impl Ffn for Mlp {
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.fc1.forward(cx, x)?;
-        self.fc2.forward(cx, &self.act.forward(&hidden)?)
+        let hidden = self.hidden(cx, x)?;
+        self.fc2.forward(cx, &hidden)
+    }
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let hidden = self.hidden(cx, x)?;
+        self.fc2.forward_then(cx, &hidden, &Then { residual: Some(residual), ..Then::default() })
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
@@ -211,8 +220,9 @@ impl SelfAttention {
     }
 }
 
-impl Attend for SelfAttention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+impl SelfAttention {
+    /// What the heads gather, before the output projection. Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn mixed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let qkv = self.qkv.forward(cx, x)?; // [total, 3 * dim]
         let dim = x.dims()[1];
         cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
@@ -225,8 +235,18 @@ impl Attend for SelfAttention {
                 cx.taps.put(&k, &qkv.narrow(1, dim, dim)?.contiguous()?);
             }
         }
-        let mixed = ops::attention(&qkv, rows, self.heads)?; // [total, dim]
+        ops::attention(&qkv, rows, self.heads)
+    }
+}
+
+impl Attend for SelfAttention {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let mixed = self.mixed(cx, x, rows)?;
         self.out.forward(cx, &mixed)
+    }
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
+        let mixed = self.mixed(cx, x, rows)?;
+        self.out.forward_then(cx, &mixed, &Then { residual: Some(residual), ..Then::default() })
     }
     fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let (dim, _) = self.qkv.dims();
@@ -299,11 +319,11 @@ impl EncoderBlock {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if self.norm_first {
-            let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
-            Ok((&x + self.ffn.forward(cx, &self.norm2.forward(&x)?)?)?)
+            let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
+            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x)
         } else {
-            let x = self.norm1.forward(&(x + self.attn.forward(cx, x, rows)?)?)?;
-            self.norm2.forward(&(&x + self.ffn.forward(cx, &x)?)?)
+            let x = self.norm1.forward(&self.attn.forward_onto(cx, x, rows, x)?)?;
+            self.norm2.forward(&self.ffn.forward_onto(cx, &x, &x)?)
         }
     }
 

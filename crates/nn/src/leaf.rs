@@ -5,7 +5,8 @@ use candle_core::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::layers::Activation;
+use crate::ops::{self, DenseWeight};
 use crate::point::Point;
 use crate::rows::Rows;
 
@@ -31,10 +32,42 @@ impl std::iter::Sum for LeafCost {
     }
 }
 
+/// What follows a projection: `act(projection) * gate + residual`, each part only where given. A leaf may apply it
+/// while the result is still in the cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Then<'a> {
+    /// Applied first.
+    pub act: Option<Activation>,
+    /// Multiplied element by element, `[rows, out]`.
+    pub gate: Option<&'a Tensor>,
+    /// Added last, `[rows, out]`.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl Then<'_> {
+    /// One operation after the other. Shapes: y `[rows, out]` -> `[rows, out]`.
+    pub fn apply(&self, mut y: Tensor) -> Result<Tensor> {
+        if let Some(act) = self.act {
+            y = ops::activation(&y, act)?;
+        }
+        if let Some(gate) = self.gate {
+            y = (y * gate)?;
+        }
+        if let Some(residual) = self.residual {
+            y = ops::add(residual, &y)?;
+        }
+        Ok(y)
+    }
+}
+
 /// A projection of rows: `[rows, in] -> [rows, out]`.
 pub trait Linear: Send + Sync {
     /// Applies the projection. Shapes: x `[rows, in]` -> `[rows, out]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
+    /// Applies the projection and what follows it. Shapes: x `[rows, in]` -> `[rows, out]`.
+    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
+        then.apply(self.forward(cx, x)?)
+    }
     /// `(in, out)`.
     fn dims(&self) -> (usize, usize);
     /// Cost for a number of rows.
@@ -47,6 +80,10 @@ pub trait Linear: Send + Sync {
 pub trait Ffn: Send + Sync {
     /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
+    /// Adds the result to a residual. Shapes: x and residual `[rows, dim]` -> `[rows, dim]`.
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        ops::add(residual, &self.forward(cx, x)?)
+    }
     /// Cost for a number of rows.
     fn cost(&self, point: &Point, rows: usize) -> LeafCost;
 }
@@ -55,6 +92,10 @@ pub trait Ffn: Send + Sync {
 pub trait Attend: Send + Sync {
     /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Adds the result to a residual. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
+        ops::add(residual, &self.forward(cx, x, rows)?)
+    }
     /// Cost for segments of the given lengths.
     fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost;
 }
@@ -62,7 +103,7 @@ pub trait Attend: Send + Sync {
 /// A projection with dense f32 weights.
 #[derive(Debug)]
 pub struct Dense {
-    weight: Tensor,
+    weight: DenseWeight,
     bias: Option<Tensor>,
     at: String,
 }
@@ -70,20 +111,22 @@ pub struct Dense {
 impl Dense {
     /// Shapes: weight `[out, in]`, bias `[out]`.
     pub fn new(at: impl Into<String>, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Dense { weight, bias, at: at.into() }
+        Dense { weight: DenseWeight::new(weight), bias, at: at.into() }
     }
 }
 
 impl Linear for Dense {
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        self.forward_then(cx, x, &Then::default())
+    }
+    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
         let (inner, out) = self.dims();
         let rows = rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
-        ops::linear(x, &self.weight, self.bias.as_ref())
+        self.weight.linear(x, self.bias.as_ref(), then)
     }
     fn dims(&self) -> (usize, usize) {
-        let d = self.weight.dims();
-        (d[1], d[0])
+        self.weight.dims()
     }
     fn cost(&self, _: &Point, rows: usize) -> LeafCost {
         let (inner, out) = self.dims();
@@ -91,7 +134,7 @@ impl Linear for Dense {
         LeafCost { macs: (rows * inner * out) as u64, bytes: 4 * (inner * out + biases) as u64 }
     }
     fn dense(&self, _: &Point) -> Result<Tensor> {
-        Ok(self.weight.clone())
+        self.weight.rows()
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod attend;
 pub mod composed;
+mod dense;
 pub mod fused;
 
 use candle_core::{DType, Tensor};
@@ -13,6 +14,7 @@ use crate::layers::Activation;
 use crate::rows::Rows;
 
 pub use attend::{AttendSpec, RelativeBias};
+pub use dense::DenseWeight;
 
 /// Whether the kernels can take these tensors.
 fn on_kernels(tensors: &[&Tensor]) -> bool {
@@ -50,6 +52,11 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<T
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;
     (0..spec.q_rows.n()).map(|i| composed::attend_map(q, k, spec, i)).collect()
+}
+
+/// Sum of two tensors of one shape.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok((a + b)?)
 }
 
 /// Activation, element by element.

@@ -93,6 +93,17 @@ impl PackedMatrix {
         PackedMatrix { data, d_in, d_out, isa }
     }
 
+    /// The weights `[out, in]` as they were.
+    pub fn unpack(&self) -> Vec<f32> {
+        let nr = Geometry::of(self.isa).nr;
+        let mut w = vec![0.0; self.d_in * self.d_out];
+        for (row, w) in w.chunks_exact_mut(self.d_in.max(1)).enumerate() {
+            let panel = &self.data[row / nr * nr * self.d_in..];
+            w.iter_mut().enumerate().for_each(|(k, v)| *v = panel[k * nr + row % nr]);
+        }
+        w
+    }
+
     /// `(in, out)`.
     pub fn dims(&self) -> (usize, usize) {
         (self.d_in, self.d_out)

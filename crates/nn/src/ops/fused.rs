@@ -8,11 +8,12 @@ use std::sync::OnceLock;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor,
 };
-use switchformer_kernels::{self as kernels, Packed, QkvGrad, Rows as View, act, nested};
+use switchformer_kernels::{self as kernels, Act, Epilogue, Packed, PackedMatrix, QkvGrad, Rows as View, act, nested};
 
 use super::NestedWeight;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::Activation;
+use crate::leaf::Then;
 use crate::rows::Rows;
 
 /// The values of a contiguous f32 tensor.
@@ -110,6 +111,49 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         Some(b) => x.apply_op3(&w, &b.contiguous()?, LinearOp)?,
         None => x.apply_op2(&w, LinearOp)?,
     })
+}
+
+/// Weights `[out, in]` in panels.
+pub fn pack(w: &Tensor) -> Result<PackedMatrix> {
+    let (out, inner) = w.dims2()?;
+    Ok(with([w], |[w]| PackedMatrix::new(inner, out, w))?)
+}
+
+/// Projection with packed weights and what follows it, without a backward pass. Shapes: x `[rows, in]` ->
+/// `[rows, out]`.
+pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
+    let (m, (inner, out)) = (x.dims()[0], w.dims());
+    let wanted = |t: Option<&Tensor>, dims: &[usize]| t.is_none_or(|t| t.dims() == dims);
+    if x.dims() != [m, inner]
+        || !wanted(b, &[out])
+        || !wanted(then.gate, &[m, out])
+        || !wanted(then.residual, &[m, out])
+    {
+        return Err(Error::shape("linear", format!("[rows, {inner}] and results [rows, {out}]"), x.dims()));
+    }
+    let mut y = kernels::unfilled(m * out);
+    // `x` stands in for what is not there, and is not looked at.
+    let parts = [x, b.unwrap_or(x), then.gate.unwrap_or(x), then.residual.unwrap_or(x)];
+    with(parts, |[x, bias, gate, residual]| {
+        let then = Epilogue {
+            bias: b.map(|_| bias),
+            act: then.act.map(kernel_act),
+            gate: then.gate.map(|_| gate),
+            residual: then.residual.map(|_| residual),
+        };
+        kernels::linear_packed(m, x, w, &then, &mut y);
+    })?;
+    Ok(tensor(y, &[m, out])?)
+}
+
+fn kernel_act(act: Activation) -> Act {
+    match act {
+        Activation::Gelu => Act::GeluErf,
+        Activation::GeluTanh => Act::GeluTanh,
+        Activation::Relu => Act::Relu,
+        Activation::Silu => Act::Silu,
+        Activation::Tanh => Act::Tanh,
+    }
 }
 
 struct LayerNormOp {

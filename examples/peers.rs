@@ -1,0 +1,157 @@
+//! Our side of timings against other programs, on work that they describe.
+//!
+//! `peers encoder`: a BERT-base encoder without embeddings. `PEERS_WEIGHTS` is a safetensors file under the published
+//! names (`encoder.layer.N...`), `PEERS_INPUT` one with `x` `[b, n, 768]` and `lens` `[b]` (i64), `PEERS_OUTPUT`
+//! receives `y` `[sum of lens, 768]`. `PEERS_POINT` is an operating point such as `{"bits": 8}`.
+//! `peers train`: forward, backward and AdamW of a pre-norm encoder (dim 256, heads 4, depth 4, 32 x 256 tokens).
+//!
+//! `PEERS_THREADS` sets the threads. The last line printed is `{"seconds": [..]}`, seconds of each timed call.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use switchformer_lab::loss::{cross_entropy, targets};
+use switchformer_lab::optim::AdamW;
+use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
+use switchformer_nn::names::Names;
+use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops};
+use switchformer_switch::leaf::bits::NestedLeaves;
+
+type Done<T> = Result<T, Box<dyn Error>>;
+
+/// Calls of at least this many seconds in all are timed, after one warm-up call.
+const AT_LEAST: f64 = 0.5;
+
+const fn block(dim: usize, heads: usize, eps: f64, norm_first: bool) -> BlockSpec<'static> {
+    BlockSpec {
+        dim,
+        heads,
+        mlp_dim: 4 * dim,
+        act: Activation::Gelu,
+        eps,
+        qkv_bias: true,
+        norm_first,
+        attention: AttentionNames {
+            qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+            fused: None,
+            out: "attention.output.dense",
+        },
+        norm1: "attention.output.LayerNorm",
+        norm2: "output.LayerNorm",
+        fc: ["intermediate.dense", "output.dense"],
+    }
+}
+
+fn path(var: &str) -> Done<PathBuf> {
+    std::env::var_os(var).map(PathBuf::from).ok_or_else(|| format!("set {var} to a safetensors file").into())
+}
+
+/// Seconds of each call of `f`.
+fn time(mut f: impl FnMut() -> Done<()>) -> Done<Vec<f64>> {
+    f()?;
+    let (mut seconds, start) = (Vec::new(), Instant::now());
+    while seconds.is_empty() || start.elapsed().as_secs_f64() < AT_LEAST {
+        let at = Instant::now();
+        f()?;
+        seconds.push(at.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
+
+/// Blocks one after the other. Shapes: x `[total, dim]` -> `[total, dim]`.
+fn run(blocks: &[EncoderBlock], point: &Point, x: &Tensor, rows: &Rows) -> Done<Tensor> {
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    let mut x = x.clone();
+    for block in blocks {
+        x = block.forward(&mut cx, &x, rows)?;
+    }
+    Ok(x)
+}
+
+fn encoder() -> Done<Vec<f64>> {
+    const DEPTH: usize = 12;
+    let file = path("PEERS_WEIGHTS")?;
+    let name = file.file_name().and_then(|n| n.to_str()).ok_or("PEERS_WEIGHTS names no file")?;
+    let folder = Folder::disk(file.parent().ok_or("PEERS_WEIGHTS names no file")?)?;
+    let point = Point::parse(&std::env::var("PEERS_POINT").unwrap_or("{}".into()))?;
+    let mut w = Weights::file(&folder, name, &Names::default())?;
+    if point.axes().any(|a| a == "bits" || a == "acts") {
+        w = w.with_leaves(NestedLeaves::shared("encoder.layer."));
+    }
+    let layers = w.at("encoder.layer");
+    let blocks: Vec<EncoderBlock> = (0..DEPTH)
+        .map(|i| EncoderBlock::load(&layers.at(i), &block(768, 12, 1e-5, false)))
+        .collect::<Result<_, _>>()?;
+    w.finish()?;
+
+    let input = candle_core::safetensors::load(path("PEERS_INPUT")?, &Device::Cpu)?;
+    let part = |name: &str| input.get(name).ok_or_else(|| format!("PEERS_INPUT has no tensor {name}"));
+    let x = part("x")?;
+    let lens: Vec<usize> = part("lens")?.to_vec1::<i64>()?.into_iter().map(|n| n as usize).collect();
+    let valid: Vec<Tensor> =
+        lens.iter().enumerate().map(|(i, &n)| x.get(i)?.narrow(0, 0, n)).collect::<candle_core::Result<_>>()?;
+    let (x, rows) = (Tensor::cat(&valid, 0)?, Rows::new(&lens)?);
+
+    let y = run(&blocks, &point, &x, &rows)?;
+    candle_core::safetensors::save(&HashMap::from([("y", y)]), path("PEERS_OUTPUT")?)?;
+    time(|| run(&blocks, &point, &x, &rows).map(drop))
+}
+
+fn train() -> Done<Vec<f64>> {
+    const DIM: usize = 256;
+    const DEPTH: usize = 4;
+    const VOCAB: usize = 256;
+    const B: usize = 32;
+    const N: usize = 256;
+    let w = Weights::fresh(0).trainable();
+    let (tok, pos) = (w.embedding("tok", VOCAB, DIM)?, w.embedding("pos", N, DIM)?);
+    let blocks: Vec<EncoderBlock> = (0..DEPTH)
+        .map(|i| EncoderBlock::load(&w.at(format!("blocks.{i}")), &block(DIM, 4, 1e-5, true)))
+        .collect::<Result<_, _>>()?;
+    let (norm, head) = (w.layer_norm("norm", DIM, 1e-5)?, w.linear("head", DIM, VOCAB, true)?);
+    let mut optimiser = AdamW::new(w.params(), 0.999, 0.01);
+
+    let hash = |i: usize| (i * 7919 + i / 13) % VOCAB;
+    let ids: Vec<u32> = (0..B * N).map(|i| hash(i) as u32).collect();
+    let labels: Vec<u8> = (1..=B * N).map(|i| hash(i) as u8).collect();
+    let places: Vec<u32> = (0..B * N).map(|i| (i % N) as u32).collect();
+    let rows = Rows::equal(B, N)?;
+    let target = targets(&labels, VOCAB, 0.0)?;
+    let point = Point::new();
+    let mut step = 0;
+    let seconds = time(|| {
+        let x = ops::add(&tok.forward(&ids)?, &pos.forward(&places)?)?;
+        let y = norm.forward(&run(&blocks, &point, &x, &rows)?)?;
+        let (mut taps, mut trace) = (Taps::none(), Trace::default());
+        let logits = head.forward(&mut Ctx::new(&point, &mut taps, &mut trace), &y)?;
+        let loss = cross_entropy(&logits, &target)?;
+        optimiser.step(&loss.backward()?, 3e-4, f64::INFINITY, step)?;
+        step += 1;
+        Ok(())
+    });
+    eprintln!("peak memory {}", peak().unwrap_or_else(|| "unknown".into()));
+    seconds
+}
+
+/// The most memory this process has held, as the kernel prints it.
+fn peak() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().to_string())
+}
+
+fn main() -> Done<()> {
+    if let Ok(n) = std::env::var("PEERS_THREADS") {
+        machine::set_threads(n.parse()?);
+    }
+    let seconds = match std::env::args().nth(1).as_deref() {
+        Some("encoder") => encoder()?,
+        Some("train") => train()?,
+        _ => return Err("usage: peers encoder|train".into()),
+    };
+    println!("{}", serde_json::json!({ "seconds": seconds }));
+    Ok(())
+}
