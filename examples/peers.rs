@@ -17,7 +17,7 @@ use switchformer_lab::loss::{cross_entropy, targets};
 use switchformer_lab::optim::AdamW;
 use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
-use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops};
+use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops, record};
 use switchformer_switch::leaf::bits::NestedLeaves;
 
 type Done<T> = Result<T, Box<dyn Error>>;
@@ -62,7 +62,7 @@ fn time(mut f: impl FnMut() -> Done<()>) -> Done<Vec<f64>> {
 }
 
 /// Blocks one after the other. Shapes: x `[total, dim]` -> `[total, dim]`.
-fn run(blocks: &[EncoderBlock], point: &Point, x: &Tensor, rows: &Rows) -> Done<Tensor> {
+fn run(blocks: &[EncoderBlock], point: &Point, x: &Tensor, rows: &Rows) -> switchformer_nn::Result<Tensor> {
     let (mut taps, mut trace) = (Taps::none(), Trace::default());
     let mut cx = Ctx::new(point, &mut taps, &mut trace);
     let mut x = x.clone();
@@ -98,7 +98,7 @@ fn encoder() -> Done<Vec<f64>> {
 
     let y = run(&blocks, &point, &x, &rows)?;
     candle_core::safetensors::save(&HashMap::from([("y", y)]), path("PEERS_OUTPUT")?)?;
-    time(|| run(&blocks, &point, &x, &rows).map(drop))
+    time(|| Ok(run(&blocks, &point, &x, &rows).map(drop)?))
 }
 
 fn train() -> Done<Vec<f64>> {
@@ -124,12 +124,15 @@ fn train() -> Done<Vec<f64>> {
     let point = Point::new();
     let mut step = 0;
     let seconds = time(|| {
-        let x = ops::add(&tok.forward(&ids)?, &pos.forward(&places)?)?;
-        let y = norm.forward(&run(&blocks, &point, &x, &rows)?)?;
-        let (mut taps, mut trace) = (Taps::none(), Trace::default());
-        let logits = head.forward(&mut Ctx::new(&point, &mut taps, &mut trace), &y)?;
-        let loss = cross_entropy(&logits, &target)?;
-        optimiser.step(&loss.backward()?, 3e-4, f64::INFINITY, step)?;
+        let forward = || {
+            let x = ops::add(&tok.forward(&ids)?, &pos.forward(&places)?)?;
+            let y = norm.forward(&run(&blocks, &point, &x, &rows)?)?;
+            let (mut taps, mut trace) = (Taps::none(), Trace::default());
+            let logits = head.forward(&mut Ctx::new(&point, &mut taps, &mut trace), &y)?;
+            cross_entropy(&logits, &target)
+        };
+        let (loss, tape) = record(forward)?;
+        optimiser.step(&tape.backward(&loss)?, 3e-4, f64::INFINITY, step)?;
         step += 1;
         Ok(())
     });

@@ -129,7 +129,7 @@ fn elementwise() {
     let t = time(|| act::exp(&x, black_box(&mut y)));
     show("exp", t, n as f64, "G/s");
     let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
-    let t = time(|| adamw_step(&mut y, &x, &mut m, &mut v, 1e-3, 0.9, 0.999, 1e-8, 0.01, 10));
+    let t = time(|| adamw_step(&mut y, &x, 1.0, &mut m, &mut v, 1e-3, 0.9, 0.999, 1e-8, 0.01, 10));
     show("adamw", t, (28 * n) as f64, "GB/s");
     let t = time(|| {
         black_box(sum_squares(&x));

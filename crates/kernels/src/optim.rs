@@ -10,6 +10,7 @@ const CHUNK: usize = 8192;
 /// The numbers a step needs, worked out once.
 #[derive(Clone, Copy)]
 struct Step {
+    scale: f32,
     beta1: f32,
     beta2: f32,
     keep: f32,
@@ -23,11 +24,11 @@ fn adamw_body<S: Simd>(s: S, param: &mut [f32], grad: &[f32], m: &mut [f32], v: 
     let (b1, b2) = (s.splat(step.beta1), s.splat(step.beta2));
     let (c1, c2) = (s.splat(1.0 - step.beta1), s.splat(1.0 - step.beta2));
     let (keep, size) = (s.splat(step.keep), s.splat(step.size));
-    let (root, eps) = (s.splat(step.root), s.splat(step.eps));
+    let (root, eps, scale) = (s.splat(step.root), s.splat(step.eps), s.splat(step.scale));
     let mut at = 0;
     while at < param.len() {
         let r = at..(at + S::LANES).min(param.len());
-        let g = s.load_part(&grad[r.clone()]);
+        let g = s.mul(scale, s.load_part(&grad[r.clone()]));
         let m1 = s.fma(b1, s.load_part(&m[r.clone()]), s.mul(c1, g));
         let v1 = s.fma(b2, s.load_part(&v[r.clone()]), s.mul(c2, s.mul(g, g)));
         s.store_part(&mut m[r.clone()], m1);
@@ -43,13 +44,15 @@ fn adamw_body<S: Simd>(s: S, param: &mut [f32], grad: &[f32], m: &mut [f32], v: 
 dispatch!(fn adamw_chunk = adamw_body(
     param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], step: Step));
 
-/// One step of AdamW as PyTorch's, in place; all slices of one length, `step` counted from 1.
+/// One step of AdamW as PyTorch's, in place, with gradients times `scale` (clipping); all slices of one length, `step`
+/// counted from 1.
 ///
 /// # Panics
 /// If the lengths differ or `step` is 0.
 pub fn adamw_step(
     param: &mut [f32],
     grad: &[f32],
+    scale: f32,
     m: &mut [f32],
     v: &mut [f32],
     lr: f32,
@@ -66,6 +69,7 @@ pub fn adamw_step(
     // In f64: beta2^step is close to 1 for long.
     let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
     let numbers = Step {
+        scale,
         beta1,
         beta2,
         keep: (1.0 - f64::from(lr) * f64::from(weight_decay)) as f32,

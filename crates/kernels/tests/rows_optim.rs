@@ -60,9 +60,9 @@ fn adamw_matches() {
             let mut want: Vec<(f64, f64, f64)> = param.iter().map(|&p| (f64::from(p), 0.0, 0.0)).collect();
             for step in 1..=5 {
                 let grad = rng.floats(n);
-                adamw_step(&mut param, &grad, &mut m, &mut v, 1e-2, 0.9, 0.999, 1e-8, 0.05, step);
+                adamw_step(&mut param, &grad, 0.5, &mut m, &mut v, 1e-2, 0.9, 0.999, 1e-8, 0.05, step);
                 for (w, &g) in want.iter_mut().zip(&grad) {
-                    *w = reference::adamw(*w, f64::from(g), 1e-2, (0.9, 0.999), 1e-8, 0.05, step as i32);
+                    *w = reference::adamw(*w, 0.5 * f64::from(g), 1e-2, (0.9, 0.999), 1e-8, 0.05, step as i32);
                 }
             }
             let want: Vec<f32> = want.iter().map(|w| w.0 as f32).collect();

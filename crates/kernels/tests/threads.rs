@@ -36,7 +36,7 @@ fn run() -> Vec<u32> {
         embedding_backward(o, &ids, &dy, &mut table);
         all.extend(&table);
         let (mut p, mut m1, mut v1) = (w.clone(), vec![0.0; o * i], vec![0.0; o * i]);
-        adamw_step(&mut p, &dw, &mut m1, &mut v1, 1e-3, 0.9, 0.99, 1e-8, 0.1, 3);
+        adamw_step(&mut p, &dw, 1.0, &mut m1, &mut v1, 1e-3, 0.9, 0.99, 1e-8, 0.1, 3);
         all.extend(&p);
         let s = sum_squares(&y).to_bits();
         all.extend([f32::from_bits(s as u32), f32::from_bits((s >> 32) as u32)]);

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
-use switchformer_nn::{Param, ParamKind};
+use switchformer_nn::ops::optim::{AdamWStep, adamw, sum_squares};
+use switchformer_nn::{Grads, Param, ParamKind};
 
 use crate::error::Result;
 
@@ -77,33 +76,20 @@ impl AdamW {
     }
 
     /// One update. Gradients are scaled down together where their joint norm exceeds `clip`. Returns the norm before.
-    pub fn step(&mut self, grads: &GradStore, lr: f64, clip: f64, step: u64) -> Result<f64> {
-        let mut all = Vec::with_capacity(self.params.len());
+    /// Steps count from 0.
+    pub fn step(&mut self, grads: &Grads, lr: f64, clip: f64, step: u64) -> Result<f64> {
         let mut square = 0f64;
         for p in &self.params {
-            let g: Option<Vec<f32>> = grads.get(p.var.as_tensor()).map(|g| g.flatten_all()?.to_vec1()).transpose()?;
-            square += g.iter().flatten().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-            all.push(g);
+            square += grads.get(p.var.as_tensor()).map(sum_squares).transpose()?.unwrap_or(0.0);
         }
         let norm = square.sqrt();
         let scale = if norm > clip { clip / norm } else { 1.0 };
-        let bias1 = 1.0 - BETA1.powf((step + 1) as f64);
-        let bias2 = 1.0 - self.beta2.powf((step + 1) as f64);
-        for ((p, moments), grad) in self.params.iter().zip(&mut self.moments).zip(all) {
-            let Some(grad) = grad else { continue };
-            let decay = if p.kind == ParamKind::Matrix { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 };
-            let mut w: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
-            let (b1, b2) = (BETA1 as f32, self.beta2 as f32);
-            let (step_size, root) = ((lr / bias1) as f32, (bias2.sqrt()) as f32);
-            let eps = EPS as f32;
-            let moments = moments.m.iter_mut().zip(&mut moments.v);
-            for ((w, g), (m, v)) in w.iter_mut().zip(&grad).zip(moments) {
-                let g = g * scale as f32;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *w = *w * decay - step_size * *m / (v.sqrt() / root + eps);
-            }
-            p.var.set(&Tensor::from_vec(w, p.var.dims(), &Device::Cpu)?)?;
+        for (p, moments) in self.params.iter().zip(&mut self.moments) {
+            let Some(grad) = grads.get(p.var.as_tensor()) else { continue };
+            let weight_decay = if p.kind == ParamKind::Matrix { self.weight_decay } else { 0.0 };
+            let (beta1, beta2, eps) = (BETA1, self.beta2, EPS);
+            let numbers = AdamWStep { lr, beta1, beta2, eps, weight_decay, scale, step: step + 1 };
+            adamw(&p.var, grad, &mut moments.m, &mut moments.v, numbers)?;
         }
         Ok(norm)
     }

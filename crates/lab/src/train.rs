@@ -14,7 +14,7 @@ use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::store::write_atomic;
-use switchformer_nn::{Ctx, Input, Model, Param, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Input, Model, Param, Point, Taps, Trace, Weights, record, staged};
 use switchformer_switch::Plan;
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
@@ -168,14 +168,14 @@ pub fn run(recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
             return Err(Error::Interrupted { step, saved: options.out.clone() });
         }
         let (input, labels) = batch(recipe, &data, &mut order, step)?;
-        let loss = run.step_loss(recipe, step, &input, &labels)?;
+        let (loss, tape) = record(|| run.step_loss(recipe, step, &input, &labels))?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         if !value.is_finite() {
             return Err(Error::Diverged { step, saved: options.out.clone() });
         }
         let t = &recipe.train;
         let lr = warmup_cosine(step, t.steps, t.warmup, t.lr, t.final_lr);
-        let norm = run.optimiser.step(&loss.backward()?, lr, t.clip, step)?;
+        let norm = run.optimiser.step(&tape.backward(&loss)?, lr, t.clip, step)?;
         step += 1;
         log.step(step, value, lr, norm, recipe.train.batch)?;
         if step.is_multiple_of(t.save_every) || step == t.steps {

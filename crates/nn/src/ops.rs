@@ -6,6 +6,7 @@ pub mod attend;
 pub mod composed;
 mod dense;
 pub mod fused;
+pub mod optim;
 
 use candle_core::{DType, Tensor};
 
@@ -56,7 +57,12 @@ pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Ten
 
 /// Sum of two tensors of one shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok((a + b)?)
+    if on_kernels(&[a, b]) && a.dims() == b.dims() { fused::add(a, b) } else { Ok((a + b)?) }
+}
+
+/// [`add`] of two gradients, outside of any tape.
+pub(crate) fn sum_into(a: Tensor, b: &Tensor) -> Result<Tensor> {
+    add(&a.detach(), &b.detach())
 }
 
 /// Activation, element by element.
@@ -66,7 +72,7 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
 
 /// Rows by index. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
 pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
-    Ok(x.index_select(index, 0)?)
+    if on_kernels(&[x]) && x.dims().len() == 2 { fused::gather(x, index) } else { Ok(x.index_select(index, 0)?) }
 }
 
 /// Softmax attention within each segment, scale `head_dim^-1/2`. Shapes: qkv `[total, 3 * dim]` -> `[total, dim]`.

@@ -10,7 +10,9 @@ use candle_core::{Device, Tensor};
 use common::{batch, classifies, everything, flat, tensor, toy, toy_architecture};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{
+    Ctx, Grads, Input, InputSpec, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, record, staged,
+};
 use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_zoo::{Entry, ZOO, open::load_exits};
@@ -57,7 +59,7 @@ fn forward(model: &dyn Model, point: &Point, input: &Input) -> Output {
 ///
 /// The key part of a fused query-key-value bias adds the same number to every logit of a query, which softmax does not
 /// see: it must be zero up to rounding.
-fn learns(at: &str, p: &Param, grads: &candle_core::backprop::GradStore) -> Vec<f32> {
+fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
     let g = grads.get(p.var.as_tensor()).unwrap_or_else(|| panic!("{at}: no gradient reaches {:?}", p.names));
     assert_eq!(g.dims(), p.var.dims(), "{at}: {:?}", p.names);
     let g = flat(g);
@@ -115,11 +117,16 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
     let w = Weights::seeded().trainable();
     let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
     let input = batch(model.as_ref(), 3);
-    let grads = loss(&forward(model.as_ref(), &Point::new(), &input)).backward().unwrap();
+    let (total, tape) = record(|| Ok::<_, ()>(loss(&forward(model.as_ref(), &Point::new(), &input)))).unwrap();
+    let grads = tape.backward(&total).unwrap();
+    let library = Grads::of(&loss(&forward(model.as_ref(), &Point::new(), &input))).unwrap();
     let params = w.params();
     let mut worst = 0f32;
     for p in &params {
         let g = learns(&at, p, &grads);
+        let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
+        let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
+        assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);
         let start = flat(p.var.as_tensor());
         for i in coordinates(&p.names[0].0, &g) {
             let slope = slope(model.as_ref(), &input, p, &start, i);
@@ -148,7 +155,7 @@ fn positions_learn_at_another_image_size() {
         let shape = (2, channels, h + patch.0, width - patch.1);
         let pixels =
             Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape, &Device::Cpu).unwrap();
-        let grads = loss(&forward(model.as_ref(), &Point::new(), &Input::Pixels(pixels))).backward().unwrap();
+        let grads = Grads::of(&loss(&forward(model.as_ref(), &Point::new(), &Input::Pixels(pixels)))).unwrap();
         let params = w.params();
         let table = params.iter().find(|p| p.names[0].0.contains("position_embeddings")).unwrap();
         let dim = *table.var.dims().last().unwrap();
@@ -171,7 +178,7 @@ fn nested_training_reaches_every_tensor_and_scale_at_any_width() {
         for bits in [8, 2] {
             let at = format!("{}/{architecture} at {bits} bits", entry.name);
             let out = forward(model.as_ref(), &Point::new().with("bits", bits), &input);
-            let grads = loss(&out).backward().unwrap();
+            let grads = Grads::of(&loss(&out)).unwrap();
             params.iter().for_each(|p| drop(learns(&at, p, &grads)));
         }
     }
@@ -193,7 +200,7 @@ fn exit_heads_learn_and_later_blocks_do_not() {
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         cx.train = true;
         let out = staged::run(model.trunk(), &rules, &mut cx, &batch(model.as_ref(), 3)).unwrap();
-        let grads = loss(&out).backward().unwrap();
+        let grads = Grads::of(&loss(&out)).unwrap();
         we.params().iter().for_each(|p| drop(learns(entry.name, p, &grads)));
         let reached = w.params().iter().filter(|p| grads.get(p.var.as_tensor()).is_some()).count();
         assert!(0 < reached && reached < w.params().len(), "{}: {reached} tensors reached", entry.name);

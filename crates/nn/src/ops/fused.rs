@@ -15,17 +15,26 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::leaf::Then;
 use crate::rows::Rows;
+use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
         None => candle_core::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
     }
 }
 
+/// The values of a contiguous f32 tensor, to change.
+pub(super) fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> CandleResult<&'a mut [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((from, to)), CpuStorage::F32(data)) => Ok(&mut data[from..to]),
+        _ => candle_core::bail!("a kernel needs contiguous f32 rows, got {:?}", layout.shape()),
+    }
+}
+
 /// Calls `f` on the values of contiguous CPU tensors.
-fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
+pub(super) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
     let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<CandleResult<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
@@ -107,10 +116,10 @@ impl CustomOp3 for LinearOp {
 /// See [`super::linear`].
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (x, w) = (x.contiguous()?, w.contiguous()?);
-    Ok(match b {
-        Some(b) => x.apply_op3(&w, &b.contiguous()?, LinearOp)?,
-        None => x.apply_op2(&w, LinearOp)?,
-    })
+    match b {
+        Some(b) => apply3(&x, &w, &b.contiguous()?, LinearOp),
+        None => apply2(&x, &w, LinearOp),
+    }
 }
 
 /// Weights `[out, in]` in panels.
@@ -191,7 +200,29 @@ impl CustomOp3 for LayerNormOp {
 /// See [`super::layer_norm`].
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNormOp { eps: eps as f32 };
-    Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+    apply3(&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+struct AddOp;
+
+impl CustomOp2 for AddOp {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (x, y) = (values(x, lx)?, values(y, ly)?);
+        let mut sum = kernels::unfilled(x.len());
+        act::add(x, y, &mut sum);
+        answer(sum, lx.dims())
+    }
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(g.clone()), Some(g.clone())))
+    }
+}
+
+/// See [`super::add`].
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    apply2(&x.contiguous()?, &y.contiguous()?, AddOp)
 }
 
 struct ActivationOp(Activation);
@@ -227,7 +258,37 @@ impl CustomOp1 for ActivationOp {
 
 /// See [`super::activation`].
 pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
-    Ok(x.contiguous()?.apply_op1(ActivationOp(act))?)
+    apply1(&x.contiguous()?, ActivationOp(act))
+}
+
+struct GatherOp {
+    index: Vec<u32>,
+}
+
+impl CustomOp1 for GatherOp {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (n, dim) = lx.shape().dims2()?;
+        if let Some(bad) = self.index.iter().find(|i| **i as usize >= n) {
+            candle_core::bail!("row {bad} of {n} rows");
+        }
+        let mut out = kernels::unfilled(self.index.len() * dim);
+        kernels::rows::gather(dim, values(x, lx)?, &self.index, &mut out);
+        answer(out, &[self.index.len(), dim])
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
+        let (n, dim) = x.dims2()?;
+        let mut dx = vec![0f32; n * dim];
+        with([g], |[g]| kernels::rows::scatter_add(dim, g, &self.index, &mut dx))?;
+        tensor(dx, &[n, dim]).map(Some)
+    }
+}
+
+/// See [`super::gather`]. Shapes: x `[n, dim]`, index `[m]` -> `[m, dim]`.
+pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
+    apply1(&x.contiguous()?, GatherOp { index: index.to_vec1()? })
 }
 
 struct AttentionOp {
@@ -274,7 +335,7 @@ impl CustomOp1 for AttentionOp {
 /// See [`super::attention`].
 pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
     let op = AttentionOp { rows: rows.clone(), heads, lse: OnceLock::new() };
-    Ok(qkv.contiguous()?.apply_op1(op)?)
+    apply1(&qkv.contiguous()?, op)
 }
 
 /// See [`super::attention_probs`].
@@ -377,5 +438,5 @@ impl CustomOp2 for NestedViewOp {
 
 /// See [`super::nested_view`].
 pub fn nested_view(w: &Tensor, scale: &Tensor, bits: u8) -> Result<Tensor> {
-    Ok(w.contiguous()?.apply_op2(&scale.contiguous()?, NestedViewOp { bits })?)
+    apply2(&w.contiguous()?, &scale.contiguous()?, NestedViewOp { bits })
 }

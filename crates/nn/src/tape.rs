@@ -1,0 +1,205 @@
+//! Reverse-mode differentiation of our own operations.
+//!
+//! The tensor library starts every gradient as zeros and adds to it, which costs four passes over memory for each
+//! operation. Inside [`record`] the operations of [`crate::ops`] are written down here instead, and the first gradient
+//! of a tensor is moved into place. Results of recorded operations are leaves to the tensor library, so its own
+//! operations may stand between ours: such a stretch is differentiated by the library, once its gradient is complete.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Storage, Tensor, TensorId, Var};
+
+use crate::error::Result;
+use crate::ops;
+
+/// A recorded operation: what it read, and how gradients flow back.
+enum Node {
+    One(Tensor, Arc<dyn CustomOp1 + Send + Sync>),
+    Two([Tensor; 2], Arc<dyn CustomOp2 + Send + Sync>),
+    Three([Tensor; 3], Arc<dyn CustomOp3 + Send + Sync>),
+    /// A tensor that the library computed from leaves.
+    Foreign,
+}
+
+/// The operations of one forward pass, in order, each with its result.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<(Tensor, Node)>,
+    foreign: HashSet<TensorId>,
+}
+
+thread_local! {
+    static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
+}
+
+/// Runs a forward pass on this thread with its operations written down. Tapes do not nest.
+pub fn record<T, E>(forward: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<(T, Tape), E> {
+    /// Takes the tape off, also when the pass fails.
+    struct Off;
+    impl Drop for Off {
+        fn drop(&mut self) {
+            TAPE.take();
+        }
+    }
+    TAPE.set(Some(Tape::default()));
+    let off = Off;
+    let value = forward()?;
+    let tape = TAPE.take().unwrap_or_default();
+    drop(off);
+    Ok((value, tape))
+}
+
+/// Gradients by tensor.
+#[derive(Default)]
+pub struct Grads(HashMap<TensorId, Tensor>);
+
+impl Grads {
+    /// Differentiates `loss` `[]` (or the sum of any other shape) by the tensor library alone.
+    pub fn of(loss: &Tensor) -> Result<Grads> {
+        let mut store = loss.backward()?;
+        let ids: Vec<TensorId> = store.get_ids().copied().collect();
+        let mut grads = Grads::default();
+        for id in ids {
+            if let Some(g) = store.get_id(id).cloned() {
+                grads.0.insert(id, g);
+            }
+        }
+        // The store must let go, or no gradient could be added to in place.
+        store = Default::default();
+        drop(store);
+        Ok(grads)
+    }
+
+    /// The gradient of a leaf, of its shape; `None` where the loss does not depend on it.
+    pub fn get(&self, t: &Tensor) -> Option<&Tensor> {
+        self.0.get(&t.id())
+    }
+
+    fn add(&mut self, t: &Tensor, g: Option<Tensor>) -> Result<()> {
+        let Some(g) = g else { return Ok(()) };
+        let sum = match self.0.remove(&t.id()) {
+            Some(before) => ops::sum_into(before, &g)?,
+            None => g,
+        };
+        self.0.insert(t.id(), sum);
+        Ok(())
+    }
+}
+
+impl Tape {
+    /// Gradients of `loss` `[]` at every leaf that was read. Memory of the pass is freed as it goes.
+    pub fn backward(mut self, loss: &Tensor) -> Result<Grads> {
+        let mut grads = Grads::of(loss)?;
+        while let Some((result, node)) = self.nodes.pop() {
+            let Some(g) = grads.0.remove(&result.id()) else { continue };
+            let g = g.contiguous()?;
+            match node {
+                Node::One(x, op) => grads.add(&x, op.bwd(&x, &result, &g)?)?,
+                Node::Two([x, y], op) => {
+                    let (dx, dy) = op.bwd(&x, &y, &result, &g)?;
+                    drop(g);
+                    grads.add(&x, dx)?;
+                    grads.add(&y, dy)?;
+                }
+                Node::Three([x, y, z], op) => {
+                    let (dx, dy, dz) = op.bwd(&x, &y, &z, &result, &g)?;
+                    drop(g);
+                    grads.add(&x, dx)?;
+                    grads.add(&y, dy)?;
+                    grads.add(&z, dz)?;
+                }
+                Node::Foreign => {
+                    let inner = Grads::of(&(&result * &g)?.sum_all()?)?;
+                    for (id, g) in inner.0 {
+                        if id != result.id() {
+                            match grads.0.remove(&id) {
+                                Some(before) => grads.0.insert(id, ops::sum_into(before, &g)?),
+                                None => grads.0.insert(id, g),
+                            };
+                        }
+                    }
+                }
+            }
+        }
+        Ok(grads)
+    }
+
+    /// Writes down that the library computed `t`, the first time one of ours reads it.
+    fn meet(&mut self, t: &Tensor) {
+        if t.track_op() && !t.is_variable() && self.foreign.insert(t.id()) {
+            self.nodes.push((t.clone(), Node::Foreign));
+        }
+    }
+
+    fn add(&mut self, result: &Tensor, node: Node) {
+        self.nodes.push((result.clone(), node));
+    }
+}
+
+/// Whether an operation on these tensors is to be written down.
+fn recording(read: &[&Tensor]) -> bool {
+    TAPE.with_borrow(Option::is_some) && read.iter().any(|t| t.track_op())
+}
+
+/// A leaf with an operation's result, written down.
+fn leaf(read: &[&Tensor], (storage, shape): (CpuStorage, candle_core::Shape), node: Node) -> Result<Tensor> {
+    let CpuStorage::F32(data) = storage else {
+        return Err(candle_core::Error::Msg("a recorded operation gives f32".into()).into());
+    };
+    let result = Var::from_vec(data, shape, &Device::Cpu)?.into_inner();
+    TAPE.with_borrow_mut(|tape| {
+        if let Some(tape) = tape {
+            read.iter().for_each(|t| tape.meet(t));
+            tape.add(&result, node);
+        }
+    });
+    Ok(result)
+}
+
+/// Calls `f` with the values of CPU tensors.
+fn with<const N: usize, T>(
+    read: [&Tensor; N],
+    f: impl FnOnce([(&CpuStorage, &Layout); N]) -> candle_core::Result<T>,
+) -> Result<T> {
+    let guards = read.map(Tensor::storage_and_layout);
+    let mut slots = Vec::with_capacity(N);
+    for (storage, layout) in &guards {
+        match &**storage {
+            Storage::Cpu(cpu) => slots.push((cpu, *layout)),
+            _ => return Err(candle_core::Error::Msg("a CPU operation met a tensor of another device".into()).into()),
+        }
+    }
+    match slots.try_into() {
+        Ok(slots) => Ok(f(slots)?),
+        Err(_) => Err(candle_core::Error::Msg("an operand is missing".into()).into()),
+    }
+}
+
+/// Applies an operation, on the tape inside [`record`].
+pub(crate) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
+    if !recording(&[x]) {
+        return Ok(x.apply_op1(op)?);
+    }
+    let made = with([x], |[(s, l)]| op.cpu_fwd(s, l))?;
+    leaf(&[x], made, Node::One(x.clone(), Arc::new(op)))
+}
+
+/// See [`apply1`].
+pub(crate) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 'static) -> Result<Tensor> {
+    if !recording(&[x, y]) {
+        return Ok(x.apply_op2(y, op)?);
+    }
+    let made = with([x, y], |[(s, l), (t, m)]| op.cpu_fwd(s, l, t, m))?;
+    leaf(&[x, y], made, Node::Two([x.clone(), y.clone()], Arc::new(op)))
+}
+
+/// See [`apply1`].
+pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Send + Sync + 'static) -> Result<Tensor> {
+    if !recording(&[x, y, z]) {
+        return Ok(x.apply_op3(y, z, op)?);
+    }
+    let made = with([x, y, z], |[(s, l), (t, m), (u, n)]| op.cpu_fwd(s, l, t, m, u, n))?;
+    leaf(&[x, y, z], made, Node::Three([x.clone(), y.clone(), z.clone()], Arc::new(op)))
+}
