@@ -52,6 +52,11 @@ pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Ten
     (0..spec.q_rows.n()).map(|i| composed::attend_map(q, k, spec, i)).collect()
 }
 
+/// Softmax over the last dimension.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    composed::softmax(x)
+}
+
 /// Activation, element by element.
 pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
     if on_kernels(&[x]) { fused::activation(x, act) } else { composed::activation(x, act) }

@@ -12,6 +12,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
+use switchformer_switch::leaf::experts::Offer;
 use switchformer_switch::{Plan, Quantization, Switches};
 
 use crate::entry::{Entry, find};
@@ -87,7 +88,7 @@ impl Opened {
             .filter(|f| folder.has(f))
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
-        let switches = Switches::new(model.trunk(), exits, views);
+        let switches = Switches::new(model.trunk(), exits, views).with_experts(Offer::of(&w)?);
         Ok(Opened { entry, config, model, switches, plan, pooling, n_params, file_bytes })
     }
 
@@ -101,7 +102,7 @@ impl Opened {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
-        let switches = Switches::new(model.trunk(), None, views);
+        let switches = Switches::new(model.trunk(), None, views).with_experts(Offer::of(&w)?);
         let n_params = w.n_elements();
         Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }
