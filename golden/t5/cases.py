@@ -44,14 +44,14 @@ def inputs(family, target=True, **kw):
     return out
 
 
-def seq2seq(folder, case, loaded, grads=(), loss=True, note="", taps=True, **kw):
+def seq2seq(folder, case, loaded, grads=(), loss=True, note="", taps=True, extra=None, asked=None, **kw):
     given = inputs(folder.name, **kw)
     rows, target = given["attention_mask"], given["decoder_attention_mask"]
     if loss:
         given["labels"] = np.where(target != 0, o.integers(f"golden.{folder.name}.labels", target.shape, 0, 100), -100)
-    call = lambda kw: loaded.module(**kw, output_attentions=True, use_cache=False)
+    call = lambda kw: loaded.module(**kw, output_attentions=True, use_cache=False, **(asked or {}))
     o.run_case(folder / case, loaded, given, o.ce_loss if loss else None, list(grads), rows=rows, target_rows=target,
-               call=call, taps=taps,
+               call=call, taps=taps, extra=extra,
                note=NOTE + note + ("out.loss: mean cross-entropy over labels that are not -100." if loss else ""))
 
 

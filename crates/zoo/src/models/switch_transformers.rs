@@ -34,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     heads: &[],
     toy: r#"{"model_type":"switch_transformers","architectures":["SwitchTransformersForConditionalGeneration"],
         "vocab_size":50,"d_model":32,"d_kv":8,"d_ff":48,"num_layers":2,"num_decoder_layers":2,"num_heads":4,
-        "num_sparse_encoder_layers":1,"num_sparse_decoder_layers":1,"num_experts":3,
+        "num_sparse_encoder_layers":1,"num_sparse_decoder_layers":1,"num_experts":2,"dense_act_fn":"gelu",
         "relative_attention_num_buckets":8,"relative_attention_max_distance":16}"#,
     load: |config, w| {
         let sparse = Sparse::read(config)?;
