@@ -44,6 +44,7 @@ c.encoder(HERE, "none", o.from_transformers(SwitchTransformersEncoderModel,
           note="No sparse layer asked for: the step is then the depth, which leaves block 1 sparse. ")
 c.seq2seq(HERE, "model", o.from_transformers(SwitchTransformersModel, config()), loss=False, **PLAIN)
 c.generated(HERE, "words", words)
+c.beams(HERE, "words", o.from_transformers(SwitchTransformersForConditionalGeneration, config(eos_token_id=47)))
 
 # Losses of the routers, per bank, on one text without padding.
 ids = c.inputs("switch_transformers", target=False)["input_ids"][:1]

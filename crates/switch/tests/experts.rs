@@ -88,7 +88,7 @@ fn by_hand(x: &Tensor, picks: impl Fn(usize, &[f32]) -> Vec<(usize, f64)>) -> Ve
     let mut out = Vec::new();
     for (r, row) in x.to_vec2::<f32>().unwrap().iter().enumerate() {
         let one = x.narrow(0, r, 1).unwrap();
-        let mut sum = vec![0f64; DIM];
+        let mut sum = [0f64; DIM];
         for (e, w) in picks(r, row) {
             let y = flat(&experts[e].forward(&mut cx, &one, &Rows::equal(1, 1).unwrap()).unwrap());
             sum.iter_mut().zip(y).for_each(|(s, y)| *s += w * f64::from(y));
