@@ -12,6 +12,7 @@
 //! is per bank, over the choices before any drop.
 
 mod group;
+mod leaves;
 mod setting;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use switchformer_nn::layers::dense_ffn;
 use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
 
 use group::{Assignment, run};
+pub use leaves::{ADDED, ExpertLeaves, ExpertPlan};
 pub use setting::{Experts, Grain, Offer, Setting};
 
 /// Most experts of a bank.
