@@ -63,7 +63,16 @@ fn written_sequences_are_those_of_the_reference() {
     for (got, m) in written.iter().zip(members) {
         assert_eq!(*got, ids(&m["written"]));
     }
-    assert!(trace.decisions.iter().all(|d| d.switch == "experts" && d.choice["dropped"] == json!(0)));
+    // One record per bank and member, however many steps: block 1 read, block 3 wrote.
+    assert_eq!(trace.decisions.len(), 2 * members.len());
+    for d in &trace.decisions {
+        let rows: u64 = d.choice["load"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+        let member = d.member.unwrap() as usize;
+        let want = if d.at == "blocks.1.ffn" { source[member].len() } else { written[member].len() };
+        assert_eq!((d.switch, rows, &d.choice["dropped"]), ("experts", want as u64, &json!(0)), "{d:?}");
+        let entropy = d.choice["entropy"].as_f64().unwrap();
+        assert!(entropy > 0.0 && entropy <= 4f64.ln(), "{d:?}");
+    }
 }
 
 #[test]

@@ -146,4 +146,18 @@ fn what_cannot_be_upcycled_is_refused_by_name() {
     refused("switch", "new", 2, 1, "experts already");
     upcycle(&dir("bert"), &dir("wide"), &PLAN, 0).unwrap();
     refused("wide", "new", 2, 1, "experts already");
+    for (plan, word) in [
+        (json!({"count": 0, "top_k": 1}), "count"),
+        (json!({"count": 1_000_000_000, "top_k": 1}), "count"),
+        (json!({"count": 3, "top_k": 4}), "top_k"),
+        (json!({"count": 3, "top_k": 0}), "top_k"),
+        (json!({"count": 3, "top_k": 1, "router": "x"}), "router"),
+        (json!({"count": 4, "top_k": 1}), "expert_3"),
+        (json!({"count": 2, "top_k": 1}), "expert_2"),
+    ] {
+        let doc = json!({"schema": 1, "experts": plan});
+        std::fs::write(dir("wide").join("switch.json"), doc.to_string()).unwrap();
+        let e = Opened::open(&dir("wide"), OpenOptions::default()).err().unwrap_or_else(|| panic!("{doc} is accepted"));
+        assert!(e.to_string().contains(word), "{doc}: {e}");
+    }
 }

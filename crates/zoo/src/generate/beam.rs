@@ -4,9 +4,9 @@
 //! first `width` are finished at `sum / length^penalty`; the search of a member stops by [`Early`]. Each member is
 //! searched on its own terms, so that batch mates move nothing.
 
-use switchformer_nn::{Ctx, Decode, Error, Input, Result};
+use switchformer_nn::{Error, Input, Result};
 
-use super::{End, Ends, Written};
+use super::{End, Ends, Pen, Written};
 
 /// Most beams per member.
 pub const MAX_BEAMS: usize = 64;
@@ -133,26 +133,21 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 }
 
 /// The best texts of each member.
-pub(super) fn search(
-    decoder: &dyn Decode,
-    cx: &mut Ctx,
-    source: &Input,
-    ends: &Ends,
-    b: &Beams,
-) -> Result<Vec<Vec<Written>>> {
+pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Written>>> {
     b.check()?;
-    let mut cache = decoder.begin(cx, source)?;
+    let mut cache = pen.begin(source)?;
+    let first = pen.decoder.start();
     // All beams of a member start as one.
     let start =
         |from: usize| Search { running: vec![Beam { tokens: Vec::new(), sum: 0.0, from }], finished: Vec::new() };
     let mut searches: Vec<Search> = (0..source.n()).map(start).collect();
     loop {
-        let last = |beam: &Beam| beam.tokens.last().copied().unwrap_or(decoder.start());
+        let last = |beam: &Beam| beam.tokens.last().copied().unwrap_or(first);
         let tokens: Vec<u32> = searches.iter().flat_map(|s| s.running.iter().map(last)).collect();
         if tokens.is_empty() {
             break;
         }
-        let logits = decoder.step(cx, &mut cache, &tokens)?.to_vec2::<f32>()?;
+        let logits = pen.step(&mut cache, &tokens)?;
         let scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
         searches.iter_mut().filter(|s| !s.running.is_empty()).for_each(|s| s.step(&scores, ends, b));
         // Segments of the next step: what each running beam continues.

@@ -7,6 +7,7 @@ mod beam;
 mod sample;
 
 use switchformer_nn::{Cache, Ctx, Decode, Error, Input, Point, Result, Taps, Trace};
+use switchformer_switch::leaf::experts::Loads;
 
 use crate::open::Opened;
 
@@ -113,21 +114,43 @@ impl Opened {
             return Err(Error::point("writing runs every block on every token", hint));
         }
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
-        let mut cx = Ctx::new(point, &mut taps, &mut trace);
+        let mut pen = Pen { decoder, cx: Ctx::new(point, &mut taps, &mut trace), loads: Loads::default() };
         let ends = Ends { tokens: decoder.ends(), stop: watch.stop, max: how.max_tokens };
         let written = match &how.choice {
-            Choice::Greedy => {
-                one_by_one(decoder, &mut cx, source, &ends, watch.token, &mut |_, _, row| likeliest(row))?
-            }
+            Choice::Greedy => one_by_one(&mut pen, source, &ends, watch.token, &mut |_, _, row| likeliest(row))?,
             Choice::Sample(s) => {
                 s.check()?;
                 let draws = sample::Draws::new(point.seed(), source)?;
                 let mut pick = |member: usize, step: usize, row: &[f32]| s.pick(row, draws.at(member, step));
-                one_by_one(decoder, &mut cx, source, &ends, watch.token, &mut pick)?
+                one_by_one(&mut pen, source, &ends, watch.token, &mut pick)?
             }
-            Choice::Beams(b) => beam::search(decoder, &mut cx, source, &ends, b)?,
+            Choice::Beams(b) => beam::search(&mut pen, source, &ends, b)?,
         };
+        let loads = pen.loads;
+        loads.give(&mut trace);
         Ok((written, trace))
+    }
+}
+
+/// A decoder at work: its records stay as few as one pass makes, however long the text.
+struct Pen<'a, 'b> {
+    decoder: &'a dyn Decode,
+    cx: Ctx<'b>,
+    loads: Loads,
+}
+
+impl Pen<'_, '_> {
+    fn begin(&mut self, source: &Input) -> Result<Cache> {
+        let cache = self.decoder.begin(&mut self.cx, source)?;
+        self.loads.take(self.cx.trace);
+        Ok(cache)
+    }
+
+    /// Scores of what could follow, one row per token written.
+    fn step(&mut self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let logits = self.decoder.step(&mut self.cx, cache, tokens)?;
+        self.loads.take(self.cx.trace);
+        Ok(logits.to_vec2()?)
     }
 }
 
@@ -136,22 +159,21 @@ type Pick<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> u32;
 
 /// One text per member, one token per step.
 fn one_by_one(
-    decoder: &dyn Decode,
-    cx: &mut Ctx,
+    pen: &mut Pen,
     source: &Input,
     ends: &Ends,
     heard: &mut dyn FnMut(usize, u32),
     pick: Pick,
 ) -> Result<Vec<Vec<Written>>> {
-    let mut cache: Cache = decoder.begin(cx, source)?;
+    let mut cache = pen.begin(source)?;
     let mut texts: Vec<Written> =
         (0..source.n()).map(|_| Written { tokens: Vec::new(), score: None, end: End::Length }).collect();
-    let mut tokens = vec![decoder.start(); source.n()];
+    let mut tokens = vec![pen.decoder.start(); source.n()];
     for step in 0..ends.max {
         if tokens.is_empty() {
             break;
         }
-        let logits = decoder.step(cx, &mut cache, &tokens)?.to_vec2::<f32>()?;
+        let logits = pen.step(&mut cache, &tokens)?;
         let mut on = Vec::with_capacity(tokens.len());
         for (i, (member, row)) in cache.written.members().iter().zip(&logits).enumerate() {
             let member = *member as usize;

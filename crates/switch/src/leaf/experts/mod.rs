@@ -13,6 +13,7 @@
 
 mod group;
 mod leaves;
+mod load;
 mod setting;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point,
 
 use group::{Assignment, run};
 pub use leaves::{ADDED, ExpertLeaves, ExpertPlan};
+pub use load::Loads;
 pub use setting::{Experts, Grain, Offer, Setting};
 
 /// Most experts of a bank.
