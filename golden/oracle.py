@@ -145,7 +145,7 @@ def from_timm(module, config):
 # --- one run --------------------------------------------------------------------------------------------------------
 
 BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block",
-          "T5Block", "MT5Block"}
+          "T5Block", "MT5Block", "SwitchTransformersBlock"}
 
 
 class Taps:

@@ -41,6 +41,8 @@ enum Verb {
     Bench(cmd::bench::Args),
     /// Train a recipe, or resume it
     Train(cmd::train::Args),
+    /// Write another form of a checkpoint: experts from a dense model
+    Compress(cmd::compress::Args),
     /// Check this machine and the embedded model
     Doctor,
     /// Print shell completions
@@ -89,6 +91,7 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Verb::Points(a) => cmd::points::run(a, cli.json),
         Verb::Bench(a) => cmd::bench::run(a, cli.json),
         Verb::Train(a) => cmd::train::run(a, cli.json),
+        Verb::Compress(a) => cmd::compress::run(a, cli.json),
         Verb::Doctor => cmd::doctor::run(cli.json),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -94,7 +94,7 @@ fn the_registry_is_shown() {
     assert_eq!(document(&run(&["describe", "vit", "--json"]))["name"], "vit");
     let points = document(&run(&["points", "default", "--json"]));
     let axes: Vec<_> = points["axes"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(axes, ["bits", "tokens", "exit"]);
+    assert_eq!(axes, ["bits", "experts", "tokens", "exit"]);
     assert_eq!(document(&run(&["doctor", "--json"]))["embedded_model"]["well"], true);
     assert!(text(&run(&["completions", "bash"]).stdout).contains("switchformer"));
 }
@@ -251,6 +251,76 @@ fn an_encoder_decoder_writes_text_and_takes_both_tensors() {
     assert_eq!(shapes, want.map(|(n, s)| (n.to_string(), s)));
 
     fails(&["run", &dir, "--text", "w3", "--max-tokens", "0"], 2, &["tokens to write"]);
+    fails(&["run", &dir, "--tensors", tensors, "--beams", "3"], 1, &["--beams", "--text"]);
     fails(&["run", &dir, "--text", "w3", "--out", out], 1, &["--tensors"]);
     fails(&["run", &dir, "--tensors", tensors, "--max-tokens", "3"], 1, &["--text"]);
+}
+
+#[test]
+fn a_text_is_written_by_beams_by_chance_or_as_it_grows() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = temp.path().join("switch");
+    toy(&model, "switch_transformers");
+    std::fs::write(model.join("tokenizer.json"), unigram().to_string()).unwrap();
+    let dir = model.to_str().unwrap().to_string();
+    let base = ["run", &dir, "--text", "w7 w9", "--max-tokens", "6"].map(str::to_string);
+    let with =
+        |more: &[&str]| -> Vec<String> { base.iter().cloned().chain(more.iter().map(|m| m.to_string())).collect() };
+    let run_with = |more: &[&str]| run(&with(more).iter().map(String::as_str).collect::<Vec<_>>());
+    let best = |more: &[&str]| document(&run_with(&[more, &["--json"]].concat()))["results"][0].clone();
+
+    let plain = best(&[]);
+    assert!(plain.get("score").is_none() && plain["end"] == json!("length"), "{plain}");
+    let beams = best(&["--beams", "3", "--length-penalty", "-1.5", "--early-stopping", "never"]);
+    assert!(beams["score"].as_f64().unwrap() < 0.0, "{beams}");
+    let drawn = |seed: &str| best(&["--temperature", "3", "--top-k", "40", "--top-p", "0.99", "--seed", seed]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert!(["2", "3", "4"].iter().any(|s| drawn(s) != drawn("1")));
+
+    // The text as it grows is the text; a stop text and what follows are left out.
+    let words = plain["text"].as_str().unwrap();
+    let shown = |more: &[&str]| text(&run_with(more).stdout);
+    assert_eq!(shown(&["--stream"]), format!("{words}\n"));
+    let second = words.split(' ').nth(1).unwrap();
+    let cut = best(&["--stop", second]);
+    assert_eq!((cut["text"].as_str().unwrap(), &cut["end"]), (&words[..words.find(second).unwrap()], &json!("stop")));
+    assert_eq!(shown(&["--stop", second, "--stream"]), format!("{}\n", cut["text"].as_str().unwrap()));
+    let shown = shown(&["--point", r#"{"experts":{"router":"fixed","expert":1}}"#, "--trace"]);
+    assert!(shown.contains("decision blocks.1.ffn experts member 0: {\"dropped\":0,\"load\":{\"1\":3}}"), "{shown}");
+    let points = text(&run(&["points", &dir]).stdout);
+    for word in ["experts", "learned", "top_k", "grain"] {
+        assert!(points.contains(word), "{points}");
+    }
+
+    for (flags, code, word) in [
+        (&["--temperature", "0"][..], 2, "temperature"),
+        (&["--top-p", "1.5"], 2, "top_p"),
+        (&["--top-k", "0"], 2, "top_k"),
+        (&["--beams", "1"], 2, "beams"),
+        (&["--beams", "3", "--length-penalty", "inf"], 2, "length penalty"),
+        (&["--beams", "3", "--early-stopping", "maybe"], 1, "early-stopping"),
+        (&["--beams", "3", "--temperature", "1"], 1, "temperature"),
+        (&["--length-penalty", "1"], 1, "--beams"),
+        (&["--stop", ""], 1, "--stop"),
+        (&["--stream", "--json"], 1, "--stream"),
+        (&["--point", r#"{"exit":3}"#], 1, "every block"),
+    ] {
+        fails(&with(flags).iter().map(String::as_str).collect::<Vec<_>>(), code, &[word]);
+    }
+}
+
+#[test]
+fn a_dense_model_is_upcycled() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dense, wide) = (temp.path().join("bert"), temp.path().join("wide"));
+    toy(&dense, "bert");
+    let (dense, wide) = (dense.to_str().unwrap(), wide.to_str().unwrap());
+    let doc = document(&run(&["compress", dense, "--upcycle", "4", "--top-k", "2", "--out", wide, "--json"]));
+    assert!(doc["params"].as_u64().unwrap() > 2 * doc["params_before"].as_u64().unwrap(), "{doc}");
+    let points = text(&run(&["points", wide]).stdout);
+    assert!(points.contains("top_k\":1..4} (rests at 2") && points.contains("\"expert\":0..3"), "{points}");
+    assert!(text(&run(&["points", dense]).stdout).contains("--upcycle"));
+    fails(&["compress", dense, "--upcycle", "4", "--out", wide], 2, &["exists"]);
+    fails(&["compress", dense, "--upcycle", "0", "--out", "new"], 2, &["count"]);
+    fails(&["compress", dense, "--out", "new"], 1, &["--upcycle"]);
 }

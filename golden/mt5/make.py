@@ -18,3 +18,5 @@ c.seq2seq(HERE, "tied", o.from_transformers(MT5ForConditionalGeneration, config(
 c.encoder(HERE, "encoder", o.from_transformers(MT5EncoderModel, config()), c.BODY)
 c.seq2seq(HERE, "model", o.from_transformers(MT5Model, config()), loss=False)
 c.generated(HERE, "seq2seq", untied)
+c.beams(HERE, "seq2seq", o.from_transformers(MT5ForConditionalGeneration, MT5Config(**c.SIZES, eos_token_id=5), LM,
+                                             {"tie_word_embeddings": False}))

@@ -44,14 +44,14 @@ def inputs(family, target=True, **kw):
     return out
 
 
-def seq2seq(folder, case, loaded, grads=(), loss=True, note="", taps=True, **kw):
+def seq2seq(folder, case, loaded, grads=(), loss=True, note="", taps=True, extra=None, asked=None, **kw):
     given = inputs(folder.name, **kw)
     rows, target = given["attention_mask"], given["decoder_attention_mask"]
     if loss:
         given["labels"] = np.where(target != 0, o.integers(f"golden.{folder.name}.labels", target.shape, 0, 100), -100)
-    call = lambda kw: loaded.module(**kw, output_attentions=True, use_cache=False)
+    call = lambda kw: loaded.module(**kw, output_attentions=True, use_cache=False, **(asked or {}))
     o.run_case(folder / case, loaded, given, o.ce_loss if loss else None, list(grads), rows=rows, target_rows=target,
-               call=call, taps=taps,
+               call=call, taps=taps, extra=extra,
                note=NOTE + note + ("out.loss: mean cross-entropy over labels that are not -100." if loss else ""))
 
 
@@ -82,4 +82,35 @@ def generated(folder, name, loaded, max_new=12):
     path.mkdir(exist_ok=True)
     with open(path / f"{name}.json", "w") as f:
         json.dump(doc, f, indent=1)
+        f.write("\n")
+
+
+def beams(folder, name, loaded):
+    """Beam search one text at a time: all returned sequences with their scores, at several settings."""
+    given = inputs(folder.name, target=False)
+    doc = {"config": loaded.config, "tensors": loaded.tensors, "n_params": loaded.n_params, "cases": [],
+           "note": "Beam search without padding, best first; the start token and padding behind the end are left out."}
+    eos = loaded.config["eos_token_id"]
+    for width, penalty, early, most in ((2, 1.0, False, 8), (4, 1.0, False, 12), (3, 0.0, "never", 12), (4, 2.0, True, 12),
+                                        (3, 2.0, "never", 10), (5, -1.0, False, 9), (4, 0.6, True, 12)):
+        case = {"width": width, "length_penalty": penalty, "early": early, "max_tokens": most, "members": []}
+        for ids, mask in zip(given["input_ids"], given["attention_mask"]):
+            ids = ids[mask != 0]
+            with torch.no_grad():
+                got = loaded.module.generate(
+                    input_ids=torch.from_numpy(ids)[None], max_new_tokens=most, do_sample=False, num_beams=width,
+                    num_return_sequences=width, length_penalty=penalty, early_stopping=early, decoder_start_token_id=0,
+                    pad_token_id=99, eos_token_id=eos, return_dict_in_generate=True, output_scores=True)
+            texts = []
+            for row, score in zip(got.sequences[:, 1:].tolist(), got.sequences_scores.tolist()):
+                ends = [i for i, t in enumerate(row) if t == eos]
+                texts.append({"tokens": row[:ends[0] + 1] if ends else row, "score": score})
+            case["members"].append({"source": ids.tolist(), "texts": texts})
+        doc["cases"].append(case)
+    ended = sum(t["tokens"][-1] == eos for c in doc["cases"] for m in c["members"] for t in m["texts"])
+    print(name, "beams:", ended, "texts end,", sum(len(m["texts"]) for c in doc["cases"] for m in c["members"]))
+    path = folder / "generate"
+    path.mkdir(exist_ok=True)
+    with open(path / f"beams_{name}.json", "w") as f:
+        json.dump(doc, f)
         f.write("\n")

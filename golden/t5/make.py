@@ -35,4 +35,6 @@ c.seq2seq(HERE, "eps", o.from_transformers(T5ForConditionalGeneration, config(la
 # Ends among the words that are written, so that some members end early and others do not.
 for name, cfg, more in (("v1_0", config(eos_token_id=14), {}), ("v1_1", gated(eos_token_id=31), (LM, UNTIED))):
     args = more if more else ()
-    c.generated(HERE, name, o.from_transformers(T5ForConditionalGeneration, cfg, *args))
+    writer = o.from_transformers(T5ForConditionalGeneration, cfg, *args)
+    c.generated(HERE, name, writer)
+    c.beams(HERE, name, writer)

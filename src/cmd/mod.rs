@@ -1,6 +1,7 @@
 //! One file per verb, and what they share.
 
 pub(crate) mod bench;
+pub(crate) mod compress;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod list;
@@ -9,6 +10,7 @@ pub(crate) mod run;
 pub(crate) mod table;
 pub(crate) mod tour;
 pub(crate) mod train;
+pub(crate) mod write;
 
 use std::io::Write;
 use std::path::Path;

@@ -30,9 +30,11 @@ pub(crate) struct Args {
     /// decoder_attention_mask, or pixel_values [b,c,h,w]
     #[arg(long)]
     tensors: Option<PathBuf>,
-    /// Most tokens that an encoder-decoder writes for a text (default 64)
+    #[command(flatten)]
+    write: super::write::Flags,
+    /// Seed of every random choice of this run, in place of the point's
     #[arg(long, value_name = "N")]
-    max_tokens: Option<usize>,
+    seed: Option<u64>,
     /// Operating point: a name of the checkpoint, or JSON such as {"bits":4}
     #[arg(long)]
     point: Option<String>,
@@ -58,16 +60,19 @@ struct Given {
 /// Runs and prints or writes the outputs.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let (opened, place) = open(&a.model, a.nested)?;
-    let point = opened.point(a.point.as_deref())?;
+    let mut point = opened.point(a.point.as_deref())?;
+    if let Some(seed) = a.seed {
+        point = point.with("seed", seed);
+    }
     let tokenizer = if a.text.is_empty() { None } else { Some(tokenizer(&opened, &place)?) };
     match &tokenizer {
         Some(t) if matches!(opened.model.spec(), InputSpec::Pair { .. }) => {
             return write_answers(a, as_json, &opened, &point, t);
         }
-        _ if a.max_tokens.is_some() => {
-            return Err(Fail::Usage("--max-tokens is for --text to a model that writes, such as t5".into()));
-        }
         _ => {}
+    }
+    if let Some(flag) = a.write.given() {
+        return Err(Fail::Usage(format!("{flag} is for --text to a model that writes, such as t5")));
     }
     let given = match (&a.tensors, &tokenizer) {
         (Some(file), _) => from_tensors(file)?,
@@ -95,15 +100,9 @@ fn write_answers(a: &Args, as_json: bool, opened: &Opened, point: &Point, tokeni
         return Err(Fail::Usage("--out holds the outputs of one pass: give decoder_input_ids with --tensors".into()));
     }
     let given = from_text(tokenizer, &a.text)?;
-    let (written, trace) = opened.generate(point, &given.input, a.max_tokens.unwrap_or(64))?;
-    let mut answers = Vec::with_capacity(written.len());
-    for (text, tokens) in a.text.iter().zip(&written) {
-        let answer = [
-            ("input".into(), json!(text)),
-            ("text".into(), json!(tokenizer.decode(tokens, true)?)),
-            ("tokens".into(), json!(tokens)),
-        ];
-        answers.push(Map::from_iter(answer));
+    let (mut answers, trace) = a.write.answers(opened, point, tokenizer, &a.text, &given.input, as_json)?;
+    if a.write.streamed() {
+        answers.clear();
     }
     report(a, as_json, point, &answers, &Output::new(), &trace)
 }

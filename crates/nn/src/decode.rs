@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::ctx::Ctx;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Input;
 use crate::ops;
 use crate::rows::Rows;
@@ -75,8 +75,18 @@ impl Cache {
         Ok(all)
     }
 
-    /// Keeps the named members (ascending positions) and forgets the others.
+    /// Segment `i` goes on as the old `segments[i]`; the others are forgotten. One may be named several times, and then
+    /// goes on in several ways (beams).
     pub fn select(&mut self, segments: &[usize]) -> Result<()> {
+        if let Some(bad) = segments.iter().find(|s| **s >= self.written.n()) {
+            return Err(Error::shape("cache segments", format!("below {}", self.written.n()), &[*bad]));
+        }
+        if segments.iter().copied().eq(0..self.written.n()) {
+            return Ok(());
+        }
+        // Beams that change places within a member read what they read before.
+        let source = segments.iter().map(|s| self.source.members()[*s]);
+        let same_source = source.eq(self.source.members().iter().copied());
         let pick = |rows: &Rows, (k, v): &KeyValue| -> Result<KeyValue> {
             let index = rows.select(segments).0;
             let index = Tensor::from_slice(&index, index.len(), &Device::Cpu)?;
@@ -85,11 +95,13 @@ impl Cache {
         for own in self.own.iter_mut().flatten() {
             *own = pick(&self.written, own)?;
         }
-        for read in &mut self.read {
-            *read = pick(&self.source, read)?;
+        if !same_source {
+            for read in &mut self.read {
+                *read = pick(&self.source, read)?;
+            }
+            self.source = self.source.select(segments).1;
         }
         self.written = self.written.select(segments).1;
-        self.source = self.source.select(segments).1;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::leaf::{Attend, Ffn, LeafCost, Linear, Then};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::Rows;
-use crate::weights::{LinearSpec, Weights};
+use crate::weights::{FfnSpec, LinearSpec, Weights};
 
 /// Layer norm over the last dimension with weight and bias.
 #[derive(Clone, Debug)]
@@ -155,11 +155,11 @@ impl Mlp {
 }
 
 impl Ffn for Mlp {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         let hidden = self.hidden(cx, x)?;
         self.fc2.forward(cx, &hidden)
     }
-    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, _: &Rows, residual: &Tensor) -> Result<Tensor> {
         let hidden = self.hidden(cx, x)?;
         self.fc2.forward_then(cx, &hidden, &Then { residual: Some(residual), ..Then::default() })
     }
@@ -183,7 +183,7 @@ impl GatedMlp {
 }
 
 impl Ffn for GatedMlp {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
         let hidden = self.out.dims().0;
         let gate = self.act.forward(&both.narrow(1, 0, hidden)?.contiguous()?)?;
@@ -192,6 +192,17 @@ impl Ffn for GatedMlp {
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.gate_up.cost(point, rows) + self.out.cost(point, rows)
     }
+}
+
+/// The dense form of a feed-forward network: plain where there is one inner projection, gated where there are two.
+pub fn dense_ffn(w: &Weights, s: &FfnSpec) -> Result<Box<dyn Ffn>> {
+    let inner = LinearSpec { parts: s.inner, fused: None, in_dim: s.dim, out_dim: s.hidden, bias: s.bias };
+    let (inner, outer) = (w.linear_of(&inner)?, w.linear(s.outer, s.hidden, s.dim, s.bias)?);
+    Ok(if s.inner.len() == 2 {
+        Box::new(GatedMlp::new(inner, s.act, outer))
+    } else {
+        Box::new(Mlp::new(inner, s.act, outer))
+    })
 }
 
 /// Multi-head self-attention with an output projection, over packed rows.
@@ -269,7 +280,7 @@ pub struct EncoderBlock {
     norm_first: bool,
     attn: SelfAttention,
     norm1: LayerNorm,
-    ffn: Mlp,
+    ffn: Box<dyn Ffn>,
     norm2: LayerNorm,
 }
 
@@ -307,11 +318,14 @@ impl EncoderBlock {
             norm_first: s.norm_first,
             attn: SelfAttention::load(w, &s.attention, s.dim, s.heads, s.qkv_bias)?,
             norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
-            ffn: Mlp::new(
-                w.linear(s.fc[0], s.dim, s.mlp_dim, true)?,
-                s.act,
-                w.linear(s.fc[1], s.mlp_dim, s.dim, true)?,
-            ),
+            ffn: w.ffn(&FfnSpec {
+                inner: &s.fc[..1],
+                outer: s.fc[1],
+                dim: s.dim,
+                hidden: s.mlp_dim,
+                act: s.act,
+                bias: true,
+            })?,
             norm2: w.layer_norm(s.norm2, s.dim, s.eps)?,
         })
     }
@@ -320,10 +334,10 @@ impl EncoderBlock {
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if self.norm_first {
             let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
-            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x)
+            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
         } else {
             let x = self.norm1.forward(&self.attn.forward_onto(cx, x, rows, x)?)?;
-            self.norm2.forward(&self.ffn.forward_onto(cx, &x, &x)?)
+            self.norm2.forward(&self.ffn.forward_onto(cx, &x, rows, &x)?)
         }
     }
 

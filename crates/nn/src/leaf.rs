@@ -76,13 +76,13 @@ pub trait Linear: Send + Sync {
     fn dense(&self, point: &Point) -> Result<Tensor>;
 }
 
-/// A position-wise feed-forward network: `[rows, dim] -> [rows, dim]`.
+/// A feed-forward network over packed rows. A dense one treats each row alone; a bank of experts may ask whose row it is.
 pub trait Ffn: Send + Sync {
-    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
+    /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
     /// Adds the result to a residual. Shapes: x and residual `[rows, dim]` -> `[rows, dim]`.
-    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        ops::add(residual, &self.forward(cx, x)?)
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
+        ops::add(residual, &self.forward(cx, x, rows)?)
     }
     /// Cost for a number of rows.
     fn cost(&self, point: &Point, rows: usize) -> LeafCost;

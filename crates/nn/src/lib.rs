@@ -28,7 +28,7 @@ pub mod trace;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor, Var};
-pub use ctx::Ctx;
+pub use ctx::{Aux, Ctx};
 pub use decode::{Cache, Decode};
 pub use error::{Error, Result};
 pub use folder::Folder;
@@ -40,7 +40,7 @@ pub use staged::{Between, Model, Staged, State, Stream, run, walk};
 pub use tape::{Grads, record};
 pub use taps::Taps;
 pub use trace::{Decision, Trace};
-pub use weights::{Param, ParamKind, Weights};
+pub use weights::{FfnSpec, Param, ParamKind, Weights};
 
 /// Threads and instruction set of the kernels.
 pub mod machine {

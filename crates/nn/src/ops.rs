@@ -65,6 +65,11 @@ pub(crate) fn sum_into(a: Tensor, b: &Tensor) -> Result<Tensor> {
     add(&a.detach(), &b.detach())
 }
 
+/// Softmax over the last dimension.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    composed::softmax(x)
+}
+
 /// Activation, element by element.
 pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
     if on_kernels(&[x]) { fused::activation(x, act) } else { composed::activation(x, act) }

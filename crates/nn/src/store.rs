@@ -90,13 +90,17 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_dir(path)
 }
 
-/// Writes a folder of files: all or nothing. An existing folder of that name is replaced.
+/// Writes a folder of files (names may lead into subfolders): all or nothing. An existing folder of that name is replaced.
 pub fn write_folder(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     let temp = sibling(dir);
     fs::create_dir_all(&temp).map_err(|e| Error::io(&temp, e))?;
     let fill = || -> Result<()> {
         for (name, bytes) in files {
-            write_atomic(&temp.join(name), bytes)?;
+            let path = temp.join(name);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+            }
+            write_atomic(&path, bytes)?;
         }
         // A folder cannot be renamed over a full one: move the old one aside first, so that one of both always exists.
         let old = dir.exists().then(|| sibling(&dir.with_extension("old")));

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
+use serde_json::Value;
 
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
 use crate::init;
-use crate::layers::{Embedding, LayerNorm, RmsNorm};
-use crate::leaf::{Dense, Linear};
+use crate::layers::{Activation, Embedding, LayerNorm, RmsNorm, dense_ffn};
+use crate::leaf::{Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
 
 pub use files::{Files, Stored, inspect};
@@ -62,10 +63,32 @@ pub struct LinearSpec<'a> {
     pub bias: bool,
 }
 
-/// Decides the form of projections (dense, nested integers, ...). Lives in the plan of a checkpoint.
+/// The feed-forward network a model file asks for; the loader decides its form.
+#[derive(Clone, Copy, Debug)]
+pub struct FfnSpec<'a> {
+    /// Published name of the projection to the hidden width; two (gate, then value) where the network is gated.
+    pub inner: &'a [&'a str],
+    /// Published name of the projection back.
+    pub outer: &'a str,
+    /// Width of the rows.
+    pub dim: usize,
+    /// Hidden width.
+    pub hidden: usize,
+    /// Activation.
+    pub act: Activation,
+    /// Whether the projections have biases.
+    pub bias: bool,
+}
+
+/// Decides the form of leaves (dense, nested integers, experts, ...). Lives in the plan of a checkpoint.
 pub trait LeafMaker: Send + Sync {
     /// The leaf for a projection, or `None` for the dense default.
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>>;
+    /// The leaf for a feed-forward network, or `None` for the dense default.
+    fn ffn(&self, w: &Weights, spec: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
+        let _ = (w, spec);
+        Ok(None)
+    }
 }
 
 enum Source {
@@ -101,6 +124,7 @@ struct Ledger {
     shapes: Vec<(String, Vec<usize>, Vec<usize>)>,
     params: Vec<Param>,
     elements: u64,
+    notes: Vec<(&'static str, Value)>,
 }
 
 /// A checkpoint seen from one dotted path. The model tree mirrors the published names:
@@ -388,6 +412,16 @@ impl Weights {
         Ok(Box::new(Dense::new(self.name(spec.parts[0]), weight, bias)))
     }
 
+    /// A feed-forward network in the form that the plan names; dense by default.
+    pub fn ffn(&self, spec: &FfnSpec) -> Result<Box<dyn Ffn>> {
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.ffn(self, spec)?
+        {
+            return Ok(leaf);
+        }
+        dense_ffn(self, spec)
+    }
+
     /// Dense weight `[parts * out, in]` and bias of a projection.
     pub fn dense_of(&self, spec: &LinearSpec) -> Result<(Tensor, Option<Tensor>)> {
         let suffixed = |suffix: &str| -> Vec<String> { spec.parts.iter().map(|p| format!("{p}.{suffix}")).collect() };
@@ -467,6 +501,16 @@ impl Weights {
     /// Every variable made so far, in order of loading.
     pub fn params(&self) -> Vec<Param> {
         self.ledger().params.clone()
+    }
+
+    /// Notes down what a leaf offers to the switch of this name.
+    pub fn note(&self, switch: &'static str, offer: Value) {
+        self.ledger().notes.push((switch, offer));
+    }
+
+    /// What leaves made so far offer to a switch, in order of loading.
+    pub fn notes(&self, switch: &str) -> Vec<Value> {
+        self.ledger().notes.iter().filter(|(s, _)| *s == switch).map(|(_, v)| v.clone()).collect()
     }
 
     /// Number of elements asked for so far: the parameter count.

@@ -7,6 +7,7 @@ use switchformer_nn::{Between, Error, Point, Result, Staged};
 
 use crate::SWITCHES;
 use crate::between::exit::Exits;
+use crate::leaf::experts::Offer;
 
 /// What a loaded model offers to switches.
 #[derive(Clone, Default)]
@@ -21,6 +22,8 @@ pub struct Host {
     pub exits: Option<Arc<Exits>>,
     /// Bit-widths at which the weights can be viewed, widest first; empty for dense weights.
     pub views: Vec<u8>,
+    /// What the banks of experts offer, where there are any.
+    pub experts: Option<Offer>,
 }
 
 /// One axis of the operating point, as this checkpoint offers it.
@@ -56,8 +59,14 @@ impl Switches {
     /// Switches of a model with the given extras.
     pub fn new(model: &dyn Staged, exits: Option<Arc<Exits>>, views: Vec<u8>) -> Self {
         let (n_blocks, first_exit) = (model.n_blocks(), model.first_exit());
-        let host = Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views };
+        let host = Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views, experts: None };
         Switches { host }
+    }
+
+    /// These switches with banks of experts.
+    pub fn with_experts(mut self, experts: Option<Offer>) -> Self {
+        self.host.experts = experts;
+        self
     }
 
     /// What the checkpoint offers.

@@ -12,4 +12,5 @@ pub use host::{Axis, Host, Switch, Switches};
 pub use plan::{Plan, Quantization};
 
 /// Every switch, in the order in which their rules act between blocks.
-pub static SWITCHES: &[&dyn Switch] = &[&leaf::bits::Bits, &between::tokens::Tokens, &between::exit::Exit];
+pub static SWITCHES: &[&dyn Switch] =
+    &[&leaf::bits::Bits, &leaf::experts::Experts, &between::tokens::Tokens, &between::exit::Exit];

@@ -8,6 +8,7 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Error, Folder, Point, Result, json};
 
 use crate::leaf::bits::STORED;
+use crate::leaf::experts::ExpertPlan;
 
 /// Largest `switch.json`.
 const MAX_PLAN: u64 = 4 << 20;
@@ -21,6 +22,9 @@ pub struct Plan {
     /// Blocks that run before each exit head of `switch.safetensors`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exits: Vec<usize>,
+    /// Experts in `switch.safetensors` in the place of every feed-forward network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertPlan>,
     /// The point used when a request names none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub default_point: Point,
@@ -60,6 +64,9 @@ impl Plan {
         }
         if plan.exits.len() > 256 || plan.exits.windows(2).any(|w| w[0] >= w[1]) || plan.exits.first() == Some(&0) {
             return Err(Error::config("switch.exits", "must be ascending block counts from 1"));
+        }
+        if let Some(experts) = &plan.experts {
+            experts.check()?;
         }
         Ok(plan)
     }

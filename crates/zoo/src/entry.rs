@@ -53,6 +53,7 @@ pub static ZOO: &[&Entry] = &[
     &models::distilbert::ENTRY,
     &models::mt5::ENTRY,
     &models::roberta::ENTRY,
+    &models::switch_transformers::ENTRY,
     &models::t5::ENTRY,
     &models::vit::ENTRY,
 ];

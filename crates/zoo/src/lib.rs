@@ -5,6 +5,7 @@ pub mod generate;
 pub mod models;
 pub mod open;
 pub mod save;
+pub mod upcycle;
 
 pub use entry::{Entry, Variant, ZOO, find};
 pub use open::{OpenOptions, Opened, Pooling};

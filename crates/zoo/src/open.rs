@@ -12,6 +12,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
+use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
 use switchformer_switch::{Plan, Quantization, Switches};
 
 use crate::entry::{Entry, find};
@@ -64,30 +65,42 @@ impl Opened {
             Quantization::None if options.nested => VIEWS.to_vec(),
             Quantization::None => Vec::new(),
         };
+        let nested = (!views.is_empty()).then(|| NestedLeaves::shared(entry.blocks));
         let mut w = Weights::open(folder, &entry.names)?;
-        if !views.is_empty() {
-            w = w.with_leaves(NestedLeaves::shared(entry.blocks));
+        let extras = (plan.experts.is_some() || !plan.exits.is_empty())
+            .then(|| Weights::file(folder, "switch.safetensors", &Names::default()))
+            .transpose()?;
+        let extras = match (extras, &nested) {
+            (Some(we), Some(leaves)) => Some(we.with_leaves(leaves.clone())),
+            (we, _) => we,
+        };
+        match (&plan.experts, &extras, nested) {
+            (Some(experts), Some(we), inner) => {
+                w = w.with_leaves(Arc::new(ExpertLeaves { extras: we.clone(), plan: experts.clone(), inner }));
+            }
+            (_, _, Some(leaves)) => w = w.with_leaves(leaves),
+            _ => {}
         }
         let model = entry.build(&config, &w)?;
-        let mut n_params = w.n_elements();
-        let exits = match plan.exits.as_slice() {
-            [] => None,
-            depths => {
+        let exits = match (plan.exits.as_slice(), &extras) {
+            (depths @ [_, ..], Some(we)) => {
                 check_depths(depths, model.trunk().n_blocks())?;
-                let we = Weights::file(folder, "switch.safetensors", &Names::default())?;
-                let exits = load_exits(model.trunk(), &config, &we, depths)?;
-                we.finish()?;
-                n_params += we.n_elements();
-                Some(Arc::new(exits))
+                Some(Arc::new(load_exits(model.trunk(), &config, we, depths)?))
             }
+            _ => None,
         };
+        let mut n_params = w.n_elements();
+        if let Some(we) = &extras {
+            we.finish()?;
+            n_params += we.n_elements();
+        }
         let pooling = Pooling::read(folder)?;
         let file_bytes = ["model.safetensors", "switch.safetensors"]
             .iter()
             .filter(|f| folder.has(f))
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
-        let switches = Switches::new(model.trunk(), exits, views);
+        let switches = Switches::new(model.trunk(), exits, views).with_experts(Offer::of(&w)?);
         Ok(Opened { entry, config, model, switches, plan, pooling, n_params, file_bytes })
     }
 
@@ -101,7 +114,7 @@ impl Opened {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
-        let switches = Switches::new(model.trunk(), None, views);
+        let switches = Switches::new(model.trunk(), None, views).with_experts(Offer::of(&w)?);
         let n_params = w.n_elements();
         Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }

@@ -130,7 +130,9 @@ fn check(entry: &Entry, case: &Case) -> f32 {
     assert_eq!(w.n_elements(), case.doc["n_params"].as_u64().unwrap(), "{}: parameters", case.name);
 
     let input = case.input();
-    let (point, mut taps, mut trace) = (Point::new(), Taps::all(), Trace::default());
+    // A case may be recorded at a point of its own.
+    let point = case.doc.get("point").map_or(Point::new(), |p| Point::parse(&p.to_string()).unwrap());
+    let (mut taps, mut trace) = (Taps::all(), Trace::default());
     let out = staged::run(model.trunk(), &[], &mut Ctx::new(&point, &mut taps, &mut trace), &input)
         .unwrap_or_else(|e| panic!("{}: {e}", case.name));
     // What is read, and what the outputs stand for; the same but for pairs.

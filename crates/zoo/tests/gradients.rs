@@ -8,6 +8,7 @@ mod common;
 
 use candle_core::{Device, Tensor};
 use common::{batch, classifies, everything, flat, tensor, toy, toy_architecture};
+use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{
@@ -49,10 +50,16 @@ fn loss_value(out: &Output) -> f64 {
 }
 
 fn forward(model: &dyn Model, point: &Point, input: &Input) -> Output {
+    traced(model, point, input).0
+}
+
+/// The output, and the load of every bank of experts.
+fn traced(model: &dyn Model, point: &Point, input: &Input) -> (Output, Vec<Json>) {
     let (mut taps, mut trace) = (Taps::none(), Trace::default());
     let mut cx = Ctx::new(point, &mut taps, &mut trace);
     cx.train = true;
-    staged::run(model.trunk(), &[], &mut cx, input).unwrap()
+    let out = staged::run(model.trunk(), &[], &mut cx, input).unwrap();
+    (out, trace.decisions.iter().map(|d| d.choice["load"].clone()).collect())
 }
 
 /// Checks that a parameter got a gradient in each published part. Gives the gradient.
@@ -85,21 +92,26 @@ fn largest(g: &[f32]) -> f32 {
 }
 
 /// Loss with one coordinate of a parameter moved. The variable is set in place, so the model sees it.
-fn moved(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize, by: f32) -> f64 {
+fn moved(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize, by: f32) -> (f64, Vec<Json>) {
     let mut values = start.to_vec();
     values[i] += by;
     p.var.set(&Tensor::from_vec(values, p.var.shape(), p.var.device()).unwrap()).unwrap();
-    loss_value(&forward(model, &Point::new(), input))
+    let (out, load) = traced(model, &Point::new(), input);
+    (loss_value(&out), load)
 }
 
 /// Slope of the loss along one coordinate.
 fn slope(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize) -> f32 {
+    let home = moved(model, input, p, start, i, 0.0).1;
     let central = |h: f32| {
         // The step that f32 really took.
         let taken = f64::from(start[i] + h) - f64::from(start[i] - h);
-        (moved(model, input, p, start, i, h) - moved(model, input, p, start, i, -h)) / taken
+        let ((up, there), (down, back)) = (moved(model, input, p, start, i, h), moved(model, input, p, start, i, -h));
+        (there == home && back == home).then_some((up - down) / taken)
     };
-    let (wide, narrow) = (central(STEP), central(STEP / 2.0));
+    // Where a row changes its expert the loss jumps and has no slope: smaller steps, until none does.
+    let steps = (0..5).map(|k| STEP / f32::powi(2.0, k));
+    let (wide, narrow) = steps.filter_map(|h| central(h).zip(central(h / 2.0))).next().unwrap();
     p.var.set(&Tensor::from_vec(start.to_vec(), p.var.shape(), p.var.device()).unwrap()).unwrap();
     ((4.0 * narrow - wide) / 3.0) as f32
 }

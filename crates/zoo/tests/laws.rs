@@ -98,6 +98,14 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
             list.push(json!({"tokens": {"method": method, "keep": 0.6}, "exit": 2}));
         }
     }
+    if host.experts.is_some() {
+        // A draw per sentence depends on its place in the request: members alone all stand in the first.
+        list.push(json!({"experts": {"router": "learned", "top_k": 2}}));
+        list.push(json!({"experts": {"router": "fixed", "expert": 1}}));
+        list.push(json!({"experts": {"router": "random", "grain": "token"}, "seed": 4}));
+        list.push(json!({"experts": {"router": "random", "grain": "batch"}}));
+        list.push(json!({"experts": {"router": "all"}, "exit": host.n_blocks}));
+    }
     if host.exits.is_some() {
         let sure = splitting_confidence(opened, input);
         list.push(json!({"exit": {"confidence": sure}}));
@@ -115,11 +123,11 @@ fn decisions_of(trace: &Trace, member: u32) -> Vec<Decision> {
     own.map(|d| Decision { member: d.member.map(|_| 0), ..d.clone() }).collect()
 }
 
-/// Equal decisions; a confidence may differ by rounding.
+/// Equal decisions; a confidence or an entropy may differ by rounding.
 fn same_decisions(a: &[Decision], b: &[Decision], what: &str) {
     let split = |d: &Decision| {
         let mut d = d.clone();
-        let sure = d.choice.as_object_mut().and_then(|c| c.remove("confidence"));
+        let sure = d.choice.as_object_mut().and_then(|c| c.remove("confidence").or_else(|| c.remove("entropy")));
         (d, sure.and_then(|v| v.as_f64()).unwrap_or(0.0))
     };
     assert_eq!(a.len(), b.len(), "{what}: {a:?} against {b:?}");
@@ -275,7 +283,10 @@ fn pruned_rows_are_gone_and_every_choice_is_in_the_trace() {
         let opened = open(entry, architecture, With::Nothing);
         let input = batch(opened.model.as_ref(), N);
         let (_, trace) = run(&opened, &Point::new(), &input);
-        assert_eq!(trace.decisions, [], "{architecture}: the default decides nothing");
+        // Gates of experts decide at rest, too.
+        let own: Vec<_> = trace.decisions.iter().filter(|d| d.switch != "experts").collect();
+        assert!(own.is_empty(), "{architecture}: the default decides nothing");
+        assert_eq!(own.len() < trace.decisions.len(), opened.switches.host().experts.is_some(), "{architecture}");
         let Some(prefix) = opened.switches.host().prefix_rows else { continue };
         models += 1;
         let patches = opened.model.lens(&input).unwrap()[0] - prefix;
@@ -619,6 +630,17 @@ fn what_cannot_be_done_is_refused_by_name() {
         }
         refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
         refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
+        match &opened.switches.host().experts {
+            None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "--upcycle"]),
+            Some(offer) => {
+                let n = offer.experts;
+                refused(&opened, json!({"experts": {"router": "fixed", "expert": n}}), &["no expert", "learned"]);
+                refused(&opened, json!({"experts": {"router": "learned", "top_k": n + 1}}), &["top_k", "random"]);
+                refused(&opened, json!({"experts": {"router": "task", "task": 1}}), &["no gate for task 1"]);
+                refused(&opened, json!({"experts": {"router": "step", "step": 0}}), &["no entry for step 0"]);
+                refused(&opened, json!({"experts": {"router": "oracle"}}), &["experts", "oracle"]);
+            }
+        }
 
         let tokens = json!({"method": "random", "keep": 0.5});
         if opened.switches.host().prefix_rows.is_none() {

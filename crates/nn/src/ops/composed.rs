@@ -116,8 +116,8 @@ fn probs(one: &Tensor, heads: usize) -> Result<Tensor> {
     softmax(&logits)
 }
 
-/// Softmax over the last dimension.
-fn softmax(logits: &Tensor) -> Result<Tensor> {
+/// See [`super::softmax`].
+pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let e = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?)
 }

@@ -1,3 +1,4 @@
-//! Switches at the leaf seam: the form of one projection.
+//! Switches at the leaf seam: the form of one projection or of one feed-forward network.
 
 pub mod bits;
+pub mod experts;

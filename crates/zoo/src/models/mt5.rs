@@ -6,7 +6,7 @@
 //! Shapes: those of T5.
 //! Departs from the reference: as T5. Rows are never scaled before the head, whatever the config says of ties.
 
-use super::t5::{Defaults, NAMES, T5};
+use super::t5::{Defaults, NAMES, T5, dense};
 use crate::entry::{Entry, Variant};
 
 /// Registry entry.
@@ -23,7 +23,7 @@ pub static ENTRY: Entry = Entry {
     toy: r#"{"model_type":"mt5","architectures":["MT5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":4,
         "d_ff":48,"num_layers":2,"num_decoder_layers":1,"num_heads":6,"relative_attention_num_buckets":8,
         "relative_attention_max_distance":16,"tie_word_embeddings":false}"#,
-    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS)?)),
+    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS, &dense)?)),
 };
 
 const VARIANTS: &[Variant] = &[
@@ -35,5 +35,14 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "MT5ForConditionalGeneration", config, params }
 }
 
-const DEFAULTS: Defaults =
-    Defaults { vocab: 250_112, ff: 1024, depth: 8, heads: 6, act: "gated-gelu", tied: false, scales: false };
+const DEFAULTS: Defaults = Defaults {
+    vocab: 250_112,
+    dim: 512,
+    ff: 1024,
+    depth: 8,
+    heads: 6,
+    act: "gated-gelu",
+    act_field: "feed_forward_proj",
+    tied: false,
+    scales: false,
+};

@@ -10,13 +10,13 @@
 //! Departs from the reference: packed rows, no padding; a source without any token is refused.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::layers::{Activation, Embedding, GatedMlp, Mlp, RmsNorm};
+use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, RelativeBias};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Cache, Ctx, Decode, Error, Ffn, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged,
-    State, Stream, Tensor, Weights, ops,
+    Cache, Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
+    Staged, State, Stream, Tensor, Weights, ops,
 };
 
 use super::bert::tokens;
@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     toy: r#"{"model_type":"t5","architectures":["T5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":8,
         "d_ff":64,"num_layers":2,"num_decoder_layers":2,"num_heads":4,"relative_attention_num_buckets":8,
         "relative_attention_max_distance":16,"feed_forward_proj":"gelu"}"#,
-    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &T5_DEFAULTS)?)),
+    load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &T5_DEFAULTS, &dense)?)),
 };
 
 const VARIANTS: &[Variant] = &[
@@ -63,21 +63,59 @@ pub(crate) const NAMES: Names = Names {
     ],
 };
 
-/// What a config that leaves a field out means; T5 and mT5 differ.
+/// What a config that leaves a field out means; the members of the family differ.
 pub(crate) struct Defaults {
     pub(crate) vocab: usize,
+    pub(crate) dim: usize,
     pub(crate) ff: usize,
     pub(crate) depth: usize,
     pub(crate) heads: usize,
     pub(crate) act: &'static str,
+    /// The field that names the activation.
+    pub(crate) act_field: &'static str,
     /// Whether the head reads the word table.
     pub(crate) tied: bool,
     /// Whether rows are scaled before a tied head; mT5 never does.
     pub(crate) scales: bool,
 }
 
-const T5_DEFAULTS: Defaults =
-    Defaults { vocab: 32_128, ff: 2048, depth: 6, heads: 8, act: "relu", tied: true, scales: true };
+const T5_DEFAULTS: Defaults = Defaults {
+    vocab: 32_128,
+    dim: 512,
+    ff: 2048,
+    depth: 6,
+    heads: 8,
+    act: "relu",
+    act_field: "feed_forward_proj",
+    tied: true,
+    scales: true,
+};
+
+/// Where a feed-forward network stands.
+#[derive(Clone, Copy)]
+pub(crate) struct Site {
+    /// Block of its stack.
+    pub(crate) block: usize,
+    pub(crate) decoder: bool,
+}
+
+/// Sizes and kind of a feed-forward network.
+#[derive(Clone, Copy)]
+pub(crate) struct Ff {
+    pub(crate) dim: usize,
+    pub(crate) hidden: usize,
+    pub(crate) act: Activation,
+    pub(crate) gated: bool,
+}
+
+/// Makes the feed-forward network of a block from the path of its sublayer: where the family's members differ.
+pub(crate) type Feed<'a> = &'a dyn Fn(&Weights, Site, Ff) -> Result<Box<dyn Ffn>>;
+
+/// T5's own feed-forward network.
+pub(crate) fn dense(w: &Weights, _: Site, f: Ff) -> Result<Box<dyn Ffn>> {
+    let inner: &[&str] = if f.gated { &["wi_0", "wi_1"] } else { &["wi"] };
+    w.at("DenseReluDense").ffn(&FfnSpec { inner, outer: "wo", dim: f.dim, hidden: f.hidden, act: f.act, bias: false })
+}
 
 struct Config {
     vocab: usize,
@@ -105,7 +143,7 @@ impl Config {
         c.only("is_decoder", &[false.into()])?;
         let depth = c.size("num_layers", Some(d.depth), MAX_DEPTH)?;
         let vocab = c.size("vocab_size", Some(d.vocab), MAX_VOCAB)?;
-        let proj = c.text("feed_forward_proj", d.act)?;
+        let proj = c.text(d.act_field, d.act)?;
         let (gated, act) = match proj.strip_prefix("gated-") {
             // The family's name for the tanh approximation.
             Some("gelu") => (true, "gelu_new"),
@@ -116,7 +154,7 @@ impl Config {
         let id = |field: &str, default: usize| c.int(field, Some(default), vocab - 1).map(|id| id as u32);
         let config = Config {
             vocab,
-            dim: c.size("d_model", Some(512), MAX_DIM)?,
+            dim: c.size("d_model", Some(d.dim), MAX_DIM)?,
             head_dim: c.size("d_kv", Some(64), MAX_DIM)?,
             ff: c.size("d_ff", Some(d.ff), MAX_DIM)?,
             depth,
@@ -125,7 +163,7 @@ impl Config {
             buckets: c.size("relative_attention_num_buckets", Some(32), MAX_DIM)?,
             max_distance: c.size("relative_attention_max_distance", Some(128), MAX_POSITIONS)?,
             eps: c.float("layer_norm_epsilon", 1e-6, 0.0, 1.0)?,
-            act: Activation::parse("feed_forward_proj", act)?,
+            act: Activation::parse(d.act_field, act)?,
             gated,
             tied,
             scale: d.scales && c.flag("scale_decoder_outputs", tied)?,
@@ -227,23 +265,17 @@ struct Block {
 type Seen<'a> = (&'a Tensor, &'a Tensor, &'a Rows);
 
 impl Block {
-    fn load(w: &Weights, c: &Config, cross: bool) -> Result<Self> {
-        let w = w.at("layer");
+    fn load(w: &Weights, c: &Config, site: Site, feed: Feed) -> Result<Self> {
+        let (w, cross) = (w.at("layer"), site.decoder);
         let (own, ff) = (w.at("0.SelfAttention"), w.at(if cross { 2 } else { 1 }));
-        let dense = ff.at("DenseReluDense");
-        let wo = dense.linear("wo", c.ff, c.dim, false)?;
-        let ffn: Box<dyn Ffn> = if c.gated {
-            Box::new(GatedMlp::new(project(&dense, &["wi_0", "wi_1"], c.dim, c.ff)?, c.act, wo))
-        } else {
-            Box::new(Mlp::new(dense.linear("wi", c.dim, c.ff, false)?, c.act, wo))
-        };
+        let sizes = Ff { dim: c.dim, hidden: c.ff, act: c.act, gated: c.gated };
         Ok(Block {
             norm: w.rms_norm("0.layer_norm", c.dim, c.eps)?,
             qkv: project(&own, &["q", "k", "v"], c.dim, c.inner())?,
             out: project(&own, &["o"], c.inner(), c.dim)?,
             cross: cross.then(|| Cross::load(&w.at(1), c)).transpose()?,
             ffn_norm: ff.rms_norm("layer_norm", c.dim, c.eps)?,
-            ffn,
+            ffn: feed(&ff, site, sizes)?,
         })
     }
 
@@ -272,7 +304,7 @@ impl Block {
             let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
             x = (x + cross.out.forward(cx, &mixed)?)?;
         }
-        Ok((&x + self.ffn.forward(cx, &self.ffn_norm.forward(&x)?)?)?)
+        Ok((&x + self.ffn.forward(cx, &self.ffn_norm.forward(&x)?, rows)?)?)
     }
 
     /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.
@@ -315,10 +347,12 @@ struct Stack {
 }
 
 impl Stack {
-    fn load(w: &Weights, c: &Config, depth: usize, decoder: bool) -> Result<Self> {
+    fn load(w: &Weights, c: &Config, depth: usize, decoder: bool, feed: Feed) -> Result<Self> {
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias";
         Ok(Stack {
-            blocks: (0..depth).map(|i| Block::load(&w.at("block").at(i), c, decoder)).collect::<Result<_>>()?,
+            blocks: (0..depth)
+                .map(|block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, feed))
+                .collect::<Result<_>>()?,
             bias: w.embedding(table, c.buckets, c.heads)?,
             max_distance: c.max_distance,
             heads: c.heads,
@@ -355,11 +389,11 @@ pub struct T5 {
 }
 
 impl T5 {
-    pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults) -> Result<Self> {
+    pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults, feed: Feed) -> Result<Self> {
         let config = Config::read(c, defaults)?;
         let shared = w.embedding("shared", config.vocab, config.dim)?;
-        let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false)?;
-        let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true);
+        let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false, feed)?;
+        let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true, feed);
         let architecture = entry.architecture(c)?;
         let head = if architecture.ends_with("ForConditionalGeneration") {
             // Recent files call every head tied and store one nevertheless where it is not.

@@ -29,7 +29,7 @@ pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
 }
 
 /// Families whose toy answers per token: there is no row of logits per member, so exit heads have no place in them.
-pub const ANSWER_PER_TOKEN: [&str; 2] = ["mt5", "t5"];
+pub const ANSWER_PER_TOKEN: [&str; 3] = ["mt5", "switch_transformers", "t5"];
 
 /// Whether exit heads can answer in this toy's stead.
 pub fn classifies(entry: &Entry, model: &dyn Staged) -> bool {

@@ -1,0 +1,47 @@
+//! Time of a bank of experts against its dense network: the work is that of `top_k` networks, however many there are.
+//!
+//! `cargo run --release -p switchformer-switch --example experts_bench`
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use serde_json::json;
+use switchformer_nn::init::Stream;
+use switchformer_nn::layers::{Activation, dense_ffn};
+use switchformer_nn::{Ctx, Ffn, FfnSpec, Point, Result, Rows, Taps, Trace, Weights};
+use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating};
+
+const SPEC: FfnSpec =
+    FfnSpec { inner: &["wi"], outer: "wo", dim: 384, hidden: 1536, act: Activation::Relu, bias: false };
+
+/// Median of several runs in milliseconds.
+fn time(ffn: &dyn Ffn, point: &Point, x: &Tensor, rows: &Rows) -> Result<f64> {
+    let mut taken = Vec::new();
+    for _ in 0..9 {
+        let (mut taps, mut trace) = (Taps::none(), Trace::default());
+        let start = Instant::now();
+        ffn.forward(&mut Ctx::new(point, &mut taps, &mut trace), x, rows)?;
+        taken.push(1e3 * start.elapsed().as_secs_f64());
+    }
+    taken.sort_by(f64::total_cmp);
+    Ok(taken[taken.len() / 2])
+}
+
+fn main() -> Result<()> {
+    let dense = dense_ffn(&Weights::fresh(1), &SPEC)?;
+    for n in [1usize, 64, 512, 2048] {
+        let mut stream = Stream::named("rows");
+        let data: Vec<f32> = (0..n * SPEC.dim).map(|_| 2.0 * stream.unit() - 1.0).collect();
+        let (x, rows) = (Tensor::from_vec(data, (n, SPEC.dim), &Device::Cpu)?, Rows::new(&[n])?);
+        let plain = time(dense.as_ref(), &Point::new(), &x, &rows)?;
+        println!("{n} rows: dense {plain:.3} ms");
+        for experts in [2, 8, 32, 128] {
+            let gating = Gating { top_k: 1, factor: Factor::Probability, jitter: 0.0, balance: 0.0, z: 0.0 };
+            let bank = Bank::load(&Weights::fresh(1), &BankSpec { experts, bias: false, gating }, &SPEC)?;
+            let learned = time(&bank, &Point::new(), &x, &rows)?;
+            let fixed = time(&bank, &Point::new().with("experts", json!({"router": "fixed", "expert": 1})), &x, &rows)?;
+            println!("  {experts:>3} experts: learned top-1 {learned:.3} ms, one fixed {fixed:.3} ms");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Experts - a bank of feed-forward networks of one shape, and a router that says which of them a row meets.
+//!
+//! Papers: "Switch Transformers", arXiv 2101.03961 (learned gate, top-1, balance); "ST-MoE", arXiv 2202.08906 (z-loss);
+//! "Taming Sparsely Activated Transformer with Stochastic Experts" (THOR), arXiv 2110.04260 (random choice); "M3ViT",
+//! arXiv 2210.14793 (a gate per task, top-k not renormalised); "Switch-DiT", arXiv 2403.09176 (choice by step).
+//! Idea: total weights grow with the number of experts, work per row with `top_k` alone. Whatever chose, one executor
+//! runs: rows grouped by expert, one product per active expert, factors applied, rows put back; see `group`.
+//! The gate is f32 in every form of the experts and reads the rows as they are, in training with jitter; a factor is
+//! the raw probability, or its share among the chosen.
+//! Departs from the papers: no row is dropped unless the point sets a capacity, so that a result does not depend on
+//! batch mates; then the rule is Hugging Face's (a fixed number per member and expert, in order of position). Balance
+//! is per bank, over the choices before any drop.
+
+mod group;
+mod leaves;
+mod load;
+mod setting;
+
+use std::collections::BTreeMap;
+
+use candle_core::{D, Tensor};
+use serde_json::json;
+use switchformer_nn::init::Stream;
+use switchformer_nn::layers::dense_ffn;
+use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
+
+use group::{Assignment, run};
+pub use leaves::{ADDED, ExpertLeaves, ExpertPlan};
+pub use load::Loads;
+pub use setting::{Experts, Grain, Offer, Setting};
+
+/// Most experts of a bank.
+pub const MAX_EXPERTS: usize = 4_096;
+
+/// Factor of an expert that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// The gate's probability (Switch Transformer, M3ViT).
+    Probability,
+    /// Its share among the chosen: they sum to one, and a lone one is exactly one.
+    Share,
+}
+
+/// How a bank's gate works, in running and in training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gating {
+    /// Experts per row at rest.
+    pub top_k: usize,
+    /// Factor of a chosen expert.
+    pub factor: Factor,
+    /// In training the gate's input is multiplied by numbers from `1 - jitter` to `1 + jitter`.
+    pub jitter: f64,
+    /// Share of the balance loss in training.
+    pub balance: f64,
+    /// Share of the router z-loss in training.
+    pub z: f64,
+}
+
+/// A linear map from rows to scores of experts.
+pub struct Gate {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Gate {
+    /// Shapes: weight `[experts, dim]`, bias `[experts]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Gate {
+        Gate { weight, bias }
+    }
+}
+
+/// What a bank holds to choose with; fixed and random choices and the mean of all need nothing.
+#[derive(Default)]
+pub struct Choosers {
+    /// Trained gates: none, one, or one per task.
+    pub gates: Vec<Gate>,
+    /// Experts and factors of each step of a schedule; every step names equally many.
+    pub steps: Vec<Vec<(usize, f32)>>,
+}
+
+/// A bank of experts.
+pub struct Bank {
+    experts: Vec<Box<dyn Ffn>>,
+    choosers: Choosers,
+    gating: Gating,
+    offer: Offer,
+    dim: usize,
+}
+
+/// Sizes of a bank in the layout that Switch Transformers publish.
+#[derive(Clone, Copy, Debug)]
+pub struct BankSpec {
+    /// Number of experts.
+    pub experts: usize,
+    /// Whether the gate has a bias.
+    pub bias: bool,
+    /// How the gate works.
+    pub gating: Gating,
+}
+
+impl Bank {
+    /// Experts over rows of width `dim`. Errors where a chooser names an expert that is not there.
+    pub fn new(dim: usize, experts: Vec<Box<dyn Ffn>>, choosers: Choosers, gating: Gating) -> Result<Bank> {
+        let n = experts.len();
+        if !(1..=MAX_EXPERTS).contains(&n) {
+            return Err(Error::config("experts", format!("is {n}, must be 1 to {MAX_EXPERTS}")));
+        }
+        if !(1..=n).contains(&gating.top_k) {
+            return Err(Error::config("top_k", format!("is {} of {n} experts", gating.top_k)));
+        }
+        if let Some(bad) = choosers.gates.iter().find(|g| g.weight.dims() != [n, dim]) {
+            return Err(Error::shape("router", format!("[{n}, {dim}]"), bad.weight.dims()));
+        }
+        let slots = choosers.steps.first().map_or(1, Vec::len);
+        if slots == 0 || choosers.steps.iter().any(|s| s.len() != slots || s.iter().any(|(e, _)| *e >= n)) {
+            return Err(Error::config("steps", format!("must each name {slots} of {n} experts")));
+        }
+        let (gates, steps) = (choosers.gates.len(), choosers.steps.len());
+        let offer = Offer { experts: n, gates, steps, top_k: gating.top_k };
+        Ok(Bank { experts, choosers, gating, offer, dim })
+    }
+
+    /// Loads `router.classifier` and `experts.expert_0..` below a path. The experts take the form that the plan names;
+    /// the gate stays f32.
+    pub fn load(w: &Weights, spec: &BankSpec, ffn: &FfnSpec) -> Result<Bank> {
+        let gate = w.at("router.classifier");
+        let weight = gate.tensor("weight", &[spec.experts, ffn.dim], ParamKind::Table)?;
+        let bias = spec.bias.then(|| gate.tensor("bias", &[spec.experts], ParamKind::Vector)).transpose()?;
+        let one = |e: usize| dense_ffn(&w.at("experts").at(format!("expert_{e}")), ffn);
+        let experts = (0..spec.experts).map(one).collect::<Result<_>>()?;
+        let choosers = Choosers { gates: vec![Gate::new(weight, bias)], steps: Vec::new() };
+        let bank = Bank::new(ffn.dim, experts, choosers, spec.gating)?;
+        bank.note(w);
+        Ok(bank)
+    }
+
+    /// Tells the axis `experts` what this bank offers.
+    pub fn note(&self, w: &Weights) {
+        w.note(setting::AXIS, json!(self.offer));
+    }
+
+    /// The setting of a point, or the bank's own.
+    fn setting(&self, point: &Point) -> Result<Setting> {
+        let rest = match self.offer.gates {
+            0 => Setting::Random { grain: Grain::Batch },
+            _ => Setting::Learned { top_k: None, capacity: None },
+        };
+        Ok(self.offer.setting(point)?.unwrap_or(rest))
+    }
+
+    /// Experts per row at a setting.
+    fn slots(&self, setting: &Setting) -> usize {
+        match setting {
+            Setting::Learned { top_k, .. } | Setting::Task { top_k, .. } => top_k.unwrap_or(self.gating.top_k),
+            Setting::Step { step } => self.choosers.steps[*step].len(),
+            Setting::Random { .. } | Setting::Fixed { .. } => 1,
+            Setting::All {} => self.experts.len(),
+        }
+    }
+
+    /// The gate's choice. Shapes: x `[rows, dim]`.
+    fn learned(&self, cx: &mut Ctx, x: &Tensor, at: &str, gate: &Gate, slots: usize) -> Result<Chosen> {
+        let (rows, n) = (x.dims()[0], self.experts.len());
+        cx.count(rows * n * self.dim);
+        let seen = if cx.train && self.gating.jitter > 0.0 { self.jittered(cx, x, at)? } else { x.clone() };
+        let logits = ops::linear(&seen, &gate.weight, gate.bias.as_ref())?; // [rows, experts]
+        let probs = ops::softmax(&logits)?;
+        let values = probs.to_vec2::<f32>()?;
+        let ids: Vec<u32> = values.iter().flat_map(|row| likeliest(row, slots)).collect();
+        if cx.train {
+            self.losses(cx, at, &ids, &logits, &probs)?;
+        }
+        // A lone share is one, whatever the gate says.
+        let weights = match (self.gating.factor, slots) {
+            (Factor::Share, 1) => None,
+            (factor, _) => {
+                let picked = probs.gather(&Tensor::from_slice(&ids, (rows, slots), x.device())?, 1)?;
+                Some(match factor {
+                    Factor::Probability => picked,
+                    Factor::Share => picked.broadcast_div(&picked.sum_keepdim(D::Minus1)?)?,
+                })
+            }
+        };
+        Ok(Chosen { ids, weights, entropy: Some(values.iter().map(|row| entropy(row)).collect()) })
+    }
+
+    /// The gate's input in training: each number of a row times its own draw, by (seed, block, row).
+    fn jittered(&self, cx: &Ctx, x: &Tensor, at: &str) -> Result<Tensor> {
+        let place = cx.rng(&format!("{at}.jitter"));
+        let one = |row: usize| {
+            let mut draw = place.fork(row as u64);
+            (0..self.dim).map(move |_| 1.0 + self.gating.jitter as f32 * (2.0 * draw.unit() - 1.0)).collect::<Vec<_>>()
+        };
+        let noise: Vec<f32> = (0..x.dims()[0]).flat_map(one).collect();
+        Ok((x * Tensor::from_vec(noise, x.shape(), x.device())?)?)
+    }
+
+    /// Balance `n * sum f_e P_e` with the share of choices f and the mean probability P; z-loss, the mean square of the
+    /// log-sum-exp of a row's scores. Shapes: logits and probs `[rows, experts]`.
+    fn losses(&self, cx: &mut Ctx, at: &str, ids: &[u32], logits: &Tensor, probs: &Tensor) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let n = self.experts.len();
+        let mut share = vec![0f32; n];
+        ids.iter().for_each(|e| share[*e as usize] += 1.0 / ids.len() as f32);
+        let balance = ((probs.mean(0)? * Tensor::from_vec(share, n, probs.device())?)?.sum_all()? * n as f64)?;
+        let z = logits.log_sum_exp(D::Minus1)?.sqr()?.mean_all()?;
+        for (kind, value, weight) in [("balance", balance, self.gating.balance), ("router-z", z, self.gating.z)] {
+            cx.aux.push(Aux { at: at.into(), kind, value, weight });
+        }
+        Ok(())
+    }
+
+    /// The expert of each row by a seeded draw.
+    fn drawn(&self, place: &Stream, grain: Grain, rows: &Rows) -> Vec<u32> {
+        let n = self.experts.len() as u64;
+        let draw = |key: u32| place.fork(u64::from(key)).below(n) as u32;
+        match grain {
+            Grain::Batch => vec![draw(0); rows.total()],
+            Grain::Sentence => (0..rows.n()).flat_map(|i| vec![draw(rows.members()[i]); rows.len(i)]).collect(),
+            Grain::Token => rows.positions().iter().map(|p| draw(*p)).collect(),
+        }
+    }
+
+    /// Experts of every row, in order of likelihood. Shapes: x `[total, dim]`.
+    fn choose(&self, cx: &mut Ctx, x: &Tensor, at: &str, setting: &Setting, rows: &Rows) -> Result<Chosen> {
+        let (total, n) = (rows.total(), self.experts.len());
+        let same = |ids: Vec<u32>, weights: Option<Vec<f32>>| -> Result<Chosen> {
+            let k = ids.len();
+            let spread = |w: Vec<f32>| -> Result<Tensor> {
+                Ok(Tensor::from_vec(w, (1, k), x.device())?.broadcast_as((total, k))?.contiguous()?)
+            };
+            let ids = std::iter::repeat_n(ids, total).flatten().collect();
+            Ok(Chosen { ids, weights: weights.map(spread).transpose()?, entropy: None })
+        };
+        let slots = self.slots(setting);
+        match setting {
+            Setting::Learned { .. } => self.learned(cx, x, at, &self.choosers.gates[0], slots),
+            Setting::Task { task, .. } => self.learned(cx, x, at, &self.choosers.gates[*task], slots),
+            Setting::Step { step } => {
+                let (ids, weights) = self.choosers.steps[*step].iter().map(|(e, w)| (*e as u32, *w)).unzip();
+                same(ids, Some(weights))
+            }
+            Setting::Random { grain } => {
+                Ok(Chosen { ids: self.drawn(&cx.rng(at), *grain, rows), weights: None, entropy: None })
+            }
+            Setting::Fixed { expert } => same(vec![*expert as u32], None),
+            Setting::All {} => same((0..n as u32).collect(), Some(vec![1.0 / n as f32; n])),
+        }
+    }
+}
+
+/// What a router chose.
+struct Chosen {
+    /// Experts of each row, row by row.
+    ids: Vec<u32>,
+    /// `[rows, slots]`; all one where absent.
+    weights: Option<Tensor>,
+    /// Entropy of the gate's distribution for each row, in nats.
+    entropy: Option<Vec<f64>>,
+}
+
+/// The `k` largest, the first of equals first.
+fn likeliest(row: &[f32], k: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..row.len() as u32).collect();
+    let before = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k, before);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(before);
+    order
+}
+
+fn entropy(probs: &[f32]) -> f64 {
+    probs.iter().map(|p| f64::from(*p)).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
+}
+
+/// Drops what is over an expert's capacity: its rows of each member count in order of position.
+fn within(capacity: Option<usize>, ids: &[u32], slots: usize, rows: &Rows) -> Vec<Option<u32>> {
+    let Some(capacity) = capacity else { return ids.iter().map(|e| Some(*e)).collect() };
+    let mut kept = Vec::with_capacity(ids.len());
+    for i in 0..rows.n() {
+        let range = rows.range(i);
+        let mut taken: BTreeMap<u32, usize> = BTreeMap::new();
+        kept.extend(ids[range.start * slots..range.end * slots].iter().map(|e| {
+            let count = taken.entry(*e).or_default();
+            *count += 1;
+            (*count <= capacity).then_some(*e)
+        }));
+    }
+    kept
+}
+
+/// Records the load of each member: rows per expert, dropped ones, mean entropy of the gate.
+fn record(cx: &mut Ctx, at: &str, experts: &[Option<u32>], slots: usize, entropy: Option<&[f64]>, rows: &Rows) {
+    for i in 0..rows.n() {
+        let range = rows.range(i);
+        let own = &experts[range.start * slots..range.end * slots];
+        let mut load: BTreeMap<String, usize> = BTreeMap::new();
+        own.iter().flatten().for_each(|e| *load.entry(e.to_string()).or_default() += 1);
+        let mut choice = json!({"load": load, "dropped": own.iter().filter(|e| e.is_none()).count()});
+        if let Some(all) = entropy.filter(|_| !range.is_empty()) {
+            choice["entropy"] = json!(all[range.clone()].iter().sum::<f64>() / range.len() as f64);
+        }
+        cx.trace.decide(at, setting::AXIS, Some(rows.members()[i]), choice);
+    }
+}
+
+impl Ffn for Bank {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        if x.dims() != [rows.total(), self.dim] {
+            return Err(Error::shape("experts", format!("[{}, {}]", rows.total(), self.dim), x.dims()));
+        }
+        let setting = self.setting(cx.point)?;
+        let slots = self.slots(&setting);
+        let at = format!("blocks.{}.ffn", cx.block);
+        let Chosen { ids, weights, entropy } = self.choose(cx, x, &at, &setting, rows)?;
+        let capacity = if let Setting::Learned { capacity, .. } = setting { capacity } else { None };
+        let experts = within(capacity, &ids, slots, rows);
+        record(cx, &at, &experts, slots, entropy.as_deref(), rows);
+        run(cx, &self.experts, x, &Assignment { experts, slots, weights })
+    }
+
+    /// Every expert that may be met counts its bytes, and the rows that meet one their work. A capacity drops rows that
+    /// no forecast knows; they count.
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        let Ok(setting) = self.setting(point) else { return LeafCost::default() };
+        let slots = self.slots(&setting);
+        let n = self.experts.len();
+        let gate = match &setting {
+            Setting::Learned { .. } => self.choosers.gates.first(),
+            Setting::Task { task, .. } => self.choosers.gates.get(*task),
+            _ => None,
+        };
+        let gate = gate.map_or(LeafCost::default(), |g| LeafCost {
+            macs: (rows * n * self.dim) as u64,
+            bytes: 4 * (n * self.dim + if g.bias.is_some() { n } else { 0 }) as u64,
+        });
+        let met = match &setting {
+            Setting::Step { .. } | Setting::Fixed { .. } | Setting::Random { grain: Grain::Batch } => slots,
+            _ => n,
+        };
+        let one = self.experts[0].cost(point, rows * slots);
+        gate + LeafCost { macs: one.macs, bytes: one.bytes * met as u64 }
+    }
+}

@@ -1,0 +1,159 @@
+//! The axis `experts` of a point: who chooses among the experts of every bank, and how.
+
+use serde::{Deserialize, Serialize};
+use switchformer_nn::{Between, Error, Point, Result, Weights};
+
+use crate::host::{Axis, Host, Switch};
+
+/// Name of the axis, and of the notes that banks leave for it.
+pub(super) const AXIS: &str = "experts";
+
+/// Whose choice a random draw is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grain {
+    /// One expert per bank for all that is computed: a function of (seed, block).
+    #[default]
+    Batch,
+    /// One per member: a function of (seed, block, place of the member in the request).
+    Sentence,
+    /// One per row: a function of (seed, block, position of the row in its member).
+    Token,
+}
+
+/// A setting of the axis.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "router", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Setting {
+    /// The trained gate picks the likeliest experts of each row.
+    Learned {
+        /// Experts per row; the bank's own number where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        top_k: Option<usize>,
+        /// Most rows of one member that an expert takes, in order of position; later ones get nothing. Absent: no
+        /// row is ever dropped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        capacity: Option<usize>,
+    },
+    /// The gate of a task, in banks that hold one per task.
+    Task {
+        /// Number of the task.
+        task: usize,
+        /// Experts per row; the bank's own number where absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        top_k: Option<usize>,
+    },
+    /// The bank's table of choices, one entry per step of a schedule; the same for all rows.
+    Step {
+        /// Number of the step.
+        step: usize,
+    },
+    /// A seeded draw, each expert as likely as the others.
+    Random {
+        /// Whose choice a draw is.
+        #[serde(default)]
+        grain: Grain,
+    },
+    /// One expert for everything.
+    Fixed {
+        /// Number of the expert.
+        expert: usize,
+    },
+    /// The mean of all experts.
+    All {},
+}
+
+/// What a bank offers to the axis.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Number of experts.
+    pub experts: usize,
+    /// Number of trained gates: none, one, or one per task.
+    pub gates: usize,
+    /// Entries of the table of steps.
+    pub steps: usize,
+    /// Experts per row at the resting position.
+    pub top_k: usize,
+}
+
+impl Offer {
+    /// What every bank of a loaded model can do: settings act on all of them. `None` where there is no bank.
+    pub fn of(w: &Weights) -> Result<Option<Offer>> {
+        let all = w.notes(AXIS).into_iter().map(|v| {
+            serde_json::from_value::<Offer>(v).map_err(|e| Error::config("experts", format!("a bank's note: {e}")))
+        });
+        let all = all.collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().reduce(|a, b| Offer {
+            experts: a.experts.min(b.experts),
+            gates: a.gates.min(b.gates),
+            steps: a.steps.min(b.steps),
+            top_k: a.top_k.min(b.top_k),
+        }))
+    }
+
+    /// The setting of a point, checked; `None` at rest.
+    pub fn setting(&self, point: &Point) -> Result<Option<Setting>> {
+        let Some(setting) = point.axis::<Setting>(AXIS)? else { return Ok(None) };
+        let refuse = |what: String| Err(Error::point(format!("experts: {what}"), format!("here: {}", self.values())));
+        let few = |k: &Option<usize>| k.is_none_or(|k| (1..=self.experts).contains(&k));
+        match &setting {
+            Setting::Learned { .. } if self.gates == 0 => refuse("these banks have no trained gate".into()),
+            Setting::Learned { top_k, .. } | Setting::Task { top_k, .. } if !few(top_k) => {
+                refuse(format!("top_k = {} of {} experts", top_k.unwrap_or_default(), self.experts))
+            }
+            Setting::Task { task, .. } if *task >= self.gates => refuse(format!("no gate for task {task}")),
+            Setting::Step { step } if *step >= self.steps => refuse(format!("no entry for step {step}")),
+            Setting::Fixed { expert } if *expert >= self.experts => refuse(format!("no expert {expert}")),
+            _ => Ok(Some(setting)),
+        }
+    }
+
+    /// The values that the axis takes here.
+    fn values(&self) -> String {
+        let last = self.experts - 1;
+        let mut list = Vec::new();
+        if self.gates > 0 {
+            list.push(format!(
+                "{{\"router\":\"learned\",\"top_k\":1..{}}} (rests at {}; capacity: rows per member and expert)",
+                self.experts, self.top_k
+            ));
+        }
+        if self.gates > 1 {
+            list.push(format!("{{\"router\":\"task\",\"task\":0..{}}}", self.gates - 1));
+        }
+        if self.steps > 0 {
+            list.push(format!("{{\"router\":\"step\",\"step\":0..{}}}", self.steps - 1));
+        }
+        list.push("{\"router\":\"random\",\"grain\":\"batch|sentence|token\"}".into());
+        list.push(format!("{{\"router\":\"fixed\",\"expert\":0..{last}}}"));
+        list.push("{\"router\":\"all\"}".into());
+        list.join(", ")
+    }
+}
+
+/// The axis `experts`.
+pub struct Experts;
+
+impl Switch for Experts {
+    fn axis(&self) -> &'static str {
+        AXIS
+    }
+    fn describe(&self, host: &Host) -> Axis {
+        let values = match &host.experts {
+            Some(offer) => offer.values(),
+            None => "no experts; `switchformer compress --upcycle N` makes some of a dense model".into(),
+        };
+        Axis { name: AXIS, values, available: host.experts.is_some(), change: "free" }
+    }
+    /// Banks read their setting themselves; between blocks nothing happens.
+    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+        match &host.experts {
+            Some(offer) => offer.setting(point).map(|_| None),
+            None if point.axes().any(|a| a == AXIS) => Err(Error::point(
+                "experts: this checkpoint has no experts",
+                "make some with `switchformer compress --upcycle N`",
+            )),
+            None => Ok(None),
+        }
+    }
+}
