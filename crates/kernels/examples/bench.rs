@@ -1,5 +1,5 @@
 //! Times the kernels at the shapes that training and serving use: `cargo run --release -p
-//! switchformer-kernels --example bench [threads [scalar|avx2]]`.
+//! switchformer-kernels --example bench [threads [scalar|avx2|best [part]]]`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -147,8 +147,12 @@ fn main() {
         _ => {}
     }
     println!("{:?}, {} threads", isa::current(), threads());
-    products();
-    attentions();
-    rows();
-    elementwise();
+    let parts: [(&str, fn()); 4] =
+        [("products", products), ("attentions", attentions), ("rows", rows), ("elementwise", elementwise)];
+    let only = std::env::args().nth(3);
+    for (name, part) in parts {
+        if only.as_deref().is_none_or(|o| o == name) {
+            part();
+        }
+    }
 }

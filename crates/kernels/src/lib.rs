@@ -31,7 +31,10 @@ mod simd_x86;
 pub mod softmax;
 pub mod threads;
 
-pub use attention::{Packed, QkvGrad, Rows, RowsMut, attention, attention_backward, attention_probs};
+pub use attention::{
+    Attend, Bias, Packed, Positions, QkvGrad, Rows, RowsMut, attend, attend_backward, attend_probs, attend_probs_mean,
+    attention, attention_backward, attention_probs,
+};
 pub use buffer::unfilled;
 pub use gemm::{Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_packed};
 pub use norm::{layer_norm, layer_norm_backward};

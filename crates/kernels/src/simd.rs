@@ -48,6 +48,23 @@ pub(crate) trait Simd: Copy {
     fn sum(self, a: Self::V) -> f32;
     /// The greatest lane.
     fn hmax(self, a: Self::V) -> f32;
+    /// The whole number below the binary logarithm of a positive normal `a`.
+    fn exponent(self, a: Self::V) -> Self::V;
+    /// Transposes `rows` rows of `cols` floats, `from_rs` apart, into `cols` lines of `width` floats, `to_rs` apart;
+    /// lanes past `rows` are zeros. All three counts are at most `LANES`.
+    ///
+    /// # Safety
+    /// The rows must be good for reading and the lines for writing, and they must not overlap.
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_rs: usize,
+        rows: usize,
+        cols: usize,
+        to: *mut f32,
+        to_rs: usize,
+        width: usize,
+    );
 
     #[inline(always)]
     fn load(self, x: &[f32]) -> Self::V {
@@ -262,5 +279,27 @@ impl Simd for Scalar {
     fn hmax(self, a: F4) -> f32 {
         let m = |a: f32, b: f32| if a > b { a } else { b };
         m(m(a[0], a[2]), m(a[1], a[3]))
+    }
+    #[inline(always)]
+    fn exponent(self, a: F4) -> F4 {
+        a.map(|x| ((x.to_bits() >> 23) as i32 - 127) as f32)
+    }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_rs: usize,
+        rows: usize,
+        cols: usize,
+        to: *mut f32,
+        to_rs: usize,
+        width: usize,
+    ) {
+        for c in 0..cols {
+            for r in 0..width {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(c * to_rs + r) = if r < rows { *from.add(r * from_rs + c) } else { 0.0 } };
+            }
+        }
     }
 }

@@ -54,6 +54,59 @@ macro_rules! direct {
     };
 }
 
+/// [`Simd::transpose`]: within quarters by unpacking, then `$last` moves whole quarters of 128 bits.
+macro_rules! transpose {
+    ($v:ty, $lanes:literal, |$t:ident, $out:ident| $last:block, $lo:ident, $hi:ident, $pd:ident, $ps:ident, $lo2:ident,
+     $hi2:ident) => {
+        #[inline(always)]
+        unsafe fn transpose(
+            self,
+            from: *const f32,
+            from_rs: usize,
+            rows: usize,
+            cols: usize,
+            to: *mut f32,
+            to_rs: usize,
+            width: usize,
+        ) {
+            // SAFETY: the caller promises the rows and lines; the token proves the instructions.
+            unsafe {
+                let mut $t = [self.splat(0.0); $lanes];
+                for (r, row) in $t.iter_mut().enumerate() {
+                    if r < rows {
+                        let from = from.add(r * from_rs);
+                        *row = if cols == $lanes {
+                            self.load_ptr(from)
+                        } else {
+                            self.load_part(std::slice::from_raw_parts(from, cols))
+                        };
+                    }
+                }
+                for g in (0..$lanes).step_by(4) {
+                    let (a, b, c, d) = ($t[g], $t[g + 1], $t[g + 2], $t[g + 3]);
+                    let (ab, ab2, cd, cd2) = ($pd($lo(a, b)), $pd($hi(a, b)), $pd($lo(c, d)), $pd($hi(c, d)));
+                    $t[g] = $ps($lo2(ab, cd));
+                    $t[g + 1] = $ps($hi2(ab, cd));
+                    $t[g + 2] = $ps($lo2(ab2, cd2));
+                    $t[g + 3] = $ps($hi2(ab2, cd2));
+                }
+                let mut $out = [self.splat(0.0); $lanes];
+                $last
+                for (c, &line) in $out.iter().enumerate() {
+                    if c < cols {
+                        let to = to.add(c * to_rs);
+                        if width == $lanes {
+                            self.store_ptr(to, line);
+                        } else {
+                            self.store_part(std::slice::from_raw_parts_mut(to, width), line);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
@@ -150,6 +203,20 @@ impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
         }
     }
+    #[inline(always)]
+    fn exponent(self, a: __m256) -> __m256 {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            let biased = _mm256_srli_epi32::<23>(_mm256_castps_si256(a));
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)))
+        }
+    }
+    transpose!(__m256, 8, |t, out| {
+        for c in 0..4 {
+            out[c] = _mm256_permute2f128_ps::<0x20>(t[c], t[4 + c]);
+            out[4 + c] = _mm256_permute2f128_ps::<0x31>(t[c], t[4 + c]);
+        }
+    }, _mm256_unpacklo_ps, _mm256_unpackhi_ps, _mm256_castps_pd, _mm256_castpd_ps, _mm256_unpacklo_pd, _mm256_unpackhi_pd);
 }
 
 impl Simd for Avx512 {
@@ -169,6 +236,7 @@ impl Simd for Avx512 {
         sqrt(a) = _mm512_sqrt_ps;
         abs(a) = _mm512_abs_ps;
         scale2(a, n) = _mm512_scalef_ps;
+        exponent(a) = _mm512_getexp_ps;
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -229,4 +297,20 @@ impl Simd for Avx512 {
             Avx2::new().hmax(halves)
         }
     }
+    transpose!(__m512, 16, |t, out| {
+        for c in 0..4 {
+            let (low, high) = (
+                _mm512_shuffle_f32x4::<0x88>(t[c], t[4 + c]),
+                _mm512_shuffle_f32x4::<0x88>(t[8 + c], t[12 + c]),
+            );
+            out[c] = _mm512_shuffle_f32x4::<0x88>(low, high);
+            out[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
+            let (low, high) = (
+                _mm512_shuffle_f32x4::<0xdd>(t[c], t[4 + c]),
+                _mm512_shuffle_f32x4::<0xdd>(t[8 + c], t[12 + c]),
+            );
+            out[4 + c] = _mm512_shuffle_f32x4::<0x88>(low, high);
+            out[12 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
+        }
+    }, _mm512_unpacklo_ps, _mm512_unpackhi_ps, _mm512_castps_pd, _mm512_castpd_ps, _mm512_unpacklo_pd, _mm512_unpackhi_pd);
 }

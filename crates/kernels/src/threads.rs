@@ -99,6 +99,11 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
 
+    /// Elements in all.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The place of element `at`; a task may use only what is its own from there.
     #[inline(always)]
     pub(crate) fn ptr(&self, at: usize) -> *mut T {
@@ -117,29 +122,35 @@ thread_local! {
 /// kernel around it, so its vector operations would each become a call.
 pub(crate) struct Scratch {
     buf: Vec<f32>,
+    start: usize,
     len: usize,
 }
 
-/// Lends this thread's scratch buffer of `len` floats of unknown content, kept between calls.
+/// Floats in a cache line.
+pub(crate) const LINE: usize = 16;
+
+/// Lends this thread's scratch buffer of `len` floats of unknown content, kept between calls. It starts at a cache
+/// line, so that vectors in it need not straddle two.
 pub(crate) fn scratch(len: usize) -> Scratch {
     // Taken, not borrowed: a nested call finds an empty buffer and makes its own.
     let mut buf = SCRATCH.take();
-    if buf.len() < len {
-        buf.resize(len, 0.0);
+    if buf.len() < len + LINE {
+        buf.resize(len + LINE, 0.0);
     }
-    Scratch { buf, len }
+    let start = buf.as_ptr().align_offset(4 * LINE).min(LINE);
+    Scratch { buf, start, len }
 }
 
 impl std::ops::Deref for Scratch {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.buf[..self.len]
+        &self.buf[self.start..self.start + self.len]
     }
 }
 
 impl std::ops::DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.buf[..self.len]
+        &mut self.buf[self.start..self.start + self.len]
     }
 }
 

@@ -1,106 +1,173 @@
-//! One segment and head, backward: probabilities are computed again from the log of their
-//! denominators, a tile at a time.
+//! One segment and one head of keys, backward: probabilities are computed again from the log of their denominators, a
+//! tile at a time. Tiles lie as in the forward pass, a key in each row and a query in each lane.
 
-use super::forward::{carve, write_scaled};
-use super::tile::{pack, pack_transposed, pad_rows, product};
-use super::{KEY_BLOCK, QUERY_BLOCK, Rows, Target};
+use super::forward::carve_slack;
+use super::scores::{BiasGrad, Scores, TileAt};
+use super::spec::{Attend, Segment};
+use super::tile::{carve, pack, pack_transposed, pad_rows, product, write_scaled};
+use super::views::{Rows, Target};
+use super::{KEY_BLOCK, QUERY_BLOCK};
 use crate::math::exp;
 use crate::simd::{Simd, pad};
-use crate::threads::scratch;
+use crate::threads::{Shared, scratch};
 
-/// A segment's rows and a head's columns.
+/// A segment's rows and a head of keys, with the heads of queries that share it.
 pub(super) struct Task<'a> {
+    pub(super) spec: &'a Attend<'a>,
+    pub(super) segment: Segment,
+    pub(super) head_kv: usize,
     pub(super) q: Rows<'a>,
     pub(super) k: Rows<'a>,
     pub(super) v: Rows<'a>,
     pub(super) out: Rows<'a>,
     pub(super) dout: Rows<'a>,
+    /// `[heads, queries in all]`.
     pub(super) lse: &'a [f32],
-    pub(super) first: usize,
-    pub(super) n: usize,
-    pub(super) col: usize,
-    pub(super) hd: usize,
-    pub(super) scale: f32,
+    /// Queries in all.
+    pub(super) queries: usize,
     pub(super) dq: Target<'a>,
     pub(super) dk: Target<'a>,
     pub(super) dv: Target<'a>,
+    /// The gradient of the biases, all heads'.
+    pub(super) dbias: Option<Shared<'a>>,
 }
 
-// With P the probabilities, O = P V and S = scale Q K^T:
+// With P the probabilities, O = P V and S = scale Q K^T + bias:
 //   dV = P^T dO,   dP = dO V^T,   dS = P (dP - rowsum(dO O)),
-//   dQ = scale dS K,   dK = dS^T (scale Q).
+//   dQ = scale dS K,   dK = dS^T (scale Q),   dbias = dS.
 #[inline(always)]
 pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
-    let (n, hd, col) = (t.n, t.hd, t.col);
+    let (hd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
     let hdp = pad::<S>(hd);
-    let rows = pad_rows(n);
-    let keys = n.min(KEY_BLOCK);
-    let (kp, kr) = (pad::<S>(keys), pad_rows(keys));
-    let tile = pad_rows(n.min(QUERY_BLOCK)) * kp;
-    let (whole, block) = (rows * hdp, kr * hdp);
-    let lens = [whole, whole, whole, rows, hd * kp, hd * kp, block, block, block, tile, tile];
-    let mut buffer = scratch(lens.iter().sum());
-    let [q, dout, dq, delta, kt, vt, k, dk, dv, p, ds] = carve(&mut buffer, lens);
-    pack(s, t.q, t.first, n, col, hd, t.scale, q, hdp);
-    pack(s, t.dout, t.first, n, col, hd, 1.0, dout, hdp);
-    for (i, delta) in delta.iter_mut().take(n).enumerate() {
-        *delta = dot(s, &dout[i * hdp..], t.out.row(t.first + i, col, hd));
+    let lanes = pad::<S>(nq.min(QUERY_BLOCK));
+    let (whole, tile) = (pad_rows(nk) * hdp, pad_rows(nk.min(KEY_BLOCK)) * lanes);
+    let (block, turned) = (pad_rows(nq.min(QUERY_BLOCK)) * hdp, hd * lanes);
+    let lens = [whole, whole, whole, whole, block, block, block, turned, turned, tile, tile, lanes, lanes];
+    let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
+    let [k, v, dk, dv, q, dout, dq, qt, dot, p, ds, lse, delta] = carve(&mut buffer, lens);
+    let col_kv = t.head_kv * hd;
+    pack(s, t.k, t.segment.k, nk, col_kv, hd, 1.0, k, hdp);
+    pack(s, t.v, t.segment.k, nk, col_kv, hd, 1.0, v, hdp);
+    if nq == 0 {
+        dk.fill(0.0);
+        dv.fill(0.0);
     }
-    for key in (0..n).step_by(KEY_BLOCK) {
-        let count = KEY_BLOCK.min(n - key);
-        let ld = pad::<S>(count);
-        pack_transposed(t.k, t.first + key, count, col, hd, kt, ld);
-        pack_transposed(t.v, t.first + key, count, col, hd, vt, ld);
-        pack(s, t.k, t.first + key, count, col, hd, 1.0, k, hdp);
-        for start in (0..n).step_by(QUERY_BLOCK) {
-            let m = QUERY_BLOCK.min(n - start);
-            let (q, dout) = (&q[start * hdp..], &dout[start * hdp..]);
-            product::<S, false>(s, m, ld, hd, q, hdp, kt, ld, p, ld, false);
-            product::<S, false>(s, m, ld, hd, dout, hdp, vt, ld, ds, ld, false);
-            for i in 0..m {
-                let at = i * ld..(i + 1) * ld;
-                let (lse, delta) = (t.lse[start + i], delta[start + i]);
-                score_gradient(s, &mut p[at.clone()], &mut ds[at], lse, delta);
+    for head in t.head_kv * group..(t.head_kv + 1) * group {
+        let (col, scale) = (head * hd, t.spec.scale);
+        let mut scores = Scores::new(t.spec, t.segment, head);
+        let mut dbias = t.dbias.map(|d| {
+            let n = d.len() / t.spec.heads;
+            // SAFETY: where biases have gradients, one task at a time has a head.
+            BiasGrad { out: unsafe { d.slice(head * n, n) }, line: Vec::new() }
+        });
+        for start in (0..nq).step_by(QUERY_BLOCK) {
+            let m = QUERY_BLOCK.min(nq - start);
+            let ld = pad::<S>(m);
+            let (row, first) = (t.segment.q + start, head == t.head_kv * group && start == 0);
+            scores.begin(start, m);
+            if let Some(d) = &mut dbias {
+                scores.begin_grad(d);
             }
-            // The padding of p and ds holds no sense, and reaches only rows not written out.
-            let more = start > 0;
-            product::<S, true>(s, count, hdp, m, p, ld, dout, hdp, dv, hdp, more);
-            product::<S, true>(s, count, hdp, m, ds, ld, q, hdp, dk, hdp, more);
-            let dq = &mut dq[start * hdp..];
-            product::<S, false>(s, m, hdp, count, ds, ld, k, hdp, dq, hdp, key > 0);
-        }
-        for i in 0..count {
-            // SAFETY: the row and head are this task's own.
-            let (to_k, to_v) = unsafe {
-                let row = t.first + key + i;
-                (t.dk.row(row, col, hd), t.dv.row(row, col, hd))
-            };
-            write_scaled(s, &dk[i * hdp..], 1.0, to_k);
-            write_scaled(s, &dv[i * hdp..], 1.0, to_v);
+            pack(s, t.q, row, m, col, hd, scale, q, hdp);
+            pack(s, t.dout, row, m, col, hd, 1.0, dout, hdp);
+            pack_transposed(s, Rows::packed(q, hdp), 0, m, 0, hd, 1.0, qt, ld);
+            pack_transposed(s, Rows::packed(dout, hdp), 0, m, 0, hd, 1.0, dot, ld);
+            for i in 0..m {
+                delta[i] = dot_row(s, &dout[i * hdp..], t.out.row(row + i, col, hd));
+                let l = t.lse[head * t.queries + row + i];
+                // A query that saw nothing: minus infinity less this is still nothing.
+                lse[i] = if l == f32::NEG_INFINITY { f32::INFINITY } else { l };
+            }
+            delta[m..ld].fill(0.0);
+            lse[m..ld].fill(0.0);
+            let mut seen = false;
+            for key in (0..nk).step_by(KEY_BLOCK) {
+                let all = KEY_BLOCK.min(nk - key);
+                let count = scores.visible(key, all);
+                if first && count < all {
+                    dk[(key + count) * hdp..(key + all) * hdp].fill(0.0);
+                    dv[(key + count) * hdp..(key + all) * hdp].fill(0.0);
+                }
+                if count == 0 {
+                    continue;
+                }
+                let (k, at) = (&k[key * hdp..], TileAt { start, m, key, count });
+                product::<S, false>(s, count, ld, hd, k, hdp, qt, ld, p, ld, false);
+                product::<S, false>(s, count, ld, hd, &v[key * hdp..], hdp, dot, ld, ds, ld, false);
+                scores.apply(s, at, p, ld);
+                score_gradients(s, count, ld, p, ds, lse, delta);
+                if let Some(d) = &mut dbias {
+                    scores.collect(s, at, ds, ld, d);
+                }
+                // The padding of p and ds holds no sense, and reaches only rows not written out.
+                product::<S, false>(s, count, hdp, m, p, ld, dout, hdp, &mut dv[key * hdp..], hdp, !first);
+                product::<S, false>(s, count, hdp, m, ds, ld, q, hdp, &mut dk[key * hdp..], hdp, !first);
+                product::<S, true>(s, m, hdp, count, ds, ld, k, hdp, dq, hdp, seen);
+                seen = true;
+            }
+            if !seen {
+                dq.fill(0.0);
+            }
+            if let Some(d) = &mut dbias {
+                scores.end_grad(d);
+            }
+            write_rows(s, dq, hdp, m, scale, t.dq, row, col, hd);
         }
     }
-    for i in 0..n {
-        // SAFETY: the row and head are this task's own.
-        let to = unsafe { t.dq.row(t.first + i, col, hd) };
-        write_scaled(s, &dq[i * hdp..], t.scale, to);
+    write_rows(s, dk, hdp, nk, 1.0, t.dk, t.segment.k, col_kv, hd);
+    write_rows(s, dv, hdp, nk, 1.0, t.dv, t.segment.k, col_kv, hd);
+}
+
+/// Writes `count` rows of scratch, times `factor`, to rows `first..` of this task's own part.
+#[inline(always)]
+fn write_rows<S: Simd>(
+    s: S,
+    from: &[f32],
+    ld: usize,
+    count: usize,
+    factor: f32,
+    to: Target<'_>,
+    first: usize,
+    col: usize,
+    len: usize,
+) {
+    for i in 0..count {
+        // SAFETY: callers write rows and a head that are their task's own.
+        let to = unsafe { to.row(first + i, col, len) };
+        write_scaled(s, &from[i * ld..], factor, to);
     }
 }
 
 /// Scores in `p` become probabilities; their gradients in `ds` become the scores'.
 #[inline(always)]
-fn score_gradient<S: Simd>(s: S, p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32) {
-    let (lse, delta) = (s.splat(lse), s.splat(delta));
-    for (p, ds) in p.chunks_exact_mut(S::LANES).zip(ds.chunks_exact_mut(S::LANES)) {
-        let prob = exp(s, s.sub(s.load(p), lse));
-        s.store(p, prob);
-        let grad = s.mul(prob, s.sub(s.load(ds), delta));
-        s.store(ds, grad);
+fn score_gradients<S: Simd>(
+    s: S,
+    rows: usize,
+    ld: usize,
+    p: &mut [f32],
+    ds: &mut [f32],
+    lse: &[f32],
+    delta: &[f32],
+) {
+    assert!(ld.is_multiple_of(S::LANES) && p.len() >= rows * ld && ds.len() >= rows * ld);
+    for c in (0..ld).step_by(S::LANES) {
+        let (lse, delta) = (s.load(&lse[c..]), s.load(&delta[c..]));
+        let (p, ds) = (p[c..].as_mut_ptr(), ds[c..].as_mut_ptr());
+        for j in 0..rows {
+            // SAFETY: row j < rows and columns c..c + LANES <= ld are inside both tiles.
+            unsafe {
+                let (p, ds) = (p.add(j * ld), ds.add(j * ld));
+                let prob = exp(s, s.sub(s.load_ptr(p), lse));
+                s.store_ptr(p, prob);
+                s.store_ptr(ds, s.mul(prob, s.sub(s.load_ptr(ds), delta)));
+            }
+        }
     }
 }
 
 /// The sum of `a[i] b[i]` over `b`'s length; `a` is padded to whole vectors.
 #[inline(always)]
-fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+fn dot_row<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     let mut acc = s.splat(0.0);
     for (a, b) in a.chunks_exact(S::LANES).zip(b.chunks(S::LANES)) {
         acc = s.fma(s.load(a), s.load_part(b), acc);

@@ -1,180 +1,205 @@
-//! One segment and head, forward: blocks of queries against blocks of keys, with a running
-//! maximum and denominator so that scores are never kept.
+//! One segment and one head of keys, forward: blocks of queries against blocks of keys, with a running maximum and
+//! denominator so that scores are never kept.
+//!
+//! A tile of scores has a key in each row and a query in each lane: maxima and sums run down the rows without a
+//! reduction across lanes, keys and values are used as they lie, and only queries and results are transposed.
 
-use super::tile::{pack, pack_transposed, pad_rows, product};
-use super::{KEY_BLOCK, QUERY_BLOCK, Rows, Target};
-use crate::math::exp;
+use super::scores::{Scores, TileAt};
+use super::spec::{Attend, Segment};
+use super::tile::{carve, pack, pack_transposed, pad_rows, product, untranspose};
+use super::views::{Rows, Target};
+use super::{KEY_BLOCK, QUERY_BLOCK};
+use crate::math::{exp, ln};
 use crate::simd::{Simd, pad};
-use crate::softmax::softmax_body;
-use crate::threads::scratch;
+use crate::threads::{Shared, scratch};
 
-/// A segment's rows and a head's columns.
+/// A maximum starts here, so that a query that sees nothing subtracts something finite.
+const FLOOR: f32 = -1e30;
+
+/// A segment's rows and a head of keys, with the heads of queries that share it.
 pub(super) struct Task<'a> {
+    pub(super) spec: &'a Attend<'a>,
+    pub(super) segment: Segment,
+    pub(super) head_kv: usize,
     pub(super) q: Rows<'a>,
     pub(super) k: Rows<'a>,
     pub(super) v: Rows<'a>,
-    pub(super) first: usize,
-    pub(super) n: usize,
-    pub(super) col: usize,
-    pub(super) hd: usize,
-    pub(super) scale: f32,
     pub(super) out: Target<'a>,
-    pub(super) lse: Option<&'a mut [f32]>,
-}
-
-/// The keys, transposed, one block after another: `[hd, pad(block)]` each.
-#[inline(always)]
-fn pack_keys<S: Simd>(_s: S, t: &Task<'_>, keys: &mut [f32]) {
-    for start in (0..t.n).step_by(KEY_BLOCK) {
-        let count = KEY_BLOCK.min(t.n - start);
-        let block = &mut keys[start * t.hd..];
-        pack_transposed(t.k, t.first + start, count, t.col, t.hd, block, pad::<S>(count));
-    }
+    /// `[heads, queries in all]`.
+    pub(super) lse: Option<Shared<'a>>,
+    /// Queries in all.
+    pub(super) queries: usize,
 }
 
 #[inline(always)]
 pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
-    let (n, hd) = (t.n, t.hd);
+    let (hd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
     let hdp = pad::<S>(hd);
-    let rows = pad_rows(n.min(QUERY_BLOCK));
-    let sp = pad::<S>(n.min(KEY_BLOCK));
-    let lens = [hd * pad::<S>(n), pad_rows(n) * hdp, rows * hdp, rows * sp, rows * hdp];
-    let mut buffer = scratch(lens.iter().sum());
-    let [keys, values, q, p, o] = carve(&mut buffer, lens);
-    pack_keys(s, &t, keys);
-    pack(s, t.v, t.first, n, t.col, hd, 1.0, values, hdp);
-    let mut lse = t.lse;
-    for start in (0..n).step_by(QUERY_BLOCK) {
-        let m = QUERY_BLOCK.min(n - start);
-        pack(s, t.q, t.first + start, m, t.col, hd, t.scale, q, hdp);
-        let mut top = [f32::NEG_INFINITY; QUERY_BLOCK];
-        let mut sum = [0.0f32; QUERY_BLOCK];
-        for key in (0..n).step_by(KEY_BLOCK) {
-            let count = KEY_BLOCK.min(n - key);
-            let ld = pad::<S>(count);
-            product::<S, false>(s, m, ld, hd, q, hdp, &keys[key * hd..], ld, p, ld, false);
-            let mask = tail_mask(s, count);
-            for i in 0..m {
-                let row = &mut p[i * ld..(i + 1) * ld];
-                let before = top[i];
-                let part = exp_row(s, row, count, mask, &mut top[i]);
-                // What was summed under a lower maximum shrinks; nothing on the first block.
-                if key > 0 {
-                    let shrink = (before - top[i]).exp();
-                    sum[i] *= shrink;
-                    scale_row(s, &mut o[i * hdp..(i + 1) * hdp], shrink);
+    let lanes = pad::<S>(nq.min(QUERY_BLOCK));
+    let (whole, tile) = (pad_rows(nk) * hdp, pad_rows(nk.min(KEY_BLOCK)) * lanes);
+    let lens = [whole, whole, hd * lanes, tile, hdp * lanes, lanes, lanes];
+    let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
+    let [k, v, qt, p, ot, top, sum] = carve(&mut buffer, lens);
+    pack(s, t.k, t.segment.k, nk, t.head_kv * hd, hd, 1.0, k, hdp);
+    pack(s, t.v, t.segment.k, nk, t.head_kv * hd, hd, 1.0, v, hdp);
+    for head in t.head_kv * group..(t.head_kv + 1) * group {
+        let mut scores = Scores::new(t.spec, t.segment, head);
+        for start in (0..nq).step_by(QUERY_BLOCK) {
+            let m = QUERY_BLOCK.min(nq - start);
+            let ld = pad::<S>(m);
+            scores.begin(start, m);
+            pack_transposed(s, t.q, t.segment.q + start, m, head * hd, hd, t.spec.scale, qt, ld);
+            top[..ld].fill(FLOOR);
+            sum[..ld].fill(0.0);
+            let mut seen = false;
+            for key in (0..nk).step_by(KEY_BLOCK) {
+                let count = scores.visible(key, KEY_BLOCK.min(nk - key));
+                if count == 0 {
+                    continue;
                 }
-                sum[i] += part;
+                product::<S, false>(s, count, ld, hd, &k[key * hdp..], hdp, qt, ld, p, ld, false);
+                scores.apply(s, TileAt { start, m, key, count }, p, ld);
+                exp_tile(s, count, ld, p, top, sum, if seen { &mut ot[..hd * ld] } else { &mut [] });
+                product::<S, true>(s, hd, ld, count, &v[key * hdp..], hdp, p, ld, ot, ld, seen);
+                seen = true;
             }
-            let v = &values[key * hdp..];
-            product::<S, false>(s, m, hdp, count, p, ld, v, hdp, o, hdp, key > 0);
-        }
-        for i in 0..m {
-            // SAFETY: the row and head are this task's own.
-            let out = unsafe { t.out.row(t.first + start + i, t.col, hd) };
-            write_scaled(s, &o[i * hdp..], 1.0 / sum[i], out);
-            if let Some(lse) = lse.as_deref_mut() {
-                lse[start + i] = top[i] + sum[i].ln();
+            if !seen {
+                ot[..hd * ld].fill(0.0);
+            }
+            finish(s, ld, top, sum, &mut ot[..hd * ld]);
+            // SAFETY: the rows and the head are this task's own.
+            unsafe { untranspose(s, ot, ld, m, hd, t.out, t.segment.q + start, head * hd) };
+            if let Some(lse) = t.lse {
+                // SAFETY: as above.
+                let to = unsafe { lse.slice(head * t.queries + t.segment.q + start, m) };
+                to.copy_from_slice(&top[..m]);
             }
         }
     }
 }
 
+/// Raises `top` to the maximum down each column of the tile's `rows` rows, turns the scores into `exp(x - top)` and adds
+/// them to `sum`; what was summed under a lower maximum, in `sum` and the rows of `before`, shrinks.
 #[inline(always)]
-pub(super) fn probs_body<S: Simd>(s: S, t: Task<'_>) {
-    let (n, hd) = (t.n, t.hd);
-    let hdp = pad::<S>(hd);
-    let rows = pad_rows(n.min(QUERY_BLOCK));
-    let np = pad::<S>(n);
-    let lens = [hd * np, rows * hdp, rows * np];
-    let mut buffer = scratch(lens.iter().sum());
-    let [keys, q, scores] = carve(&mut buffer, lens);
-    pack_keys(s, &t, keys);
-    for start in (0..n).step_by(QUERY_BLOCK) {
-        let m = QUERY_BLOCK.min(n - start);
-        pack(s, t.q, t.first + start, m, t.col, hd, t.scale, q, hdp);
-        for key in (0..n).step_by(KEY_BLOCK) {
-            let ld = pad::<S>(KEY_BLOCK.min(n - key));
-            let (k, c) = (&keys[key * hd..], &mut scores[key..]);
-            product::<S, false>(s, m, ld, hd, q, hdp, k, ld, c, np, false);
+fn exp_tile<S: Simd>(
+    s: S,
+    rows: usize,
+    ld: usize,
+    tile: &mut [f32],
+    top: &mut [f32],
+    sum: &mut [f32],
+    before: &mut [f32],
+) {
+    assert!(rows > 0 && ld > 0 && ld.is_multiple_of(S::LANES) && tile.len() >= rows * ld);
+    for c in (0..ld).step_by(S::LANES) {
+        let base = tile[c..].as_mut_ptr();
+        let old = s.load(&top[c..]);
+        // Four maxima, as one would wait for itself.
+        let mut tops = [old; 4];
+        for j in (0..rows).step_by(4) {
+            for (r, m) in tops.iter_mut().enumerate() {
+                // SAFETY: row min(j + r, rows - 1) and columns c..c + LANES <= ld are inside the tile.
+                *m = s.max(unsafe { s.load_ptr(base.add((j + r).min(rows - 1) * ld)) }, *m);
+            }
         }
-        for i in 0..m {
-            // SAFETY: the head's map is this task's own.
-            let out = unsafe { t.out.row(start + i, 0, n) };
-            softmax_body(s, n, &scores[i * np..i * np + n], out);
+        let m = s.max(s.max(tops[0], tops[1]), s.max(tops[2], tops[3]));
+        s.store(&mut top[c..], m);
+        let mut acc = s.splat(0.0);
+        for j in 0..rows {
+            // SAFETY: as above.
+            unsafe {
+                let at = base.add(j * ld);
+                let e = exp(s, s.sub(s.load_ptr(at), m));
+                acc = s.add(acc, e);
+                s.store_ptr(at, e);
+            }
+        }
+        let shrink = exp(s, s.sub(old, m));
+        let total = s.fma(s.load(&sum[c..]), shrink, acc);
+        s.store(&mut sum[c..], total);
+        for row in before.chunks_exact_mut(ld) {
+            let x = s.mul(s.load(&row[c..]), shrink);
+            s.store(&mut row[c..], x);
         }
     }
 }
 
-/// Zeros in the lanes a row of `count` leaves in its last vector, minus infinity in the rest.
+/// Divides the columns of `ot` by `sum`, where there is something to divide; `top` becomes the log-sum-exp.
 #[inline(always)]
-fn tail_mask<S: Simd>(s: S, count: usize) -> S::V {
-    let mut lanes = [f32::NEG_INFINITY; 64];
-    lanes[..count % S::LANES].fill(0.0);
-    s.load(&lanes)
-}
-
-/// Raises `top` to the maximum of the row's first `count` scores; turns them into `exp(x - top)`;
-/// returns their sum. `mask` is [`tail_mask`]'s.
-#[inline(always)]
-fn exp_row<S: Simd>(s: S, row: &mut [f32], count: usize, mask: S::V, top: &mut f32) -> f32 {
-    let (body, rest) = row.split_at_mut(count / S::LANES * S::LANES);
-    let tail = !count.is_multiple_of(S::LANES);
-    let mut max = s.splat(*top);
-    for v in body.chunks_exact(S::LANES) {
-        max = s.max(s.load(v), max);
-    }
-    if tail {
-        max = s.max(s.add(s.load(rest), mask), max);
-    }
-    *top = s.hmax(max);
-    let m = s.splat(*top);
-    let mut sum = s.splat(0.0);
-    for v in body.chunks_exact_mut(S::LANES) {
-        let e = exp(s, s.sub(s.load(v), m));
-        sum = s.add(sum, e);
-        s.store(v, e);
-    }
-    if tail {
-        let e = exp(s, s.sub(s.add(s.load(rest), mask), m));
-        sum = s.add(sum, e);
-        s.store(rest, e);
-    }
-    s.sum(sum)
-}
-
-/// `row *= factor`; `row` is whole vectors.
-#[inline(always)]
-fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
-    let f = s.splat(factor);
-    for v in row.chunks_exact_mut(S::LANES) {
-        let x = s.mul(s.load(v), f);
-        s.store(v, x);
+fn finish<S: Simd>(s: S, ld: usize, top: &mut [f32], sum: &[f32], ot: &mut [f32]) {
+    let zero = s.splat(0.0);
+    for c in (0..ld).step_by(S::LANES) {
+        let total = s.load(&sum[c..]);
+        // A NaN stays one: only zero is replaced.
+        let inv = s.select_lt(s.abs(total), s.splat(f32::MIN_POSITIVE), zero, s.div(s.splat(1.0), total));
+        for row in ot.chunks_exact_mut(ld) {
+            let x = s.mul(s.load(&row[c..]), inv);
+            s.store(&mut row[c..], x);
+        }
+        let lse = s.add(s.load(&top[c..]), ln(s, total));
+        let lse = s.select_lt(total, s.splat(f32::MIN_POSITIVE), s.splat(f32::NEG_INFINITY), lse);
+        s.store(&mut top[c..], lse);
     }
 }
 
-/// `out = src[..out.len()] * factor`; `src` is padded to whole vectors.
+/// What becomes of a segment's attention map.
+pub(super) struct MapTask<'a> {
+    pub(super) spec: &'a Attend<'a>,
+    pub(super) segment: Segment,
+    pub(super) q: Rows<'a>,
+    pub(super) k: Rows<'a>,
+    /// Heads to run through; with `mean`, their maps are added up and divided by their number.
+    pub(super) heads: std::ops::Range<usize>,
+    pub(super) mean: bool,
+    /// First query and queries, at most a block.
+    pub(super) start: usize,
+    pub(super) m: usize,
+    /// The first head's map; others follow.
+    pub(super) out: Target<'a>,
+}
+
 #[inline(always)]
-pub(super) fn write_scaled<S: Simd>(s: S, src: &[f32], factor: f32, out: &mut [f32]) {
-    let f = s.splat(factor);
-    let mut outs = out.chunks_exact_mut(S::LANES);
-    let mut srcs = src.chunks_exact(S::LANES);
-    for (o, v) in (&mut outs).zip(&mut srcs) {
-        s.store(o, s.mul(s.load(v), f));
+pub(super) fn map_body<S: Simd>(s: S, t: MapTask<'_>) {
+    let (hd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
+    let (hdp, ld) = (pad::<S>(hd), pad::<S>(t.m));
+    let tile = pad_rows(nk) * ld;
+    let lens = [pad_rows(nk) * hdp, hd * ld, tile, ld, ld, if t.mean { tile } else { 0 }];
+    let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
+    let [k, qt, p, top, sum, mean] = carve(&mut buffer, lens);
+    mean.fill(0.0);
+    let share = s.splat(1.0 / t.heads.len() as f32);
+    for head in t.heads.clone() {
+        let mut scores = Scores::new(t.spec, t.segment, head);
+        scores.begin(t.start, t.m);
+        // Neighbouring heads may share keys.
+        if head == t.heads.start || head % group == 0 {
+            pack(s, t.k, t.segment.k, nk, head / group * hd, hd, 1.0, k, hdp);
+        }
+        pack_transposed(s, t.q, t.segment.q + t.start, t.m, head * hd, hd, t.spec.scale, qt, ld);
+        product::<S, false>(s, nk, ld, hd, k, hdp, qt, ld, p, ld, false);
+        scores.apply(s, TileAt { start: t.start, m: t.m, key: 0, count: nk }, p, ld);
+        top.fill(FLOOR);
+        sum.fill(0.0);
+        exp_tile(s, nk, ld, p, top, sum, &mut []);
+        finish(s, ld, top, sum, &mut p[..nk * ld]);
+        if t.mean {
+            for (to, p) in mean[..nk * ld].chunks_exact_mut(S::LANES).zip(p.chunks_exact(S::LANES)) {
+                let x = s.fma(s.load(p), share, s.load(to));
+                s.store(to, x);
+            }
+            continue;
+        }
+        let row = (head - t.heads.start) * nq + t.start;
+        // SAFETY: these rows of the head's map are this task's own.
+        unsafe { untranspose(s, p, ld, t.m, nk, t.out, row, 0) };
     }
-    let rest = outs.into_remainder();
-    if let Some(v) = srcs.next() {
-        s.store_part(rest, s.mul(s.load(v), f));
+    if t.mean {
+        // SAFETY: as above.
+        unsafe { untranspose(s, mean, ld, t.m, nk, t.out, t.start, 0) };
     }
 }
 
-/// Cuts scratch into buffers of the given lengths.
-#[inline(always)]
-pub(super) fn carve<const N: usize>(scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
-    let mut rest = scratch;
-    lens.map(|len| {
-        let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
-        rest = after;
-        part
-    })
+/// Floats that aligning each of `n` buffers may take.
+pub(super) fn carve_slack(n: usize) -> usize {
+    n * crate::threads::LINE
 }

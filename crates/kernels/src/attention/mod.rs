@@ -1,197 +1,30 @@
 //! Attention over packed rows: segments of a batch lie one after another, without padding, and
-//! each row attends to the rows of its own segment.
+//! each row attends to the rows of its own segment - or to those of the same segment among other
+//! keys, with what options [`Attend`] has.
 
 mod backward;
 mod forward;
+mod scores;
+mod spec;
 mod tile;
+mod views;
+
+pub use spec::{Attend, Bias, Packed, Positions};
+pub use views::{QkvGrad, Rows, RowsMut};
 
 use crate::dispatch::dispatch;
 use crate::threads::{self, Shared};
+use views::Target;
 
-/// Rows of queries handled at once.
+/// Rows of queries handled at once: whole vectors.
 const QUERY_BLOCK: usize = 64;
-/// Keys handled at once: a whole number of vectors and row blocks.
+/// Keys handled at once: whole row blocks.
 const KEY_BLOCK: usize = 128;
 /// Multiply-adds below which one thread is quicker.
 const PARALLEL_MACS: usize = 256 * 1024;
 
-/// A read-only view of rows in a larger buffer: row `i` starts at `data[i * stride + offset]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
-    /// The buffer.
-    pub data: &'a [f32],
-    /// Floats from the start of one row to the next.
-    pub stride: usize,
-    /// Where row 0 starts.
-    pub offset: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Rows of `dim` floats without gaps.
-    pub fn packed(data: &'a [f32], dim: usize) -> Self {
-        Self { data, stride: dim, offset: 0 }
-    }
-
-    /// The queries, keys and values of a fused projection `[total, 3 * dim]`.
-    pub fn fused_qkv(data: &'a [f32], dim: usize) -> [Self; 3] {
-        [0, dim, 2 * dim].map(|offset| Self { data, stride: 3 * dim, offset })
-    }
-
-    /// `len` floats of row `i` from column `col`.
-    #[inline(always)]
-    fn row(&self, i: usize, col: usize, len: usize) -> &'a [f32] {
-        let at = i * self.stride + self.offset + col;
-        &self.data[at..at + len]
-    }
-
-    fn check(&self, rows: usize, dim: usize, name: &str) {
-        check_view(self.data.len(), self.stride, self.offset, rows, dim, name);
-    }
-}
-
-/// A writable view of rows in a larger buffer: row `i` starts at `data[i * stride + offset]`.
-#[derive(Debug)]
-pub struct RowsMut<'a> {
-    /// The buffer.
-    pub data: &'a mut [f32],
-    /// Floats from the start of one row to the next.
-    pub stride: usize,
-    /// Where row 0 starts.
-    pub offset: usize,
-}
-
-impl<'a> RowsMut<'a> {
-    /// Rows of `dim` floats without gaps.
-    pub fn packed(data: &'a mut [f32], dim: usize) -> Self {
-        Self { data, stride: dim, offset: 0 }
-    }
-}
-
-/// Where the backward writes the gradients of queries, keys and values (overwriting what is there).
-#[derive(Debug)]
-pub enum QkvGrad<'a> {
-    /// Three buffers.
-    Split {
-        /// Gradient of the queries, `[total, heads * head_dim]`.
-        dq: RowsMut<'a>,
-        /// Gradient of the keys, `[total, heads * head_dim]`.
-        dk: RowsMut<'a>,
-        /// Gradient of the values, `[total, heads * head_dim]`.
-        dv: RowsMut<'a>,
-    },
-    /// One buffer, the gradient of a fused projection.
-    Fused {
-        /// The buffer, `[total, stride]`.
-        data: &'a mut [f32],
-        /// Floats from the start of one row to the next.
-        stride: usize,
-        /// The columns where the gradients of queries, keys and values start.
-        offsets: [usize; 3],
-    },
-}
-
-impl<'a> QkvGrad<'a> {
-    /// The gradient of a fused projection, `[total, 3 * dim]`.
-    pub fn fused(data: &'a mut [f32], dim: usize) -> Self {
-        Self::Fused { data, stride: 3 * dim, offsets: [0, dim, 2 * dim] }
-    }
-
-    fn targets(self, rows: usize, dim: usize) -> [Target<'a>; 3] {
-        match self {
-            Self::Split { dq, dk, dv } => [(dq, "dq"), (dk, "dk"), (dv, "dv")].map(|(r, name)| {
-                check_view(r.data.len(), r.stride, r.offset, rows, dim, name);
-                Target { data: Shared::new(r.data), stride: r.stride, offset: r.offset }
-            }),
-            Self::Fused { data, stride, offsets } => {
-                for offset in offsets {
-                    check_view(data.len(), stride, offset, rows, dim, "the fused gradient");
-                    assert!(offset + dim <= stride, "the fused gradient's rows overlap");
-                }
-                let mut sorted = offsets;
-                sorted.sort_unstable();
-                let apart = sorted.windows(2).all(|w| w[1] - w[0] >= dim);
-                assert!(apart, "the fused gradient's columns overlap");
-                let data = Shared::new(data);
-                offsets.map(|offset| Target { data, stride, offset })
-            }
-        }
-    }
-}
-
-fn check_view(len: usize, stride: usize, offset: usize, rows: usize, dim: usize, name: &str) {
-    assert!(dim <= stride, "rows of {name} overlap");
-    assert!(rows == 0 || (rows - 1) * stride + offset + dim <= len, "{name} is too short");
-}
-
-/// Rows that several tasks write, each its own segment's and head's part.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    data: Shared<'a>,
-    stride: usize,
-    offset: usize,
-}
-
-impl<'a> Target<'a> {
-    /// `len` floats of row `i` from column `col`.
-    ///
-    /// # Safety
-    /// No other live slice may overlap: a task keeps to its own rows and head.
-    #[inline(always)]
-    unsafe fn row(&self, i: usize, col: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { self.data.slice(i * self.stride + self.offset + col, len) }
-    }
-}
-
-/// How packed rows are divided into segments and heads.
-#[derive(Clone, Copy, Debug)]
-pub struct Packed<'a> {
-    /// Where segments start and, last, where they all end: `n + 1` rising numbers from 0. A
-    /// segment may be empty.
-    pub cu: &'a [u32],
-    /// Heads.
-    pub heads: usize,
-    /// Floats per head.
-    pub head_dim: usize,
-    /// What scores are multiplied by, as a rule `1 / sqrt(head_dim)`.
-    pub scale: f32,
-}
-
-impl Packed<'_> {
-    /// Rows of all segments together.
-    ///
-    /// # Panics
-    /// If `cu` does not rise from 0.
-    pub fn total(&self) -> usize {
-        assert!(self.cu.first() == Some(&0), "cu must start with 0");
-        assert!(self.cu.is_sorted(), "cu must not fall");
-        self.cu[self.cu.len() - 1] as usize
-    }
-
-    /// Floats per row.
-    pub fn dim(&self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    fn segment(&self, i: usize) -> (usize, usize) {
-        (self.cu[i] as usize, self.cu[i + 1] as usize - self.cu[i] as usize)
-    }
-
-    /// Runs `task(first row, rows, head)` for every segment that is not empty, and every head.
-    fn each(&self, macs_per_pair: usize, task: impl Fn(usize, usize, usize) + Sync) {
-        let macs: usize = self.cu.windows(2).map(|w| ((w[1] - w[0]) as usize).pow(2)).sum();
-        let macs = macs * self.dim() * macs_per_pair;
-        threads::run((self.cu.len() - 1) * self.heads, macs >= PARALLEL_MACS, |i| {
-            let (first, n) = self.segment(i / self.heads);
-            if n > 0 {
-                task(first, n, i % self.heads);
-            }
-        });
-    }
-}
-
 dispatch!(fn forward_task = forward::body(task: forward::Task<'_>));
-dispatch!(fn probs_task = forward::probs_body(task: forward::Task<'_>));
+dispatch!(fn map_task = forward::map_body(task: forward::MapTask<'_>));
 dispatch!(fn backward_task = backward::body(task: backward::Task<'_>));
 
 /// `out[total, dim]` = softmax(q k^T scale) v for each segment and head, where `q`, `k` and `v` are
@@ -203,25 +36,7 @@ dispatch!(fn backward_task = backward::body(task: backward::Task<'_>));
 /// # Panics
 /// If a length does not match or `cu` does not rise from 0.
 pub fn attention(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mut [f32], lse: Option<&mut [f32]>) {
-    let (total, dim) = (packed.total(), packed.dim());
-    q.check(total, dim, "q");
-    k.check(total, dim, "k");
-    v.check(total, dim, "v");
-    assert_eq!(out.len(), total * dim, "length of out");
-    let lse = lse.map(|lse| {
-        assert_eq!(lse.len(), packed.heads * total, "length of lse");
-        Shared::new(lse)
-    });
-    if dim == 0 {
-        return;
-    }
-    let out = Target { data: Shared::new(out), stride: dim, offset: 0 };
-    packed.each(2, |first, n, head| {
-        let (hd, scale) = (packed.head_dim, packed.scale);
-        // SAFETY: each task has the lse of its own head and rows.
-        let lse = lse.map(|lse| unsafe { lse.slice(head * total + first, n) });
-        forward_task(forward::Task { q, k, v, first, n, col: head * hd, hd, scale, out, lse });
-    });
+    attend(&packed.attend(), q, k, v, out, lse);
 }
 
 /// The attention map of one segment of `n` rows: `probs[heads, n, n]` = softmax(q k^T scale).
@@ -229,23 +44,7 @@ pub fn attention(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out
 /// # Panics
 /// If a length does not match or there is no such segment.
 pub fn attention_probs(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32]) {
-    let (total, dim) = (packed.total(), packed.dim());
-    q.check(total, dim, "q");
-    k.check(total, dim, "k");
-    assert!(segment + 1 < packed.cu.len(), "no segment {segment}");
-    let (first, n) = packed.segment(segment);
-    assert_eq!(probs.len(), packed.heads * n * n, "length of probs");
-    if n == 0 || dim == 0 {
-        return;
-    }
-    let probs = Shared::new(probs);
-    let (hd, scale) = (packed.head_dim, packed.scale);
-    threads::run(packed.heads, n * n * dim >= PARALLEL_MACS, |head| {
-        // A head's map stands in for the output rows.
-        let out = Target { data: probs, stride: n, offset: head * n * n };
-        let col = head * hd;
-        probs_task(forward::Task { q, k, v: k, first, n, col, hd, scale, out, lse: None });
-    });
+    attend_probs(&packed.attend(), q, k, segment, probs);
 }
 
 /// Backward of [`attention`] from its `out[total, dim]`, its `lse[heads, total]` and
@@ -264,22 +63,130 @@ pub fn attention_backward(
     dout: &[f32],
     grad: QkvGrad<'_>,
 ) {
-    let (total, dim) = (packed.total(), packed.dim());
-    q.check(total, dim, "q");
-    k.check(total, dim, "k");
-    v.check(total, dim, "v");
-    assert_eq!(out.len(), total * dim, "length of out");
-    assert_eq!(dout.len(), total * dim, "length of dout");
-    assert_eq!(lse.len(), packed.heads * total, "length of lse");
-    let [dq, dk, dv] = grad.targets(total, dim);
+    attend_backward(&packed.attend(), q, k, v, out, lse, dout, grad, None);
+}
+
+/// [`attention`] with options: `q` and `out` are `[queries, dim]`, `k` and `v` are `[keys, dim_kv]`,
+/// `lse` is `[heads, queries]`.
+///
+/// # Panics
+/// If a length does not match, `cu_q` or `cu_k` does not rise from 0, or `heads_kv` does not divide `heads`.
+pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mut [f32], lse: Option<&mut [f32]>) {
+    spec.check();
+    let (queries, keys, dim) = (spec.queries(), spec.keys(), spec.dim());
+    q.check(queries, dim, "q");
+    k.check(keys, spec.dim_kv(), "k");
+    v.check(keys, spec.dim_kv(), "v");
+    assert_eq!(out.len(), queries * dim, "length of out");
+    let lse = lse.map(|lse| {
+        assert_eq!(lse.len(), spec.heads * queries, "length of lse");
+        Shared::new(lse)
+    });
+    if dim == 0 {
+        return;
+    }
+    let out = Target { data: Shared::new(out), stride: dim, offset: 0 };
+    threads::run(spec.segments() * spec.heads_kv, 2 * spec.macs() >= PARALLEL_MACS, |i| {
+        let (segment, head_kv) = (spec.segment(i / spec.heads_kv), i % spec.heads_kv);
+        if segment.nq > 0 {
+            forward_task(forward::Task { spec, segment, head_kv, q, k, v, out, lse, queries });
+        }
+    });
+}
+
+/// The attention map of one segment of `n_q` queries and `n_k` keys: `probs[heads, n_q, n_k]`.
+///
+/// # Panics
+/// If a length does not match or there is no such segment.
+pub fn attend_probs(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32]) {
+    map(spec, q, k, segment, probs, false);
+}
+
+/// [`attend_probs`], the mean over heads: `probs[n_q, n_k]`.
+///
+/// # Panics
+/// If a length does not match or there is no such segment.
+pub fn attend_probs_mean(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32]) {
+    map(spec, q, k, segment, probs, true);
+}
+
+fn map(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32], mean: bool) {
+    spec.check();
+    q.check(spec.queries(), spec.dim(), "q");
+    k.check(spec.keys(), spec.dim_kv(), "k");
+    assert!(segment < spec.segments(), "no segment {segment}");
+    let segment = spec.segment(segment);
+    let (nq, nk) = (segment.nq, segment.nk);
+    let maps = if mean { 1 } else { spec.heads };
+    assert_eq!(probs.len(), maps * nq * nk, "length of probs");
+    if probs.is_empty() || spec.dim() == 0 {
+        // The mean over no heads.
+        probs.fill(0.0);
+        return;
+    }
+    let probs = Shared::new(probs);
+    let blocks = nq.div_ceil(QUERY_BLOCK);
+    threads::run(maps * blocks, nq * nk * spec.dim() >= PARALLEL_MACS, |i| {
+        let (head, start) = (i / blocks, i % blocks * QUERY_BLOCK);
+        let heads = if mean { 0..spec.heads } else { head..head + 1 };
+        let m = QUERY_BLOCK.min(nq - start);
+        let out = Target { data: probs, stride: nk, offset: head * nq * nk };
+        map_task(forward::MapTask { spec, segment, q, k, heads, mean, start, m, out });
+    });
+}
+
+/// Backward of [`attend`] from its `out`, its `lse[heads, queries]` and `dout[queries, dim]`; overwrites the gradients
+/// in `grad` and adds to `dbias`, which has the shape of the bias.
+///
+/// With `dbias`, threads share the heads of keys only: the segments' gradients are added in order.
+///
+/// # Panics
+/// As [`attend`], or if `dbias` is asked for where there is no bias.
+pub fn attend_backward(
+    spec: &Attend<'_>,
+    q: Rows<'_>,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    out: &[f32],
+    lse: &[f32],
+    dout: &[f32],
+    grad: QkvGrad<'_>,
+    dbias: Option<&mut [f32]>,
+) {
+    spec.check();
+    let (queries, keys, dim) = (spec.queries(), spec.keys(), spec.dim());
+    q.check(queries, dim, "q");
+    k.check(keys, spec.dim_kv(), "k");
+    v.check(keys, spec.dim_kv(), "v");
+    assert_eq!(out.len(), queries * dim, "length of out");
+    assert_eq!(dout.len(), queries * dim, "length of dout");
+    assert_eq!(lse.len(), spec.heads * queries, "length of lse");
+    let [dq, dk, dv] = grad.targets((queries, dim), (keys, spec.dim_kv()));
+    let bias_len = match spec.bias {
+        Bias::None => 0,
+        Bias::Dense(b) | Bias::Relative(b) => b.len(),
+    };
+    let dbias = dbias.map(|d| {
+        assert!(d.len() == bias_len && !matches!(spec.bias, Bias::None), "length of dbias");
+        Shared::new(d)
+    });
     if dim == 0 {
         return;
     }
     let (out, dout) = (Rows::packed(out, dim), Rows::packed(dout, dim));
-    packed.each(5, |first, n, head| {
-        let (hd, scale) = (packed.head_dim, packed.scale);
-        let lse = &lse[head * total + first..][..n];
-        let col = head * hd;
-        backward_task(backward::Task { q, k, v, out, dout, lse, first, n, col, hd, scale, dq, dk, dv });
-    });
+    let task = |segment, head_kv| {
+        let segment = spec.segment(segment);
+        if segment.nq + segment.nk > 0 {
+            let task =
+                backward::Task { spec, segment, head_kv, q, k, v, out, dout, lse, queries, dq, dk, dv, dbias };
+            backward_task(task);
+        }
+    };
+    let parallel = 5 * spec.macs() >= PARALLEL_MACS;
+    if dbias.is_some() {
+        threads::run(spec.heads_kv, parallel, |head| (0..spec.segments()).for_each(|i| task(i, head)));
+    } else {
+        let count = spec.segments() * spec.heads_kv;
+        threads::run(count, parallel, |i| task(i / spec.heads_kv, i % spec.heads_kv));
+    }
 }

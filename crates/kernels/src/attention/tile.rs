@@ -3,8 +3,9 @@
 //! Operands are scratch, padded with zeros to whole vectors and whole blocks of rows, so the
 //! kernel has no tails at all.
 
-use super::Rows;
+use super::views::{Rows, Target};
 use crate::simd::Simd;
+use crate::threads::LINE;
 
 /// Rows the tile kernel computes at once where there are registers for it; rows of scratch are
 /// padded to a multiple.
@@ -143,41 +144,100 @@ pub(super) fn pack<S: Simd>(
     pad.fill(0.0);
 }
 
-/// Copies the same rows transposed into `dst[len, ld]`; columns past `count` become zero.
+/// Copies `count` rows of `len` floats, from row `first` and column `col`, transposed and times `scale`, into
+/// `dst[len, ld]`; columns past `count` become zero.
 #[inline(always)]
-pub(super) fn pack_transposed(
+pub(super) fn pack_transposed<S: Simd>(
+    s: S,
     src: Rows<'_>,
     first: usize,
     count: usize,
     col: usize,
     len: usize,
+    scale: f32,
     dst: &mut [f32],
     ld: usize,
 ) {
+    assert!(count > 0 && len > 0 && count <= ld && ld.is_multiple_of(S::LANES));
     let dst = &mut dst[..len * ld];
-    let mut j = 0;
-    while j < count {
-        // Eight rows at a time, so that a line of `dst` is written in one go.
-        let width = (count - j).min(8);
-        if width == 8 {
-            let rows: [&[f32]; 8] = std::array::from_fn(|r| src.row(first + j + r, col, len));
-            for (d, line) in dst.chunks_exact_mut(ld).enumerate() {
-                let line = &mut line[j..j + 8];
-                for (slot, row) in line.iter_mut().zip(&rows) {
-                    *slot = row[d];
-                }
-            }
-        } else {
-            for r in j..j + width {
-                let row = src.row(first + r, col, len);
-                for (line, &v) in dst.chunks_exact_mut(ld).zip(row) {
-                    line[r] = v;
-                }
+    let from = src.data[first * src.stride + src.offset + col..][..(count - 1) * src.stride + len].as_ptr();
+    for r in (0..ld).step_by(S::LANES) {
+        let rows = S::LANES.min(count.saturating_sub(r));
+        for c in (0..len).step_by(S::LANES) {
+            let cols = S::LANES.min(len - c);
+            // SAFETY: `rows` rows of `cols` floats from row r, column c are in the slice above; lines c..c + cols and
+            // columns r..r + LANES <= ld in `dst`. Without rows nothing is read.
+            unsafe {
+                let from = from.wrapping_add(r * src.stride + c);
+                s.transpose(from, src.stride, rows, cols, dst.as_mut_ptr().add(c * ld + r), ld, S::LANES);
             }
         }
-        j += width;
     }
-    if count < ld {
-        dst.chunks_exact_mut(ld).for_each(|line| line[count..].fill(0.0));
+    if scale != 1.0 {
+        let factor = s.splat(scale);
+        for v in dst.chunks_exact_mut(S::LANES) {
+            let x = s.mul(s.load(v), factor);
+            s.store(v, x);
+        }
     }
+}
+
+/// Writes the first `count` columns of `src[len, ld]` as rows `first..first + count` of `dst`, from column `col`.
+///
+/// # Safety
+/// No other live slice may overlap those rows and columns.
+#[inline(always)]
+pub(super) unsafe fn untranspose<S: Simd>(
+    s: S,
+    src: &[f32],
+    ld: usize,
+    count: usize,
+    len: usize,
+    dst: Target<'_>,
+    first: usize,
+    col: usize,
+) {
+    assert!(count > 0 && len > 0 && count <= ld);
+    let src = &src[..len * ld];
+    let at = first * dst.stride + dst.offset + col;
+    // SAFETY: only a check of the range: the last row ends inside the buffer.
+    unsafe { dst.data.slice(at + (count - 1) * dst.stride, len) };
+    for i in (0..count).step_by(S::LANES) {
+        let cols = S::LANES.min(count - i);
+        for c in (0..len).step_by(S::LANES) {
+            let rows = S::LANES.min(len - c);
+            // SAFETY: rows c.. and columns i.. of `src` are in range; so is what is written, by the check above, and
+            // it is the caller's own.
+            unsafe {
+                let to = dst.data.ptr(at + i * dst.stride + c);
+                s.transpose(src.as_ptr().add(c * ld + i), ld, rows, cols, to, dst.stride, rows);
+            }
+        }
+    }
+}
+
+/// `out = src[..out.len()] * factor`; `src` is padded to whole vectors.
+#[inline(always)]
+pub(super) fn write_scaled<S: Simd>(s: S, src: &[f32], factor: f32, out: &mut [f32]) {
+    let f = s.splat(factor);
+    let mut outs = out.chunks_exact_mut(S::LANES);
+    let mut srcs = src.chunks_exact(S::LANES);
+    for (o, v) in (&mut outs).zip(&mut srcs) {
+        s.store(o, s.mul(s.load(v), f));
+    }
+    let rest = outs.into_remainder();
+    if let Some(v) = srcs.next() {
+        s.store_part(rest, s.mul(s.load(v), f));
+    }
+}
+
+/// Cuts scratch that starts at a cache line into buffers of the given lengths that each start at one.
+#[inline(always)]
+pub(super) fn carve<const N: usize>(scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
+    let mut rest = scratch;
+    lens.map(|len| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(len.div_ceil(LINE) * LINE);
+        rest = after;
+        &mut part[..len]
+    })
 }
