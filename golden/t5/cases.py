@@ -92,7 +92,8 @@ def beams(folder, name, loaded):
            "note": "Beam search without padding, best first; the start token and padding behind the end are left out."}
     eos = loaded.config["eos_token_id"]
     for width, penalty, early, most in ((2, 1.0, False, 8), (4, 1.0, False, 12), (3, 0.0, "never", 12), (4, 2.0, True, 12),
-                                        (3, 2.0, "never", 10), (5, -1.0, False, 9), (4, 0.6, True, 12)):
+                                        (3, 2.0, "never", 10), (5, -1.0, False, 9), (4, 0.6, True, 12),
+                                        (2, 1.0, "never", 12), (3, 1.0, "never", 12)):
         case = {"width": width, "length_penalty": penalty, "early": early, "max_tokens": most, "members": []}
         for ids, mask in zip(given["input_ids"], given["attention_mask"]):
             ids = ids[mask != 0]

@@ -48,7 +48,7 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<T
     composed::attend(q, k, v, spec)
 }
 
-/// Maps of [`attend`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, heads * d]` -> per segment
+/// Maps of [`attend()`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, heads * d]` -> per segment
 /// `[heads, n, m]`.
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;

@@ -67,7 +67,7 @@ fn beams_are_those_of_the_reference() {
             }
         }
     }
-    assert_eq!(texts, 4 * 75);
+    assert_eq!(texts, 4 * 90);
     assert!(ended > 60 && ended < texts, "{ended} texts end by themselves");
 }
 

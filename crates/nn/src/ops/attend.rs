@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 
-/// How [`super::attend`] attends. Segment `i` of the queries sees segment `i` of the keys.
+/// How [`super::attend()`] attends. Segment `i` of the queries sees segment `i` of the keys.
 #[derive(Clone, Copy, Debug)]
 pub struct AttendSpec<'a> {
     /// Members of the queries.

@@ -31,7 +31,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)?)
 }
 
-/// See [`super::attend`].
+/// See [`super::attend()`].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     let width = v.dims()[1];
     let mut parts = Vec::with_capacity(spec.q_rows.n());
