@@ -6,6 +6,7 @@ pub mod attend;
 pub mod composed;
 mod dense;
 pub mod fused;
+mod nested;
 pub mod optim;
 
 use candle_core::{DType, Tensor};
@@ -16,6 +17,7 @@ use crate::rows::Rows;
 
 pub use attend::{AttendSpec, RelativeBias};
 pub use dense::DenseWeight;
+pub use nested::{NestedWeight, PackedNested, nested_linear};
 
 /// Whether the kernels can take these tensors.
 fn on_kernels(tensors: &[&Tensor]) -> bool {
@@ -100,32 +102,6 @@ fn check_qkv(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<()> {
     match qkv.dims() {
         [t, d] if *t == rows.total() && d.is_multiple_of(3 * heads) => Ok(()),
         other => Err(Error::shape("attention", format!("[{}, 3 * {heads} * head_dim]", rows.total()), other)),
-    }
-}
-
-/// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NestedWeight {
-    /// Codes of the widest view, row-major.
-    pub codes: Vec<i8>,
-    /// Scale of each output row.
-    pub scale: Vec<f32>,
-}
-
-impl NestedWeight {
-    /// The matrix that a view of `bits` computes with: `code_l * 2^(8-l) * scale`. Shapes: -> `[out, in]`.
-    pub fn dense(&self, bits: u8) -> Result<Tensor> {
-        let (out, inner) = (self.scale.len(), self.codes.len() / self.scale.len().max(1));
-        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (out, inner), &candle_core::Device::Cpu)?)
-    }
-}
-
-/// Projection with nested integer weights seen at `bits`. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
-pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-    if on_kernels(&[x]) {
-        fused::nested_linear(x, w, bits, b)
-    } else {
-        composed::linear(x, &w.dense(bits)?.to_device(x.device())?, b)
     }
 }
 

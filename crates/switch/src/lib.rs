@@ -13,4 +13,4 @@ pub use plan::{Plan, Quantization};
 
 /// Every switch, in the order in which their rules act between blocks.
 pub static SWITCHES: &[&dyn Switch] =
-    &[&leaf::bits::Bits, &leaf::experts::Experts, &between::tokens::Tokens, &between::exit::Exit];
+    &[&leaf::bits::Bits, &leaf::bits::Acts, &leaf::experts::Experts, &between::tokens::Tokens, &between::exit::Exit];

@@ -140,15 +140,7 @@ fn write_rows<S: Simd>(
 
 /// Scores in `p` become probabilities; their gradients in `ds` become the scores'.
 #[inline(always)]
-fn score_gradients<S: Simd>(
-    s: S,
-    rows: usize,
-    ld: usize,
-    p: &mut [f32],
-    ds: &mut [f32],
-    lse: &[f32],
-    delta: &[f32],
-) {
+fn score_gradients<S: Simd>(s: S, rows: usize, ld: usize, p: &mut [f32], ds: &mut [f32], lse: &[f32], delta: &[f32]) {
     assert!(ld.is_multiple_of(S::LANES) && p.len() >= rows * ld && ds.len() >= rows * ld);
     for c in (0..ld).step_by(S::LANES) {
         let (lse, delta) = (s.load(&lse[c..]), s.load(&delta[c..]));

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor,
 };
+use switchformer_kernels::quant::{Int8Rows, PackedCodes};
 use switchformer_kernels::{self as kernels, Act, Epilogue, Packed, PackedMatrix, QkvGrad, Rows as View, act, nested};
 
 use super::NestedWeight;
@@ -381,6 +382,18 @@ impl NestedOp<'_> {
 /// See [`super::nested_linear`]. Stored integers are not trained, so there is no backward pass.
 pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(NestedOp { weight: w, bits }.run(x, b)?)
+}
+
+/// See [`super::PackedNested::linear_int8`].
+pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
+    let (m, inner) = x.dims2()?;
+    let mut y = kernels::unfilled(m * w.d_out());
+    // `x` stands in for a bias that is not there, and is not looked at.
+    with([x, b.unwrap_or(x)], |[x, bias]| {
+        let rows = Int8Rows::quantize(m, inner, x);
+        w.linear_int8(&rows, bits, b.map(|_| bias), &mut y);
+    })?;
+    Ok(tensor(y, &[m, w.d_out()])?)
 }
 
 /// Values of a view, `[out, in]` row-major.

@@ -5,13 +5,14 @@
 //! `W_l * 2^(8-l) * s`. All scales are tied by powers of two, so a switch changes no byte of the checkpoint.
 //! Training: every width of a step reads the same weights through a straight-through view; the row scale learns with
 //! LSQ gradients from all of them, in the log domain so that its step is relative.
-//! Departs from the paper: scales are per output row; activations stay f32; the learning-rate rule for scales (ALRS)
+//! Departs from the paper: scales are per output row; activations stay f32 unless the point says `acts: 8`, which needs
+//! no training; the learning-rate rule for scales (ALRS)
 //! and the Hessian sampler are not here; embeddings, norms and heads stay f32.
 
 use std::sync::Arc;
 
 use serde_json::json;
-use switchformer_nn::ops::{self, NestedWeight};
+use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
 use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
 
@@ -52,6 +53,35 @@ impl Switch for Bits {
     }
 }
 
+/// The axis `acts`: bits of the activations that nested weights are multiplied with. Left out, they stay f32; with 8,
+/// each row is rounded to 8 bits and products are exact integers.
+pub struct Acts;
+
+impl Switch for Acts {
+    fn axis(&self) -> &'static str {
+        "acts"
+    }
+    fn describe(&self, host: &Host) -> Axis {
+        let available = !host.views.is_empty();
+        let values =
+            if available { "8 (left out: f32)" } else { "dense f32 weights; open with nested weights (--nested)" };
+        Axis { name: self.axis(), values: values.to_string(), available, change: "free" }
+    }
+    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+        match point.axis::<u8>("acts")? {
+            None => Ok(None),
+            Some(8) if !host.views.is_empty() => Ok(None),
+            Some(8) => Err(Error::point(
+                "acts = 8 is not available",
+                "this checkpoint has dense weights: open it with --nested",
+            )),
+            Some(other) => {
+                Err(Error::point(format!("acts = {other} is not available"), "acts takes 8; leave it out for f32"))
+            }
+        }
+    }
+}
+
 /// Width that a point asks for; the stored one by default.
 fn width(point: &Point) -> Result<u8> {
     Ok(point.axis::<u8>("bits")?.unwrap_or(STORED))
@@ -60,6 +90,7 @@ fn width(point: &Point) -> Result<u8> {
 /// A projection with nested 8-bit weights.
 pub struct Nested {
     weight: NestedWeight,
+    packed: PackedNested,
     bias: Option<Tensor>,
     dims: (usize, usize),
     at: String,
@@ -68,7 +99,7 @@ pub struct Nested {
 impl Nested {
     /// From stored codes `[out, in]` and scales `[out]`.
     pub fn new(at: String, weight: NestedWeight, bias: Option<Tensor>, dims: (usize, usize)) -> Self {
-        Nested { weight, bias, dims, at }
+        Nested { weight, packed: PackedNested::default(), bias, dims, at }
     }
 
     /// Post-training: codes of a dense matrix at the row scales of [`absmax_scale`]. Shapes: w `[out, in]`.
@@ -100,7 +131,11 @@ impl Linear for Nested {
                 "train from the recipe's own weights, or open the checkpoint without --nested",
             ));
         }
-        ops::nested_linear(x, &self.weight, width(cx.point)?, self.bias.as_ref())
+        let (bits, bias) = (width(cx.point)?, self.bias.as_ref());
+        match cx.point.axis::<u8>("acts")? {
+            Some(_) => self.packed.linear_int8(x, &self.weight, bits, bias),
+            None => ops::nested_linear(x, &self.weight, bits, bias),
+        }
     }
     fn dims(&self) -> (usize, usize) {
         self.dims
