@@ -92,6 +92,7 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
     let mut list = vec![json!({})];
     list.extend((host.first_exit..=host.n_blocks).map(|k| json!({"exit": k})));
     list.extend(host.views.iter().map(|b| json!({"bits": b})));
+    list.extend(host.views.iter().map(|b| json!({"bits": b, "acts": 8})));
     if host.prefix_rows.is_some() {
         for method in METHODS {
             list.push(json!({"tokens": {"method": method, "keep": 0.6, "after": [1, 2]}, "seed": 3}));

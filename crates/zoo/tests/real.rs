@@ -28,12 +28,16 @@ fn expected(fixture: &str) -> HashMap<String, Tensor> {
 
 /// A checkpoint of `models/`, which is fetched and not stored; without it the test says so and passes.
 fn fetched(model: &str) -> Option<Opened> {
+    fetched_as(model, OpenOptions::default())
+}
+
+fn fetched_as(model: &str, options: OpenOptions) -> Option<Opened> {
     let dir = root("models").join(model);
     if !dir.join("model.safetensors").exists() {
         println!("skipped: {} is not here; scripts/fetch-models.sh fetches it", dir.display());
         return None;
     }
-    Some(Opened::open(&dir, OpenOptions::default()).unwrap())
+    Some(Opened::open(&dir, options).unwrap())
 }
 
 fn close(what: &str, got: &Tensor, want: &Tensor) {
@@ -72,18 +76,37 @@ fn rxnmapper_reads_reactions_as_the_reference_does() {
     assert_eq!(ids(&logits.argmax(1).unwrap()), chosen);
 }
 
-#[test]
-fn minilm_embeds_sentences_as_the_reference_does() {
-    let Some(opened) = fetched("all-MiniLM-L6-v2") else { return };
-    let want = expected("minilm");
+/// The sentences of the fixture as the reference's tokenizer gave them.
+fn minilm_sentences(want: &HashMap<String, Tensor>) -> Input {
     let (all, mut from) = (ids(&want["input_ids"]), 0);
     let take = |n: &i64| {
         from += *n as usize;
         all[from - *n as usize..from].iter().map(|i| *i as u32).collect::<Vec<u32>>()
     };
-    let sentences: Vec<Vec<u32>> = ids(&want["lens"]).iter().map(take).collect();
-    let (out, _) = opened.run(&Point::new(), &Input::tokens(&sentences).unwrap()).unwrap();
+    Input::tokens(&ids(&want["lens"]).iter().map(take).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn minilm_embeds_sentences_as_the_reference_does() {
+    let Some(opened) = fetched("all-MiniLM-L6-v2") else { return };
+    let want = expected("minilm");
+    let (out, _) = opened.run(&Point::new(), &minilm_sentences(&want)).unwrap();
     close("MiniLM embeddings", &opened.embed(&out).unwrap().unwrap(), &want["embeddings"]);
+}
+
+#[test]
+fn minilm_in_integers_stays_near_the_reference() {
+    let Some(opened) = fetched_as("all-MiniLM-L6-v2", OpenOptions { nested: true }) else { return };
+    let want = expected("minilm");
+    let point = Point::parse(r#"{"bits": 8, "acts": 8}"#).unwrap();
+    let (out, _) = opened.run(&point, &minilm_sentences(&want)).unwrap();
+    let got = opened.embed(&out).unwrap().unwrap().to_vec2::<f32>().unwrap();
+    let want = want["embeddings"].to_vec2::<f32>().unwrap();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let least = got.iter().zip(&want).map(cosine).fold(1.0, f64::min);
+    println!("MiniLM with 8-bit weights and activations: least cosine {least:.5} of {} sentences", want.len());
+    assert!(least >= 0.999, "{least}");
 }
 
 #[test]
