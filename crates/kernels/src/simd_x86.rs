@@ -211,12 +211,22 @@ impl Simd for Avx2 {
             _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)))
         }
     }
-    transpose!(__m256, 8, |t, out| {
-        for c in 0..4 {
-            out[c] = _mm256_permute2f128_ps::<0x20>(t[c], t[4 + c]);
-            out[4 + c] = _mm256_permute2f128_ps::<0x31>(t[c], t[4 + c]);
-        }
-    }, _mm256_unpacklo_ps, _mm256_unpackhi_ps, _mm256_castps_pd, _mm256_castpd_ps, _mm256_unpacklo_pd, _mm256_unpackhi_pd);
+    transpose!(
+        __m256,
+        8,
+        |t, out| {
+            for c in 0..4 {
+                out[c] = _mm256_permute2f128_ps::<0x20>(t[c], t[4 + c]);
+                out[4 + c] = _mm256_permute2f128_ps::<0x31>(t[c], t[4 + c]);
+            }
+        },
+        _mm256_unpacklo_ps,
+        _mm256_unpackhi_ps,
+        _mm256_castps_pd,
+        _mm256_castpd_ps,
+        _mm256_unpacklo_pd,
+        _mm256_unpackhi_pd
+    );
 }
 
 impl Simd for Avx512 {
@@ -297,20 +307,26 @@ impl Simd for Avx512 {
             Avx2::new().hmax(halves)
         }
     }
-    transpose!(__m512, 16, |t, out| {
-        for c in 0..4 {
-            let (low, high) = (
-                _mm512_shuffle_f32x4::<0x88>(t[c], t[4 + c]),
-                _mm512_shuffle_f32x4::<0x88>(t[8 + c], t[12 + c]),
-            );
-            out[c] = _mm512_shuffle_f32x4::<0x88>(low, high);
-            out[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
-            let (low, high) = (
-                _mm512_shuffle_f32x4::<0xdd>(t[c], t[4 + c]),
-                _mm512_shuffle_f32x4::<0xdd>(t[8 + c], t[12 + c]),
-            );
-            out[4 + c] = _mm512_shuffle_f32x4::<0x88>(low, high);
-            out[12 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
-        }
-    }, _mm512_unpacklo_ps, _mm512_unpackhi_ps, _mm512_castps_pd, _mm512_castpd_ps, _mm512_unpacklo_pd, _mm512_unpackhi_pd);
+    transpose!(
+        __m512,
+        16,
+        |t, out| {
+            for c in 0..4 {
+                let (low, high) =
+                    (_mm512_shuffle_f32x4::<0x88>(t[c], t[4 + c]), _mm512_shuffle_f32x4::<0x88>(t[8 + c], t[12 + c]));
+                out[c] = _mm512_shuffle_f32x4::<0x88>(low, high);
+                out[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
+                let (low, high) =
+                    (_mm512_shuffle_f32x4::<0xdd>(t[c], t[4 + c]), _mm512_shuffle_f32x4::<0xdd>(t[8 + c], t[12 + c]));
+                out[4 + c] = _mm512_shuffle_f32x4::<0x88>(low, high);
+                out[12 + c] = _mm512_shuffle_f32x4::<0xdd>(low, high);
+            }
+        },
+        _mm512_unpacklo_ps,
+        _mm512_unpackhi_ps,
+        _mm512_castps_pd,
+        _mm512_castpd_ps,
+        _mm512_unpacklo_pd,
+        _mm512_unpackhi_pd
+    );
 }

@@ -177,8 +177,7 @@ pub fn attend_backward(
     let task = |segment, head_kv| {
         let segment = spec.segment(segment);
         if segment.nq + segment.nk > 0 {
-            let task =
-                backward::Task { spec, segment, head_kv, q, k, v, out, dout, lse, queries, dq, dk, dv, dbias };
+            let task = backward::Task { spec, segment, head_kv, q, k, v, out, dout, lse, queries, dq, dk, dv, dbias };
             backward_task(task);
         }
     };

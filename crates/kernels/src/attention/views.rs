@@ -123,15 +123,3 @@ pub(super) struct Target<'a> {
     pub(super) stride: usize,
     pub(super) offset: usize,
 }
-
-impl<'a> Target<'a> {
-    /// `len` floats of row `i` from column `col`.
-    ///
-    /// # Safety
-    /// No other live slice may overlap: a task keeps to its own rows and head.
-    #[inline(always)]
-    pub(super) unsafe fn row(&self, i: usize, col: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { self.data.slice(i * self.stride + self.offset + col, len) }
-    }
-}
