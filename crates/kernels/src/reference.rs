@@ -3,6 +3,7 @@
 //! Shapes and meanings are those of the kernels of the same names; arguments are not checked.
 
 use crate::attention::{Attend, Bias, Packed, Rows};
+use crate::conv::Depthwise;
 
 /// `A B` with element functions: `c[i,j] = sum over p of a(i,p) b(p,j)`.
 pub fn gemm(
@@ -43,6 +44,16 @@ pub fn layer_norm(dim: usize, x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) 
         }
     }
     y
+}
+
+/// RMS normalisation of `x[rows,dim]`.
+pub fn rms_norm(dim: usize, x: &[f32], gamma: &[f32], eps: f32) -> Vec<f32> {
+    let norm = |row: &[f32]| -> Vec<f32> {
+        let square = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / dim as f64;
+        let r = 1.0 / (square + f64::from(eps)).sqrt();
+        row.iter().zip(gamma).map(|(&v, &g)| (f64::from(v) * r * f64::from(g)) as f32).collect()
+    };
+    x.chunks_exact(dim).flat_map(norm).collect()
 }
 
 /// The error function: a series near zero, a continued fraction away from it.
@@ -303,4 +314,26 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
         r.probs.push(probs);
     }
     r
+}
+
+/// Depth-wise convolution; see the kernel.
+pub fn depthwise(d: &Depthwise, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
+    let ((oh, ow), c) = (d.output(), d.channels);
+    let mut y = Vec::new();
+    for i in 0..d.batch * oh * ow * c {
+        let (ch, ox, oy, image) = (i % c, i / c % ow, i / c / ow % oh, i / c / ow / oh);
+        let mut sum = bias.map_or(0.0, |b| f64::from(b[ch]));
+        for ky in 0..d.kernel {
+            for kx in 0..d.kernel {
+                let (iy, ix) = (oy * d.stride + ky, ox * d.stride + kx);
+                let inside = |at: usize, n: usize| at >= d.padding && at < n + d.padding;
+                if inside(iy, d.height) && inside(ix, d.width) {
+                    let pixel = (image * d.height + iy - d.padding) * d.width + ix - d.padding;
+                    sum += f64::from(x[pixel * c + ch]) * f64::from(w[(ky * d.kernel + kx) * c + ch]);
+                }
+            }
+        }
+        y.push(sum);
+    }
+    y
 }
