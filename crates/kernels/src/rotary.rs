@@ -59,8 +59,8 @@ fn turn(x: RowsMut<'_>, heads: usize, head_dim: usize, r: &Rotary<'_>, positions
     }
     let (stride, offset, data) = (x.stride, x.offset, Shared::new(x.data));
     run(rows.div_ceil(ROWS), rows * dim >= PARALLEL_FLOATS, |task| {
-        for row in task * ROWS..((task + 1) * ROWS).min(rows) {
-            let at = positions[row] as usize * half;
+        for (row, &position) in positions.iter().enumerate().skip(task * ROWS).take(ROWS) {
+            let at = position as usize * half;
             let (cos, sin) = (&r.cos[at..at + half], &r.sin[at..at + half]);
             // SAFETY: rows do not overlap, and a row is one task's.
             let x = unsafe { data.slice(row * stride + offset, dim) };

@@ -36,8 +36,11 @@ struct Case {
 const PLAIN: Case =
     Case { q: &[], k: &[], heads: (2, 2, 8), causal: false, bias: With::None, mask: false, positions: false };
 
+/// Queries and keys of each segment; heads of queries, heads of keys, head size.
+type Shape = (&'static [u32], &'static [u32], (usize, usize, usize));
+
 fn cases() -> Vec<Case> {
-    let shapes: [(&[u32], &[u32], (usize, usize, usize)); 9] = [
+    let shapes: [Shape; 9] = [
         (&[0, 0], &[0, 3], (1, 1, 4)),
         (&[3, 1], &[0, 1], (2, 1, 5)),
         (&[1, 1, 1], &[1, 130, 67], (4, 2, 16)),
