@@ -99,6 +99,75 @@ fn attentions() {
     }
 }
 
+/// The options of attention: name, queries, keys, heads of keys, causal, bias.
+fn options() {
+    let (segments, heads, head_dim) = (8usize, 12usize, 64usize);
+    let dense = floats(heads * 256 * 256);
+    let table = floats(heads * 511);
+    for (name, n_q, n_k, heads_kv, causal, bias) in [
+        ("plain", 256, 256, 12, false, Bias::None),
+        ("causal", 256, 256, 12, true, Bias::None),
+        ("relative bias", 256, 256, 12, false, Bias::Relative(&table)),
+        ("dense bias", 256, 256, 12, false, Bias::Dense(&dense)),
+        ("4 heads of keys", 256, 256, 4, false, Bias::None),
+        ("decoding", 1, 512, 12, true, Bias::None),
+        ("decoding, 4 heads of keys", 1, 512, 4, true, Bias::None),
+    ] {
+        let cu = |n: u32| -> Vec<u32> { (0..=segments as u32).map(|i| i * n).collect() };
+        let (cu_q, cu_k) = (cu(n_q), cu(n_k));
+        let plain = Packed { cu: &cu_q, heads, head_dim, scale: 0.125 }.attend();
+        let spec = Attend { cu_k: &cu_k, heads_kv, causal, bias, ..plain };
+        let (dim, kv) = (spec.dim(), spec.dim_kv());
+        let (x, y) = (floats(spec.queries() * dim), floats(spec.keys() * kv));
+        let (q, k) = (Rows::packed(&x, dim), Rows::packed(&y, kv));
+        let (mut out, mut lse) = (vec![0.0; x.len()], vec![0.0; heads * spec.queries()]);
+        let flops = 2.0 * (segments * dim) as f64 * f64::from(n_q) * f64::from(n_k);
+        let t = time(|| attend(&spec, q, k, k, black_box(&mut out), Some(&mut lse)));
+        show(&format!("attend {segments} x {n_q} x {n_k}, {name}"), t, 2.0 * flops, "GFLOP/s");
+        let [mut dq, mut dk, mut dv] = [x.len(), y.len(), y.len()].map(|n| vec![0.0; n]);
+        let mut dbias = match bias {
+            Bias::None => None,
+            Bias::Dense(b) | Bias::Relative(b) => Some(vec![0.0; b.len()]),
+        };
+        let t = time(|| {
+            let (dq, dk) = (RowsMut::packed(&mut dq, dim), RowsMut::packed(&mut dk, kv));
+            let grad = QkvGrad::Split { dq, dk, dv: RowsMut::packed(&mut dv, kv) };
+            attend_backward(&spec, q, k, k, &out, &lse, &x, grad, dbias.as_deref_mut());
+        });
+        show("  backward", t, 5.0 * flops, "GFLOP/s");
+    }
+}
+
+fn convolutions() {
+    for (side, channels, kernel, stride) in [(56, 96, 3, 1), (28, 192, 7, 1), (56, 96, 3, 2), (14, 384, 9, 1)] {
+        let d = Depthwise { batch: 8, height: side, width: side, channels, kernel, stride, padding: kernel / 2 };
+        let (x, w) = (floats(8 * side * side * channels), floats(kernel * kernel * channels));
+        let (oh, ow) = d.output();
+        let n = 8 * oh * ow * channels;
+        let (mut y, dy) = (vec![0.0; n], floats(n));
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        let flops = (2 * n * kernel * kernel) as f64;
+        let t = time(|| depthwise(&d, &x, &w, None, black_box(&mut y)));
+        show(&format!("depthwise 8 x {side} x {side} x {channels}, {kernel} / {stride}"), t, flops, "GFLOP/s");
+        let t = time(|| depthwise_backward(&d, &x, &w, &dy, Some(black_box(&mut dx)), None, None));
+        show("  dx", t, flops, "GFLOP/s");
+        let t = time(|| depthwise_backward(&d, &x, &w, &dy, None, Some(black_box(&mut dw)), None));
+        show("  dw", t, flops, "GFLOP/s");
+    }
+}
+
+fn groups() {
+    let (k, n, total) = (384, 768, 512);
+    for experts in [1usize, 8, 64] {
+        let w: Vec<PackedMatrix> = (0..experts).map(|_| PackedMatrix::new(k, n, &floats(k * n))).collect();
+        let cu: Vec<u32> = (0..=experts).map(|i| (i * total / experts) as u32).collect();
+        let then = vec![Epilogue::default(); experts];
+        let (x, mut y) = (floats(total * k), vec![0.0; total * n]);
+        let t = time(|| linear_grouped(&x, &cu, &w, &then, black_box(&mut y)));
+        show(&format!("grouped {total} x {k} x {n}, {experts} experts"), t, (2 * total * k * n) as f64, "GFLOP/s");
+    }
+}
+
 fn rows() {
     for dim in [64, 192, 768] {
         let rows = 3200;
@@ -109,6 +178,28 @@ fn rows() {
         show(&format!("layer norm {rows} x {dim}"), t, (8 * n) as f64, "GB/s");
         let t = time(|| layer_norm_backward(rows, dim, &x, &g, 1e-5, &dy, black_box(&mut y), &mut dg, &mut db));
         show("  backward", t, (12 * n) as f64, "GB/s");
+        let mut sum = vec![0.0; n];
+        let t = time(|| layer_norm_residual(rows, dim, &x, &dy, &g, &g, 1e-5, &mut sum, black_box(&mut y)));
+        show("  with a residual", t, (16 * n) as f64, "GB/s");
+        let t = time(|| {
+            let dx = black_box(&mut y);
+            layer_norm_residual_backward(rows, dim, &x, &g, 1e-5, &dy, Some(&dy), dx, &mut dg, &mut db);
+        });
+        show("  with a residual, backward", t, (16 * n) as f64, "GB/s");
+        let t = time(|| rms_norm(rows, dim, &x, &g, 1e-5, black_box(&mut y)));
+        show("  rms norm", t, (8 * n) as f64, "GB/s");
+        let t = time(|| rms_norm_backward(rows, dim, &x, &g, 1e-5, &dy, black_box(&mut y), &mut dg));
+        show("  rms norm, backward", t, (12 * n) as f64, "GB/s");
+        let t = time(|| add(&x, &dy, black_box(&mut y)));
+        show("  sum", t, (12 * n) as f64, "GB/s");
+        let t = time(|| add_in_place(black_box(&mut y), &x));
+        show("  sum in place", t, (12 * n) as f64, "GB/s");
+        let (cos, sin, positions) = (floats(100 * 32), floats(100 * 32), vec![7; rows]);
+        for pairs in [Pairs::Halves, Pairs::Neighbours] {
+            let table = Rotary { cos: &cos, sin: &sin, half: 32, pairs };
+            let t = time(|| rotary(RowsMut::packed(black_box(&mut y), dim), dim / 64, 64, &table, &positions));
+            show(&format!("  rotary, {pairs:?}"), t, (8 * n) as f64, "GB/s");
+        }
     }
     let (rows, dim) = (3200, 50);
     let x = floats(rows * dim);
@@ -147,8 +238,15 @@ fn main() {
         _ => {}
     }
     println!("{:?}, {} threads", isa::current(), threads());
-    let parts: [(&str, fn()); 4] =
-        [("products", products), ("attentions", attentions), ("rows", rows), ("elementwise", elementwise)];
+    let parts: [(&str, fn()); 7] = [
+        ("products", products),
+        ("groups", groups),
+        ("attentions", attentions),
+        ("options", options),
+        ("convolutions", convolutions),
+        ("rows", rows),
+        ("elementwise", elementwise),
+    ];
     let only = std::env::args().nth(3);
     for (name, part) in parts {
         if only.as_deref().is_none_or(|o| o == name) {

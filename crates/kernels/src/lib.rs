@@ -15,7 +15,9 @@
 pub mod act;
 pub mod attention;
 pub mod buffer;
+pub mod conv;
 mod dispatch;
+pub mod elementwise;
 pub mod gemm;
 pub mod isa;
 mod math;
@@ -24,6 +26,7 @@ pub mod norm;
 pub mod optim;
 pub mod quant;
 pub mod reference;
+pub mod rotary;
 pub mod rows;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +39,15 @@ pub use attention::{
     attention, attention_backward, attention_probs,
 };
 pub use buffer::unfilled;
-pub use gemm::{Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_packed};
-pub use norm::{layer_norm, layer_norm_backward};
+pub use conv::{Depthwise, depthwise, depthwise_backward};
+pub use elementwise::{add, add_in_place};
+pub use gemm::{
+    Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_grouped, linear_packed,
+};
+pub use norm::{
+    layer_norm, layer_norm_backward, layer_norm_residual, layer_norm_residual_backward, rms_norm, rms_norm_backward,
+    rms_norm_residual, rms_norm_residual_backward,
+};
+pub use rotary::{Pairs, Rotary, rotary, rotary_backward};
 pub use softmax::{softmax, softmax_backward};
 pub use threads::{set_threads, threads};

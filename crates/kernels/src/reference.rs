@@ -2,7 +2,8 @@
 //!
 //! Shapes and meanings are those of the kernels of the same names; arguments are not checked.
 
-use crate::attention::{Packed, Rows};
+use crate::attention::{Attend, Bias, Packed, Rows};
+use crate::conv::Depthwise;
 
 /// `A B` with element functions: `c[i,j] = sum over p of a(i,p) b(p,j)`.
 pub fn gemm(
@@ -43,6 +44,16 @@ pub fn layer_norm(dim: usize, x: &[f32], gamma: &[f32], beta: &[f32], eps: f32) 
         }
     }
     y
+}
+
+/// RMS normalisation of `x[rows,dim]`.
+pub fn rms_norm(dim: usize, x: &[f32], gamma: &[f32], eps: f32) -> Vec<f32> {
+    let norm = |row: &[f32]| -> Vec<f32> {
+        let square = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / dim as f64;
+        let r = 1.0 / (square + f64::from(eps)).sqrt();
+        row.iter().zip(gamma).map(|(&v, &g)| (f64::from(v) * r * f64::from(g)) as f32).collect()
+    };
+    x.chunks_exact(dim).flat_map(norm).collect()
 }
 
 /// The error function: a series near zero, a continued fraction away from it.
@@ -204,4 +215,125 @@ pub fn attention_backward(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows
         }
     }
     [dq, dk, dv].map(|g| g.iter().map(|&v| v as f32).collect())
+}
+
+/// What [`attend`] and its backward give, all in f64.
+#[derive(Clone, Debug, Default)]
+pub struct Attended {
+    /// `[queries, dim]`.
+    pub out: Vec<f64>,
+    /// `[heads, queries]`.
+    pub lse: Vec<f64>,
+    /// For each segment, `[heads, n_q, n_k]`.
+    pub probs: Vec<Vec<f64>>,
+    /// `[queries, dim]`.
+    pub dq: Vec<f64>,
+    /// `[keys, dim_kv]`.
+    pub dk: Vec<f64>,
+    /// `[keys, dim_kv]`.
+    pub dv: Vec<f64>,
+    /// As the bias.
+    pub dbias: Vec<f64>,
+}
+
+/// Attention with options, forward and (from `dout[queries, dim]`) backward.
+pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[f32]) -> Attended {
+    let (hd, queries, dim, dim_kv) = (spec.head_dim, spec.queries(), spec.dim(), spec.dim_kv());
+    let table = match spec.bias {
+        Bias::None => &[][..],
+        Bias::Dense(b) | Bias::Relative(b) => b,
+    };
+    let mut r = Attended {
+        out: vec![0.0; queries * dim],
+        lse: vec![f64::NEG_INFINITY; spec.heads * queries],
+        dq: vec![0.0; queries * dim],
+        dk: vec![0.0; spec.keys() * dim_kv],
+        dv: vec![0.0; spec.keys() * dim_kv],
+        dbias: vec![0.0; table.len()],
+        ..Attended::default()
+    };
+    for (wq, wk) in spec.cu_q.windows(2).zip(spec.cu_k.windows(2)) {
+        let (nq, nk) = ((wq[1] - wq[0]) as usize, (wk[1] - wk[0]) as usize);
+        let (fq, fk) = (wq[0] as usize, wk[0] as usize);
+        let mut probs = vec![0.0; spec.heads * nq * nk];
+        for head in 0..spec.heads {
+            let kv = head / (spec.heads / spec.heads_kv) * hd;
+            for i in 0..nq {
+                let row = fq + i;
+                // Each key's score and which number of the bias it took; `None` where it is not seen.
+                let seen: Vec<Option<(f64, usize)>> = (0..nk)
+                    .map(|j| {
+                        let (qp, kp) = match spec.positions {
+                            Some(p) => (i64::from(p.q[row]), i64::from(p.k[fk + j])),
+                            None => ((i + nk) as i64 - nq as i64, j as i64),
+                        };
+                        let masked = spec.key_mask.is_some_and(|m| !m[fk + j]);
+                        if masked || (spec.causal && kp > qp) {
+                            return None;
+                        }
+                        let entry = match spec.bias {
+                            Bias::None => 0,
+                            Bias::Dense(_) => (head * nq + i) * nk + j,
+                            Bias::Relative(t) => {
+                                let n = (t.len() / spec.heads) as i64;
+                                let reach = n / 2;
+                                (head as i64 * n + (kp - qp).clamp(-reach, reach) + reach) as usize
+                            }
+                        };
+                        let dot: f64 = (0..hd).map(|c| at(q, row, head * hd + c) * at(k, fk + j, kv + c)).sum();
+                        Some((dot * f64::from(spec.scale) + table.get(entry).map_or(0.0, |&b| f64::from(b)), entry))
+                    })
+                    .collect();
+                let top = seen.iter().flatten().fold(f64::NEG_INFINITY, |m, s| m.max(s.0));
+                let sum: f64 = seen.iter().flatten().map(|s| (s.0 - top).exp()).sum();
+                if sum == 0.0 {
+                    continue;
+                }
+                r.lse[head * queries + row] = top + sum.ln();
+                let d = |c: usize| f64::from(dout[row * dim + head * hd + c]);
+                let dprob = |j: usize| (0..hd).map(|c| d(c) * at(v, fk + j, kv + c)).sum::<f64>();
+                let p = |s: f64| (s - top).exp() / sum;
+                let seen = || seen.iter().enumerate().filter_map(|(j, s)| s.map(|(s, e)| (j, p(s), e)));
+                let mean: f64 = seen().map(|(j, p, _)| p * dprob(j)).sum();
+                for (j, p, entry) in seen() {
+                    probs[(head * nq + i) * nk + j] = p;
+                    let ds = p * (dprob(j) - mean);
+                    if let Some(db) = r.dbias.get_mut(entry) {
+                        *db += ds;
+                    }
+                    for c in 0..hd {
+                        let (qc, kc) = (row * dim + head * hd + c, (fk + j) * dim_kv + kv + c);
+                        r.out[qc] += p * at(v, fk + j, kv + c);
+                        r.dv[kc] += p * d(c);
+                        r.dq[qc] += ds * f64::from(spec.scale) * at(k, fk + j, kv + c);
+                        r.dk[kc] += ds * f64::from(spec.scale) * at(q, row, head * hd + c);
+                    }
+                }
+            }
+        }
+        r.probs.push(probs);
+    }
+    r
+}
+
+/// Depth-wise convolution; see the kernel.
+pub fn depthwise(d: &Depthwise, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
+    let ((oh, ow), c) = (d.output(), d.channels);
+    let mut y = Vec::new();
+    for i in 0..d.batch * oh * ow * c {
+        let (ch, ox, oy, image) = (i % c, i / c % ow, i / c / ow % oh, i / c / ow / oh);
+        let mut sum = bias.map_or(0.0, |b| f64::from(b[ch]));
+        for ky in 0..d.kernel {
+            for kx in 0..d.kernel {
+                let (iy, ix) = (oy * d.stride + ky, ox * d.stride + kx);
+                let inside = |at: usize, n: usize| at >= d.padding && at < n + d.padding;
+                if inside(iy, d.height) && inside(ix, d.width) {
+                    let pixel = (image * d.height + iy - d.padding) * d.width + ix - d.padding;
+                    sum += f64::from(x[pixel * c + ch]) * f64::from(w[(ky * d.kernel + kx) * c + ch]);
+                }
+            }
+        }
+        y.push(sum);
+    }
+    y
 }

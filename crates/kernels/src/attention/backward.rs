@@ -4,7 +4,7 @@
 use super::forward::carve_slack;
 use super::scores::{BiasGrad, Scores, TileAt};
 use super::spec::{Attend, Segment};
-use super::tile::{carve, pack, pack_transposed, pad_rows, product, write_scaled};
+use super::tile::{carve, pack, pack_transposed, pad_rows, product, write_rows};
 use super::views::{Rows, Target};
 use super::{KEY_BLOCK, QUERY_BLOCK};
 use crate::math::exp;
@@ -111,30 +111,14 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
             if let Some(d) = &mut dbias {
                 scores.end_grad(d);
             }
-            write_rows(s, dq, hdp, m, scale, t.dq, row, col, hd);
+            // SAFETY: the rows and the head are this task's own.
+            unsafe { write_rows(s, dq, hdp, m, scale, t.dq, row, col, hd) };
         }
     }
-    write_rows(s, dk, hdp, nk, 1.0, t.dk, t.segment.k, col_kv, hd);
-    write_rows(s, dv, hdp, nk, 1.0, t.dv, t.segment.k, col_kv, hd);
-}
-
-/// Writes `count` rows of scratch, times `factor`, to rows `first..` of this task's own part.
-#[inline(always)]
-fn write_rows<S: Simd>(
-    s: S,
-    from: &[f32],
-    ld: usize,
-    count: usize,
-    factor: f32,
-    to: Target<'_>,
-    first: usize,
-    col: usize,
-    len: usize,
-) {
-    for i in 0..count {
-        // SAFETY: callers write rows and a head that are their task's own.
-        let to = unsafe { to.row(first + i, col, len) };
-        write_scaled(s, &from[i * ld..], factor, to);
+    // SAFETY: as above, the head of keys.
+    unsafe {
+        write_rows(s, dk, hdp, nk, 1.0, t.dk, t.segment.k, col_kv, hd);
+        write_rows(s, dv, hdp, nk, 1.0, t.dv, t.segment.k, col_kv, hd);
     }
 }
 

@@ -125,23 +125,31 @@ pub(super) fn pack<S: Simd>(
     dst: &mut [f32],
     ld: usize,
 ) {
+    assert!(len <= ld && ld.is_multiple_of(S::LANES));
     let factor = s.splat(scale);
     let (body, pad) = dst[..pad_rows(count) * ld].split_at_mut(count * ld);
-    for (i, dst) in body.chunks_exact_mut(ld).enumerate() {
-        let row = src.row(first + i, col, len);
-        let mut at = 0;
-        while at + S::LANES <= len {
-            s.store(&mut dst[at..], s.mul(s.load(&row[at..]), factor));
-            at += S::LANES;
-        }
-        // `ld` is whole vectors, so the tail is written with its padding.
-        if at < ld {
-            s.store(&mut dst[at..], s.mul(s.load_part(&row[at..]), factor));
-            at += S::LANES;
-        }
-        dst[at.min(ld)..].fill(0.0);
-    }
     pad.fill(0.0);
+    if count == 0 {
+        return;
+    }
+    let from = &src.data[first * src.stride + src.offset + col..][..(count - 1) * src.stride + len];
+    for i in 0..count {
+        for c in (0..ld).step_by(S::LANES) {
+            // SAFETY: row i, column c of `body`, whose rows are whole vectors, and what the source's row i has from
+            // column c: `from` ends with the last row. One check for all rows, as the rows are often one vector each.
+            unsafe {
+                let at = from.as_ptr().wrapping_add(i * src.stride + c);
+                let v = if c + S::LANES <= len {
+                    s.load_ptr(at)
+                } else if c < len {
+                    s.load_part(std::slice::from_raw_parts(at, len - c))
+                } else {
+                    s.splat(0.0)
+                };
+                s.store_ptr(body.as_mut_ptr().add(i * ld + c), s.mul(v, factor));
+            }
+        }
+    }
 }
 
 /// Copies `count` rows of `len` floats, from row `first` and column `col`, transposed and times `scale`, into
@@ -216,18 +224,43 @@ pub(super) unsafe fn untranspose<S: Simd>(
     }
 }
 
-/// `out = src[..out.len()] * factor`; `src` is padded to whole vectors.
+/// Writes `count` rows of scratch, times `factor`, as rows `first..` of `dst`, `len` floats each from column `col`.
+///
+/// # Safety
+/// No other live slice may overlap those rows and columns.
 #[inline(always)]
-pub(super) fn write_scaled<S: Simd>(s: S, src: &[f32], factor: f32, out: &mut [f32]) {
-    let f = s.splat(factor);
-    let mut outs = out.chunks_exact_mut(S::LANES);
-    let mut srcs = src.chunks_exact(S::LANES);
-    for (o, v) in (&mut outs).zip(&mut srcs) {
-        s.store(o, s.mul(s.load(v), f));
+pub(super) unsafe fn write_rows<S: Simd>(
+    s: S,
+    src: &[f32],
+    ld: usize,
+    count: usize,
+    factor: f32,
+    dst: Target<'_>,
+    first: usize,
+    col: usize,
+    len: usize,
+) {
+    if count == 0 {
+        return;
     }
-    let rest = outs.into_remainder();
-    if let Some(v) = srcs.next() {
-        s.store_part(rest, s.mul(s.load(v), f));
+    let (f, src) = (s.splat(factor), &src[..count * ld]);
+    assert!(len <= ld && ld.is_multiple_of(S::LANES));
+    let at = first * dst.stride + dst.offset + col;
+    // SAFETY: only a check of the range: the last row ends inside the buffer.
+    unsafe { dst.data.slice(at + (count - 1) * dst.stride, len) };
+    for i in 0..count {
+        for c in (0..len).step_by(S::LANES) {
+            // SAFETY: row i of the source is whole vectors; the row written is in range and the caller's own.
+            unsafe {
+                let v = s.mul(s.load_ptr(src.as_ptr().add(i * ld + c)), f);
+                let to = dst.data.ptr(at + i * dst.stride + c);
+                if c + S::LANES <= len {
+                    s.store_ptr(to, v);
+                } else {
+                    s.store_part(std::slice::from_raw_parts_mut(to, len - c), v);
+                }
+            }
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl<'a> Rows<'a> {
         &self.data[at..at + len]
     }
 
-    pub(super) fn check(&self, rows: usize, dim: usize, name: &str) {
+    pub(crate) fn check(&self, rows: usize, dim: usize, name: &str) {
         check_view(self.data.len(), self.stride, self.offset, rows, dim, name);
     }
 }
@@ -51,6 +51,11 @@ impl<'a> RowsMut<'a> {
     /// Rows of `dim` floats without gaps.
     pub fn packed(data: &'a mut [f32], dim: usize) -> Self {
         Self { data, stride: dim, offset: 0 }
+    }
+
+    /// The same rows, to read.
+    pub fn as_rows(&self) -> Rows<'_> {
+        Rows { data: self.data, stride: self.stride, offset: self.offset }
     }
 }
 
@@ -122,16 +127,4 @@ pub(super) struct Target<'a> {
     pub(super) data: Shared<'a>,
     pub(super) stride: usize,
     pub(super) offset: usize,
-}
-
-impl<'a> Target<'a> {
-    /// `len` floats of row `i` from column `col`.
-    ///
-    /// # Safety
-    /// No other live slice may overlap: a task keeps to its own rows and head.
-    #[inline(always)]
-    pub(super) unsafe fn row(&self, i: usize, col: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { self.data.slice(i * self.stride + self.offset + col, len) }
-    }
 }

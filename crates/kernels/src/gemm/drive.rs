@@ -128,34 +128,91 @@ fn product(
     PANELS.set(Some(panels));
 }
 
+/// See [`super::linear_grouped`].
+pub(super) fn linear_grouped(x: &[f32], cu: &[u32], w: &[PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
+    assert_eq!(cu.len(), w.len() + 1, "groups of rows and of weights");
+    assert_eq!(then.len(), w.len(), "groups of weights and of epilogues");
+    assert!(cu.first() == Some(&0) && cu.is_sorted(), "cu must rise from 0");
+    let total = cu[cu.len() - 1] as usize;
+    let Some(first) = w.first() else { return };
+    let ((k, n), isa) = (first.dims(), first.isa());
+    assert_eq!(x.len(), total * k, "length of x");
+    assert_eq!(y.len(), total * n, "length of y");
+    let c = Shared::new(y);
+    // Only the groups that have rows cost anything.
+    let busy = (0..w.len()).filter(|&g| cu[g] < cu[g + 1]);
+    isa::with(isa, || {
+        let macs = total * n * k;
+        let mut plans = Vec::new();
+        let mut tasks = 0;
+        for g in busy {
+            assert!(w[g].dims() == (k, n) && w[g].isa() == isa, "the weights of group {g} differ in shape");
+            let (row, m) = (cu[g] as usize, (cu[g + 1] - cu[g]) as usize);
+            then[g].check(m, n);
+            let a = View { data: &x[row * k..(row + m) * k], rs: k, cs: 1 };
+            // SAFETY: the groups' rows do not overlap.
+            let c = Shared::new(unsafe { c.slice(row * n, m * n) });
+            let p = Product { m, n, k, a, panels: w[g].panels(), add: false, c, c_rs: n, then: &then[g] };
+            // As many pieces each as its share of the work.
+            let pieces = if macs >= PARALLEL_MACS { (4 * threads() * m).div_ceil(total) } else { 1 };
+            let plan = Plan::new(&p, pieces);
+            let first = tasks;
+            tasks += plan.tasks(&p);
+            plans.push((first, p, plan));
+        }
+        threads::run(tasks, macs >= PARALLEL_MACS, |i| {
+            let (first, p, plan) = &plans[plans.partition_point(|plan| plan.0 <= i) - 1];
+            block(p, plan.part(p, i - first));
+        });
+    });
+}
+
 /// Shares the product out in blocks of rows and panels.
 fn run(p: &Product<'_>) {
     if p.m == 0 || p.n == 0 {
         return;
     }
-    let Geometry { mr, nr } = Geometry::of(isa::current());
-    let macs = p.m * p.n * p.k;
-    let parallel = macs >= PARALLEL_MACS;
-    let panels = p.n.div_ceil(nr);
-    let depth = p.k.clamp(1, DEPTH);
-    // Rows: even strips of at most `mr`, so that no tile is much narrower than the others.
-    let strips = p.m.div_ceil(mr);
-    let row_blocks = strips.div_ceil((ROWS / mr).max(1));
-    let mut width = (BLOCK / (depth * nr)).max(1);
-    if parallel && row_blocks < 4 * threads() {
-        // Few rows: the panels are what there is to share.
-        let pieces = (4 * threads()).div_ceil(row_blocks);
-        width = width.min(panels.div_ceil(pieces)).max(1);
+    let parallel = p.m * p.n * p.k >= PARALLEL_MACS;
+    let plan = Plan::new(p, if parallel { 4 * threads() } else { 1 });
+    threads::run(plan.tasks(p), parallel, |i| block(p, plan.part(p, i)));
+}
+
+/// How a product is cut into tasks.
+#[derive(Clone, Copy)]
+struct Plan {
+    row_blocks: usize,
+    /// Panels of a task.
+    width: usize,
+    geometry: Geometry,
+}
+
+impl Plan {
+    /// At least about `pieces` tasks, where there is so much to share.
+    fn new(p: &Product<'_>, pieces: usize) -> Self {
+        let geometry = Geometry::of(isa::current());
+        let Geometry { mr, nr } = geometry;
+        // Rows: even strips of at most `mr`, so that no tile is much narrower than the others.
+        let row_blocks = p.m.div_ceil(mr).div_ceil((ROWS / mr).max(1));
+        let mut width = (BLOCK / (p.k.clamp(1, DEPTH) * nr)).max(1);
+        if row_blocks < pieces {
+            // Few rows: the panels are what there is to share.
+            width = width.min(p.n.div_ceil(nr).div_ceil(pieces.div_ceil(row_blocks))).max(1);
+        }
+        Plan { row_blocks, width, geometry }
     }
-    let col_blocks = panels.div_ceil(width);
-    threads::run(row_blocks * col_blocks, parallel, |i| {
+
+    fn tasks(&self, p: &Product<'_>) -> usize {
+        self.row_blocks * p.n.div_ceil(self.geometry.nr).div_ceil(self.width)
+    }
+
+    fn part(&self, p: &Product<'_>, i: usize) -> Part {
+        let Plan { row_blocks, width, geometry: Geometry { mr, nr } } = *self;
+        let (strips, panels) = (p.m.div_ceil(mr), p.n.div_ceil(nr));
         // Neighbours share a block of panels.
         let (col, row) = (i / row_blocks, i % row_blocks);
         let strip = |b: usize| (b * strips / row_blocks * p.m).div_ceil(strips);
-        let part =
-            Part { rows: (strip(row), strip(row + 1)), panels: (col * width, ((col + 1) * width).min(panels)), mr, nr };
-        block(p, part);
-    });
+        Part { rows: (strip(row), strip(row + 1)), panels: (col * width, ((col + 1) * width).min(panels)), mr, nr }
+    }
 }
 
 /// A task: some rows and some panels.

@@ -100,6 +100,19 @@ pub fn linear_packed(m: usize, x: &[f32], w: &PackedMatrix, then: &Epilogue<'_>,
     drive::linear_packed(m, x, w, then, y);
 }
 
+/// [`linear_packed`] of groups of rows, each with weights of its own (a mixture of experts): rows `cu[g]..cu[g + 1]` of
+/// `x[total, in]` go through `w[g]` and `then[g]` into the same rows of `y[total, out]`; `then`'s gate and residual are
+/// `[rows of the group, out]`.
+///
+/// All weights have one shape. A group without rows costs nothing; a row's result is that of [`linear_packed`], bit
+/// for bit.
+///
+/// # Panics
+/// If a length or shape does not match, or `cu` does not rise from 0.
+pub fn linear_grouped(x: &[f32], cu: &[u32], w: &[PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
+    drive::linear_grouped(x, cu, w, then, y);
+}
+
 /// Copies `bias` into each row of `y`; returns the `beta` with which a product is then added.
 pub(crate) fn fill_bias(d_out: usize, bias: Option<&[f32]>, y: &mut [f32]) -> f32 {
     let Some(bias) = bias else { return 0.0 };
