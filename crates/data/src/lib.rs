@@ -12,6 +12,7 @@ pub mod packed_images;
 pub mod preprocess;
 mod preprocess_config;
 pub mod resize;
+pub mod rng;
 pub mod text;
 mod text_config;
 
@@ -23,4 +24,5 @@ pub use packed_images::embedded_fashion;
 pub use preprocess::Pixels;
 pub use preprocess_config::{Family, Preprocessor, Size};
 pub use resize::{Filter, resize};
+pub use rng::Rng;
 pub use text::{Encoding, Tokenizer};
