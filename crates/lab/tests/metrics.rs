@@ -224,6 +224,8 @@ fn what_does_not_pair_up_is_refused() {
     says(Bleu::default().stats(&one, &[one.clone(), vec![]]).unwrap_err(), &["1 segments", "reference 2 has 0"]);
     says(Bleu::default().stats(&one, &[]).unwrap_err(), &["no reference"]);
     says(Chrf::CHRF.stats(&one, &[]).unwrap_err(), &["no reference"]);
+    says(Labels::stats::<&str>(&[], &[]).unwrap_err(), &["no segment"]);
+    says(mcnemar(&[], &[]).unwrap_err(), &["no segment"]);
     says("14a".parse::<Tokenize>().unwrap_err(), &["14a", "13a", "intl"]);
     says("linear".parse::<Smooth>().unwrap_err(), &["linear", "add-k"]);
     says(Smooth::Exp.with_value(1.0).unwrap_err(), &["floor"]);

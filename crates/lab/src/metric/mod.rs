@@ -98,8 +98,12 @@ pub(crate) fn refuse<T>(what: impl Into<String>) -> Result<T> {
     Err(Error::Metric { what: what.into() })
 }
 
-/// Fails unless every reference has as many segments as the hypothesis, and there is one reference at least.
+/// Fails unless every reference has as many segments as the hypothesis, and there is one of each at least.
 pub(crate) fn same_length(hyp: usize, refs: impl IntoIterator<Item = usize>) -> Result<()> {
+    if hyp == 0 {
+        // Every mean over nothing would be 0/0.
+        return refuse("the hypothesis has no segment; give one at least");
+    }
     let mut any = false;
     for (i, len) in refs.into_iter().enumerate() {
         any = true;

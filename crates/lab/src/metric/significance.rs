@@ -67,7 +67,7 @@ pub fn resampled<D: AsRef<[u32]>>(
 }
 
 /// `samples` draws of `n` of `n` segments with replacement.
-fn draws(n: usize, samples: usize, seed: u64) -> Result<impl Iterator<Item = Vec<u32>>> {
+fn draws(n: usize, samples: usize, seed: u64) -> Result<impl Iterator<Item = Vec<u32>> + Clone> {
     let n = checked(n, samples)?;
     Ok((0..samples as u64).map(move |sample| {
         let mut rng = Rng::of(&[3, seed, sample]);
@@ -110,10 +110,10 @@ pub fn paired_bootstrap_with<D: AsRef<[u32]>>(
     first: &Stats,
     second: &Stats,
     score: impl Fn(&[f64]) -> f64,
-    draws: &[D],
+    draws: impl IntoIterator<Item = D> + Clone,
 ) -> Result<Paired> {
     let difference = difference(first, second, &score)?;
-    let (a, b) = (resampled(first, &score, draws)?, resampled(second, &score, draws)?);
+    let (a, b) = (resampled(first, &score, draws.clone())?, resampled(second, &score, draws)?);
     let gaps: Vec<f64> = a.iter().zip(&b).map(|(a, b)| (b - a).abs()).collect();
     let mean = gaps.iter().sum::<f64>() / gaps.len().max(1) as f64;
     let centred: Vec<f64> = gaps.iter().map(|g| g - mean).collect();
@@ -128,8 +128,8 @@ pub fn paired_bootstrap(
     samples: usize,
     seed: u64,
 ) -> Result<Paired> {
-    let draws: Vec<Vec<u32>> = draws(first.len(), samples, seed)?.collect();
-    paired_bootstrap_with(first, second, score, &draws)
+    // Drawn anew for each system: all of them at once would be samples * segments numbers.
+    paired_bootstrap_with(first, second, score, draws(first.len(), samples, seed)?)
 }
 
 /// Approximate randomisation from given choices: where `swap[i]` is true, segment `i` changes sides in that trial.
