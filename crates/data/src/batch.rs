@@ -6,12 +6,16 @@ use crate::rng::Rng;
 
 /// The order of `n` samples in an epoch: each of `0..n` once; `[n]`.
 pub fn permutation(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
-    let mut rng = Rng::of(&[1, seed, epoch]);
     let mut order: Vec<u32> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i as usize, rng.below(i + 1) as usize);
-    }
+    shuffle(&mut order, &mut Rng::of(&[1, seed, epoch]));
     order
+}
+
+/// Puts at most 2^32 items into a random order, each order equally likely.
+pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.below(i as u32 + 1) as usize);
+    }
 }
 
 /// The sample at a position of [`permutation`], `None` beyond the end; makes the whole order, so keep that when reading many.
