@@ -19,6 +19,7 @@ pub mod rng;
 pub mod squad;
 pub mod text;
 mod text_config;
+pub mod train_tokenizer;
 
 pub use batch::{Augment, order_at, permutation};
 pub use debian::{Descriptions, Split};
@@ -33,3 +34,4 @@ pub use resize::{Filter, resize};
 pub use rng::Rng;
 pub use squad::Squad;
 pub use text::{Encoding, Tokenizer};
+pub use train_tokenizer::TokenizerRecipe;
