@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod compress;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod points;

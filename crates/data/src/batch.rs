@@ -2,60 +2,20 @@
 
 use crate::error::{Error, Result};
 use crate::fashion::Dataset;
-
-/// splitmix64: a few additions and multiplications, so its numbers never change with a library version.
-struct Rng(u64);
-
-impl Rng {
-    /// A stream for the given words; each is mixed in, so neighbouring seeds have unrelated streams.
-    fn of(words: &[u64]) -> Self {
-        let mut rng = Rng(0x5357_4954_4348_464D);
-        for &word in words {
-            rng.0 ^= word;
-            rng.0 = rng.next();
-        }
-        rng
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in 0..n without bias (Lemire's method); `n` must not be 0.
-    fn below(&mut self, n: u32) -> u32 {
-        let n = u64::from(n);
-        loop {
-            let m = (self.next() >> 32) * n;
-            // The lowest part of the range is rejected where it would be hit once too often.
-            if (m & 0xFFFF_FFFF) >= (1u64 << 32) % n {
-                return (m >> 32) as u32;
-            }
-        }
-    }
-
-    /// Uniform in [0, 1).
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Uniform in [low, high).
-    fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.unit()
-    }
-}
+use crate::rng::Rng;
 
 /// The order of `n` samples in an epoch: each of `0..n` once; `[n]`.
 pub fn permutation(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
-    let mut rng = Rng::of(&[1, seed, epoch]);
     let mut order: Vec<u32> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i as usize, rng.below(i + 1) as usize);
-    }
+    shuffle(&mut order, &mut Rng::of(&[1, seed, epoch]));
     order
+}
+
+/// Puts at most 2^32 items into a random order, each order equally likely.
+pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.below(i as u32 + 1) as usize);
+    }
 }
 
 /// The sample at a position of [`permutation`], `None` beyond the end; makes the whole order, so keep that when reading many.

@@ -226,6 +226,101 @@ pub enum Error {
         /// A fixed phrase.
         kind: &'static str,
     },
+    /// A file is packed in a way that is not read here.
+    #[error("{} is {kind}, which is not read here; run `{command}` and give the file it writes", path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// A fixed phrase.
+        kind: &'static str,
+        /// The command that unpacks it.
+        command: String,
+    },
+    /// A gzip stream of text is damaged.
+    #[error("{} is a gzip file that {kind}; fetch it again", path.display())]
+    Gzip {
+        /// The file.
+        path: PathBuf,
+        /// "ends too early" or "is damaged".
+        kind: &'static str,
+    },
+    /// A text is not UTF-8.
+    #[error(
+        "{} is not UTF-8 at line {line} (byte {byte}); if you know its encoding, convert it with `iconv -f ENCODING -t UTF-8`",
+        path.display()
+    )]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// Where, counted from 0.
+        byte: usize,
+    },
+    /// A line of text is too long.
+    #[error("{}: line {line} has {len} bytes, more than the {limit} that are read here; break it up", path.display())]
+    LongLine {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// Its bytes.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A folder or file holds no text.
+    #[error("{} holds {kind}; name a file or folder with text", path.display())]
+    NoText {
+        /// The folder or file.
+        path: PathBuf,
+        /// A fixed phrase.
+        kind: &'static str,
+    },
+    /// A file of package descriptions cannot be understood.
+    #[error("{}, line {line}: {kind}; give apt's own Packages or Translation-XX file", path.display())]
+    Stanza {
+        /// The file.
+        path: PathBuf,
+        /// Where, counted from 1.
+        line: usize,
+        /// A fixed phrase.
+        kind: &'static str,
+    },
+    /// A file of questions and answers cannot be understood.
+    #[error("{} at {at}: {kind} (the layout is that of SQuAD v1.1)", path.display())]
+    Squad {
+        /// The file.
+        path: PathBuf,
+        /// Such as `data[3].paragraphs[0].qas[2].answers[0]`.
+        at: String,
+        /// What is wrong.
+        kind: &'static str,
+    },
+    /// A tokenizer cannot be trained.
+    #[error("the tokenizer cannot be trained: {kind}")]
+    TokenizerTrain {
+        /// A fixed phrase that says what to do.
+        kind: &'static str,
+    },
+    /// A file could not be written.
+    #[error("cannot write {}: {kind}; check the folder and the space left", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        kind: std::io::ErrorKind,
+    },
+    /// A sample does not fit into any batch.
+    #[error("sample {index} has {len} tokens, more than the {budget} of a batch; raise the budget or truncate")]
+    Budget {
+        /// Which sample.
+        index: usize,
+        /// Its tokens.
+        len: u32,
+        /// The budget.
+        budget: u32,
+    },
     /// Arguments of a batch function do not fit together.
     #[error("the batch cannot be made ({kind})")]
     Batch {
@@ -263,6 +358,16 @@ impl Error {
             Error::IdxGzip { .. } => "idx.gzip",
             Error::FashionMissing { .. } => "fashion.missing",
             Error::Dataset { .. } => "dataset.invalid",
+            Error::Packed { .. } => "file.packed",
+            Error::Gzip { .. } => "file.gzip",
+            Error::Utf8 { .. } => "text.utf8",
+            Error::LongLine { .. } => "text.long_line",
+            Error::NoText { .. } => "text.none",
+            Error::Stanza { .. } => "debian.stanza",
+            Error::Squad { .. } => "squad.layout",
+            Error::TokenizerTrain { .. } => "tokenizer.train",
+            Error::Write { .. } => "file.write",
+            Error::Budget { .. } => "batch.budget",
             Error::Batch { .. } => "batch.invalid",
         }
     }

@@ -4,23 +4,34 @@
 //! panics of third-party decoders become errors, and every error has a stable [`Error::code`].
 
 pub mod batch;
+pub mod debian;
 pub mod error;
 pub mod fashion;
 pub mod idx;
 pub mod image;
+pub mod pack;
 pub mod packed_images;
+pub mod plain;
 pub mod preprocess;
 mod preprocess_config;
 pub mod resize;
+pub mod rng;
+pub mod squad;
 pub mod text;
 mod text_config;
+pub mod train_tokenizer;
 
 pub use batch::{Augment, order_at, permutation};
+pub use debian::{Descriptions, Split};
 pub use error::{Error, Result};
 pub use fashion::{Dataset, FashionMnist, LABELS};
 pub use image::Picture;
+pub use pack::Batches;
 pub use packed_images::embedded_fashion;
 pub use preprocess::Pixels;
 pub use preprocess_config::{Family, Preprocessor, Size};
 pub use resize::{Filter, resize};
+pub use rng::Rng;
+pub use squad::Squad;
 pub use text::{Encoding, Tokenizer};
+pub use train_tokenizer::TokenizerRecipe;

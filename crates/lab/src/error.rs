@@ -31,6 +31,12 @@ pub enum Error {
         /// What is wrong and what to do.
         what: String,
     },
+    /// A score cannot be computed from what was given.
+    #[error("{what}")]
+    Metric {
+        /// What is wrong and what is allowed.
+        what: String,
+    },
     /// A plot could not be drawn; a bug.
     #[error("report: {what}")]
     Report {
@@ -63,6 +69,7 @@ impl Error {
             Error::Data(e) => e.code(),
             Error::Recipe { .. } => "recipe",
             Error::Checkpoint { .. } => "checkpoint",
+            Error::Metric { .. } => "metric",
             Error::Report { .. } => "report",
             Error::Diverged { .. } => "train.diverged",
             Error::Interrupted { .. } => "train.interrupted",

@@ -4,6 +4,7 @@ pub mod error;
 pub mod export;
 pub mod loss;
 pub mod measure;
+pub mod metric;
 pub mod optim;
 pub mod recipe;
 pub mod report;

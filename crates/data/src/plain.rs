@@ -1,0 +1,147 @@
+//! Plain text: lines or whole documents, in UTF-8, as they are or gzip'd.
+//!
+//! Files that are packed in another way are told from their first bytes and refused with the command that unpacks
+//! them. Parquet is among them: its reader would bring more code than everything else here together.
+
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::error::{Error, Result, read_file};
+use crate::text::MAX_TEXT_BYTES;
+
+/// Largest file of text, packed and unpacked, in bytes.
+pub const MAX_FILE_BYTES: u64 = 512 << 20;
+/// Longest line, in bytes: what a tokenizer takes at once.
+pub const MAX_LINE_BYTES: usize = MAX_TEXT_BYTES;
+/// Most files of a folder of documents.
+const MAX_FILES: usize = 100_000;
+
+const GZIP: &[u8] = &[0x1F, 0x8B];
+
+/// First bytes, what they mean, and what unpacks them.
+const FORMATS: [(&[u8], &str, &str); 6] = [
+    (&[0xFD, b'7', b'z', b'X', b'Z', 0], "packed with xz", "xz -dk FILE"),
+    (&[0x04, 0x22, 0x4D, 0x18], "packed with lz4", "lz4 -dk FILE"),
+    (&[0x28, 0xB5, 0x2F, 0xFD], "packed with zstd", "zstd -dk FILE"),
+    (b"BZh", "packed with bzip2", "bzip2 -dk FILE"),
+    (b"PK\x03\x04", "a zip archive", "unzip FILE"),
+    (
+        b"PAR1",
+        "a Parquet table",
+        r#"python3 -c "import pandas; print(*pandas.read_parquet('FILE')['text'], sep='\n')" > text.txt"#,
+    ),
+];
+
+/// Every line of a file, empty ones too, without line ends: for files whose lines answer each other; fails with `file.*` or `text.*`.
+pub fn segments(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    let text = read_text(path)?;
+    Lines::new(&text, path).map(|line| Ok(line?.1.to_owned())).collect()
+}
+
+/// The lines of a file, in order, without empty ones and without line ends; fails with `file.*` or `text.*`.
+pub fn lines(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    let mut out = segments(path)?;
+    out.retain(|line| !line.trim().is_empty());
+    if out.is_empty() { Err(Error::NoText { path: path.to_owned(), kind: "no line of text" }) } else { Ok(out) }
+}
+
+/// A file as one document, or every `.txt` and `.txt.gz` file of a folder in the order of their names; fails with `file.*` or `text.*`.
+pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
+    let none = |kind| Error::NoText { path: path.to_owned(), kind };
+    if !std::fs::metadata(path).map_err(io)?.is_dir() {
+        let text = read_text(path)?;
+        return if text.trim().is_empty() { Err(none("no text")) } else { Ok(vec![text]) };
+    }
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let file = entry.map_err(io)?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if (name.ends_with(".txt") || name.ends_with(".txt.gz")) && file.is_file() {
+            files.push(file);
+        }
+        if files.len() > MAX_FILES {
+            return Err(none("more than 100,000 files"));
+        }
+    }
+    if files.is_empty() {
+        return Err(none("no .txt or .txt.gz file"));
+    }
+    files.sort();
+    let mut left = MAX_FILE_BYTES;
+    let mut out = Vec::with_capacity(files.len());
+    for file in &files {
+        let text = read_text(file)?;
+        left = left
+            .checked_sub(text.len() as u64)
+            .ok_or_else(|| Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES })?;
+        out.push(text);
+    }
+    Ok(out)
+}
+
+/// Reads a text file, gzip'd or not whatever its name.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    text_from(read_file(path, MAX_FILE_BYTES)?, path)
+}
+
+/// The text of a file's bytes; `label` stands in for the path in errors.
+pub(crate) fn text_from(bytes: Vec<u8>, label: &Path) -> Result<String> {
+    if let Some((_, kind, command)) = FORMATS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+        let command = command.replace("FILE", &label.display().to_string());
+        return Err(Error::Packed { path: label.to_owned(), kind, command });
+    }
+    let bytes = if bytes.starts_with(GZIP) { gunzip(&bytes, label)? } else { bytes };
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let byte = e.utf8_error().valid_up_to();
+        let line = 1 + e.as_bytes()[..byte].iter().filter(|&&b| b == b'\n').count();
+        Error::Utf8 { path: label.to_owned(), line, byte }
+    })?;
+    // Some editors put a byte order mark in front.
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
+}
+
+fn gunzip(bytes: &[u8], path: &Path) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    MultiGzDecoder::new(bytes).take(MAX_FILE_BYTES + 1).read_to_end(&mut out).map_err(|e| Error::Gzip {
+        path: path.to_owned(),
+        kind: if e.kind() == ErrorKind::UnexpectedEof { "ends too early" } else { "is damaged" },
+    })?;
+    if out.len() as u64 > MAX_FILE_BYTES {
+        return Err(Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
+    }
+    Ok(out)
+}
+
+/// Numbered lines, counted from 1, without their ends; a line that is too long is an error.
+pub(crate) struct Lines<'a> {
+    lines: std::iter::Enumerate<std::str::Lines<'a>>,
+    path: &'a Path,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str, path: &'a Path) -> Self {
+        Lines { lines: text.lines().enumerate(), path }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Result<(usize, &'a str)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (i, line) = self.lines.next()?;
+        Some(if line.len() > MAX_LINE_BYTES {
+            Err(Error::LongLine { path: self.path.to_owned(), line: i + 1, len: line.len(), limit: MAX_LINE_BYTES })
+        } else {
+            Ok((i + 1, line))
+        })
+    }
+}
