@@ -81,7 +81,9 @@ impl AdamW {
         let mut all = Vec::with_capacity(self.params.len());
         let mut square = 0f64;
         for p in &self.params {
-            let g: Option<Vec<f32>> = grads.get(p.var.as_tensor()).map(|g| g.flatten_all()?.to_vec1()).transpose()?;
+            let moves = p.kind != ParamKind::Buffer;
+            let g = grads.get(p.var.as_tensor()).filter(|_| moves);
+            let g: Option<Vec<f32>> = g.map(|g| g.flatten_all()?.to_vec1()).transpose()?;
             square += g.iter().flatten().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
             all.push(g);
         }
@@ -91,7 +93,8 @@ impl AdamW {
         let bias2 = 1.0 - self.beta2.powf((step + 1) as f64);
         for ((p, moments), grad) in self.params.iter().zip(&mut self.moments).zip(all) {
             let Some(grad) = grad else { continue };
-            let decay = if p.kind == ParamKind::Matrix { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 };
+            let decays = matches!(p.kind, ParamKind::Matrix | ParamKind::Kernel);
+            let decay = if decays { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 };
             let mut w: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
             let (b1, b2) = (BETA1 as f32, self.beta2 as f32);
             let (step_size, root) = ((lr / bias1) as f32, (bias2.sqrt()) as f32);

@@ -68,7 +68,8 @@ fn learns(at: &str, p: &Param, grads: &candle_core::backprop::GradStore) -> Vec<
     let mut from = 0;
     for (i, (name, rows)) in p.names.iter().enumerate() {
         let part = largest(&g[from * width..(from + rows) * width]);
-        if p.names.len() == 3 && i == 1 && p.kind == ParamKind::Vector && name.ends_with(".bias") {
+        let key = (p.names.len() == 3 && i == 1) || name.ends_with("key.bias") || name.ends_with("wk.bias");
+        if key && p.kind == ParamKind::Vector && name.ends_with(".bias") {
             assert!(part < 1e-4 * top, "{at}: {name} moves the loss by {part:e}, softmax should not see it");
         } else {
             assert!(part > 1e-6, "{at}: {name} has a zero gradient");
@@ -91,13 +92,13 @@ fn moved(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize, b
 }
 
 /// Slope of the loss along one coordinate.
-fn slope(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize) -> f32 {
+fn slope(model: &dyn Model, input: &Input, p: &Param, start: &[f32], i: usize, step: f32) -> f32 {
     let central = |h: f32| {
         // The step that f32 really took.
         let taken = f64::from(start[i] + h) - f64::from(start[i] - h);
         (moved(model, input, p, start, i, h) - moved(model, input, p, start, i, -h)) / taken
     };
-    let (wide, narrow) = (central(STEP), central(STEP / 2.0));
+    let (wide, narrow) = (central(step), central(step / 2.0));
     p.var.set(&Tensor::from_vec(start.to_vec(), p.var.shape(), p.var.device()).unwrap()).unwrap();
     ((4.0 * narrow - wide) / 3.0) as f32
 }
@@ -116,14 +117,22 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
     let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
     let input = batch(model.as_ref(), 3);
     let grads = loss(&forward(model.as_ref(), &Point::new(), &input)).backward().unwrap();
-    let params = w.params();
+    let mut params = w.params();
+    params.retain(|p| p.kind != ParamKind::Buffer);
     let mut worst = 0f32;
     for p in &params {
         let g = learns(&at, p, &grads);
         let start = flat(p.var.as_tensor());
         for i in coordinates(&p.names[0].0, &g) {
-            let slope = slope(model.as_ref(), &input, p, &start, i);
-            let e = (slope - g[i]).abs() / g[i].abs();
+            // A kink (ReLU) within the step has no slope: a tenth of the step meets a tenth of the kinks.
+            let off = |step: f32| {
+                let slope = slope(model.as_ref(), &input, p, &start, i, step);
+                (slope, (slope - g[i]).abs() / g[i].abs())
+            };
+            let (slope, e) = match off(STEP) {
+                (_, e) if e > TOLERANCE => off(STEP / 10.0),
+                fine => fine,
+            };
             assert!(e <= TOLERANCE, "{at}: {:?}[{i}]: gradient {}, slope {slope}", p.names, g[i]);
             worst = worst.max(e);
         }
@@ -139,6 +148,11 @@ fn every_tensor_of_every_model_gets_the_slope_of_the_loss() {
     }
 }
 
+/// Whether a tensor holds a vector per place of an image.
+fn is_positions(name: &str) -> bool {
+    ["position_embeddings", "pos_embed", "patch_pos"].iter().any(|n| name.contains(n))
+}
+
 #[test]
 fn positions_learn_at_another_image_size() {
     for (entry, architecture) in everything() {
@@ -150,7 +164,11 @@ fn positions_learn_at_another_image_size() {
             Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape, &Device::Cpu).unwrap();
         let grads = loss(&forward(model.as_ref(), &Point::new(), &Input::Pixels(pixels))).backward().unwrap();
         let params = w.params();
-        let table = params.iter().find(|p| p.names[0].0.contains("position_embeddings")).unwrap();
+        // Positions of a pyramid are relative: they know no image size.
+        let Some(table) = params.iter().find(|p| is_positions(&p.names[0].0)) else {
+            assert!(common::NO_EXIT_HEADS.contains(&entry.name), "{architecture} has no positions");
+            continue;
+        };
         let dim = *table.var.dims().last().unwrap();
         // Row by row: the prefix rows are not resized and would hide a loss among the others.
         for (i, row) in learns(architecture, table, &grads).chunks(dim).enumerate() {
@@ -165,7 +183,8 @@ fn nested_training_reaches_every_tensor_and_scale_at_any_width() {
         let w = Weights::seeded().with_leaves(NestedLeaves::shared(entry.blocks)).trainable();
         let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
         let input = batch(model.as_ref(), 3);
-        let params = w.params();
+        let mut params = w.params();
+        params.retain(|p| p.kind != ParamKind::Buffer);
         let scales = params.iter().filter(|p| p.names[0].0.ends_with("log_scale")).count();
         assert!(scales >= 4, "{architecture}: {scales} projections are nested, is `blocks` {:?} right?", entry.blocks);
         for bits in [8, 2] {

@@ -117,7 +117,7 @@ fn probs(one: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// Softmax over the last dimension.
-fn softmax(logits: &Tensor) -> Result<Tensor> {
+pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let e = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
     Ok(e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?)
 }
