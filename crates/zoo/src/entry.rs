@@ -51,11 +51,13 @@ pub static ZOO: &[&Entry] = &[
     &models::albert::ENTRY,
     &models::bert::ENTRY,
     &models::crossvit::ENTRY,
+    &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,
     &models::roberta::ENTRY,
+    &models::smt::ENTRY,
     &models::swin::ENTRY,
     &models::swinv2::ENTRY,
     &models::t5::ENTRY,
@@ -64,8 +66,15 @@ pub static ZOO: &[&Entry] = &[
 ];
 
 /// Every family whose timm folders open, by the names of timm.
-pub static TIMM: &[&Timm] =
-    &[&models::crossvit::TIMM, &models::pvt_v2::TIMM, &models::swin::TIMM, &models::swinv2::TIMM, &models::tnt::TIMM];
+pub static TIMM: &[&Timm] = &[
+    &models::crossvit::TIMM,
+    &models::cswin::TIMM,
+    &models::pvt_v2::TIMM,
+    &models::smt::TIMM,
+    &models::swin::TIMM,
+    &models::swinv2::TIMM,
+    &models::tnt::TIMM,
+];
 
 /// The entry for a `model_type`. Errors list what exists.
 pub fn find(model_type: &str) -> Result<&'static Entry> {

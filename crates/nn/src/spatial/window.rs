@@ -86,6 +86,21 @@ impl Windows {
         Ok(Tensor::cat(&[x, &zeros], 0)?)
     }
 
+    /// Rows in the order of the windows. Shapes: x `[total + pads, dim]` -> `[n * len, dim]`.
+    pub fn cut(&self, x: &Tensor) -> Result<Tensor> {
+        ops::gather(x, &self.index)
+    }
+
+    /// Back to the order of the map. Shapes: x `[n * len, dim]` -> `[total, dim]`.
+    pub fn join(&self, x: &Tensor) -> Result<Tensor> {
+        ops::gather(x, &self.back)
+    }
+
+    /// Number of windows.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
     /// Multiply-adds of scores and mixing over a width.
     pub fn macs(&self, dim: usize) -> usize {
         2 * self.n * self.len * self.len * dim
@@ -140,7 +155,7 @@ pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias
         return Err(Error::shape("windows", format!("[rows, 3 * {heads} * head_dim]"), qkv.dims()));
     }
     let (n, len, d) = (win.n, win.len, width / 3 / heads);
-    let split = ops::gather(qkv, &win.index)?.reshape(&[n, len, 3, heads, d][..])?;
+    let split = win.cut(qkv)?.reshape(&[n, len, 3, heads, d][..])?;
     let split = split.permute([2, 0, 3, 1, 4].as_slice())?.contiguous()?; // [3, n, h, len, d]
     let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
     let logits = match scores {
@@ -153,7 +168,7 @@ pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias
         None => logits,
     };
     let mixed = ops::composed::softmax(&logits)?.matmul(&v)?; // [n, h, len, d]
-    ops::gather(&mixed.transpose(1, 2)?.contiguous()?.reshape((n * len, heads * d))?, &win.back)
+    win.join(&mixed.transpose(1, 2)?.contiguous()?.reshape((n * len, heads * d))?)
 }
 
 /// Rows of length one; a row of zeros stays one.

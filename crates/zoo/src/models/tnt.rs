@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     prefix: "",
     heads: &[],
     toy: r#"{"model_type":"tnt","architectures":["TNT"],"embed_dim":32,"inner_dim":8,"depth":3,"num_heads_outer":4,
-        "num_heads_inner":2,"mlp_ratio":2.0,"img_size":16,"patch_size":8,"in_chans":1,"num_labels":5}"#,
+        "num_heads_inner":2,"mlp_ratio":2.0,"img_size":24,"patch_size":8,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Tnt::load(config, w)?)),
 };
 
