@@ -1,5 +1,5 @@
 """CSWin cases. The authors' package is not on PyPI, so the reference here is our own, written from the paper's
-description; at random weights it agrees with the authors' code on square maps."""
+description; golden/README.md says how it compares with the authors' code."""
 import pathlib
 import sys
 

@@ -1,5 +1,5 @@
 """SMT cases. The authors' package is not on PyPI, so the reference here is our own, written from the paper's
-description; at random weights it agrees with the authors' code (see README.md of this folder's parent)."""
+description; golden/README.md says how it compares with the authors' code."""
 import pathlib
 import sys
 

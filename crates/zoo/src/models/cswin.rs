@@ -31,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["CSWinTransformer"],
     variants: VARIANTS,
     names: Names { rules: &[], ignore: &[] },
-    blocks: "qkv. proj. mlp.",
+    blocks: "stage1. stage2. stage3. stage4. stage5. stage6. stage7. stage8.",
     prefix: "",
     heads: &[],
     toy: r#"{"model_type":"cswin","architectures":["CSWinTransformer"],"embed_dim":16,"depth":[1,2],"split_size":[2,4],
