@@ -107,10 +107,11 @@ impl Opened {
         Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }
 
-    /// The full config of a published variant. Errors list the known names.
+    /// The full config of a published variant, with `-` or timm's `_` in its name. Errors list the known names.
     pub fn preset(name: &str) -> Result<Json> {
+        let slug = name.replace('_', "-");
         for entry in crate::ZOO {
-            if let Some(v) = entry.variants.iter().find(|v| v.name == name) {
+            if let Some(v) = entry.variants.iter().find(|v| v.name.replace('_', "-") == slug) {
                 let mut config: Json = serde_json::from_str(v.config)
                     .map_err(|e| Error::config(name, format!("bad variant table: {e}")))?;
                 config["model_type"] = entry.name.into();
