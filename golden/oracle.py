@@ -69,7 +69,8 @@ def seeded(name, shape):
     """The weight of this name and shape."""
     v = uniform(name, shape)
     lower = name.lower()
-    if "norm" in lower and lower.endswith(("weight", "gamma")):
+    # A vector called weight is that of a norm, whatever its name is.
+    if ("norm" in lower or len(shape) == 1) and lower.endswith(("weight", "gamma", "running_var")):
         return np.float32(1) + v * np.float32(0.25)
     if len(shape) <= 1:
         return v * np.float32(0.125)
@@ -257,6 +258,54 @@ def check_f64(module, call, kwargs, outs):
     worst = max(float((wide[k].float() - t.detach()).abs().max()) for k, t in outs.items())
     assert worst < TOLERANCE / 5, worst
     return worst
+
+
+def run_maps(path, loaded, inputs, blocks, stages, grads, note, call, pick=None):
+    """As run_case for models of maps: `blocks` are the block modules in order, `call(module, inputs)` gives the outputs
+    and whatever `stages` needs to give the map of every stage, [b, h, w, c] each."""
+    module = loaded.module
+    tensors_in = {k: torch.from_numpy(v) for k, v in inputs.items()}
+    kwargs = {k: v for k, v in tensors_in.items() if k not in ("labels", "probe")}
+    got, handles = {}, []
+    pick = pick or (lambda out: out[0] if isinstance(out, tuple) else out)
+
+    def keep(name):
+        def hook(m, args, out):
+            got[name] = pick(out).detach()
+        return hook
+
+    for i, block in enumerate(blocks):
+        handles.append(block.register_forward_hook(keep(f"blocks.{i}")))
+    module.zero_grad()
+    result = call(module, kwargs)
+    for h in handles:
+        h.remove()
+    stored = {"in." + k: v for k, v in inputs.items()}
+    for i in range(len(blocks)):
+        t = got[f"blocks.{i}"]
+        stored[f"tap.blocks.{i}"] = t.reshape(t.shape[0], -1, t.shape[-1]).numpy().copy()
+    for i, t in enumerate(stages(result)):
+        stored[f"tap.stages.{i}"] = t.detach().numpy().copy()  # [b, h, w, c]
+    for name, a in stored.items():
+        if name.startswith("tap."):
+            assert 0.05 < a.std() < 20, (path, name, a.std())
+    outs = {k: v for k, v in result.items() if k in ("logits", "last_hidden_state", "pooler_output")}
+    for name, t in outs.items():
+        stored["out." + name] = t.detach().numpy()
+    loss = (ce_loss if "labels" in inputs else probe_loss)(outs, tensors_in)
+    loss.backward()
+    stored["out.loss"] = loss.detach().numpy().reshape(1)
+    for name in grads:
+        g = loaded.params[name].grad.numpy()
+        assert 1e-7 < np.abs(g).max() < 1e3, (path, name, np.abs(g).max())
+        stored["grad." + name] = g.copy()
+    drift = check_f64(module, lambda kw: call(module, kw), kwargs, outs)
+    info = {"config": loaded.config, "tensors": loaded.tensors, "n_params": loaded.n_params, "tolerance": TOLERANCE,
+            "note": note}
+    write(path, info, stored)
+    size = os.path.getsize(str(path) + ".safetensors")
+    print(f"{path}: {loaded.n_params} params, {size // 1024} KiB, f32 against f64 {drift:.1e}")
+    return stored
 
 
 def write(path, info, stored):

@@ -80,13 +80,22 @@ impl AdamW {
     pub fn step(&mut self, grads: &Grads, lr: f64, clip: f64, step: u64) -> Result<f64> {
         let mut square = 0f64;
         for p in &self.params {
-            square += grads.get(p.var.as_tensor()).map(sum_squares).transpose()?.unwrap_or(0.0);
+            square += Some(p)
+                .filter(|p| p.kind != ParamKind::Buffer)
+                .and_then(|p| grads.get(p.var.as_tensor()))
+                .map(sum_squares)
+                .transpose()?
+                .unwrap_or(0.0);
         }
         let norm = square.sqrt();
         let scale = if norm > clip { clip / norm } else { 1.0 };
         for (p, moments) in self.params.iter().zip(&mut self.moments) {
+            if p.kind == ParamKind::Buffer {
+                continue;
+            }
             let Some(grad) = grads.get(p.var.as_tensor()) else { continue };
-            let weight_decay = if p.kind == ParamKind::Matrix { self.weight_decay } else { 0.0 };
+            let decays = matches!(p.kind, ParamKind::Matrix | ParamKind::Kernel);
+            let weight_decay = if decays { self.weight_decay } else { 0.0 };
             let (beta1, beta2, eps) = (BETA1, self.beta2, EPS);
             let numbers = AdamWStep { lr, beta1, beta2, eps, weight_decay, scale, step: step + 1 };
             adamw(&p.var, grad, &mut moments.m, &mut moments.v, numbers)?;

@@ -106,6 +106,35 @@ impl ConfigMap {
         }
     }
 
+    /// One whole number per stage, each within `1..=max`; a single number stands for all `stages`.
+    pub fn stages(&self, field: &str, default: &[usize], stages: Option<usize>, max: usize) -> Result<Vec<usize>> {
+        let list = match self.get(field) {
+            None => default.to_vec(),
+            Some(Value::Array(v)) if v.len() <= MAX_STAGES => {
+                v.iter().map(|v| ConfigMap::one(field, v, max)).collect::<Result<_>>()?
+            }
+            Some(Value::Array(v)) => return Err(Error::config(field, format!("has {} entries", v.len()))),
+            Some(v) => vec![ConfigMap::one(field, v, max)?; stages.unwrap_or(1)],
+        };
+        match stages {
+            Some(n) if n != list.len() => {
+                Err(Error::config(field, format!("has {} entries for {n} stages", list.len())))
+            }
+            _ if list.is_empty() => Err(Error::config(field, "is empty")),
+            _ => Ok(list),
+        }
+    }
+
+    /// Two finite numbers within `min..=max`.
+    pub fn floats(&self, field: &str, default: [f64; 2], min: f64, max: f64) -> Result<[f64; 2]> {
+        let Some(v) = self.get(field) else { return Ok(default) };
+        let list: Vec<f64> = v.as_array().into_iter().flatten().take(3).filter_map(Value::as_f64).collect();
+        match list.as_slice() {
+            [a, b] if [a, b].iter().all(|x| (min..=max).contains(*x)) => Ok([*a, *b]),
+            _ => Err(Error::config(field, format!("is {}, must be two numbers from {min} to {max}", brief(v)))),
+        }
+    }
+
     /// Refuses any value of `field` but `allowed` (absent is allowed).
     pub fn only(&self, field: &str, allowed: &[Value]) -> Result<()> {
         match self.get(field) {
@@ -148,6 +177,8 @@ impl ConfigMap {
 pub const MAX_DIM: usize = 65_536;
 /// Largest number of blocks.
 pub const MAX_DEPTH: usize = 4_096;
+/// Most stages of a pyramid.
+pub const MAX_STAGES: usize = 8;
 /// Largest number of heads.
 pub const MAX_HEADS: usize = 1_024;
 /// Largest vocabulary.

@@ -59,7 +59,9 @@ impl Stream {
 /// How a tensor is drawn from its published name (the rule of `golden/oracle.py`).
 pub fn seeded(name: &str, shape: &[usize]) -> Vec<f32> {
     let lower = name.to_lowercase();
-    let (base, scale) = if lower.contains("norm") && (lower.ends_with("weight") || lower.ends_with("gamma")) {
+    // A vector called weight is that of a norm, whatever its name is.
+    let near_one = ["weight", "gamma", "running_var"].iter().any(|end| lower.ends_with(end));
+    let (base, scale) = if near_one && (lower.contains("norm") || shape.len() == 1) {
         (1.0, 0.25)
     } else if shape.len() <= 1 {
         (0.0, 0.125)
@@ -83,7 +85,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let n = shape.iter().product::<usize>();
     if shape.len() <= 1 {
         let lower = name.to_lowercase();
-        let one = lower.contains("norm") && lower.ends_with("weight");
+        let one = lower.ends_with("weight") || lower.ends_with("running_var");
         return vec![if one { 1.0 } else { 0.0 }; n];
     }
     let mut stream = Stream::named(name).fork(seed);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::config::MAX_SIDE;
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 
@@ -94,6 +95,25 @@ impl Input {
             Input::Pair { source, .. } if output == "encoder_last_hidden_state" => source,
             Input::Pair { target, .. } => target,
             other => other,
+        }
+    }
+
+    /// The images `[b, channels, h, w]`. Errors on anything else.
+    pub fn pixels(&self, channels: usize) -> Result<&Tensor> {
+        let Input::Pixels(pixels) = self else {
+            return Err(Error::input("this model reads images", "give --image or pixel_values"));
+        };
+        if pixels.dtype() != DType::F32 {
+            let what = format!("pixel_values are {:?}", pixels.dtype());
+            return Err(Error::input(what, "give F32, normalised as the checkpoint's preprocessor_config.json says"));
+        }
+        match pixels.dims() {
+            [_, c, h, w] if *c == channels && [h, w].iter().any(|n| !(1..=MAX_SIDE).contains(*n)) => Err(Error::input(
+                format!("an image of {h}x{w} has a side outside 1 to {MAX_SIDE}"),
+                "resize it as the checkpoint's preprocessor_config.json says",
+            )),
+            [_, c, ..] if *c == channels && pixels.rank() == 4 => Ok(pixels),
+            other => Err(Error::shape("pixel_values", format!("[b, {channels}, h, w]"), other)),
         }
     }
 

@@ -59,6 +59,35 @@ impl RmsNorm {
     }
 }
 
+/// Batch norm with fixed statistics: a factor and a shift per channel. It stays so in training.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: f64,
+}
+
+impl BatchNorm {
+    /// Weight and bias, mean and variance. Shapes: all `[dim]`.
+    pub fn new([weight, bias]: [Tensor; 2], [mean, variance]: [Tensor; 2], eps: f64) -> Self {
+        BatchNorm { weight, bias, mean, variance, eps }
+    }
+
+    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let factor = (&self.weight / (&self.variance + self.eps)?.sqrt()?)?;
+        let shift = (&self.bias - (&self.mean * &factor)?)?;
+        Ok(x.broadcast_mul(&factor)?.broadcast_add(&shift)?)
+    }
+
+    /// Bytes of its weights.
+    pub fn cost(&self) -> LeafCost {
+        LeafCost { macs: 0, bytes: 8 * self.weight.elem_count() as u64 }
+    }
+}
+
 /// A table of vectors looked up by id.
 #[derive(Clone, Debug)]
 pub struct Embedding {
@@ -215,7 +244,7 @@ pub struct SelfAttention {
 /// Published names of the projections of a self-attention.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionNames<'a> {
-    /// Query, key, value.
+    /// Query, key, value; the same name three times where the published layout has one tensor.
     pub qkv: [&'a str; 3],
     /// One tensor holding all three, in other generations of the layout.
     pub fused: Option<&'a str>,
@@ -226,7 +255,9 @@ pub struct AttentionNames<'a> {
 impl SelfAttention {
     /// Loads query, key and value as one projection `[dim, 3 * dim]`, and the output projection.
     pub fn load(w: &Weights, names: &AttentionNames, dim: usize, heads: usize, qkv_bias: bool) -> Result<Self> {
-        let spec = LinearSpec { parts: &names.qkv, fused: names.fused, in_dim: dim, out_dim: dim, bias: qkv_bias };
+        let one = names.qkv[0] == names.qkv[1];
+        let (parts, out_dim) = if one { (&names.qkv[..1], 3 * dim) } else { (&names.qkv[..], dim) };
+        let spec = LinearSpec { parts, fused: names.fused, in_dim: dim, out_dim, bias: qkv_bias };
         Ok(SelfAttention { qkv: w.linear_of(&spec)?, out: w.linear(names.out, dim, dim, true)?, heads })
     }
 }
@@ -354,6 +385,29 @@ pub fn patchify(pixels: &Tensor, (ph, pw): (usize, usize)) -> Result<Tensor> {
     let (gh, gw) = (h / ph, w / pw);
     let split = pixels.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
     Ok(split.contiguous()?.reshape((b * gh * gw, c * ph * pw))?)
+}
+
+/// Position vectors for a grid, resized where it is not the trained one; the first `front` rows have no place.
+/// Shapes: table `[1, front + gh0 * gw0, dim]` -> `[1, front + gh * gw, dim]`.
+pub fn positions_at(table: &Tensor, front: usize, from: (usize, usize), to: (usize, usize)) -> Result<Tensor> {
+    if from == to {
+        return Ok(table.clone());
+    }
+    let flat = table.squeeze(0)?;
+    let patches = resize_positions(&flat.narrow(0, front, from.0 * from.1)?.contiguous()?, from, to)?;
+    Ok(Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)?)
+}
+
+/// Resizes images bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
+/// Shapes: `[b, c, h, w]` -> `[b, c, to.0, to.1]`.
+pub fn resize_images(pixels: &Tensor, to: (usize, usize)) -> Result<Tensor> {
+    let (b, c, h, w) = pixels.dims4()?;
+    if (h, w) == to {
+        return Ok(pixels.clone());
+    }
+    let places = pixels.permute((2, 3, 0, 1))?.contiguous()?.reshape((h * w, b * c))?;
+    let resized = resize_positions(&places, (h, w), to)?.reshape((to.0, to.1, b, c))?;
+    Ok(resized.permute((2, 3, 0, 1))?.contiguous()?)
 }
 
 /// Resizes a grid of position vectors bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.

@@ -13,7 +13,12 @@ pub struct Rows {
     cu: Arc<[u32]>,
     members: Arc<[u32]>,
     positions: Arc<[u32]>,
+    /// Height and width of each segment where its rows are a whole picture, row by row.
+    sizes: Option<Arc<[Size]>>,
 }
+
+/// Height and width of a map of rows.
+pub type Size = (usize, usize);
 
 impl Rows {
     /// A fresh batch with the given lengths (rows per member).
@@ -31,12 +36,29 @@ impl Rows {
             cu.push(total as u32);
         }
         let positions = lens.iter().flat_map(|len| 0..*len as u32).collect();
-        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions })
+        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions, sizes: None })
     }
 
     /// `n` members of `len` rows each.
     pub fn equal(n: usize, len: usize) -> Result<Self> {
         Rows::new(&vec![len; n])
+    }
+
+    /// Members that are maps, height times width rows each, row by row; they need not be equally large.
+    pub fn maps(sizes: &[Size]) -> Result<Self> {
+        let lens: Vec<usize> = sizes.iter().map(|(h, w)| h.saturating_mul(*w)).collect();
+        Ok(Rows { sizes: Some(sizes.into()), ..Rows::new(&lens)? })
+    }
+
+    /// The maps of the same members at other sizes (after a patch merge).
+    pub fn resized(&self, sizes: &[Size]) -> Result<Rows> {
+        Rows::maps(sizes)?.of_members(&self.members)
+    }
+
+    /// Height and width of every segment. Errors where rows were dropped or never were a map.
+    pub fn sizes(&self) -> Result<&[Size]> {
+        let hint = "rows of a map cannot be dropped one by one";
+        self.sizes.as_deref().ok_or_else(|| Error::input("a layer over maps met rows that are no map", hint))
     }
 
     /// The same members with these positions, where rows do not count from 0 one by one (gaps in a padded tensor,
@@ -134,7 +156,7 @@ impl Rows {
             cu.push(gather.len() as u32);
         }
         let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
-        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions }))
+        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, sizes: None }))
     }
 
     /// Keeps whole segments, named by ascending index. Returns the packed indices to gather and the new shape.
@@ -147,7 +169,8 @@ impl Rows {
         }
         let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
         let members = segments.iter().map(|s| self.members[*s]).collect();
-        (gather, Rows { cu: cu.into(), members, positions })
+        let sizes = self.sizes.as_ref().map(|all| segments.iter().map(|s| all[*s]).collect());
+        (gather, Rows { cu: cu.into(), members, positions, sizes })
     }
 }
 

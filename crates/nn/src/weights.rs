@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
 use crate::init;
-use crate::layers::{Activation, Embedding, LayerNorm, RmsNorm, dense_ffn};
+use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
 use crate::leaf::{Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
 
@@ -42,10 +42,14 @@ pub struct Param {
 pub enum ParamKind {
     /// Matrix of a projection: weight decay applies.
     Matrix,
+    /// Kernel of a convolution: weight decay applies, and it keeps its form when projections are quantised.
+    Kernel,
     /// Table or token: no weight decay.
     Table,
     /// Norm weight or any bias: no weight decay.
     Vector,
+    /// Stored and never trained: the statistics of a batch norm. It counts as no parameter.
+    Buffer,
 }
 
 /// The projection a model file asks for; the loader decides its form.
@@ -330,7 +334,7 @@ impl Weights {
             Some(v) => Tensor::from_vec(v, &matrix, &Device::Cpu)?,
             None => return absent(&matrix),
         };
-        self.register(t, vec![(self.name(part), shape[0])], ParamKind::Matrix, Some(shape.to_vec()))
+        self.register(t, vec![(self.name(part), shape[0])], ParamKind::Kernel, Some(shape.to_vec()))
     }
 
     /// Parts stacked along the first dimension; each has `shape`. A fused tensor of the same content is accepted.
@@ -451,6 +455,19 @@ impl Weights {
             w.tensor("bias", &[dim], ParamKind::Vector)?,
             eps,
         ))
+    }
+
+    /// A batch norm over `dim` channels with the statistics of its training.
+    pub fn batch_norm(&self, part: &str, dim: usize, eps: f64) -> Result<BatchNorm> {
+        let w = self.at(part);
+        let buffer = |name: &str| -> Result<Tensor> {
+            let t = w.tensor(name, &[dim], ParamKind::Buffer)?;
+            w.ledger().elements -= dim as u64;
+            Ok(t)
+        };
+        let [weight, bias] =
+            [w.tensor("weight", &[dim], ParamKind::Vector)?, w.tensor("bias", &[dim], ParamKind::Vector)?];
+        Ok(BatchNorm::new([weight, bias], [buffer("running_mean")?, buffer("running_var")?], eps))
     }
 
     /// A root-mean-square norm over `dim`.

@@ -5,6 +5,7 @@ use switchformer_nn::names::Names;
 use switchformer_nn::{Error, Model, Result, Weights};
 
 use crate::models;
+use crate::timm::Timm;
 
 /// A model family, found by the `model_type` of its config.
 pub struct Entry {
@@ -49,13 +50,31 @@ pub struct Variant {
 pub static ZOO: &[&Entry] = &[
     &models::albert::ENTRY,
     &models::bert::ENTRY,
+    &models::crossvit::ENTRY,
+    &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
     &models::mt5::ENTRY,
+    &models::pvt_v2::ENTRY,
     &models::roberta::ENTRY,
+    &models::smt::ENTRY,
+    &models::swin::ENTRY,
+    &models::swinv2::ENTRY,
     &models::switch_transformers::ENTRY,
     &models::t5::ENTRY,
+    &models::tnt::ENTRY,
     &models::vit::ENTRY,
+];
+
+/// Every family whose timm folders open, by the names of timm.
+pub static TIMM: &[&Timm] = &[
+    &models::crossvit::TIMM,
+    &models::cswin::TIMM,
+    &models::pvt_v2::TIMM,
+    &models::smt::TIMM,
+    &models::swin::TIMM,
+    &models::swinv2::TIMM,
+    &models::tnt::TIMM,
 ];
 
 /// The entry for a `model_type`. Errors list what exists.

@@ -4,7 +4,9 @@ pub mod entry;
 pub mod generate;
 pub mod models;
 pub mod open;
+mod pyramid;
 pub mod save;
+pub mod timm;
 pub mod upcycle;
 
 pub use entry::{Entry, Variant, ZOO, find};

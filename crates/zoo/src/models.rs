@@ -2,10 +2,17 @@
 
 pub mod albert;
 pub mod bert;
+pub mod crossvit;
+pub mod cswin;
 pub mod deit;
 pub mod distilbert;
 pub mod mt5;
+pub mod pvt_v2;
 pub mod roberta;
+pub mod smt;
+pub mod swin;
+pub mod swinv2;
 pub mod switch_transformers;
 pub mod t5;
+pub mod tnt;
 pub mod vit;

@@ -16,6 +16,7 @@ use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
 use switchformer_switch::{Plan, Quantization, Switches};
 
 use crate::entry::{Entry, find};
+use crate::timm;
 
 /// Largest `config.json` and its small companions.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -106,7 +107,7 @@ impl Opened {
 
     /// A model with name-seeded random weights: a published variant by name, or any config.
     pub fn random(config: Json, options: OpenOptions) -> Result<Opened> {
-        let config = ConfigMap::new(config)?;
+        let config = ConfigMap::new(timm::canonical(config)?)?;
         let entry = find(&config.text("model_type", "")?)?;
         let mut w = Weights::seeded();
         let views = if options.nested { VIEWS.to_vec() } else { Vec::new() };
@@ -119,10 +120,11 @@ impl Opened {
         Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }
 
-    /// The full config of a published variant. Errors list the known names.
+    /// The full config of a published variant, with `-` or timm's `_` in its name. Errors list the known names.
     pub fn preset(name: &str) -> Result<Json> {
+        let slug = name.replace('_', "-");
         for entry in crate::ZOO {
-            if let Some(v) = entry.variants.iter().find(|v| v.name == name) {
+            if let Some(v) = entry.variants.iter().find(|v| v.name.replace('_', "-") == slug) {
                 let mut config: Json = serde_json::from_str(v.config)
                     .map_err(|e| Error::config(name, format!("bad variant table: {e}")))?;
                 config["model_type"] = entry.name.into();
@@ -182,7 +184,7 @@ impl Opened {
 
 /// Entry and config of a folder.
 pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
-    let config = ConfigMap::new(folder.json("config.json", MAX_CONFIG)?)?;
+    let config = ConfigMap::new(timm::canonical(folder.json("config.json", MAX_CONFIG)?)?)?;
     let model_type = config.text("model_type", "")?;
     if model_type.is_empty() {
         return Err(Error::config("model_type", "is missing; it names the model family, such as \"bert\""));
@@ -193,7 +195,10 @@ pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
 /// Exit heads of a model's width and classes. Errors when its answer is not one row of `logits` per member.
 pub fn load_exits(model: &dyn Staged, config: &ConfigMap, w: &Weights, depths: &[usize]) -> Result<Exits> {
     let (dim, classes) = model.classifier().ok_or_else(|| {
-        Error::config("switch.exits", "exit heads need a model that classifies each input as a whole")
+        Error::config(
+            "switch.exits",
+            "exit heads need a model that classifies each input as a whole and whose rows are equally wide everywhere",
+        )
     })?;
     Exits::load(w, depths, dim, classes, config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?)
 }

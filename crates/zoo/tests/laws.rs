@@ -23,6 +23,7 @@ use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, covers, quantization_config};
 use switchformer_zoo::open::load_exits;
 use switchformer_zoo::save::{json_bytes, published_tensors};
+use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO};
 
 /// Members of a batch.
@@ -55,7 +56,7 @@ fn open(entry: &Entry, architecture: &str, with: With) -> Opened {
     opened
 }
 
-/// Every model under its toy architecture: a classifier, but for [`common::ANSWER_PER_TOKEN`].
+/// Every model under its toy architecture: a classifier, but for [`common::NO_EXIT_HEADS`].
 fn classifiers(with: With) -> impl Iterator<Item = (&'static Entry, Opened)> {
     ZOO.iter().map(move |e| (*e, open(e, &toy_architecture(e), with)))
 }
@@ -473,7 +474,7 @@ fn saved_names_and_shapes_are_the_published_ones() {
             let published = doc["tensors"].as_object().unwrap();
             let manifest = published.iter().map(|(n, s)| (n.clone(), shape(s), n.clone()));
             let w = Weights::manifest(manifest, &entry.names).unwrap().trainable();
-            let config = ConfigMap::new(doc["config"].clone()).unwrap();
+            let config = ConfigMap::new(canonical(doc["config"].clone()).unwrap()).unwrap();
             entry.build(&config, &w).unwrap();
             let saved = published_tensors(entry, entry.architecture(&config).unwrap(), &w.params()).unwrap();
             for (name, tensor) in &saved {

@@ -425,8 +425,10 @@ fn bombs() -> Vec<Bomb> {
         for (k, v) in wide.as_object().unwrap().iter().chain(text.as_object().unwrap()) {
             config[k] = v.clone();
         }
-        // DistilBERT's own words.
-        for (k, v) in [("dim", 65536), ("n_layers", 4096), ("n_heads", 1024), ("hidden_dim", 65536)] {
+        // DistilBERT's own words, and those of PVT.
+        let own =
+            [("dim", 65536), ("n_layers", 4096), ("n_heads", 1024), ("hidden_dim", 65536), ("hidden_sizes", 65536)];
+        for (k, v) in own {
             config[k] = v.into();
         }
         let files = Files::from([

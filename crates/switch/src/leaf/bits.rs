@@ -187,13 +187,14 @@ pub const LOG_SCALE: &str = "weight_log_scale";
 
 /// Whether a tensor lives in the blocks of a model; see [`NestedLeaves::blocks`].
 pub fn covers(blocks: &str, name: &str) -> bool {
-    name.match_indices(blocks).any(|(at, _)| at == 0 || name.as_bytes()[at - 1] == b'.')
+    let begins = |at: usize| at == 0 || name.as_bytes()[at - 1] == b'.';
+    blocks.split(' ').any(|path| name.match_indices(path).any(|(at, _)| begins(at)))
 }
 
 /// Makes every projection of the blocks nested; projections outside (heads, poolers) stay dense f32.
 pub struct NestedLeaves {
     /// Path of the blocks, such as `encoder.layer.`, from the root or from any part of it: `block.` covers both
-    /// `encoder.block.` and `decoder.block.`.
+    /// `encoder.block.` and `decoder.block.`. Several are set apart by a space.
     pub blocks: &'static str,
 }
 

@@ -304,7 +304,7 @@ impl Block {
             let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
             x = (x + cross.out.forward(cx, &mixed)?)?;
         }
-        Ok((&x + self.ffn.forward(cx, &self.ffn_norm.forward(&x)?, rows)?)?)
+        self.ffn.forward_onto(cx, &self.ffn_norm.forward(&x)?, rows, &x)
     }
 
     /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.

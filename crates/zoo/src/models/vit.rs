@@ -9,13 +9,13 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patchify, resize_positions,
+    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patchify, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, DType, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged,
-    Tensor, Weights, ops,
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
+    Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -187,17 +187,9 @@ impl Body {
     }
 
     fn pixels<'a>(&self, input: &'a Input) -> Result<(&'a Tensor, (usize, usize))> {
-        let Input::Pixels(pixels) = input else {
-            return Err(Error::input("this model reads images", "give --image or pixel_values"));
-        };
-        if pixels.dtype() != DType::F32 {
-            let what = format!("pixel_values are {:?}", pixels.dtype());
-            return Err(Error::input(what, "give F32, normalised as the checkpoint's preprocessor_config.json says"));
-        }
-        match pixels.dims() {
-            [_, c, h, w] if *c == self.config.channels => Ok((pixels, self.config.grid((*h, *w))?)),
-            other => Err(Error::shape("pixel_values", format!("[b, {}, h, w]", self.config.channels), other)),
-        }
+        let pixels = input.pixels(self.config.channels)?;
+        let (_, _, h, w) = pixels.dims4()?;
+        Ok((pixels, self.config.grid((h, w))?))
     }
 
     pub(crate) fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
@@ -215,14 +207,7 @@ impl Body {
 
     /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
     fn positions_for(&self, grid: (usize, usize)) -> Result<Tensor> {
-        let trained = self.config.grid(self.config.image)?;
-        if grid == trained {
-            return Ok(self.positions.clone());
-        }
-        let (front, n) = (self.n_prefix(), trained.0 * trained.1);
-        let flat = self.positions.squeeze(0)?;
-        let patches = resize_positions(&flat.narrow(0, front, n)?.contiguous()?, trained, grid)?;
-        Ok(Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)?)
+        positions_at(&self.positions, self.n_prefix(), self.config.grid(self.config.image)?, grid)
     }
 
     pub(crate) fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {

@@ -1,0 +1,159 @@
+//! Convolutions over maps.
+
+use candle_core::Tensor;
+
+use super::Places;
+use crate::ctx::Ctx;
+use crate::error::Result;
+use crate::leaf::LeafCost;
+use crate::ops;
+use crate::rows::{Rows, Size};
+use crate::weights::{ParamKind, Weights};
+
+/// A convolution with a square kernel: rows of a map to rows of a smaller one.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    channels: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+}
+
+impl Conv {
+    /// Loads `weight [out, channels, k, k]` and perhaps `bias [out]` at the path of `w`; `shape` is
+    /// `[out, channels, kernel]`, `step` is `[stride, pad]`.
+    pub fn load(w: &Weights, shape: [usize; 3], step: [usize; 2], bias: bool) -> Result<Conv> {
+        let [out, channels, kernel] = shape;
+        Ok(Conv {
+            weight: w.conv_matrix("weight", &[out, channels, kernel, kernel])?,
+            bias: if bias { Some(w.tensor("bias", &[out], ParamKind::Vector)?) } else { None },
+            channels,
+            kernel,
+            stride: step[0],
+            pad: step[1],
+        })
+    }
+
+    /// Size of what comes out. A map smaller than the kernel gives nothing.
+    pub fn size(&self, (h, w): Size) -> Size {
+        let side = |n: usize| (n + 2 * self.pad).checked_sub(self.kernel).map_or(0, |n| n / self.stride + 1);
+        (side(h), side(w))
+    }
+
+    /// Shapes: x `[total, channels]` -> `[total', out]`.
+    pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
+        let (k, c, out) = (self.kernel, self.channels, self.weight.dims2()?.0);
+        let sizes = rows.sizes()?;
+        let small: Vec<Size> = sizes.iter().map(|s| self.size(*s)).collect();
+        let after = rows.resized(&small)?;
+        let mut places = Places::new(rows.total(), after.total() * k * k);
+        for (i, (h, w)) in sizes.iter().copied().enumerate() {
+            let first = rows.range(i).start;
+            for (y, x) in (0..small[i].0).flat_map(|y| (0..small[i].1).map(move |x| (y, x))) {
+                for (dy, dx) in (0..k).flat_map(|dy| (0..k).map(move |dx| (dy, dx))) {
+                    let at = (y * self.stride + dy).checked_sub(self.pad);
+                    let at = at.zip((x * self.stride + dx).checked_sub(self.pad));
+                    places.push(at.filter(|(y, x)| *y < h && *x < w).map(|(y, x)| first + y * w + x));
+                }
+            }
+        }
+        let patches = places.gather(x)?.reshape((after.total(), k * k * c))?;
+        cx.count(after.total() * k * k * c * out);
+        // Published kernels have the channel before the place; the rows have it behind.
+        let weight = self.weight.reshape((out, c, k * k))?.transpose(1, 2)?.contiguous()?.reshape((out, k * k * c))?;
+        Ok((ops::linear(&patches, &weight, self.bias.as_ref())?, after))
+    }
+
+    /// Cost for `rows` rows that come out.
+    pub fn cost(&self, rows: usize) -> LeafCost {
+        let n = self.weight.elem_count();
+        let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
+        LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + biases) as u64 }
+    }
+}
+
+/// A convolution of every channel with its own odd square kernel; the map keeps its size.
+#[derive(Clone, Debug)]
+pub struct Depthwise {
+    weight: Tensor,
+    bias: Tensor,
+    kernel: usize,
+}
+
+impl Depthwise {
+    /// Loads `weight [dim, 1, k, k]` and `bias [dim]` at the path of `w`.
+    pub fn load(w: &Weights, dim: usize, kernel: usize) -> Result<Depthwise> {
+        let weight = w.conv_matrix("weight", &[dim, 1, kernel, kernel])?;
+        Ok(Depthwise { weight, bias: w.tensor("bias", &[dim], ParamKind::Vector)?, kernel })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (total, dim) = x.dims2()?;
+        let (k, half) = (self.kernel, self.kernel / 2);
+        cx.count(total * dim * k * k);
+        let taps = self.weight.t()?.contiguous()?; // [k * k, dim]
+        let mut sum = self.bias.broadcast_as((total, dim))?.contiguous()?;
+        for tap in 0..k * k {
+            let (dy, dx) = (tap / k, tap % k);
+            let mut places = Places::new(total, total);
+            for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
+                let first = rows.range(i).start;
+                for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
+                    let at = (y + dy).checked_sub(half).zip((x + dx).checked_sub(half));
+                    places.push(at.filter(|(y, x)| *y < h && *x < w).map(|(y, x)| first + y * w + x));
+                }
+            }
+            if places.index.iter().all(|p| *p == places.zero) {
+                continue; // Beyond the edge for every place of a small map.
+            }
+            sum = (sum + places.gather(x)?.broadcast_mul(&taps.narrow(0, tap, 1)?)?)?;
+        }
+        Ok(sum)
+    }
+
+    /// Cost for a number of rows.
+    pub fn cost(&self, rows: usize) -> LeafCost {
+        let n = self.weight.elem_count();
+        LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + self.bias.elem_count()) as u64 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{Device, Point, Taps, Trace};
+
+    /// Against the tensor library's own convolution over `[b, c, h, w]`.
+    #[test]
+    fn convolutions_agree_with_the_library() {
+        let (b, c, h, w) = (2, 3, 7, 5);
+        let pixels = Tensor::rand(-1f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
+        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        let (x, rows) = super::super::pixel_rows(&pixels).unwrap();
+        let apart = |rows: &Tensor, map: &Tensor| {
+            let map = map.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().reshape(rows.shape()).unwrap();
+            (rows - map).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        let source = Weights::seeded();
+        for (kernel, stride, pad) in [(3, 2, 1), (7, 4, 3), (2, 2, 0)] {
+            let conv = Conv::load(&source.at(kernel), [4, c, kernel], [stride, pad], false).unwrap();
+            let kernels = conv.weight.reshape((4, c, kernel, kernel)).unwrap();
+            let want = pixels.conv2d(&kernels, pad, stride, 1, 1).unwrap();
+            let (got, after) = conv.forward(&mut cx, &x, &rows).unwrap();
+            assert_eq!(after.sizes().unwrap()[0], (want.dims()[2], want.dims()[3]));
+            assert!(apart(&got, &want) < 1e-5);
+        }
+        for kernel in [3, 5] {
+            let conv = Depthwise::load(&source.at("depthwise").at(kernel), c, kernel).unwrap();
+            let kernels = conv.weight.reshape((c, 1, kernel, kernel)).unwrap();
+            let want = pixels.conv2d(&kernels, kernel / 2, 1, 1, c).unwrap();
+            let want = want.broadcast_add(&conv.bias.reshape((1, c, 1, 1)).unwrap()).unwrap();
+            assert!(apart(&conv.forward(&mut cx, &x, &rows).unwrap(), &want) < 1e-5);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Parts of models that work on maps: rows that are the places of a picture, row by row, channels last.
+//!
+//! [`Rows::maps`] carries height and width of every member, so a batch may mix sizes. Everything here is one gather of
+//! rows by index (a place outside the picture is a row of zeros) around a projection or a product, and has gradients.
+
+mod conv;
+mod window;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::rows::{Rows, Size};
+
+pub use conv::{Conv, Depthwise};
+pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
+
+/// Which rows to gather; `None` is a place outside the picture.
+struct Places {
+    index: Vec<u32>,
+    /// Index of the row of zeros.
+    zero: u32,
+    padded: bool,
+}
+
+impl Places {
+    fn new(total: usize, capacity: usize) -> Self {
+        Places { index: Vec::with_capacity(capacity), zero: total as u32, padded: false }
+    }
+
+    fn push(&mut self, row: Option<usize>) {
+        self.padded |= row.is_none();
+        self.index.push(row.map_or(self.zero, |r| r as u32));
+    }
+
+    /// Shapes: x `[total, dim]` -> `[places, dim]`.
+    fn gather(self, x: &Tensor) -> Result<Tensor> {
+        let n = self.index.len();
+        let index = Tensor::from_vec(self.index, n, &Device::Cpu)?;
+        if !self.padded {
+            return ops::gather(x, &index);
+        }
+        let zeros = Tensor::zeros((1, x.dims2()?.1), x.dtype(), x.device())?;
+        ops::gather(&Tensor::cat(&[x, &zeros], 0)?, &index)
+    }
+}
+
+/// Fills images with zeros at the right and the bottom up to whole patches.
+/// Shapes: `[b, c, h, w]` -> `[b, c, ceil(h / ph) * ph, ceil(w / pw) * pw]`.
+pub fn pad_to_patches(pixels: &Tensor, (ph, pw): Size) -> Result<Tensor> {
+    let (_, _, h, w) = pixels.dims4()?;
+    let tall = if h.is_multiple_of(ph) { pixels.clone() } else { pixels.pad_with_zeros(2, 0, ph - h % ph)? };
+    Ok(if w.is_multiple_of(pw) { tall } else { tall.pad_with_zeros(3, 0, pw - w % pw)? })
+}
+
+/// Images as maps. Shapes: `[b, c, h, w]` -> `[b * h * w, c]`.
+pub fn pixel_rows(pixels: &Tensor) -> Result<(Tensor, Rows)> {
+    let (b, c, h, w) = pixels.dims4()?;
+    let x = pixels.permute((0, 2, 3, 1))?.contiguous()?.reshape((b * h * w, c))?;
+    Ok((x, Rows::maps(&vec![(h, w); b])?))
+}
+
+/// Half the size of a map, rounded up.
+pub fn halved((h, w): Size) -> Size {
+    (h.div_ceil(2), w.div_ceil(2))
+}
+
+/// Every 2x2 square of a map as one row: upper left, lower left, upper right, lower right; zeros beyond an odd edge.
+/// Shapes: x `[total, dim]` -> `[about total / 4, 4 * dim]`.
+pub fn merge_squares(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
+    let sizes = rows.sizes()?;
+    let small: Vec<Size> = sizes.iter().map(|s| halved(*s)).collect();
+    let mut places = Places::new(rows.total(), rows.total());
+    for (i, (h, w)) in sizes.iter().copied().enumerate() {
+        let first = rows.range(i).start;
+        for (y, x) in (0..h.div_ceil(2)).flat_map(|y| (0..w.div_ceil(2)).map(move |x| (2 * y, 2 * x))) {
+            for (y, x) in [(y, x), (y + 1, x), (y, x + 1), (y + 1, x + 1)] {
+                places.push((y < h && x < w).then(|| first + y * w + x));
+            }
+        }
+    }
+    let rows = rows.resized(&small)?;
+    let squares = places.gather(x)?.reshape((rows.total(), 4 * x.dims2()?.1))?;
+    Ok((squares, rows))
+}
+
+/// Mean over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
+pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
+    let mut means = Vec::with_capacity(rows.n());
+    for i in 0..rows.n() {
+        if rows.len(i) == 0 {
+            return Err(Error::input(format!("member {} has no row", rows.members()[i]), "give an image"));
+        }
+        means.push(x.narrow(0, rows.range(i).start, rows.len(i))?.mean_keepdim(0)?);
+    }
+    if means.is_empty() {
+        return Ok(x.narrow(0, 0, 0)?);
+    }
+    Ok(Tensor::cat(&means, 0)?)
+}
+
+/// Means over a grid of `side` x `side` cells that cover a map of any size, as PyTorch's adaptive average pooling cuts
+/// them. Shapes: x `[total, dim]` -> `[members * side * side, dim]`.
+pub fn mean_cells(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)> {
+    let cell = |i: usize, n: usize| i * n / side..((i + 1) * n).div_ceil(side);
+    let mut parts = Vec::with_capacity(rows.n());
+    for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
+        let mut share = vec![0f32; side * side * h * w];
+        for (c, row) in share.chunks_exact_mut((h * w).max(1)).enumerate() {
+            let (down, across) = (cell(c / side, h), cell(c % side, w));
+            let each = 1.0 / (down.len() * across.len()) as f32;
+            down.for_each(|y| across.clone().for_each(|x| row[y * w + x] = each));
+        }
+        let share = Tensor::from_vec(share, (side * side, h * w), x.device())?;
+        parts.push(share.matmul(&x.narrow(0, rows.range(i).start, h * w)?)?);
+    }
+    let rows = rows.resized(&vec![(side, side); rows.n()])?;
+    let all = if parts.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&parts, 0)? };
+    Ok((all, rows))
+}
+
+/// The maps of all members, `[h, w, dim]` each.
+pub fn maps_of(x: &Tensor, rows: &Rows) -> Result<Vec<Tensor>> {
+    let dim = x.dims2()?.1;
+    let one = |(i, (h, w)): (usize, &Size)| Ok(x.narrow(0, rows.range(i).start, h * w)?.reshape((*h, *w, dim))?);
+    rows.sizes()?.iter().enumerate().map(one).collect()
+}
+
+/// Height and width of a map of which only the number of rows is known, for forecasts: the trained size where it fits,
+/// else the whole-number shape closest to the trained aspect.
+pub fn size_of(rows: usize, trained: Size) -> Size {
+    if trained.0 * trained.1 == rows || rows == 0 {
+        return trained;
+    }
+    let aspect = trained.0 as f64 / trained.1 as f64;
+    let off = |h: usize| ((h * h) as f64 / rows as f64 / aspect).ln().abs();
+    let divisors = (1..=rows.isqrt()).filter(|d| rows.is_multiple_of(*d)).flat_map(|d| [d, rows / d]);
+    let h = divisors.min_by(|a, b| off(*a).total_cmp(&off(*b))).unwrap_or(1);
+    (h, rows / h)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn numbered(rows: &Rows) -> Tensor {
+        Tensor::from_vec((1..=rows.total()).map(|v| v as f32).collect::<Vec<_>>(), (rows.total(), 1), &Device::Cpu)
+            .unwrap()
+    }
+
+    #[test]
+    fn squares_take_rows_before_columns_and_zeros_beyond_the_edge() {
+        let rows = Rows::maps(&[(2, 2), (3, 1)]).unwrap();
+        let (x, small) = merge_squares(&numbered(&rows), &rows).unwrap();
+        assert_eq!(small.sizes().unwrap(), [(1, 1), (2, 1)]);
+        let want = [[1., 3., 2., 4.], [5., 6., 0., 0.], [7., 0., 0., 0.]];
+        assert_eq!(x.to_vec2::<f32>().unwrap(), want);
+    }
+
+    #[test]
+    fn sizes_are_found_back() {
+        assert_eq!(size_of(56 * 56, (56, 56)), (56, 56));
+        assert_eq!(size_of(28 * 42, (56, 84)), (28, 42));
+        assert_eq!(size_of(64, (56, 56)), (8, 8));
+    }
+
+    #[test]
+    fn a_map_is_lost_when_rows_are_dropped_and_kept_when_members_leave() {
+        let rows = Rows::maps(&[(2, 2), (3, 1)]).unwrap();
+        assert_eq!(rows.select(&[1]).1.sizes().unwrap(), [(3, 1)]);
+        assert!(rows.keep(&[vec![0], vec![1]]).unwrap().1.sizes().is_err());
+    }
+}

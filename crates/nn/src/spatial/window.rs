@@ -1,0 +1,224 @@
+//! Attention inside windows of a map, shifted or not (Swin).
+
+use candle_core::{D, Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::rows::{Rows, Size};
+
+/// What comes first where a map is no whole number of windows: references disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PadOrder {
+    /// The map is filled up, then moved: places beyond the edge wander in at the upper left (transformers).
+    PadThenShift,
+    /// The map is moved, then filled up (timm).
+    ShiftThenPad,
+}
+
+/// How scores come from queries and keys.
+#[derive(Clone, Debug)]
+pub enum Scores {
+    /// Scaled dot product.
+    Dot(f64),
+    /// Cosine times a factor per head, `[heads, 1, 1]`.
+    Cosine(Tensor),
+}
+
+/// A map cut into windows: which row stands where, and who may not look at whom.
+#[derive(Clone, Debug)]
+pub struct Windows {
+    /// Row of every place, window by window, `[n * len]`.
+    index: Tensor,
+    /// Place of every row, `[total]`.
+    back: Tensor,
+    /// Added to the scores, `[n, 1, len, len]`: pairs that only the shift brought together.
+    mask: Option<Tensor>,
+    n: usize,
+    len: usize,
+    pads: usize,
+}
+
+impl Windows {
+    /// Cuts every map into windows of one size, after moving it up and left by `shift`. `far` is what pairs get that
+    /// are no neighbours.
+    pub fn new(rows: &Rows, window: Size, shift: &[Size], order: PadOrder, far: f32) -> Result<Windows> {
+        let len = window.0 * window.1;
+        let total = rows.total();
+        let (mut index, mut back, mut zones) = (Vec::new(), vec![0u32; total], Vec::new());
+        let mut pads = 0;
+        for (i, ((h, w), shift)) in rows.sizes()?.iter().copied().zip(shift).enumerate() {
+            let first = rows.range(i).start;
+            let (tall, wide) = (h.next_multiple_of(window.0), w.next_multiple_of(window.1));
+            let padded = (tall, wide) != (h, w);
+            for (y, x) in places((tall, wide), window) {
+                let from = match order {
+                    PadOrder::PadThenShift => ((y + shift.0) % tall, (x + shift.1) % wide),
+                    PadOrder::ShiftThenPad if y < h && x < w => ((y + shift.0) % h, (x + shift.1) % w),
+                    PadOrder::ShiftThenPad => (h, w),
+                };
+                if from.0 < h && from.1 < w {
+                    let row = first + from.0 * w + from.1;
+                    back[row] = index.len() as u32;
+                    index.push(row as u32);
+                } else {
+                    index.push((total + pads) as u32);
+                }
+                zones.push(3 * zone(y, tall, window.0, shift.0) + zone(x, wide, window.1, shift.1));
+            }
+            pads += usize::from(padded);
+        }
+        let n = index.len() / len;
+        let mask = if shift.iter().any(|s| *s != (0, 0)) { Some(mask(&zones, len, far)?) } else { None };
+        let on_cpu = |v: Vec<u32>| {
+            let n = v.len();
+            Tensor::from_vec(v, n, &Device::Cpu)
+        };
+        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, mask, n, len, pads })
+    }
+
+    /// The rows with one row of zeros per padded member behind them: what projections see, since a place beyond the
+    /// edge has the bias for a key. Shapes: x `[total, dim]` -> `[total + pads, dim]`.
+    pub fn with_pads(&self, x: &Tensor) -> Result<Tensor> {
+        if self.pads == 0 {
+            return Ok(x.clone());
+        }
+        let zeros = Tensor::zeros((self.pads, x.dims2()?.1), x.dtype(), x.device())?;
+        Ok(Tensor::cat(&[x, &zeros], 0)?)
+    }
+
+    /// Rows in the order of the windows. Shapes: x `[total + pads, dim]` -> `[n * len, dim]`.
+    pub fn cut(&self, x: &Tensor) -> Result<Tensor> {
+        ops::gather(x, &self.index)
+    }
+
+    /// Back to the order of the map. Shapes: x `[n * len, dim]` -> `[total, dim]`.
+    pub fn join(&self, x: &Tensor) -> Result<Tensor> {
+        ops::gather(x, &self.back)
+    }
+
+    /// Number of windows.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Multiply-adds of scores and mixing over a width.
+    pub fn macs(&self, dim: usize) -> usize {
+        2 * self.n * self.len * self.len * dim
+    }
+
+    /// Windows, places and pad rows of maps of these sizes: what [`Windows::macs`] will count.
+    pub fn forecast(sizes: &[Size], window: Size, dim: usize) -> (usize, usize) {
+        let len = window.0 * window.1;
+        let n: usize = sizes.iter().map(|(h, w)| h.div_ceil(window.0) * w.div_ceil(window.1)).sum();
+        let padded = |s: &&Size| !s.0.is_multiple_of(window.0) || !s.1.is_multiple_of(window.1);
+        (2 * n * len * len * dim, sizes.iter().filter(padded).count())
+    }
+}
+
+/// Places of a map in the order of its windows.
+fn places(size: Size, window: Size) -> impl Iterator<Item = Size> {
+    let (down, across) = (size.0 / window.0, size.1 / window.1);
+    (0..down * across * window.0 * window.1).map(move |k| {
+        let (win, at) = (k / (window.0 * window.1), k % (window.0 * window.1));
+        ((win / across) * window.0 + at / window.1, (win % across) * window.1 + at % window.1)
+    })
+}
+
+/// Zone of a coordinate of the moved map: the last window holds two parts that were no neighbours.
+fn zone(at: usize, side: usize, window: usize, shift: usize) -> u8 {
+    if shift == 0 { 0 } else { u8::from(at + window >= side) + u8::from(at + shift >= side) }
+}
+
+fn mask(zones: &[u8], len: usize, far: f32) -> Result<Tensor> {
+    let mut data = Vec::with_capacity(zones.len() * len);
+    for window in zones.chunks(len) {
+        data.extend(window.iter().flat_map(|q| window.iter().map(move |k| if q == k { 0.0 } else { far })));
+    }
+    Ok(Tensor::from_vec(data, (zones.len() / len, 1, len, len), &Device::Cpu)?)
+}
+
+/// Entry of a table of relative positions for every pair of places of a window, query by query:
+/// `(dy + h - 1) * (2 w - 1) + dx + w - 1` with query minus key.
+pub fn relative_index((h, w): Size) -> Vec<u32> {
+    let at = |p: usize| (p / w, p % w);
+    let one = |q: usize, k: usize| {
+        let ((qy, qx), (ky, kx)) = (at(q), at(k));
+        ((qy + h - 1 - ky) * (2 * w - 1) + qx + w - 1 - kx) as u32
+    };
+    (0..h * w).flat_map(|q| (0..h * w).map(move |k| one(q, k))).collect()
+}
+
+/// Attention inside every window. Shapes: qkv `[total + pads, 3 * dim]`, bias `[heads, len, len]` -> `[total, dim]`.
+pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias: &Tensor) -> Result<Tensor> {
+    let width = qkv.dims2()?.1;
+    if !width.is_multiple_of(3 * heads) {
+        return Err(Error::shape("windows", format!("[rows, 3 * {heads} * head_dim]"), qkv.dims()));
+    }
+    let (n, len, d) = (win.n, win.len, width / 3 / heads);
+    let split = win.cut(qkv)?.reshape(&[n, len, 3, heads, d][..])?;
+    let split = split.permute([2, 0, 3, 1, 4].as_slice())?.contiguous()?; // [3, n, h, len, d]
+    let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
+    let logits = match scores {
+        Scores::Dot(scale) => (q * *scale)?.matmul(&k.t()?)?,
+        Scores::Cosine(factor) => unit(&q)?.matmul(&unit(&k)?.t()?)?.broadcast_mul(factor)?,
+    };
+    let logits = logits.broadcast_add(bias)?; // [n, h, len, len]
+    let logits = match &win.mask {
+        Some(mask) => logits.broadcast_add(mask)?,
+        None => logits,
+    };
+    let mixed = ops::composed::softmax(&logits)?.matmul(&v)?; // [n, h, len, d]
+    win.join(&mixed.transpose(1, 2)?.contiguous()?.reshape((n * len, heads * d))?)
+}
+
+/// Rows of length one; a row of zeros stays one.
+fn unit(x: &Tensor) -> Result<Tensor> {
+    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+    Ok(x.broadcast_div(&norm)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn windows(size: Size, window: Size, shift: Size, order: PadOrder) -> (Vec<u32>, Vec<u32>, Windows) {
+        let rows = Rows::maps(&[size]).unwrap();
+        let w = Windows::new(&rows, window, &[shift], order, -100.0).unwrap();
+        (w.index.to_vec1().unwrap(), w.back.to_vec1().unwrap(), w)
+    }
+
+    #[test]
+    fn a_shifted_map_is_cut_as_by_hand() {
+        // 4x4 places, moved by one: 5 6 7 4 / 9 10 11 8 / 13 14 15 12 / 1 2 3 0.
+        let (index, back, w) = windows((4, 4), (2, 2), (1, 1), PadOrder::PadThenShift);
+        assert_eq!(index, [5, 6, 9, 10, 7, 4, 11, 8, 13, 14, 1, 2, 15, 12, 3, 0]);
+        assert!(back.iter().enumerate().all(|(row, at)| index[*at as usize] as usize == row));
+        let mask = w.mask.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let of = |win: usize, q: usize, k: usize| mask[(win * 4 + q) * 4 + k];
+        assert!((0..4).all(|q| (0..4).all(|k| of(0, q, k) == 0.0)));
+        // The last window holds four corners that were no neighbours.
+        assert!((0..4).all(|q| (0..4).all(|k| (of(3, q, k) == 0.0) == (q == k))));
+        // The upper right one: columns 3 and 0.
+        assert_eq!([of(1, 0, 1), of(1, 0, 2), of(1, 1, 3), of(1, 1, 2)], [-100.0, 0.0, 0.0, -100.0]);
+    }
+
+    #[test]
+    fn places_beyond_the_edge_come_where_each_reference_has_them() {
+        let (index, ..) = windows((3, 3), (2, 2), (1, 1), PadOrder::PadThenShift);
+        assert_eq!(index, [4, 5, 7, 8, 9, 3, 9, 6, 9, 9, 1, 2, 9, 9, 9, 0]);
+        let (index, ..) = windows((3, 3), (2, 2), (1, 1), PadOrder::ShiftThenPad);
+        assert_eq!(index, [4, 5, 7, 8, 3, 9, 6, 9, 1, 2, 9, 9, 0, 9, 9, 9]);
+    }
+
+    #[test]
+    fn relative_positions_are_rows_first() {
+        // Window 2x3: the table has 3 x 5 entries, its middle is 7.
+        let index = relative_index((2, 3));
+        assert_eq!(index.len(), 36);
+        assert!((0..6).all(|p| index[p * 7] == 7));
+        assert_eq!(index[1], 6, "query one left of the key");
+        assert_eq!(index[3], 2, "query one above the key");
+        assert_eq!(index[5 * 6], 14, "query below and right of the key");
+    }
+}

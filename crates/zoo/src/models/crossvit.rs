@@ -1,0 +1,526 @@
+//! CrossViT - two ViTs with patches of two sizes that exchange class tokens.
+//!
+//! Paper: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification", arXiv 2103.14899. Code:
+//! IBM/CrossViT. Weights: timm `crossvit_*` folders.
+//! Idea: one branch has small patches and few channels, the other large patches and many. After every group of blocks
+//! the class token of each branch, widened to the other's, attends to the other's patches and comes back.
+//! Shapes: `pixels [b, c, h, w], resized for each branch -> rows [b * (1 + n0), d0] and [b * (1 + n1), d1] -> logits`.
+//! Departs from the reference: none known. A block of the chain is a whole exchange; its state is the branch with large
+//! patches, the other waits aside.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{
+    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images,
+};
+use switchformer_nn::names::{Names, Rename};
+use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::spatial::{Conv, pixel_rows};
+use switchformer_nn::staged::State;
+use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Stream, Tensor, Weights,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "crossvit",
+    paper: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification, arXiv 2103.14899",
+    summary: "two ViTs with patches of two sizes that exchange class tokens",
+    architectures: &["CrossVit"],
+    variants: VARIANTS,
+    names: Names { rules: RULES, ignore: &[] },
+    blocks: "blocks.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"crossvit","architectures":["CrossVit"],"embed_dim":[16,32],"depth":[[1,2,0],[1,1,0],[1,1,0]],
+        "num_heads":[2,4],"mlp_ratio":[2,2,1],"img_size":36,"img_scale":[1.0,0.667],"patch_size":[9,8],"in_chans":1,
+        "num_labels":5}"#,
+    load: |config, w| Ok(Box::new(CrossVit::load(config, w)?)),
+};
+
+/// timm's form of it.
+pub static TIMM: Timm = Timm {
+    family: "crossvit",
+    entry: &ENTRY,
+    architecture: "CrossVit",
+    fixed: r#"{"img_size":224,"img_scale":[1.0,1.0],"patch_size":[8,16],"embed_dim":[192,384],
+        "depth":[[1,3,1],[1,3,1],[1,3,1]],"num_heads":[6,12],"mlp_ratio":[2,2,4]}"#,
+    args: &[
+        ("img_size", "img_size"),
+        ("img_scale", "img_scale"),
+        ("patch_size", "patch_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dim", "embed_dim"),
+        ("depth", "depth"),
+        ("num_heads", "num_heads"),
+        ("mlp_ratio", "mlp_ratio"),
+        ("multi_conv", "multi_conv"),
+        ("qkv_bias", "qkv_bias"),
+        ("crop_scale", "crop_scale"),
+    ],
+    pool: "token",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant(
+        "crossvit-tiny-240",
+        7_014_800,
+        r#"{"embed_dim":[96,192],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[3,3],"mlp_ratio":[4,4,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-small-240",
+        26_856_272,
+        r#"{"embed_dim":[192,384],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[6,6],"mlp_ratio":[4,4,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-base-240",
+        105_025_232,
+        r#"{"embed_dim":[384,768],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[12,12],"mlp_ratio":[4,4,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-9-240",
+        8_553_296,
+        r#"{"embed_dim":[128,256],"depth":[[1,3,0],[1,3,0],[1,3,0]],"num_heads":[4,4],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-15-240",
+        27_528_464,
+        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-18-240",
+        43_271_408,
+        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-9-dagger-240",
+        8_776_592,
+        r#"{"embed_dim":[128,256],"depth":[[1,3,0],[1,3,0],[1,3,0]],"num_heads":[4,4],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-15-dagger-240",
+        28_209_008,
+        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-15-dagger-408",
+        28_500_080,
+        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
+            "img_size":408,"img_scale":[1.0,0.9411764705882353],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-18-dagger-240",
+        44_266_976,
+        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
+            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
+    ),
+    variant(
+        "crossvit-18-dagger-408",
+        44_606_560,
+        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
+            "img_size":408,"img_scale":[1.0,0.9411764705882353],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "CrossVit", config, params }
+}
+
+/// The authors' names onto timm's.
+const RULES: &[Rename] = &[
+    ("pos_embed.0", "pos_embed_0"),
+    ("pos_embed.1", "pos_embed_1"),
+    ("cls_token.0", "cls_token_0"),
+    ("cls_token.1", "cls_token_1"),
+];
+
+/// All norms of timm's model.
+const EPS: f64 = 1e-6;
+
+/// timm's arguments, checked. Arrays hold the branch with small patches first.
+struct Config {
+    dims: [usize; 2],
+    heads: [usize; 2],
+    mlp_dims: [usize; 2],
+    /// Ordinary blocks of each branch before each exchange.
+    depths: Vec<[usize; 2]>,
+    patches: [usize; 2],
+    image: Size,
+    /// What the image is resized to for each branch.
+    sizes: [Size; 2],
+    channels: usize,
+    qkv_bias: bool,
+    /// Three convolutions in place of one (the dagger models).
+    multi_conv: bool,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        c.only("crop_scale", &[false.into()])?;
+        let two = |field: &str, default: [usize; 2], max: usize| -> Result<[usize; 2]> {
+            let list = c.stages(field, &default, Some(2), max)?;
+            Ok([list[0], list[1]])
+        };
+        let image = c.pair("img_size", 240, MAX_SIDE)?;
+        let scale = c.floats("img_scale", [1.0, 224.0 / 240.0], 0.01, 4.0)?;
+        // A scale such as 224 / 240 is a rounded number.
+        let side = |s: f64, n: usize| (s * n as f64 + 1e-6) as usize;
+        let sizes = scale.map(|s| (side(s, image.0), side(s, image.1)));
+        let (dims, patches) = (two("embed_dim", [192, 384], MAX_DIM)?, two("patch_size", [12, 16], 512)?);
+        // The third ratio is of a feed-forward that the exchange does not have.
+        let ratios = c.stages("mlp_ratio", &[3, 3, 1], None, 64)?;
+        let [r0, r1, ..] = ratios[..] else { return Err(Error::config("mlp_ratio", "needs one number per branch")) };
+        let config = Config {
+            dims,
+            heads: two("num_heads", [6, 6], MAX_HEADS)?,
+            mlp_dims: [dims[0] * r0, dims[1] * r1],
+            depths: depths(c)?,
+            patches,
+            image,
+            sizes,
+            channels: c.size("in_chans", Some(3), 64)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            multi_conv: c.flag("multi_conv", false)?,
+        };
+        for b in 0..2 {
+            check_heads(config.dims[b], config.heads[b])?;
+            let ((h, w), p) = (config.sizes[b], config.patches[b]);
+            if h == 0 || w == 0 || h > MAX_SIDE || w > MAX_SIDE || h % p != 0 || w % p != 0 {
+                return Err(Error::config("img_scale", format!("makes {h}x{w}, no whole patches of {p}")));
+            }
+            if config.multi_conv && p != 12 && p != 16 {
+                return Err(Error::unsupported("patch_size", p.to_string(), "12 and 16 with multi_conv"));
+            }
+        }
+        Ok(config)
+    }
+
+    /// Patches of a branch.
+    fn n_patches(&self, branch: usize) -> usize {
+        let ((h, w), p) = (self.sizes[branch], self.patches[branch]);
+        (h / p) * (w / p)
+    }
+}
+
+/// `depth`: blocks of both branches and, always zero, feed-forwards of the exchange, for every group.
+fn depths(c: &ConfigMap) -> Result<Vec<[usize; 2]>> {
+    let wrong = || Error::config("depth", "must be a list of [blocks, blocks, 0] with 1 to 64 blocks each");
+    let Some(list) = c.get("depth") else { return Ok(vec![[1, 5]; 3]) };
+    let list = list.as_array().filter(|l| (1..=64).contains(&l.len())).ok_or_else(wrong)?;
+    let one = |v: &serde_json::Value| -> Option<[usize; 3]> {
+        let n: Option<Vec<usize>> = v.as_array()?.iter().take(4).map(|v| v.as_u64().map(|n| n as usize)).collect();
+        n?.try_into().ok()
+    };
+    let mut all = Vec::new();
+    for v in list {
+        let [a, b, cross] = one(v).ok_or_else(wrong)?;
+        if !(1..=64).contains(&a) || !(1..=64).contains(&b) || all.len() > MAX_DEPTH {
+            return Err(wrong());
+        }
+        if cross != 0 {
+            return Err(Error::unsupported("depth", format!("[{a}, {b}, {cross}]"), "0 as the last number"));
+        }
+        all.push([a, b]);
+    }
+    Ok(all)
+}
+
+/// Pixels to patches: one convolution, or three with ReLU between.
+struct PatchEmbed {
+    convs: Vec<Conv>,
+}
+
+impl PatchEmbed {
+    fn load(c: &Config, w: &Weights, branch: usize) -> Result<Self> {
+        let (dim, patch, channels) = (c.dims[branch], c.patches[branch], c.channels);
+        let w = w.at("proj");
+        if !c.multi_conv {
+            return Ok(PatchEmbed { convs: vec![Conv::load(&w, [dim, channels, patch], [patch, 0], true)?] });
+        }
+        let [second, third] = if patch == 12 { [[3, 0], [1, 1]] } else { [[2, 1], [2, 1]] };
+        Ok(PatchEmbed {
+            convs: vec![
+                Conv::load(&w.at(0), [dim / 4, channels, 7], [4, 3], true)?,
+                Conv::load(&w.at(2), [dim / 2, dim / 4, 3], second, true)?,
+                Conv::load(&w.at(4), [dim, dim / 2, 3], third, true)?,
+            ],
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        let (mut x, mut rows) = pixel_rows(pixels)?;
+        for (i, conv) in self.convs.iter().enumerate() {
+            if i > 0 {
+                x = Activation::Relu.forward(&x)?;
+            }
+            (x, rows) = conv.forward(cx, &x, &rows)?;
+        }
+        Ok(x)
+    }
+
+    fn cost(&self, size: Size, members: usize) -> LeafCost {
+        let mut size = size;
+        let one = |conv: &Conv| {
+            size = conv.size(size);
+            conv.cost(members * size.0 * size.1)
+        };
+        self.convs.iter().map(one).sum()
+    }
+}
+
+/// Norm, GELU, projection: a class token to the width of the other branch, or back.
+struct Translate {
+    norm: LayerNorm,
+    linear: Box<dyn Linear>,
+}
+
+impl Translate {
+    fn load(w: &Weights, from: usize, to: usize) -> Result<Self> {
+        Ok(Translate { norm: w.layer_norm("0", from, EPS)?, linear: w.linear("2", from, to, true)? })
+    }
+
+    /// Shapes: class `[n, from]` -> `[n, to]`.
+    fn forward(&self, cx: &mut Ctx, class: &Tensor) -> Result<Tensor> {
+        self.linear.forward(cx, &Activation::Gelu.forward(&self.norm.forward(class)?)?)
+    }
+
+    fn cost(&self, point: &Point, n: usize) -> LeafCost {
+        self.norm.cost() + self.linear.cost(point, n)
+    }
+}
+
+/// A visiting class token attends to the patches of a branch.
+struct Visit {
+    norm: LayerNorm,
+    query: Box<dyn Linear>,
+    key_value: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    heads: usize,
+}
+
+impl Visit {
+    fn load(w: &Weights, dim: usize, heads: usize, bias: bool) -> Result<Self> {
+        let norm = w.layer_norm("norm1", dim, EPS)?;
+        let w = w.at("attn");
+        let key_value = LinearSpec { parts: &["wk", "wv"], fused: None, in_dim: dim, out_dim: dim, bias };
+        Ok(Visit {
+            norm,
+            query: w.linear("wq", dim, dim, bias)?,
+            key_value: w.linear_of(&key_value)?,
+            out: w.linear("proj", dim, dim, true)?,
+            heads,
+        })
+    }
+
+    /// Shapes: class `[n, dim]`, patches `[n, m, dim]` -> `[n, dim]`.
+    fn forward(&self, cx: &mut Ctx, class: &Tensor, patches: &Tensor) -> Result<Tensor> {
+        let (n, m, dim) = patches.dims3()?;
+        let all = Tensor::cat(&[&class.unsqueeze(1)?, patches], 1)?.reshape((n * (m + 1), dim))?;
+        let all = self.norm.forward(&all)?; // the visitor is a key too
+        let first = all.reshape((n, m + 1, dim))?.narrow(1, 0, 1)?.contiguous()?.reshape((n, dim))?;
+        let (q, kv) = (self.query.forward(cx, &first)?, self.key_value.forward(cx, &all)?);
+        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        cx.count(2 * n * (m + 1) * dim);
+        let (q_rows, k_rows) = (Rows::equal(n, 1)?, Rows::equal(n, m + 1)?);
+        let scale = ((dim / self.heads) as f64).powf(-0.5);
+        let spec = AttendSpec { q_rows: &q_rows, k_rows: &k_rows, heads: self.heads, scale, causal: false, bias: None };
+        let mixed = attend(&q, &k, &v, &spec)?;
+        Ok((class + self.out.forward(cx, &mixed)?)?)
+    }
+
+    fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {
+        let products = LeafCost { macs: (2 * n * (m + 1) * self.query.dims().0) as u64, bytes: 0 };
+        self.norm.cost()
+            + self.query.cost(point, n)
+            + self.key_value.cost(point, n * (m + 1))
+            + self.out.cost(point, n)
+            + products
+    }
+}
+
+/// Ordinary blocks of both branches, then the exchange.
+struct Group {
+    blocks: [Vec<EncoderBlock>; 2],
+    there: [Translate; 2],
+    visits: [Visit; 2],
+    back: [Translate; 2],
+}
+
+impl Group {
+    fn load(c: &Config, w: &Weights, depth: [usize; 2]) -> Result<Self> {
+        let blocks = |b: usize| -> Result<Vec<EncoderBlock>> {
+            let spec = BlockSpec {
+                dim: c.dims[b],
+                heads: c.heads[b],
+                mlp_dim: c.mlp_dims[b],
+                act: Activation::Gelu,
+                eps: EPS,
+                qkv_bias: c.qkv_bias,
+                norm_first: true,
+                attention: AttentionNames { qkv: ["attn.qkv"; 3], fused: None, out: "attn.proj" },
+                norm1: "norm1",
+                norm2: "norm2",
+                fc: ["mlp.fc1", "mlp.fc2"],
+            };
+            (0..depth[b]).map(|i| EncoderBlock::load(&w.at("blocks").at(b).at(i), &spec)).collect()
+        };
+        let there = |b: usize| Translate::load(&w.at("projs").at(b), c.dims[b], c.dims[1 - b]);
+        let back = |b: usize| Translate::load(&w.at("revert_projs").at(b), c.dims[1 - b], c.dims[b]);
+        let visit = |b: usize| Visit::load(&w.at("fusion").at(b), c.dims[1 - b], c.heads[1 - b], c.qkv_bias);
+        Ok(Group {
+            blocks: [blocks(0)?, blocks(1)?],
+            there: [there(0)?, there(1)?],
+            visits: [visit(0)?, visit(1)?],
+            back: [back(0)?, back(1)?],
+        })
+    }
+
+    /// Both branches, small patches first.
+    fn forward(&self, cx: &mut Ctx, branches: [Stream; 2]) -> Result<[Stream; 2]> {
+        let [small, large] = branches;
+        let mut own = Vec::with_capacity(2); // per branch: class `[n, dim]` and patches `[n, m, dim]`
+        for (blocks, branch) in self.blocks.iter().zip([&small, &large]) {
+            let x = blocks.iter().try_fold(branch.x.clone(), |x, b| b.forward(cx, &x, &branch.rows))?;
+            let (n, dim) = (branch.rows.n(), x.dims2()?.1);
+            let x = x.reshape((n, x.dims2()?.0 / n, dim))?;
+            let m = x.dims3()?.1 - 1;
+            own.push((x.narrow(1, 0, 1)?.contiguous()?.reshape((n, dim))?, x.narrow(1, 1, m)?.contiguous()?));
+        }
+        let mut exchange = |b: usize, rows: Rows| -> Result<Stream> {
+            let guest = self.there[b].forward(cx, &own[b].0)?;
+            let guest = self.visits[b].forward(cx, &guest, &own[1 - b].1)?;
+            let class = self.back[b].forward(cx, &guest)?; // in place of the old one
+            let x = Tensor::cat(&[&class.unsqueeze(1)?, &own[b].1], 1)?;
+            Ok(Stream { x: x.reshape((rows.total(), class.dims2()?.1))?, rows })
+        };
+        Ok([exchange(0, small.rows)?, exchange(1, large.rows)?])
+    }
+
+    /// `m` are the patches of both branches.
+    fn cost(&self, point: &Point, n: usize, m: [usize; 2]) -> LeafCost {
+        let one = |b: usize| -> LeafCost {
+            let blocks: LeafCost = self.blocks[b].iter().map(|block| block.cost(point, &vec![m[b] + 1; n])).sum();
+            let visit = self.visits[b].cost(point, n, m[1 - b]);
+            blocks + self.there[b].cost(point, n) + visit + self.back[b].cost(point, n)
+        };
+        one(0) + one(1)
+    }
+}
+
+/// The model.
+pub struct CrossVit {
+    config: Config,
+    patches: [PatchEmbed; 2],
+    class: [Tensor; 2],
+    positions: [Tensor; 2],
+    groups: Vec<Group>,
+    norms: [LayerNorm; 2],
+    heads: [Box<dyn Linear>; 2],
+}
+
+impl CrossVit {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let table = |name: String, n: usize, dim: usize| w.tensor(&name, &[1, n, dim], ParamKind::Table);
+        let class = |b: usize| table(format!("cls_token_{b}"), 1, config.dims[b]);
+        let positions = |b: usize| table(format!("pos_embed_{b}"), 1 + config.n_patches(b), config.dims[b]);
+        let patches = |b: usize| PatchEmbed::load(&config, &w.at("patch_embed").at(b), b);
+        let norm = |b: usize| w.at("norm").layer_norm(&b.to_string(), config.dims[b], EPS);
+        let labels = c.n_labels()?;
+        let head = |b: usize| w.at("head").linear(&b.to_string(), config.dims[b], labels, true);
+        let groups = config.depths.iter().enumerate();
+        Ok(CrossVit {
+            patches: [patches(0)?, patches(1)?],
+            class: [class(0)?, class(1)?],
+            positions: [positions(0)?, positions(1)?],
+            groups: groups.map(|(k, d)| Group::load(&config, &w.at("blocks").at(k), *d)).collect::<Result<_>>()?,
+            norms: [norm(0)?, norm(1)?],
+            heads: [head(0)?, head(1)?],
+            config,
+        })
+    }
+
+    /// Class token and patches of a branch, with positions.
+    fn embed(&self, cx: &mut Ctx, pixels: &Tensor, branch: usize) -> Result<Stream> {
+        let (n, dim, m) = (pixels.dims4()?.0, self.config.dims[branch], self.config.n_patches(branch));
+        let x = self.patches[branch].forward(cx, &resize_images(pixels, self.config.sizes[branch])?)?;
+        let class = self.class[branch].broadcast_as((n, 1, dim))?;
+        let x = Tensor::cat(&[class, x.reshape((n, m, dim))?], 1)?.broadcast_add(&self.positions[branch])?;
+        Ok(Stream { x: x.reshape((n * (m + 1), dim))?, rows: Rows::equal(n, m + 1)? })
+    }
+}
+
+/// The branch with large patches is what flows, the other waits.
+fn state([small, large]: [Stream; 2]) -> State {
+    State { x: large.x, rows: large.rows, aside: Some(small) }
+}
+
+fn branches(state: State) -> Result<[Stream; 2]> {
+    let small = state.aside.ok_or_else(|| Error::input("CrossViT met one branch only", "start at the stem"))?;
+    Ok([small, Stream { x: state.x, rows: state.rows }])
+}
+
+impl Staged for CrossVit {
+    fn n_blocks(&self) -> usize {
+        self.groups.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let pixels = input.pixels(self.config.channels)?;
+        Ok(state([self.embed(cx, pixels, 0)?, self.embed(cx, pixels, 1)?]))
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, s: State) -> Result<State> {
+        let after = self.groups[idx].forward(cx, branches(s)?)?;
+        cx.taps.put(&format!("blocks.{idx}.small"), &after[0].x);
+        Ok(state(after))
+    }
+    fn head(&self, cx: &mut Ctx, s: State) -> Result<Output> {
+        let mut logits = Vec::with_capacity(2);
+        for (b, branch) in branches(s)?.into_iter().enumerate() {
+            let class = State::new(branch.x, branch.rows).first_rows()?;
+            logits.push(self.heads[b].forward(cx, &self.norms[b].forward(&class)?)?);
+        }
+        Ok(Output::new().member("logits", ((&logits[0] + &logits[1])? * 0.5)?))
+    }
+    /// Exit heads read the class token of the branch with large patches.
+    fn classifier(&self) -> Option<(usize, usize)> {
+        Some(self.heads[1].dims())
+    }
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        let tables: usize = self.class.iter().chain(&self.positions).map(Tensor::elem_count).sum();
+        let patches = (0..2).map(|b| self.patches[b].cost(self.config.sizes[b], lens.len()));
+        patches.sum::<LeafCost>() + LeafCost { macs: 0, bytes: 4 * tables as u64 }
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.groups[idx].cost(point, lens.len(), [self.config.n_patches(0), self.config.n_patches(1)])
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        (0..2).map(|b| self.norms[b].cost() + self.heads[b].cost(point, lens.len())).sum()
+    }
+}
+
+impl Model for CrossVit {
+    fn spec(&self) -> InputSpec {
+        let patch = self.config.patches[1];
+        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: (patch, patch) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    /// Rows of the branch with large patches: any image is resized to the size of each branch.
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let n = input.pixels(self.config.channels)?.dims4()?.0;
+        Ok(vec![1 + self.config.n_patches(1); n])
+    }
+}

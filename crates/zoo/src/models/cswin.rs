@@ -1,0 +1,350 @@
+//! CSWin - attention inside vertical and horizontal stripes at once.
+//!
+//! Paper: "CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows", arXiv 2107.00652. Code:
+//! microsoft/CSWin-Transformer; the authors' names load.
+//! Idea: half of the channels attend inside stripes as high as the map, the other half inside stripes as wide as it, so
+//! one block sees a cross; stripes grow from stage to stage. Place comes from a 3x3 depth-wise convolution of the values
+//! of each stripe, so nothing is tied to a size.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, dim] .. [h / 32, w / 32, 8 dim] -> logits [b, labels].`
+//! Departs from the reference: maps need not be square; sides that stripes do not divide are refused, as there.
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
+use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads};
+use switchformer_nn::leaf::Ffn;
+use switchformer_nn::names::Names;
+use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows, pixel_rows};
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
+    ops,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "cswin",
+    paper: "CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows, arXiv 2107.00652",
+    summary: "pyramid with attention inside vertical and horizontal stripes",
+    architectures: &["CSWinTransformer"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &[] },
+    blocks: "stage1. stage2. stage3. stage4. stage5. stage6. stage7. stage8.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"cswin","architectures":["CSWinTransformer"],"embed_dim":16,"depth":[1,2],"split_size":[2,4],
+        "num_heads":[2,4],"mlp_ratio":2.0,"img_size":32,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(CsWin::load(config, w)?)),
+};
+
+/// The authors' factories, in the same folder form as timm's.
+pub static TIMM: Timm = Timm {
+    family: "cswin",
+    entry: &ENTRY,
+    architecture: "CSWinTransformer",
+    fixed: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("patch_size", "patch_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dim", "embed_dim"),
+        ("depth", "depth"),
+        ("split_size", "split_size"),
+        ("num_heads", "num_heads"),
+        ("mlp_ratio", "mlp_ratio"),
+        ("qkv_bias", "qkv_bias"),
+    ],
+    pool: "avg",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant(
+        "CSWin-64-12211-tiny-224",
+        22_320_552,
+        r#"{"embed_dim":64,"depth":[1,2,21,1],"num_heads":[2,4,8,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "CSWin-64-24322-small-224",
+        34_643_304,
+        r#"{"embed_dim":64,"depth":[2,4,32,2],"num_heads":[2,4,8,16],"num_labels":1000}"#,
+    ),
+    variant(
+        "CSWin-96-24322-base-224",
+        77_382_184,
+        r#"{"embed_dim":96,"depth":[2,4,32,2],"num_heads":[4,8,16,32],"num_labels":1000}"#,
+    ),
+    variant(
+        "CSWin-144-24322-large-224",
+        173_262_664,
+        r#"{"embed_dim":144,"depth":[2,4,32,2],"num_heads":[6,12,24,24],"num_labels":1000}"#,
+    ),
+    variant(
+        "CSWin-96-24322-base-384",
+        77_382_184,
+        r#"{"embed_dim":96,"depth":[2,4,32,2],"num_heads":[4,8,16,32],"split_size":[1,2,12,12],"img_size":384,
+            "num_labels":1000}"#,
+    ),
+    variant(
+        "CSWin-144-24322-large-384",
+        173_262_664,
+        r#"{"embed_dim":144,"depth":[2,4,32,2],"num_heads":[6,12,24,24],"split_size":[1,2,12,12],"img_size":384,
+            "num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "CSWinTransformer", config, params }
+}
+
+/// All norms have this epsilon.
+const EPS: f64 = 1e-5;
+
+/// The authors' arguments, checked.
+struct Config {
+    stages: Stages,
+    dim: usize,
+    heads: Vec<usize>,
+    /// Width of the stripes of a stage; `None` where one window is the whole map.
+    stripes: Vec<Option<usize>>,
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    channels: usize,
+    image: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        c.only("patch_size", &[4.into()])?;
+        let image = c.pair("img_size", 224, MAX_SIDE)?;
+        // The first convolution: 7 pixels, 4 apart, 2 beyond the edge.
+        let side = |n: usize| n.saturating_sub(3) / 4 + 1;
+        let stages = Stages::read(c, "depth", &[1, 2, 21, 1], (side(image.0), side(image.1)))?;
+        let n = stages.n();
+        let split = c.stages("split_size", &[1, 2, 7, 7], Some(n), MAX_SIDE)?;
+        let whole = |s: usize| s + 1 == n || (image.0 / 4) >> s == split[s];
+        let config = Config {
+            dim: c.size("embed_dim", Some(96), MAX_DIM >> MAX_STAGES)?,
+            heads: c.stages("num_heads", &[2, 4, 8, 16], Some(n), MAX_HEADS)?,
+            stripes: (0..n).map(|s| (!whole(s)).then_some(split[s])).collect(),
+            mlp_ratio: c.float("mlp_ratio", 4.0, 0.01, 64.0)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            stages,
+        };
+        for s in 0..n {
+            let branches = if config.stripes[s].is_some() { 2 } else { 1 };
+            check_heads(config.width(s), config.heads[s])?;
+            check_heads(config.heads[s], branches)?;
+        }
+        Ok(config)
+    }
+
+    /// Width of a stage.
+    fn width(&self, stage: usize) -> usize {
+        self.dim << stage
+    }
+}
+
+/// Attention of the channels of one direction.
+struct Branch {
+    conv: Depthwise,
+    heads: usize,
+    dim: usize,
+    /// Width of a stripe and whether it lies; `None` is the whole map.
+    stripe: Option<(usize, bool)>,
+}
+
+impl Branch {
+    /// Window of a map.
+    fn window(&self, (h, w): Size) -> Size {
+        match self.stripe {
+            None => (h, w),
+            Some((wide, false)) => (h, wide),
+            Some((wide, true)) => (wide, w),
+        }
+    }
+
+    /// Shapes: qkv `[total, 3 * dim]` of equally large maps -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows, size: Size) -> Result<Tensor> {
+        let window = self.window(size);
+        if !size.0.is_multiple_of(window.0) || !size.1.is_multiple_of(window.1) {
+            return Err(Error::input(
+                format!("a map of {}x{} does not divide into stripes of {}x{}", size.0, size.1, window.0, window.1),
+                "resize the image so that the map of every stage divides by its split_size",
+            ));
+        }
+        let windows = Windows::new(rows, window, &vec![(0, 0); rows.n()], PadOrder::PadThenShift, 0.0)?;
+        let qkv = windows.cut(qkv)?;
+        let stripes = Rows::maps(&vec![window; windows.n()])?;
+        cx.count(windows.macs(self.dim));
+        let mixed = ops::attention(&qkv, &stripes, self.heads)?;
+        // Every stripe is a picture of its own to the convolution.
+        let place = self.conv.forward(cx, &qkv.narrow(1, 2 * self.dim, self.dim)?.contiguous()?, &stripes)?;
+        windows.join(&(mixed + place)?)
+    }
+
+    fn cost(&self, sizes: &[Size]) -> LeafCost {
+        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), self.dim).0).sum();
+        self.conv.cost(rows_in(sizes)) + LeafCost { macs: macs as u64, bytes: 0 }
+    }
+}
+
+struct Block {
+    norm1: LayerNorm,
+    qkv: Box<dyn Linear>,
+    branches: Vec<Branch>,
+    out: Box<dyn Linear>,
+    norm2: LayerNorm,
+    ffn: Mlp,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, heads) = (c.width(stage), c.heads[stage]);
+        let (hidden, mlp) = ((dim as f64 * c.mlp_ratio) as usize, w.at("mlp"));
+        let directions = match c.stripes[stage] {
+            None => vec![None],
+            Some(wide) => vec![Some((wide, false)), Some((wide, true))],
+        };
+        let (own, heads) = (dim / directions.len(), heads / directions.len());
+        let branch = |(i, stripe)| -> Result<Branch> {
+            let conv = Depthwise::load(&w.at("attns").at(i).at("get_v"), own, 3)?;
+            Ok(Branch { conv, heads, dim: own, stripe })
+        };
+        Ok(Block {
+            norm1: w.layer_norm("norm1", dim, EPS)?,
+            qkv: w.linear("qkv", dim, 3 * dim, c.qkv_bias)?,
+            branches: directions.into_iter().enumerate().map(branch).collect::<Result<_>>()?,
+            out: w.linear("proj", dim, dim, true)?,
+            norm2: w.layer_norm("norm2", dim, EPS)?,
+            ffn: Mlp::new(
+                mlp.linear("fc1", dim, hidden, true)?,
+                Activation::Gelu,
+                mlp.linear("fc2", hidden, dim, true)?,
+            ),
+        })
+    }
+
+    /// All directions beside each other. Stripes are as long as the map, so maps of one size go together.
+    fn cross(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (dim, sizes) = (self.out.dims().0, rows.sizes()?);
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for run in sizes.chunk_by(|a, b| a == b) {
+            let rows_of_run = Rows::maps(run)?;
+            let x = qkv.narrow(0, rows.range(from).start, rows_of_run.total())?;
+            from += run.len();
+            let mut seen = Vec::with_capacity(self.branches.len());
+            for (b, branch) in self.branches.iter().enumerate() {
+                let part = |k: usize| x.narrow(1, k * dim + b * branch.dim, branch.dim);
+                let own = Tensor::cat(&[part(0)?, part(1)?, part(2)?], 1)?;
+                seen.push(branch.forward(cx, &own, &rows_of_run, run[0])?);
+            }
+            parts.push(Tensor::cat(&seen, 1)?);
+        }
+        Ok(if parts.is_empty() { qkv.narrow(1, 0, dim)? } else { Tensor::cat(&parts, 0)? })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let qkv = self.qkv.forward(cx, &self.norm1.forward(x)?)?;
+        let mixed = self.cross(cx, &qkv, rows)?;
+        let x = (x + self.out.forward(cx, &mixed)?)?;
+        self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        self.qkv.cost(point, rows)
+            + self.branches.iter().map(|b| b.cost(sizes)).sum()
+            + self.out.cost(point, rows)
+            + self.ffn.cost(point, rows)
+            + self.norm1.cost()
+            + self.norm2.cost()
+    }
+}
+
+/// The model.
+pub struct CsWin {
+    channels: usize,
+    image: Size,
+    stem: Downsample,
+    pyramid: Pyramid<Block>,
+}
+
+impl CsWin {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let n = config.stages.n();
+        let embed = w.at("stage1_conv_embed");
+        let down = |s: usize| -> Result<Downsample> {
+            let (w, dim) = (w.at(format!("merge{s}")), config.width(s));
+            let conv = Conv::load(&w.at("conv"), [dim, config.width(s - 1), 3], [2, 1], true)?;
+            Ok(Downsample { conv, norm: w.layer_norm("norm", dim, EPS)? })
+        };
+        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("stage{}", s + 1)).at(i), s);
+        let last = config.width(n - 1);
+        let mut norms = vec![None; n - 1];
+        norms.push(Some(w.layer_norm("norm", last, EPS)?));
+        Ok(CsWin {
+            stem: Downsample {
+                conv: Conv::load(&embed.at(0), [config.dim, config.channels, 7], [4, 2], true)?,
+                norm: embed.layer_norm("2", config.dim, EPS)?,
+            },
+            pyramid: Pyramid {
+                downs: (1..n).map(down).collect::<Result<_>>()?,
+                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+                norms,
+                head: PooledHead::load(c, w, Some("head"), last)?,
+                stages: config.stages,
+            },
+            channels: config.channels,
+            image: config.image,
+        })
+    }
+}
+
+impl Staged for CsWin {
+    fn n_blocks(&self) -> usize {
+        self.pyramid.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
+        self.stem.forward(cx, &x, &rows)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        self.pyramid.block(cx, idx, state)
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        self.pyramid.head(cx, state)
+    }
+    fn first_exit(&self) -> usize {
+        self.pyramid.stages.first_exit()
+    }
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        self.stem.cost(lens.iter().sum())
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_block(idx, point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_head(point, lens)
+    }
+}
+
+impl Model for CsWin {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
+        Ok(vec![rows_in(&[self.stem.conv.size((h, w))]); n])
+    }
+}

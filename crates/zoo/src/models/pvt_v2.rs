@@ -1,0 +1,406 @@
+//! PVT v2 - a pyramid whose queries look at a reduced map.
+//!
+//! Paper: "PVT v2: Improved Baselines with Pyramid Vision Transformer", arXiv 2106.13797. Code: whai362/PVT.
+//! Weights: OpenGVLab/pvt_v2_b0 and kin; timm `pvt_v2_*` folders and the authors' names load too.
+//! Idea: overlapping patches make the maps, attention is global but keys and values come from a map that a strided
+//! convolution (or, in the linear variant, a 7x7 mean) made small, and a 3x3 depth-wise convolution inside the
+//! feed-forward knows the place, so there are no positions.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+//! Departs from the reference: none known. timm and transformers differ in the epsilon of some norms (`reduced_eps`).
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
+use switchformer_nn::names::{Names, Rename};
+use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::spatial::{Conv, Depthwise, mean_cells, pixel_rows};
+use switchformer_nn::staged::State;
+use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "pvt_v2",
+    paper: "PVT v2: Improved Baselines with Pyramid Vision Transformer, arXiv 2106.13797",
+    summary: "pyramid with attention to a reduced map and convolutions for positions",
+    architectures: &["PvtV2Model", "PvtV2ForImageClassification"],
+    variants: VARIANTS,
+    names: Names { rules: RULES, ignore: &[] },
+    blocks: "blocks.",
+    prefix: "pvt_v2.",
+    heads: &["classifier"],
+    toy: r#"{"model_type":"pvt_v2","architectures":["PvtV2ForImageClassification"],"hidden_sizes":[16,32],
+        "depths":[1,2],"num_attention_heads":[2,4],"sr_ratios":[2,1],"mlp_ratios":[2,2],"patch_sizes":[3,3],
+        "strides":[2,2],"num_encoder_blocks":2,"image_size":32,"num_channels":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(PvtV2::load(config, w)?)),
+};
+
+/// timm's form of it.
+pub static TIMM: Timm = Timm {
+    family: "pvt_v2",
+    entry: &ENTRY,
+    architecture: "PvtV2ForImageClassification",
+    fixed: r#"{"reduced_eps":1e-5,"depths":[3,4,6,3],"hidden_sizes":[64,128,256,512],"num_attention_heads":[1,2,4,8]}"#,
+    args: &[
+        ("in_chans", "num_channels"),
+        ("depths", "depths"),
+        ("embed_dims", "hidden_sizes"),
+        ("num_heads", "num_attention_heads"),
+        ("sr_ratios", "sr_ratios"),
+        ("mlp_ratios", "mlp_ratios"),
+        ("qkv_bias", "qkv_bias"),
+        ("linear", "linear_attention"),
+    ],
+    pool: "avg",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant(
+        "pvt-v2-b0",
+        3_666_760,
+        r#"{"depths":[2,2,2,2],"hidden_sizes":[32,64,160,256],"num_attention_heads":[1,2,5,8]}"#,
+    ),
+    variant(
+        "pvt-v2-b1",
+        14_009_000,
+        r#"{"depths":[2,2,2,2],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
+    ),
+    variant(
+        "pvt-v2-b2",
+        25_362_856,
+        r#"{"depths":[3,4,6,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
+    ),
+    variant(
+        "pvt-v2-b2-li",
+        22_553_512,
+        r#"{"depths":[3,4,6,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8],"linear_attention":true}"#,
+    ),
+    variant(
+        "pvt-v2-b3",
+        45_238_696,
+        r#"{"depths":[3,4,18,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
+    ),
+    variant(
+        "pvt-v2-b4",
+        62_556_072,
+        r#"{"depths":[3,8,27,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
+    ),
+    variant(
+        "pvt-v2-b5",
+        81_956_008,
+        r#"{"depths":[3,6,40,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8],"mlp_ratios":[4,4,4,4]}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "PvtV2ForImageClassification", config, params }
+}
+
+/// The authors' names and timm's onto those of transformers.
+const RULES: &[Rename] = &[
+    ("pvt_v2.**", "**"),
+    ("patch_embed1.**", "patch_embed.**"),
+    ("patch_embed2.**", "stages.1.downsample.**"),
+    ("patch_embed3.**", "stages.2.downsample.**"),
+    ("patch_embed4.**", "stages.3.downsample.**"),
+    ("block1.**", "stages.0.blocks.**"),
+    ("block2.**", "stages.1.blocks.**"),
+    ("block3.**", "stages.2.blocks.**"),
+    ("block4.**", "stages.3.blocks.**"),
+    ("norm1.*", "stages.0.norm.*"),
+    ("norm2.*", "stages.1.norm.*"),
+    ("norm3.*", "stages.2.norm.*"),
+    ("norm4.*", "stages.3.norm.*"),
+    ("patch_embed.**", "stages.0.downsample.**"),
+    ("stages.*.downsample.proj.*", "encoder.layers.*.patch_embedding.proj.*"),
+    ("stages.*.downsample.norm.*", "encoder.layers.*.patch_embedding.layer_norm.*"),
+    ("stages.*.norm.*", "encoder.layers.*.layer_norm.*"),
+    ("stages.*.blocks.**", "encoder.layers.*.blocks.**"),
+    ("encoder.layers.*.blocks.*.norm1.*", "encoder.layers.*.blocks.*.layer_norm_1.*"),
+    ("encoder.layers.*.blocks.*.norm2.*", "encoder.layers.*.blocks.*.layer_norm_2.*"),
+    ("encoder.layers.*.blocks.*.attn.**", "encoder.layers.*.blocks.*.attention.**"),
+    ("encoder.layers.*.blocks.*.attention.q.*", "encoder.layers.*.blocks.*.attention.query.*"),
+    ("encoder.layers.*.blocks.*.attention.sr.*", "encoder.layers.*.blocks.*.attention.spatial_reduction.*"),
+    ("encoder.layers.*.blocks.*.attention.norm.*", "encoder.layers.*.blocks.*.attention.layer_norm.*"),
+    ("encoder.layers.*.blocks.*.mlp.fc1.*", "encoder.layers.*.blocks.*.mlp.dense1.*"),
+    ("encoder.layers.*.blocks.*.mlp.fc2.*", "encoder.layers.*.blocks.*.mlp.dense2.*"),
+    ("encoder.layers.*.blocks.*.mlp.dwconv.weight", "encoder.layers.*.blocks.*.mlp.dwconv.dwconv.weight"),
+    ("encoder.layers.*.blocks.*.mlp.dwconv.bias", "encoder.layers.*.blocks.*.mlp.dwconv.dwconv.bias"),
+    ("head.*", "classifier.*"),
+];
+
+/// Side of the map that the linear variant looks at.
+const CELLS: usize = 7;
+
+/// The published config, checked.
+struct Config {
+    stages: Stages,
+    dims: Vec<usize>,
+    heads: Vec<usize>,
+    reductions: Vec<usize>,
+    mlp_ratios: Vec<usize>,
+    patches: Vec<usize>,
+    /// Pixels a row of the first map stands for; 2 rows become one in every further stage.
+    stride: usize,
+    linear: bool,
+    qkv_bias: bool,
+    act: Activation,
+    eps: f64,
+    /// Epsilon of the norms behind convolutions.
+    reduced_eps: f64,
+    channels: usize,
+    image: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let image = c.pair("image_size", 224, MAX_SIDE)?;
+        let strides = c.stages("strides", &[4, 2, 2, 2], None, 32)?;
+        if strides[1..].iter().any(|s| *s != 2) {
+            return Err(Error::unsupported("strides", format!("{strides:?}"), "2 from the second stage on"));
+        }
+        let trained = (image.0.div_ceil(strides[0]), image.1.div_ceil(strides[0]));
+        let stages = Stages::read(c, "depths", &[2, 2, 2, 2], trained)?;
+        let n = Some(stages.n());
+        c.only("num_encoder_blocks", &[stages.n().into()])?;
+        let eps = c.float("layer_norm_eps", 1e-6, 0.0, 1.0)?;
+        let config = Config {
+            dims: c.stages("hidden_sizes", &[32, 64, 160, 256], n, MAX_DIM)?,
+            heads: c.stages("num_attention_heads", &[1, 2, 5, 8], n, MAX_HEADS)?,
+            reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
+            mlp_ratios: c.stages("mlp_ratios", &[8, 8, 4, 4], n, 64)?,
+            patches: c.stages("patch_sizes", &[7, 3, 3, 3], n, 63)?,
+            stride: strides[0],
+            linear: c.flag("linear_attention", false)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
+            eps,
+            reduced_eps: c.float("reduced_eps", eps, 0.0, 1.0)?,
+            channels: c.size("num_channels", Some(3), 64)?,
+            image,
+            stages,
+        };
+        if strides.len() != config.stages.n() {
+            return Err(Error::config("strides", format!("has {} entries", strides.len())));
+        }
+        if config.patches.iter().any(|p| p % 2 == 0) {
+            return Err(Error::unsupported("patch_sizes", format!("{:?}", config.patches), "odd sizes"));
+        }
+        config.dims.iter().zip(&config.heads).try_for_each(|(d, h)| check_heads(*d, *h))?;
+        Ok(config)
+    }
+}
+
+/// Overlapping patches of a map as rows of a smaller one.
+fn patch_embedding(c: &Config, w: &Weights, stage: usize) -> Result<Downsample> {
+    let (kernel, stride) = (c.patches[stage], if stage == 0 { c.stride } else { 2 });
+    let from = if stage == 0 { c.channels } else { c.dims[stage - 1] };
+    Ok(Downsample {
+        conv: Conv::load(&w.at("proj"), [c.dims[stage], from, kernel], [stride, kernel / 2], true)?,
+        norm: w.layer_norm("layer_norm", c.dims[stage], c.reduced_eps)?,
+    })
+}
+
+struct Attention {
+    query: Box<dyn Linear>,
+    key_value: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    /// What makes the map small that is looked at.
+    reduction: Option<(Conv, LayerNorm)>,
+    linear: bool,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, ratio) = (c.dims[stage], if c.linear { 1 } else { c.reductions[stage] });
+        let key_value =
+            LinearSpec { parts: &["key", "value"], fused: Some("kv"), in_dim: dim, out_dim: dim, bias: c.qkv_bias };
+        let reduction = if c.linear || ratio > 1 {
+            let conv = Conv::load(&w.at("spatial_reduction"), [dim, dim, ratio], [ratio, 0], true)?;
+            Some((conv, w.layer_norm("layer_norm", dim, c.reduced_eps)?))
+        } else {
+            None
+        };
+        Ok(Attention {
+            query: w.linear("query", dim, dim, c.qkv_bias)?,
+            key_value: w.linear_of(&key_value)?,
+            out: w.linear("proj", dim, dim, true)?,
+            reduction,
+            linear: c.linear,
+            heads: c.heads[stage],
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = self.query.dims().0;
+        let q = self.query.forward(cx, x)?;
+        let (seen, k_rows) = match &self.reduction {
+            None => (x.clone(), rows.clone()),
+            Some((conv, norm)) if self.linear => {
+                let (cells, cell_rows) = mean_cells(x, rows, CELLS)?;
+                let (x, rows) = conv.forward(cx, &cells, &cell_rows)?;
+                (Activation::Gelu.forward(&norm.forward(&x)?)?, rows)
+            }
+            Some((conv, norm)) => {
+                let (x, rows) = conv.forward(cx, x, rows)?;
+                (norm.forward(&x)?, rows)
+            }
+        };
+        let kv = self.key_value.forward(cx, &seen)?; // [seen, 2 * dim]
+        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * dim).sum());
+        let scale = ((dim / self.heads) as f64).powf(-0.5);
+        let spec = AttendSpec { q_rows: rows, k_rows: &k_rows, heads: self.heads, scale, causal: false, bias: None };
+        let mixed = attend(&q, &k, &v, &spec)?;
+        self.out.forward(cx, &mixed)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let dim = self.query.dims().0;
+        let seen: Vec<Size> = match &self.reduction {
+            None => sizes.to_vec(),
+            Some(_) if self.linear => vec![(CELLS, CELLS); sizes.len()],
+            Some((conv, _)) => sizes.iter().map(|s| conv.size(*s)).collect(),
+        };
+        let (rows, small) = (rows_in(sizes), rows_in(&seen));
+        let products: usize = sizes.iter().zip(&seen).map(|(a, b)| 2 * a.0 * a.1 * b.0 * b.1 * dim).sum();
+        let reduction = self.reduction.iter().map(|(conv, norm)| conv.cost(small) + norm.cost()).sum::<LeafCost>();
+        self.query.cost(point, rows)
+            + self.key_value.cost(point, small)
+            + self.out.cost(point, rows)
+            + reduction
+            + LeafCost { macs: products as u64, bytes: 0 }
+    }
+}
+
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    fc1: Box<dyn Linear>,
+    conv: Depthwise,
+    fc2: Box<dyn Linear>,
+    act: Activation,
+    linear: bool,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let dim = c.dims[stage];
+        let hidden = dim * c.mlp_ratios[stage];
+        let mlp = w.at("mlp");
+        Ok(Block {
+            norm1: w.layer_norm("layer_norm_1", dim, c.eps)?,
+            attn: Attention::load(c, &w.at("attention"), stage)?,
+            norm2: w.layer_norm("layer_norm_2", dim, c.eps)?,
+            fc1: mlp.linear("dense1", dim, hidden, true)?,
+            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
+            fc2: mlp.linear("dense2", hidden, dim, true)?,
+            act: c.act,
+            linear: c.linear,
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        let mut hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
+        if self.linear {
+            hidden = Activation::Relu.forward(&hidden)?;
+        }
+        let hidden = self.act.forward(&self.conv.forward(cx, &hidden, rows)?)?;
+        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
+        self.attn.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// The model.
+pub struct PvtV2 {
+    channels: usize,
+    image: Size,
+    stride: usize,
+    patches: Downsample,
+    pyramid: Pyramid<Block>,
+}
+
+impl PvtV2 {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let layer = |s: usize| w.at("encoder.layers").at(s);
+        let n = config.stages.n();
+        let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
+        let block = |(s, i): (usize, usize)| Block::load(&config, &layer(s).at("blocks").at(i), s);
+        let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
+        let head = match ENTRY.architecture(c)? {
+            "PvtV2Model" => PooledHead::Rows,
+            _ => PooledHead::load(c, w, Some("classifier"), config.dims[n - 1])?,
+        };
+        Ok(PvtV2 {
+            patches: patches(0)?,
+            pyramid: Pyramid {
+                downs: (1..n).map(patches).collect::<Result<_>>()?,
+                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+                norms: (0..n).map(norm).collect::<Result<_>>()?,
+                head,
+                stages: config.stages,
+            },
+            channels: config.channels,
+            image: config.image,
+            stride: config.stride,
+        })
+    }
+}
+
+impl Staged for PvtV2 {
+    fn n_blocks(&self) -> usize {
+        self.pyramid.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
+        self.patches.forward(cx, &x, &rows)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        self.pyramid.block(cx, idx, state)
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        self.pyramid.head(cx, state)
+    }
+    fn first_exit(&self) -> usize {
+        self.pyramid.stages.first_exit()
+    }
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        self.patches.cost(lens.iter().sum())
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_block(idx, point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_head(point, lens)
+    }
+}
+
+impl Model for PvtV2 {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.stride, self.stride) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
+        Ok(vec![rows_in(&[self.patches.conv.size((h, w))]); n])
+    }
+}

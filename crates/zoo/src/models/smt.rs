@@ -1,0 +1,422 @@
+//! SMT - convolutions of four sizes that gate, and attention where maps are small.
+//!
+//! Paper: "Scale-Aware Modulation Meet Transformer", arXiv 2307.08579. Code: AFeng-x/SMT; the authors' names load.
+//! Idea: in the first stages a block multiplies its values by a gate made from depth-wise convolutions with kernels of
+//! 3, 5, 7 and 9, one per quarter of the channels, mixed across the quarters. In stage 3 such blocks and attention take
+//! turns, the last stage is attention alone.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+//! Departs from the reference: batch norms keep their statistics in training too.
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::spatial::{Conv, Depthwise, pixel_rows};
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Tensor, Weights,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "smt",
+    paper: "Scale-Aware Modulation Meet Transformer, arXiv 2307.08579",
+    summary: "pyramid of multi-kernel convolution gates and, where maps are small, attention",
+    architectures: &["SMT"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &["**.num_batches_tracked"] },
+    blocks: "attn. mlp.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"smt","architectures":["SMT"],"embed_dims":[8,16,24],"depths":[1,1,2],"sa_num_heads":[1,1,3],
+        "ca_num_heads":[2,4,4],"ca_attentions":[1,1,1],"mlp_ratios":[2,2,2],"head_conv":3,"img_size":32,"in_chans":1,
+        "num_labels":5}"#,
+    load: |config, w| Ok(Box::new(Smt::load(config, w)?)),
+};
+
+/// The authors' factories, in the same folder form as timm's.
+pub static TIMM: Timm = Timm {
+    family: "smt",
+    entry: &ENTRY,
+    architecture: "SMT",
+    fixed: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dims", "embed_dims"),
+        ("ca_num_heads", "ca_num_heads"),
+        ("sa_num_heads", "sa_num_heads"),
+        ("mlp_ratios", "mlp_ratios"),
+        ("qkv_bias", "qkv_bias"),
+        ("depths", "depths"),
+        ("ca_attentions", "ca_attentions"),
+        ("head_conv", "head_conv"),
+        ("expand_ratio", "expand_ratio"),
+        ("use_layerscale", "use_layerscale"),
+    ],
+    pool: "avg",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("smt-t", 11_506_536, r#"{"num_labels":1000}"#),
+    variant("smt-s", 22_550_952, r#"{"depths":[3,4,18,2],"num_labels":1000}"#),
+    variant("smt-b", 32_037_352, r#"{"depths":[4,6,28,2],"mlp_ratios":[8,6,4,2],"head_conv":7,"num_labels":1000}"#),
+    variant(
+        "smt-l",
+        80_589_544,
+        r#"{"embed_dims":[96,192,384,768],"depths":[4,6,28,4],"mlp_ratios":[8,6,4,2],"head_conv":7,"num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "SMT", config, params }
+}
+
+/// Epsilon of the norms of blocks and stages.
+const EPS: f64 = 1e-6;
+/// Epsilon of the norms behind convolutions, and of batch norms.
+const CONV_EPS: f64 = 1e-5;
+/// How much wider the gate is before it is mixed.
+const EXPAND: usize = 2;
+
+/// The authors' arguments, checked.
+struct Config {
+    stages: Stages,
+    dims: Vec<usize>,
+    /// Kernel sizes of a gate in each stage: 3, 5, 7, .. (0 where there is none).
+    gate_heads: Vec<usize>,
+    heads: Vec<usize>,
+    /// Whether a stage gates; the third does in every second block only.
+    gates: Vec<bool>,
+    mlp_ratios: Vec<usize>,
+    qkv_bias: bool,
+    head_conv: usize,
+    channels: usize,
+    image: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        c.only("expand_ratio", &[EXPAND.into()])?;
+        c.only("use_layerscale", &[false.into()])?;
+        c.only("head_conv", &[3.into(), 7.into()])?;
+        let image = c.pair("img_size", 224, MAX_SIDE)?;
+        let quarter = |n: usize| n.div_ceil(2) / 2;
+        let stages = Stages::read(c, "depths", &[2, 2, 8, 1], (quarter(image.0), quarter(image.1)))?;
+        let n = stages.n();
+        let config = Config {
+            dims: c.stages("embed_dims", &[64, 128, 256, 512], Some(n), MAX_DIM)?,
+            gate_heads: signed(c, "ca_num_heads", &[4, 4, 4, -1], n, 16)?,
+            heads: signed(c, "sa_num_heads", &[-1, -1, 8, 16], n, MAX_HEADS)?,
+            gates: signed(c, "ca_attentions", &[1, 1, 1, 0], n, 1)?.into_iter().map(|v| v == 1).collect(),
+            mlp_ratios: c.stages("mlp_ratios", &[4, 4, 4, 2], Some(n), 64)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            head_conv: c.size("head_conv", Some(3), 7)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            stages,
+        };
+        for (stage, within) in config.stages.all() {
+            let gate = config.gated(stage, within);
+            let heads = if gate { config.gate_heads[stage] } else { config.heads[stage] };
+            if heads == 0 {
+                let field = if gate { "ca_num_heads" } else { "sa_num_heads" };
+                return Err(Error::config(field, format!("has no heads for stage {}", stage + 1)));
+            }
+            check_heads(config.dims[stage], heads)?;
+        }
+        Ok(config)
+    }
+
+    /// Whether a block gates; else it attends.
+    fn gated(&self, stage: usize, within: usize) -> bool {
+        self.gates[stage] && !(stage == 2 && within % 2 == 1)
+    }
+}
+
+/// One number per stage, -1 (read as 0) where a stage has no use for it.
+fn signed(c: &ConfigMap, field: &str, default: &[i64], stages: usize, max: usize) -> Result<Vec<usize>> {
+    let wrong = || Error::config(field, format!("must be one number from -1 to {max} for each of {stages} stages"));
+    let list: Vec<i64> = match c.get(field) {
+        None => default.to_vec(),
+        Some(v) => v.as_array().ok_or_else(wrong)?.iter().take(64).map(|v| v.as_i64().unwrap_or(i64::MIN)).collect(),
+    };
+    if list.len() != stages || list.iter().any(|n| !(-1..=max as i64).contains(n)) {
+        return Err(wrong());
+    }
+    Ok(list.into_iter().map(|n| n.max(0) as usize).collect())
+}
+
+/// Values times a gate that convolutions of several sizes make.
+struct Modulation {
+    value: Box<dyn Linear>,
+    source: Box<dyn Linear>,
+    convs: Vec<Depthwise>,
+    /// Mixes what stands at one place of every part, `[expanded, parts]` row by row.
+    mix: Tensor,
+    mix_bias: Tensor,
+    norm: BatchNorm,
+    join: Conv,
+    out: Box<dyn Linear>,
+}
+
+impl Modulation {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, parts) = (c.dims[stage], c.gate_heads[stage]);
+        let conv = |i: usize| Depthwise::load(&w.at(format!("local_conv_{}", i + 1)), dim / parts, 3 + 2 * i);
+        Ok(Modulation {
+            value: w.linear("v", dim, dim, c.qkv_bias)?,
+            source: w.linear("s", dim, dim, c.qkv_bias)?,
+            convs: (0..parts).map(conv).collect::<Result<_>>()?,
+            mix: w.at("proj0").conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
+            mix_bias: w.at("proj0").tensor("bias", &[EXPAND * dim], ParamKind::Vector)?,
+            norm: w.batch_norm("bn", EXPAND * dim, CONV_EPS)?,
+            join: Conv::load(&w.at("proj1"), [dim, EXPAND * dim, 1], [1, 0], true)?,
+            out: w.linear("proj", dim, dim, true)?,
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (total, dim) = x.dims2()?;
+        let (parts, width) = (self.convs.len(), dim / self.convs.len());
+        let value = self.value.forward(cx, x)?;
+        let source = self.source.forward(cx, x)?;
+        let part =
+            |(i, conv): (usize, &Depthwise)| conv.forward(cx, &source.narrow(1, i * width, width)?.contiguous()?, rows);
+        let seen: Vec<Tensor> = self.convs.iter().enumerate().map(part).collect::<Result<_>>()?;
+        // Channel g of every part makes group g. [width, total, parts] x [width, parts, expanded / width].
+        let seen = Tensor::stack(&seen, 2)?.transpose(0, 1)?.contiguous()?;
+        let mix = self.mix.reshape((width, EXPAND * parts, parts))?.transpose(1, 2)?.contiguous()?;
+        cx.count(total * EXPAND * dim * parts);
+        let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((total, EXPAND * dim))?;
+        let mixed = Activation::Gelu.forward(&self.norm.forward(&mixed.broadcast_add(&self.mix_bias)?)?)?;
+        let (gate, _) = self.join.forward(cx, &mixed, rows)?;
+        self.out.forward(cx, &(gate * value)?)
+    }
+
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        let n = self.mix.elem_count();
+        let mix = LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + self.mix_bias.elem_count()) as u64 };
+        self.value.cost(point, rows)
+            + self.source.cost(point, rows)
+            + self.convs.iter().map(|c| c.cost(rows)).sum()
+            + mix
+            + self.norm.cost()
+            + self.join.cost(rows)
+            + self.out.cost(point, rows)
+    }
+}
+
+/// Attention over the whole map, with a convolution of the values beside it.
+struct Attention {
+    query: Box<dyn Linear>,
+    key_value: Box<dyn Linear>,
+    conv: Depthwise,
+    out: Box<dyn Linear>,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let dim = c.dims[stage];
+        Ok(Attention {
+            query: w.linear("q", dim, dim, c.qkv_bias)?,
+            key_value: w.linear("kv", dim, 2 * dim, c.qkv_bias)?,
+            conv: Depthwise::load(&w.at("local_conv"), dim, 3)?,
+            out: w.linear("proj", dim, dim, true)?,
+            heads: c.heads[stage],
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = x.dims2()?.1;
+        let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
+        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
+        let scale = ((dim / self.heads) as f64).powf(-0.5);
+        let spec = AttendSpec { q_rows: rows, k_rows: rows, heads: self.heads, scale, causal: false, bias: None };
+        let mixed = (attend(&q, &k, &v, &spec)? + self.conv.forward(cx, &v, rows)?)?;
+        self.out.forward(cx, &mixed)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let (rows, dim) = (rows_in(sizes), self.query.dims().0);
+        let products: usize = sizes.iter().map(|(h, w)| 2 * h * w * h * w * dim).sum();
+        self.query.cost(point, rows)
+            + self.key_value.cost(point, rows)
+            + self.conv.cost(rows)
+            + self.out.cost(point, rows)
+            + LeafCost { macs: products as u64, bytes: 0 }
+    }
+}
+
+enum Mixer {
+    Modulation(Box<Modulation>),
+    Attention(Attention),
+}
+
+struct Block {
+    norm1: LayerNorm,
+    mixer: Mixer,
+    norm2: LayerNorm,
+    fc1: Box<dyn Linear>,
+    conv: Depthwise,
+    fc2: Box<dyn Linear>,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Self> {
+        let dim = c.dims[stage];
+        let (hidden, mlp, attn) = (dim * c.mlp_ratios[stage], w.at("mlp"), w.at("attn"));
+        Ok(Block {
+            norm1: w.layer_norm("norm1", dim, EPS)?,
+            mixer: if c.gated(stage, within) {
+                Mixer::Modulation(Box::new(Modulation::load(c, &attn, stage)?))
+            } else {
+                Mixer::Attention(Attention::load(c, &attn, stage)?)
+            },
+            norm2: w.layer_norm("norm2", dim, EPS)?,
+            fc1: mlp.linear("fc1", dim, hidden, true)?,
+            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
+            fc2: mlp.linear("fc2", hidden, dim, true)?,
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = (x + match &self.mixer {
+            Mixer::Modulation(m) => m.forward(cx, &normed, rows)?,
+            Mixer::Attention(a) => a.forward(cx, &normed, rows)?,
+        })?;
+        let hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
+        // The convolution is added before the activation.
+        let hidden = Activation::Gelu.forward(&(&hidden + self.conv.forward(cx, &hidden, rows)?)?)?;
+        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let mixer = match &self.mixer {
+            Mixer::Modulation(m) => m.cost(point, rows),
+            Mixer::Attention(a) => a.cost(point, sizes),
+        };
+        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
+        mixer + ffn + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// Pixels to the first map: a strided convolution, batch norm, ReLU, and 2x2 squares to rows.
+struct Stem {
+    conv: Conv,
+    norm: BatchNorm,
+    squares: Downsample,
+}
+
+impl Stem {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (dim, kernel, conv) = (c.dims[0], c.head_conv, w.at("conv"));
+        Ok(Stem {
+            conv: Conv::load(&conv.at(0), [dim, c.channels, kernel], [2, kernel / 2], false)?,
+            norm: conv.batch_norm("1", dim, CONV_EPS)?,
+            squares: Downsample {
+                conv: Conv::load(&conv.at(3), [dim, dim, 2], [2, 0], true)?,
+                norm: w.layer_norm("norm", dim, CONV_EPS)?,
+            },
+        })
+    }
+}
+
+/// The model.
+pub struct Smt {
+    channels: usize,
+    image: Size,
+    stem: Stem,
+    pyramid: Pyramid<Block>,
+}
+
+impl Smt {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let n = config.stages.n();
+        let down = |s: usize| -> Result<Downsample> {
+            let w = w.at(format!("patch_embed{}", s + 1));
+            let shape = [config.dims[s], config.dims[s - 1], 3];
+            let norm = w.layer_norm("norm", config.dims[s], CONV_EPS)?;
+            Ok(Downsample { conv: Conv::load(&w.at("proj"), shape, [2, 1], true)?, norm })
+        };
+        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s, i);
+        let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS).map(Some);
+        Ok(Smt {
+            stem: Stem::load(&config, &w.at("patch_embed1"))?,
+            pyramid: Pyramid {
+                downs: (1..n).map(down).collect::<Result<_>>()?,
+                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+                norms: (0..n).map(norm).collect::<Result<_>>()?,
+                head: PooledHead::load(c, w, Some("head"), config.dims[n - 1])?,
+                stages: config.stages,
+            },
+            channels: config.channels,
+            image: config.image,
+        })
+    }
+
+    /// Size of the map between the two convolutions of the stem, and of the first map.
+    fn sizes(&self, image: Size) -> [Size; 2] {
+        let half = self.stem.conv.size(image);
+        [half, self.stem.squares.conv.size(half)]
+    }
+}
+
+impl Staged for Smt {
+    fn n_blocks(&self) -> usize {
+        self.pyramid.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
+        let (x, rows) = self.stem.conv.forward(cx, &x, &rows)?;
+        let x = Activation::Relu.forward(&self.stem.norm.forward(&x)?)?;
+        self.stem.squares.forward(cx, &x, &rows)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        self.pyramid.block(cx, idx, state)
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        self.pyramid.head(cx, state)
+    }
+    fn first_exit(&self) -> usize {
+        self.pyramid.stages.first_exit()
+    }
+    /// An odd row or column between the two convolutions is not seen by the second, so its work is left out where the
+    /// image is not of the trained size.
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        let [trained, first] = self.sizes(self.image).map(|s| rows_in(&[s]));
+        let half: usize = lens.iter().map(|n| if *n == first { trained } else { 4 * n }).sum();
+        self.stem.conv.cost(half) + self.stem.norm.cost() + self.stem.squares.cost(lens.iter().sum())
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_block(idx, point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_head(point, lens)
+    }
+}
+
+impl Model for Smt {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
+        Ok(vec![rows_in(&[self.sizes((h, w))[1]]); n])
+    }
+}

@@ -1,0 +1,572 @@
+//! Swin - attention inside windows that move, over a pyramid of maps.
+//!
+//! Paper: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arXiv 2103.14030. Code:
+//! microsoft/Swin-Transformer. Weights: microsoft/swin-tiny-patch4-window7-224 and kin; timm `swin_*` folders load too.
+//! Idea: attention stays inside small windows, and every second block moves the map by half a window so that neighbours
+//! meet. Between stages 2x2 squares of rows become one row, twice as wide. The mean of the last map answers.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, dim] .. [h / 32, w / 32, 8 dim] -> logits [b, labels].`
+//! Departs from the reference: any image size, as both references have it behind a flag; where they differ on maps
+//! that are no whole number of windows, each config form follows its own (`pad_after_shift`).
+
+use std::sync::OnceLock;
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
+use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads, patchify};
+use switchformer_nn::leaf::Ffn;
+use switchformer_nn::names::{Names, Rename};
+use switchformer_nn::spatial::{
+    PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, relative_index, windowed,
+};
+use switchformer_nn::staged::State;
+use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Tensor, Weights, ops,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{PooledHead, Stages, rows_in, tap_stage};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "swin",
+    paper: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, arXiv 2103.14030",
+    summary: "pyramid with attention inside shifted windows and relative positions",
+    architectures: &["SwinModel", "SwinForImageClassification"],
+    variants: VARIANTS,
+    names: NAMES,
+    blocks: "encoder.layers.",
+    prefix: "swin.",
+    heads: &["classifier"],
+    toy: r#"{"model_type":"swin","architectures":["SwinForImageClassification"],"embed_dim":16,"depths":[1,2],
+        "num_heads":[2,4],"window_size":4,"mlp_ratio":2.0,"image_size":32,"patch_size":2,"num_channels":1,
+        "num_labels":5}"#,
+    load: |config, w| Ok(Box::new(Swin::load(&ENTRY, config, w, Version::V1)?)),
+};
+
+/// timm's form of it.
+pub static TIMM: Timm = Timm {
+    family: "swin",
+    entry: &ENTRY,
+    architecture: "SwinForImageClassification",
+    fixed: r#"{"pad_after_shift":true}"#,
+    args: ARGS,
+    pool: "avg",
+};
+
+/// timm's arguments of both versions.
+pub(crate) const ARGS: &[(&str, &str)] = &[
+    ("img_size", "image_size"),
+    ("patch_size", "patch_size"),
+    ("in_chans", "num_channels"),
+    ("embed_dim", "embed_dim"),
+    ("depths", "depths"),
+    ("num_heads", "num_heads"),
+    ("window_size", "window_size"),
+    ("mlp_ratio", "mlp_ratio"),
+    ("qkv_bias", "qkv_bias"),
+    ("pretrained_window_sizes", "pretrained_window_sizes"),
+];
+
+const VARIANTS: &[Variant] = &[
+    variant("swin-tiny-patch4-window7-224", 28_288_354, "{}"),
+    variant("swin-small-patch4-window7-224", 49_606_258, r#"{"depths":[2,2,18,2]}"#),
+    variant(
+        "swin-base-patch4-window7-224",
+        87_768_224,
+        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32]}"#,
+    ),
+    variant(
+        "swin-base-patch4-window12-384",
+        87_903_584,
+        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32],"window_size":12,"image_size":384}"#,
+    ),
+    variant(
+        "swin-large-patch4-window7-224",
+        196_532_476,
+        r#"{"embed_dim":192,"depths":[2,2,18,2],"num_heads":[6,12,24,48]}"#,
+    ),
+    variant(
+        "swin-large-patch4-window12-384",
+        196_735_516,
+        r#"{"embed_dim":192,"depths":[2,2,18,2],"num_heads":[6,12,24,48],"window_size":12,"image_size":384}"#,
+    ),
+    variant("swin-s3-tiny-224", 28_328_674, r#"{"window_size":[7,7,14,7]}"#),
+    variant("swin-s3-small-224", 49_737_298, r#"{"depths":[2,2,18,2],"window_size":[14,14,14,7]}"#),
+    variant("swin-s3-base-224", 71_125_762, r#"{"depths":[2,2,30,2],"window_size":[7,7,14,7]}"#),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "SwinForImageClassification", config, params }
+}
+
+/// Names of both versions: timm's and those that transformers 5 has in memory onto the published ones. timm counts a
+/// patch merge to the stage behind it, the published names to the stage before.
+pub(crate) const NAMES: Names =
+    Names { rules: RULES, ignore: &["**.relative_position_index", "**.relative_coords_table", "**.attn_mask"] };
+
+const RULES: &[Rename] = &[
+    ("swin.**", "**"),
+    ("swinv2.**", "**"),
+    ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
+    ("patch_embed.norm.*", "embeddings.norm.*"),
+    ("layers.1.downsample.**", "encoder.layers.0.downsample.**"),
+    ("layers.2.downsample.**", "encoder.layers.1.downsample.**"),
+    ("layers.3.downsample.**", "encoder.layers.2.downsample.**"),
+    ("layers.4.downsample.**", "encoder.layers.3.downsample.**"),
+    ("layers.5.downsample.**", "encoder.layers.4.downsample.**"),
+    ("layers.6.downsample.**", "encoder.layers.5.downsample.**"),
+    ("layers.7.downsample.**", "encoder.layers.6.downsample.**"),
+    ("layers.*.blocks.*.**", "encoder.layers.*.blocks.*.**"),
+    ("encoder.layers.*.blocks.*.norm1.*", "encoder.layers.*.blocks.*.layernorm_before.*"),
+    ("encoder.layers.*.blocks.*.norm2.*", "encoder.layers.*.blocks.*.layernorm_after.*"),
+    ("encoder.layers.*.blocks.*.mlp.fc1.*", "encoder.layers.*.blocks.*.intermediate.dense.*"),
+    ("encoder.layers.*.blocks.*.mlp.fc2.*", "encoder.layers.*.blocks.*.output.dense.*"),
+    ("encoder.layers.*.blocks.*.attn.proj.*", "encoder.layers.*.blocks.*.attention.output.dense.*"),
+    ("encoder.layers.*.blocks.*.attn.q_bias", "encoder.layers.*.blocks.*.attention.self.query.bias"),
+    ("encoder.layers.*.blocks.*.attn.v_bias", "encoder.layers.*.blocks.*.attention.self.value.bias"),
+    (
+        "encoder.layers.*.blocks.*.attn.cpb_mlp.**",
+        "encoder.layers.*.blocks.*.attention.self.continuous_position_bias_mlp.**",
+    ),
+    ("encoder.layers.*.blocks.*.attn.**", "encoder.layers.*.blocks.*.attention.self.**"),
+    ("encoder.layers.*.blocks.*.attention.q_proj.*", "encoder.layers.*.blocks.*.attention.self.query.*"),
+    ("encoder.layers.*.blocks.*.attention.k_proj.*", "encoder.layers.*.blocks.*.attention.self.key.*"),
+    ("encoder.layers.*.blocks.*.attention.v_proj.*", "encoder.layers.*.blocks.*.attention.self.value.*"),
+    ("encoder.layers.*.blocks.*.attention.o_proj.*", "encoder.layers.*.blocks.*.attention.output.dense.*"),
+    ("encoder.layers.*.blocks.*.attention.relative_position_bias.*", "encoder.layers.*.blocks.*.attention.self.*"),
+    ("norm.*", "layernorm.*"),
+    ("head.fc.*", "classifier.*"),
+];
+
+/// Swin, or Swin v2: norms behind the branches, cosine scores, positions from a small network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1,
+    V2,
+}
+
+/// The published config, checked.
+struct Config {
+    version: Version,
+    /// timm's way with maps that are no whole number of windows, else that of transformers.
+    timm: bool,
+    stages: Stages,
+    dim: usize,
+    heads: Vec<usize>,
+    windows: Vec<usize>,
+    /// Windows that the positions of Swin v2 were trained for; 0 is the own window.
+    pretrained: Vec<usize>,
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    act: Activation,
+    eps: f64,
+    channels: usize,
+    image: Size,
+    patch: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap, version: Version) -> Result<Self> {
+        c.only("use_absolute_embeddings", &[false.into()])?;
+        let (image, patch) = (c.pair("image_size", 224, MAX_SIDE)?, c.pair("patch_size", 4, MAX_SIDE)?);
+        let trained = (image.0.div_ceil(patch.0), image.1.div_ceil(patch.1));
+        let stages = Stages::read(c, "depths", &[2, 2, 6, 2], trained)?;
+        let n = Some(stages.n());
+        let config = Config {
+            version,
+            timm: c.flag("pad_after_shift", false)?,
+            dim: c.size("embed_dim", Some(96), MAX_DIM >> MAX_STAGES)?,
+            heads: c.stages("num_heads", &[3, 6, 12, 24], n, MAX_HEADS)?,
+            windows: match c.get("window_size") {
+                None => vec![7; stages.n()],
+                Some(_) => c.stages("window_size", &[7], n, MAX_WINDOW)?,
+            },
+            pretrained: pretrained(c, stages.n())?,
+            mlp_ratio: c.float("mlp_ratio", 4.0, 0.01, 64.0)?,
+            qkv_bias: c.flag("qkv_bias", true)?,
+            act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
+            eps: c.float("layer_norm_eps", 1e-5, 0.0, 1.0)?,
+            channels: c.size("num_channels", Some(3), 64)?,
+            image,
+            patch,
+            stages,
+        };
+        (0..config.stages.n()).try_for_each(|s| check_heads(config.width(s), config.heads[s]))?;
+        Ok(config)
+    }
+
+    /// Width of a stage.
+    fn width(&self, stage: usize) -> usize {
+        self.dim << stage
+    }
+
+    /// Map of a stage at the trained image size, as the reference counts it.
+    fn resolution(&self, stage: usize) -> Size {
+        let grid = (self.image.0 / self.patch.0, self.image.1 / self.patch.1);
+        if self.timm { (0..stage).fold(grid, |s, _| halved(s)) } else { (grid.0 >> stage, grid.1 >> stage) }
+    }
+
+    /// Window of a stage. It shrinks to a small map, but for version 1 in transformers, where the table decides.
+    fn window(&self, stage: usize) -> Size {
+        let (w, (h, wide)) = (self.windows[stage], self.resolution(stage));
+        if self.timm || self.version == Version::V2 { (w.min(h).max(1), w.min(wide).max(1)) } else { (w, w) }
+    }
+}
+
+/// Widest window.
+const MAX_WINDOW: usize = 256;
+
+/// `pretrained_window_sizes`, zeros where the config has none.
+fn pretrained(c: &ConfigMap, stages: usize) -> Result<Vec<usize>> {
+    let wrong = || Error::config("pretrained_window_sizes", format!("must be one whole number per stage ({stages})"));
+    let Some(list) = c.get("pretrained_window_sizes") else { return Ok(vec![0; stages]) };
+    let list = list.as_array().ok_or_else(wrong)?;
+    let one = |v: &serde_json::Value| v.as_u64().filter(|n| *n <= MAX_WINDOW as u64).map(|n| n as usize);
+    let sizes = list.iter().take(MAX_STAGES).map(one).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    // transformers writes four zeros whatever the number of stages.
+    if sizes.iter().all(|s| *s == 0) {
+        return Ok(vec![0; stages]);
+    }
+    if sizes.len() == stages { Ok(sizes) } else { Err(wrong()) }
+}
+
+/// Where the numbers come from that are added to the scores.
+enum Positions {
+    /// One per relative place and head, `[(2 h - 1) * (2 w - 1), heads]`.
+    Table(Tensor),
+    /// A network over relative places (Swin v2).
+    Network { places: Tensor, fc1: Tensor, bias: Tensor, fc2: Tensor },
+}
+
+struct WindowAttention {
+    qkv: Box<dyn Linear>,
+    /// Of queries and values where keys have none (Swin v2).
+    biases: Option<[Tensor; 2]>,
+    out: Box<dyn Linear>,
+    heads: usize,
+    window: Size,
+    shift: Size,
+    /// Whether a map no larger than a window stays where it is, whatever the block.
+    rests_when_small: bool,
+    order: PadOrder,
+    far: f32,
+    /// Logarithm of the factor of the cosine, `[heads, 1, 1]` (Swin v2).
+    logit_scale: Option<Tensor>,
+    positions: Positions,
+    /// What the positions add, kept where no training can change them.
+    fixed: Option<OnceLock<Tensor>>,
+}
+
+impl WindowAttention {
+    fn load(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Self> {
+        let (dim, heads, window) = (c.width(stage), c.heads[stage], c.window(stage));
+        let v2 = c.version == Version::V2;
+        let w = w.at("attention");
+        let own = w.at("self");
+        let parts = LinearSpec {
+            parts: &["query", "key", "value"],
+            fused: Some("qkv"),
+            in_dim: dim,
+            out_dim: dim,
+            bias: c.qkv_bias && !v2,
+        };
+        let vector = |name: &str| own.tensor(name, &[dim], ParamKind::Vector);
+        let half = if within % 2 == 1 { c.windows[stage] / 2 } else { 0 };
+        let resolution = c.resolution(stage);
+        let by_side = |side: usize, window: usize| if side <= window { 0 } else { half };
+        let shift = match (c.timm, v2) {
+            (true, _) => (by_side(resolution.0, window.0), by_side(resolution.1, window.1)),
+            (false, true) => (by_side(resolution.0, window.0), by_side(resolution.0, window.0)),
+            (false, false) => (half, half),
+        };
+        let n_places = (2 * window.0 - 1) * (2 * window.1 - 1);
+        let positions = if v2 {
+            let net = own.at("continuous_position_bias_mlp");
+            Positions::Network {
+                places: log_places(window, c.pretrained[stage])?,
+                fc1: net.tensor("0.weight", &[NETWORK, 2], ParamKind::Table)?,
+                bias: net.tensor("0.bias", &[NETWORK], ParamKind::Vector)?,
+                fc2: net.tensor("2.weight", &[heads, NETWORK], ParamKind::Table)?,
+            }
+        } else {
+            Positions::Table(own.tensor("relative_position_bias_table", &[n_places, heads], ParamKind::Table)?)
+        };
+        Ok(WindowAttention {
+            qkv: own.linear_of(&parts)?,
+            biases: if v2 && c.qkv_bias { Some([vector("query.bias")?, vector("value.bias")?]) } else { None },
+            out: w.linear("output.dense", dim, dim, true)?,
+            heads,
+            window,
+            shift,
+            rests_when_small: !c.timm && !v2,
+            order: if c.timm { PadOrder::ShiftThenPad } else { PadOrder::PadThenShift },
+            // Swin v2 in transformers adds its mask twice.
+            far: if v2 && !c.timm { -200.0 } else { -100.0 },
+            logit_scale: if v2 { Some(own.tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?) } else { None },
+            positions,
+            fixed: (!w.is_trainable()).then(OnceLock::new),
+        })
+    }
+
+    /// What relative places add to the scores. Shapes: -> `[heads, len, len]`.
+    fn bias(&self) -> Result<Tensor> {
+        if let Some(bias) = self.fixed.as_ref().and_then(OnceLock::get) {
+            return Ok(bias.clone());
+        }
+        let (len, index) = (self.window.0 * self.window.1, relative_index(self.window));
+        let table = match &self.positions {
+            Positions::Table(table) => table.clone(),
+            Positions::Network { places, fc1, bias, fc2 } => {
+                let hidden = Activation::Relu.forward(&ops::linear(places, fc1, Some(bias))?)?;
+                let raw = ops::linear(&hidden, fc2, None)?; // [places, heads]
+                ((raw.neg()?.exp()? + 1.0)?.recip()? * 16.0)?
+            }
+        };
+        let picked = ops::gather(&table, &Tensor::from_vec(index, len * len, table.device())?)?; // [len * len, heads]
+        let bias = picked.t()?.contiguous()?.reshape((self.heads, len, len))?;
+        if let Some(cell) = &self.fixed {
+            let _ = cell.set(bias.clone());
+        }
+        Ok(bias)
+    }
+
+    fn scores(&self) -> Result<Scores> {
+        let head_dim = self.out.dims().0 / self.heads;
+        Ok(match &self.logit_scale {
+            None => Scores::Dot((head_dim as f64).powf(-0.5)),
+            Some(log) => Scores::Cosine(log.minimum(&Tensor::full(100f32.ln(), log.shape(), log.device())?)?.exp()?),
+        })
+    }
+
+    /// How far a map of this size is moved.
+    fn shift_of(&self, (h, w): Size) -> Size {
+        if self.rests_when_small && h.min(w) <= self.window.0 { (0, 0) } else { self.shift }
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = self.out.dims().0;
+        let shifts: Vec<Size> = rows.sizes()?.iter().map(|s| self.shift_of(*s)).collect();
+        let windows = Windows::new(rows, self.window, &shifts, self.order, self.far)?;
+        let mut qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?; // [total + pads, 3 * dim]
+        if let Some([q, v]) = &self.biases {
+            qkv = qkv.broadcast_add(&Tensor::cat(&[q, &q.zeros_like()?, v], 0)?)?;
+        }
+        cx.count(windows.macs(dim));
+        let mixed = windowed(&qkv, &windows, self.heads, &self.scores()?, &self.bias()?)?;
+        self.out.forward(cx, &mixed)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let (macs, pads) = Windows::forecast(sizes, self.window, self.out.dims().0);
+        let rows = rows_in(sizes);
+        let table = match &self.positions {
+            Positions::Table(t) => t.elem_count(),
+            Positions::Network { fc1, bias, fc2, .. } => fc1.elem_count() + bias.elem_count() + fc2.elem_count(),
+        };
+        let biases = self.biases.iter().flatten().chain(&self.logit_scale).map(Tensor::elem_count).sum::<usize>();
+        let own = LeafCost { macs: macs as u64, bytes: 4 * (table + biases) as u64 };
+        self.qkv.cost(point, rows + pads) + self.out.cost(point, rows) + own
+    }
+}
+
+/// Width of the network over relative places.
+const NETWORK: usize = 512;
+
+/// Relative places of a window on a logarithmic scale, `[(2 h - 1) * (2 w - 1), 2]`. With a pretrained window (0 is
+/// the own one) a place keeps the coordinates it was trained at.
+fn log_places((h, w): Size, pretrained: usize) -> Result<Tensor> {
+    let unit = |side: usize| (if pretrained > 0 { pretrained } else { side }).saturating_sub(1).max(1) as f32;
+    let log = |at: usize, side: usize| {
+        let far = (at as f32 - (side as f32 - 1.0)) / unit(side) * 8.0;
+        far.signum() * (far.abs() + 1.0).log2() / 3.0
+    };
+    let (tall, wide) = (2 * h - 1, 2 * w - 1);
+    let places: Vec<f32> = (0..tall).flat_map(|y| (0..wide).flat_map(move |x| [log(y, h), log(x, w)])).collect();
+    Ok(Tensor::from_vec(places, (tall * wide, 2), &switchformer_nn::Device::Cpu)?)
+}
+
+struct Block {
+    version: Version,
+    attn: WindowAttention,
+    norm1: LayerNorm,
+    ffn: Mlp,
+    norm2: LayerNorm,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Self> {
+        let dim = c.width(stage);
+        let hidden = (dim as f64 * c.mlp_ratio) as usize;
+        Ok(Block {
+            version: c.version,
+            attn: WindowAttention::load(c, w, stage, within)?,
+            norm1: w.layer_norm("layernorm_before", dim, c.eps)?,
+            ffn: Mlp::new(
+                w.linear("intermediate.dense", dim, hidden, true)?,
+                c.act,
+                w.linear("output.dense", hidden, dim, true)?,
+            ),
+            norm2: w.layer_norm("layernorm_after", dim, c.eps)?,
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        Ok(match self.version {
+            Version::V1 => {
+                let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+                self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?
+            }
+            Version::V2 => {
+                let x = (x + self.norm1.forward(&self.attn.forward(cx, x, rows)?)?)?;
+                (&x + self.norm2.forward(&self.ffn.forward(cx, &x, rows)?)?)?
+            }
+        })
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        self.attn.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// 2x2 squares of rows become one row of twice the width.
+struct Merge {
+    version: Version,
+    norm: LayerNorm,
+    reduction: Box<dyn Linear>,
+}
+
+impl Merge {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let dim = c.width(stage);
+        let normed = if c.version == Version::V1 { 4 * dim } else { 2 * dim };
+        Ok(Merge {
+            version: c.version,
+            // transformers fixes the epsilon of these.
+            norm: w.layer_norm("norm", normed, 1e-5)?,
+            reduction: w.linear("reduction", 4 * dim, 2 * dim, false)?,
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, state: State) -> Result<State> {
+        let (squares, rows) = merge_squares(&state.x, &state.rows)?;
+        let x = match self.version {
+            Version::V1 => self.reduction.forward(cx, &self.norm.forward(&squares)?)?,
+            Version::V2 => self.norm.forward(&self.reduction.forward(cx, &squares)?)?,
+        };
+        Ok(State::new(x, rows))
+    }
+}
+
+/// The model, of either version.
+pub struct Swin {
+    config: Config,
+    patch_weight: Tensor,
+    patch_bias: Tensor,
+    patch_norm: LayerNorm,
+    /// In front of every stage but the first.
+    merges: Vec<Merge>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    head: PooledHead,
+}
+
+impl Swin {
+    pub(crate) fn load(entry: &Entry, c: &ConfigMap, w: &Weights, version: Version) -> Result<Self> {
+        let config = Config::read(c, version)?;
+        let last = config.width(config.stages.n() - 1);
+        let (e, layers) = (w.at("embeddings"), w.at("encoder.layers"));
+        let proj = e.at("patch_embeddings.projection");
+        let classifier = entry.architecture(c)?.ends_with("ForImageClassification").then_some("classifier");
+        Ok(Swin {
+            patch_weight: proj.conv_matrix("weight", &[config.dim, config.channels, config.patch.0, config.patch.1])?,
+            patch_bias: proj.tensor("bias", &[config.dim], ParamKind::Vector)?,
+            patch_norm: e.layer_norm("norm", config.dim, 1e-5)?,
+            merges: (0..config.stages.n() - 1)
+                .map(|s| Merge::load(&config, &layers.at(s).at("downsample"), s))
+                .collect::<Result<_>>()?,
+            blocks: config
+                .stages
+                .all()
+                .map(|(s, i)| Block::load(&config, &layers.at(s).at("blocks").at(i), s, i))
+                .collect::<Result<_>>()?,
+            norm: w.layer_norm("layernorm", last, config.eps)?,
+            head: PooledHead::load(c, w, classifier, last)?,
+            config,
+        })
+    }
+
+    fn grid(&self, input: &Input) -> Result<(usize, Size)> {
+        let pixels = input.pixels(self.config.channels)?;
+        let (n, _, h, w) = pixels.dims4()?;
+        Ok((n, (h.div_ceil(self.config.patch.0), w.div_ceil(self.config.patch.1))))
+    }
+}
+
+impl Staged for Swin {
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (n, grid) = self.grid(input)?;
+        let pixels = pad_to_patches(input.pixels(self.config.channels)?, self.config.patch)?;
+        let patches = patchify(&pixels, self.config.patch)?; // [b * h * w, c * ph * pw]
+        cx.count(patches.elem_count() * self.config.dim);
+        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?;
+        Ok(State::new(self.patch_norm.forward(&x)?, Rows::maps(&vec![grid; n])?))
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        let (stage, within) = self.config.stages.of(idx);
+        let State { x, rows, .. } =
+            if stage > 0 && within == 0 { self.merges[stage - 1].forward(cx, state)? } else { state };
+        let x = self.blocks[idx].forward(cx, &x, &rows)?;
+        if self.config.stages.ends((stage, within)) {
+            tap_stage(cx, stage, &x, &rows)?;
+        }
+        Ok(State::new(x, rows))
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        self.head.forward(cx, self.norm.forward(&state.x)?, &state.rows)
+    }
+    fn first_exit(&self) -> usize {
+        self.config.stages.first_exit()
+    }
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        let n = self.patch_weight.elem_count();
+        let own = LeafCost {
+            macs: (lens.iter().sum::<usize>() * n) as u64,
+            bytes: 4 * (n + self.patch_bias.elem_count()) as u64,
+        };
+        own + self.patch_norm.cost()
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        let (stage, within) = self.config.stages.of(idx);
+        let sizes = self.config.stages.sizes(stage, lens);
+        let merge = if stage > 0 && within == 0 {
+            let merge = &self.merges[stage - 1];
+            merge.norm.cost() + merge.reduction.cost(point, rows_in(&sizes))
+        } else {
+            LeafCost::default()
+        };
+        merge + self.blocks[idx].cost(point, &sizes)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.norm.cost() + self.head.cost(point, lens.len())
+    }
+}
+
+impl Model for Swin {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, (h, w)) = self.grid(input)?;
+        Ok(vec![h * w; n])
+    }
+}

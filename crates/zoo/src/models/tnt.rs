@@ -1,0 +1,406 @@
+//! TNT - a small Transformer over the words of every patch, inside a Transformer over patches.
+//!
+//! Paper: "Transformer in Transformer", arXiv 2103.00112. Code: huawei-noah/Efficient-AI-Backbones. Weights: timm
+//! `tnt_*` folders.
+//! Idea: a patch is a sentence of 4x4 words. Every block first lets the words of a patch attend to each other, adds
+//! them, flattened and projected, to the patch, and then lets the patches attend.
+//! Shapes: `pixels [b, c, h, w] -> words [b * gh * gw * 16, inner] and patches [b * (1 + gh * gw), dim] -> logits`.
+//! Departs from the reference: sizes other than the trained one interpolate the positions of patches.
+
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads, patchify, positions_at};
+use switchformer_nn::leaf::Ffn;
+use switchformer_nn::names::Names;
+use switchformer_nn::spatial::{Conv, pixel_rows};
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Stream, Tensor, Weights, ops,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "tnt",
+    paper: "Transformer in Transformer, arXiv 2103.00112",
+    summary: "a small Transformer over the words of every patch inside one over patches",
+    architectures: &["TNT"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &[] },
+    blocks: "blocks.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"tnt","architectures":["TNT"],"embed_dim":32,"inner_dim":8,"depth":3,"num_heads_outer":4,
+        "num_heads_inner":2,"mlp_ratio":2.0,"img_size":24,"patch_size":8,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(Tnt::load(config, w)?)),
+};
+
+/// timm's form of it.
+pub static TIMM: Timm = Timm {
+    family: "tnt",
+    entry: &ENTRY,
+    architecture: "TNT",
+    fixed: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("patch_size", "patch_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dim", "embed_dim"),
+        ("inner_dim", "inner_dim"),
+        ("depth", "depth"),
+        ("num_heads_inner", "num_heads_inner"),
+        ("num_heads_outer", "num_heads_outer"),
+        ("mlp_ratio", "mlp_ratio"),
+        ("qkv_bias", "qkv_bias"),
+        ("first_stride", "first_stride"),
+        ("legacy", "legacy"),
+    ],
+    pool: "token",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant(
+        "tnt-s-patch16-224",
+        23_768_584,
+        r#"{"embed_dim":384,"inner_dim":24,"num_heads_outer":6,"num_labels":1000}"#,
+    ),
+    variant(
+        "tnt-b-patch16-224",
+        65_428_680,
+        r#"{"embed_dim":640,"inner_dim":40,"num_heads_outer":10,"num_labels":1000}"#,
+    ),
+    variant(
+        "tnt-s-legacy-patch16-224",
+        23_755_336,
+        r#"{"embed_dim":384,"inner_dim":24,"num_heads_outer":6,"legacy":true,"num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "TNT", config, params }
+}
+
+/// All norms have timm's default.
+const EPS: f64 = 1e-5;
+/// The inner feed-forward is always four times as wide.
+const INNER_RATIO: usize = 4;
+
+/// timm's arguments, checked.
+struct Config {
+    dim: usize,
+    inner: usize,
+    depth: usize,
+    heads: usize,
+    inner_heads: usize,
+    mlp_dim: usize,
+    qkv_bias: bool,
+    channels: usize,
+    image: Size,
+    patch: Size,
+    stride: usize,
+    /// An older network: the convolution sees beyond its patch, words are normed one by one.
+    legacy: bool,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let dim = c.size("embed_dim", Some(768), MAX_DIM)?;
+        let config = Config {
+            dim,
+            inner: c.size("inner_dim", Some(48), MAX_DIM)?,
+            depth: c.size("depth", Some(12), MAX_DEPTH)?,
+            heads: c.size("num_heads_outer", Some(12), MAX_HEADS)?,
+            inner_heads: c.size("num_heads_inner", Some(4), MAX_HEADS)?,
+            mlp_dim: (dim as f64 * c.float("mlp_ratio", 4.0, 0.01, 64.0)?) as usize,
+            qkv_bias: c.flag("qkv_bias", false)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image: c.pair("img_size", 224, MAX_SIDE)?,
+            patch: c.pair("patch_size", 16, 512)?,
+            stride: c.size("first_stride", Some(4), 64)?,
+            legacy: c.flag("legacy", false)?,
+        };
+        check_heads(config.dim, config.heads)?;
+        check_heads(config.inner, config.inner_heads)?;
+        if !config.patch.0.is_multiple_of(config.stride) || !config.patch.1.is_multiple_of(config.stride) {
+            return Err(Error::unsupported("first_stride", config.stride.to_string(), "a divisor of patch_size"));
+        }
+        config.grid(config.image)?;
+        Ok(config)
+    }
+
+    /// Words of a patch, down and across.
+    fn words(&self) -> Size {
+        (self.patch.0 / self.stride, self.patch.1 / self.stride)
+    }
+
+    fn n_words(&self) -> usize {
+        self.words().0 * self.words().1
+    }
+
+    fn grid(&self, (h, w): Size) -> Result<Size> {
+        let (ph, pw) = self.patch;
+        if !h.is_multiple_of(ph) || !w.is_multiple_of(pw) {
+            return Err(Error::input(
+                format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
+                format!("resize it, for instance to {}x{}", self.image.0, self.image.1),
+            ));
+        }
+        Ok((h / ph, w / pw))
+    }
+}
+
+/// Self-attention whose queries and keys are one projection and whose values are another.
+struct Attention {
+    qk: Box<dyn Linear>,
+    v: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(w: &Weights, dim: usize, heads: usize, bias: bool) -> Result<Self> {
+        Ok(Attention {
+            qk: w.linear("qk", dim, 2 * dim, bias)?,
+            v: w.linear("v", dim, dim, bias)?,
+            out: w.linear("proj", dim, dim, true)?,
+            heads,
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let qkv = Tensor::cat(&[self.qk.forward(cx, x)?, self.v.forward(cx, x)?], 1)?;
+        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.v.dims().0).sum());
+        self.out.forward(cx, &ops::attention(&qkv, rows, self.heads)?)
+    }
+
+    fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
+        let products = LeafCost { macs: (2 * n * len * len * self.v.dims().0) as u64, bytes: 0 };
+        self.qk.cost(point, n * len) + self.v.cost(point, n * len) + self.out.cost(point, n * len) + products
+    }
+}
+
+/// A pre-norm pair of attention and feed-forward: the words' or the patches'.
+struct Level {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    ffn: Mlp,
+}
+
+impl Level {
+    /// `names`: first norm, attention, second norm, feed-forward; `sizes`: width, hidden width, heads.
+    fn load(w: &Weights, names: [&str; 4], sizes: [usize; 3], bias: bool) -> Result<Self> {
+        let ([norm1, attn, norm2, mlp], [dim, hidden, heads]) = (names, sizes);
+        let mlp = w.at(mlp);
+        let (fc1, fc2) = (mlp.linear("fc1", dim, hidden, true)?, mlp.linear("fc2", hidden, dim, true)?);
+        Ok(Level {
+            norm1: w.layer_norm(norm1, dim, EPS)?,
+            attn: Attention::load(&w.at(attn), dim, heads, bias)?,
+            norm2: w.layer_norm(norm2, dim, EPS)?,
+            ffn: Mlp::new(fc1, Activation::Gelu, fc2),
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
+    }
+
+    fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
+        self.attn.cost(point, n, len) + self.ffn.cost(point, n * len) + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// The words of a patch, flattened, as one row of the patches' width.
+struct Flatten {
+    before: LayerNorm,
+    proj: Box<dyn Linear>,
+    after: Option<LayerNorm>,
+    /// Width that the first norm sees: all words, or one (legacy).
+    normed: usize,
+}
+
+impl Flatten {
+    fn load(c: &Config, w: &Weights, legacy: bool, bias: bool) -> Result<Self> {
+        let all = c.n_words() * c.inner;
+        let normed = if legacy { c.inner } else { all };
+        Ok(Flatten {
+            before: w.layer_norm("norm1_proj", normed, EPS)?,
+            proj: w.linear("proj", all, c.dim, bias)?,
+            after: if legacy { None } else { Some(w.layer_norm("norm2_proj", c.dim, EPS)?) },
+            normed,
+        })
+    }
+
+    /// Shapes: words `[patches * n_words, inner]` -> `[patches, dim]`.
+    fn forward(&self, cx: &mut Ctx, words: &Tensor) -> Result<Tensor> {
+        let normed = self.before.forward(&words.reshape(((), self.normed))?)?;
+        let x = self.proj.forward(cx, &normed.reshape(((), self.proj.dims().0))?)?;
+        self.after.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
+    }
+
+    fn cost(&self, point: &Point, patches: usize) -> LeafCost {
+        let after = self.after.as_ref().map(LayerNorm::cost).unwrap_or_default();
+        self.before.cost() + self.proj.cost(point, patches) + after
+    }
+}
+
+struct Block {
+    inner: Level,
+    flatten: Flatten,
+    outer: Level,
+}
+
+/// The model.
+pub struct Tnt {
+    config: Config,
+    pixels: Conv,
+    word_positions: Tensor,
+    flatten: Flatten,
+    class: Tensor,
+    positions: Tensor,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    head: Box<dyn Linear>,
+}
+
+impl Tnt {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let (grid, (down, across)) = (config.grid(config.image)?, config.words());
+        let table = |name: &str, shape: &[usize]| w.tensor(name, shape, ParamKind::Table);
+        let block = |i: usize| -> Result<Block> {
+            let w = w.at("blocks").at(i);
+            let (dim, inner) = (config.dim, config.inner);
+            Ok(Block {
+                inner: Level::load(
+                    &w,
+                    ["norm_in", "attn_in", "norm_mlp_in", "mlp_in"],
+                    [inner, INNER_RATIO * inner, config.inner_heads],
+                    config.qkv_bias,
+                )?,
+                flatten: Flatten::load(&config, &w, config.legacy, config.legacy)?,
+                outer: Level::load(
+                    &w,
+                    ["norm_out", "attn_out", "norm_mlp", "mlp"],
+                    [dim, config.mlp_dim, config.heads],
+                    config.qkv_bias,
+                )?,
+            })
+        };
+        Ok(Tnt {
+            pixels: Conv::load(
+                &w.at("pixel_embed.proj"),
+                [config.inner, config.channels, 7],
+                [config.stride, 3],
+                true,
+            )?,
+            word_positions: table("pixel_pos", &[1, config.inner, down, across])?,
+            flatten: Flatten::load(&config, w, false, true)?,
+            class: table("cls_token", &[1, 1, config.dim])?,
+            positions: table("patch_pos", &[1, 1 + grid.0 * grid.1, config.dim])?,
+            blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
+            norm: w.layer_norm("norm", config.dim, EPS)?,
+            head: w.linear("head", config.dim, c.n_labels()?, true)?,
+            config,
+        })
+    }
+
+    fn grid(&self, input: &Input) -> Result<(usize, Size)> {
+        let (n, _, h, w) = input.pixels(self.config.channels)?.dims4()?;
+        Ok((n, self.config.grid((h, w))?))
+    }
+
+    /// The words of all patches. Shapes: pixels -> `[b * gh * gw * n_words, inner]`.
+    fn words(&self, cx: &mut Ctx, pixels: &Tensor, n: usize, grid: Size) -> Result<Tensor> {
+        let (c, (down, across)) = (&self.config, self.config.words());
+        let (patches, inner) = (n * grid.0 * grid.1, c.inner);
+        let words = if c.legacy {
+            // One map of words, cut into patches.
+            let (x, rows) = pixel_rows(pixels)?;
+            let (map, _) = self.pixels.forward(cx, &x, &rows)?;
+            let cut = map.reshape(&[n, grid.0, down, grid.1, across, inner][..])?;
+            cut.permute([0, 1, 3, 2, 4, 5].as_slice())?.contiguous()?
+        } else {
+            // Every patch is a picture of its own: the convolution meets zeros at its border.
+            let (ph, pw) = c.patch;
+            let x = patchify(pixels, c.patch)?.reshape((patches, c.channels, ph * pw))?;
+            let x = x.transpose(1, 2)?.contiguous()?.reshape((patches * ph * pw, c.channels))?;
+            self.pixels.forward(cx, &x, &Rows::maps(&vec![c.patch; patches])?)?.0
+        };
+        let positions = self.word_positions.reshape((inner, down * across))?.t()?; // [n_words, inner]
+        let words = words.reshape((patches, down * across, inner))?.broadcast_add(&positions)?;
+        Ok(words.reshape((patches * down * across, inner))?)
+    }
+}
+
+impl Staged for Tnt {
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (n, grid) = self.grid(input)?;
+        let (patches, dim) = (grid.0 * grid.1, self.config.dim);
+        let words = self.words(cx, input.pixels(self.config.channels)?, n, grid)?;
+        let x = self.flatten.forward(cx, &words)?.reshape((n, patches, dim))?;
+        let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
+        let trained = self.config.grid(self.config.image)?;
+        let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
+        let aside = Stream { x: words, rows: Rows::equal(n, patches * self.config.n_words())? };
+        let rows = Rows::equal(n, 1 + patches)?;
+        Ok(State { x: x.reshape((n * (1 + patches), dim))?, rows, aside: Some(aside) })
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        let block = &self.blocks[idx];
+        let words = state.aside.ok_or_else(|| Error::input("a block of TNT met no words", "start at the stem"))?;
+        let (n, n_words, dim) = (state.rows.n(), self.config.n_words(), self.config.dim);
+        let patches = Rows::equal(words.rows.total() / n_words, n_words)?;
+        let words = Stream { x: block.inner.forward(cx, &words.x, &patches)?, rows: words.rows };
+        let added = block.flatten.forward(cx, &words.x)?.reshape((n, patches.n() / n, dim))?;
+        let class = Tensor::zeros((n, 1, dim), added.dtype(), added.device())?; // words say nothing to it
+        let x = (&state.x + Tensor::cat(&[class, added], 1)?.reshape(state.x.shape())?)?;
+        let x = block.outer.forward(cx, &x, &state.rows)?;
+        Ok(State { x, rows: state.rows, aside: Some(words) })
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let class = self.norm.forward(&state.first_rows()?)?;
+        Ok(Output::new().member("logits", self.head.forward(cx, &class)?))
+    }
+    fn classifier(&self) -> Option<(usize, usize)> {
+        Some(self.head.dims())
+    }
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let patches: usize = lens.iter().map(|n| n - 1).sum();
+        let tables = self.word_positions.elem_count() + self.class.elem_count() + self.positions.elem_count();
+        self.pixels.cost(patches * self.config.n_words())
+            + self.flatten.cost(point, patches)
+            + LeafCost { macs: 0, bytes: 4 * tables as u64 }
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        let (block, patches) = (&self.blocks[idx], lens.iter().map(|n| n - 1).sum());
+        let outer = lens.iter().map(|n| block.outer.cost(point, 1, *n));
+        // The weights are read once, however many members there are.
+        let bytes = block.outer.cost(point, 0, 0).bytes;
+        let outer = LeafCost { macs: outer.map(|c| c.macs).sum(), bytes };
+        block.inner.cost(point, patches, self.config.n_words()) + block.flatten.cost(point, patches) + outer
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.norm.cost() + self.head.cost(point, lens.len())
+    }
+}
+
+impl Model for Tnt {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, (h, w)) = self.grid(input)?;
+        Ok(vec![1 + h * w; n])
+    }
+}

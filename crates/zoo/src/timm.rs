@@ -1,0 +1,127 @@
+//! timm's folder form: `config.json` names an architecture, the number of classes and the arguments of its constructor.
+
+use serde_json::{Map, Value as Json, json};
+use switchformer_nn::{Error, Result};
+
+use crate::entry::{Entry, TIMM};
+
+/// How a timm family reads here.
+pub struct Timm {
+    /// Name of the family (`swin`); variants are those of the entry, with `_` for `-`.
+    pub family: &'static str,
+    /// The model that computes it.
+    pub entry: &'static Entry,
+    /// Architecture of the entry.
+    pub architecture: &'static str,
+    /// Config fields that are so in timm, as JSON.
+    pub fixed: &'static str,
+    /// Constructor arguments and the config fields they are.
+    pub args: &'static [(&'static str, &'static str)],
+    /// The one `global_pool` that is computed.
+    pub pool: &'static str,
+}
+
+/// Arguments that act in training only, or say how weights start.
+const TRAINING: &[&str] = &[
+    "drop_rate",
+    "drop_path_rate",
+    "attn_drop_rate",
+    "proj_drop_rate",
+    "pos_drop_rate",
+    "weight_init",
+    "strict_img_size",
+];
+
+/// A config with `model_type` as it is; timm's form under the names of the model that computes it. Unknown
+/// architectures and arguments are refused by name.
+pub fn canonical(doc: Json) -> Result<Json> {
+    let Some(name) = doc.get("architecture").and_then(Json::as_str).filter(|_| doc.get("model_type").is_none()) else {
+        return Ok(doc);
+    };
+    let (timm, variant) = find(name)?;
+    let mut config = json!({"model_type": timm.entry.name, "architectures": [timm.architecture]});
+    let Some(fields) = config.as_object_mut() else { return Ok(config) };
+    for text in [timm.fixed, variant] {
+        fields.extend(parse(name, text)?);
+    }
+    let classes = doc.get("num_classes").filter(|v| !v.is_null()).cloned();
+    match classes {
+        Some(n) => drop(fields.insert("num_labels".into(), n)),
+        None => drop(fields.entry("num_labels").or_insert(1000.into())),
+    }
+    let none = Map::new();
+    let args = match doc.get("model_args") {
+        None | Some(Json::Null) => &none,
+        Some(Json::Object(args)) => args,
+        Some(_) => return Err(Error::config("model_args", "must be an object")),
+    };
+    for (key, value) in
+        doc.get("global_pool").map(|p| ("global_pool", p)).into_iter().chain(args.iter().map(|(k, v)| (k.as_str(), v)))
+    {
+        match timm.args.iter().find(|(theirs, _)| *theirs == key) {
+            Some((_, ours)) => drop(fields.insert((*ours).to_string(), value.clone())),
+            None if key == "global_pool" && value.as_str() == Some(timm.pool) => {}
+            None if key == "num_classes" => drop(fields.insert("num_labels".into(), value.clone())),
+            None if TRAINING.contains(&key) => {}
+            None => {
+                let known: Vec<&str> = timm.args.iter().map(|(theirs, _)| *theirs).collect();
+                let value: String = value.to_string().chars().take(60).collect();
+                return Err(Error::unsupported(
+                    format!("model_args.{key}"),
+                    value,
+                    format!("{}, global_pool = {}", known.join(", "), timm.pool),
+                ));
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// Family and fields of a variant (none for a bare family). A tag behind a dot names weights, not a shape.
+fn find(name: &str) -> Result<(&'static Timm, &'static str)> {
+    let slug = name.split('.').next().unwrap_or_default().replace('_', "-");
+    for timm in TIMM {
+        if slug == timm.family.replace('_', "-") {
+            return Ok((timm, "{}"));
+        }
+        if let Some(v) = timm.entry.variants.iter().find(|v| v.name == slug) {
+            return Ok((timm, v.config));
+        }
+    }
+    let families: Vec<_> = TIMM.iter().map(|t| t.family).collect();
+    Err(Error::unsupported("architecture", name, format!("variants of {}", families.join(", "))))
+}
+
+fn parse(name: &str, text: &str) -> Result<Map<String, Json>> {
+    match serde_json::from_str(text) {
+        Ok(Json::Object(map)) => Ok(map),
+        _ => Err(Error::config(name, "bad table of the family")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_families_and_arguments() {
+        let c = canonical(json!({"architecture": "swin_base_patch4_window12_384.ms_in22k_ft_in1k", "num_classes": 7,
+            "global_pool": "avg", "model_args": {"in_chans": 1, "drop_path_rate": 0.3}, "pretrained_cfg": {}}))
+        .unwrap();
+        assert_eq!((&c["model_type"], &c["num_labels"], &c["num_channels"]), (&json!("swin"), &json!(7), &json!(1)));
+        assert_eq!((&c["embed_dim"], &c["pad_after_shift"]), (&json!(128), &json!(true)));
+        assert_eq!(canonical(json!({"architecture": "swin"})).unwrap()["num_labels"], 1000);
+        let same = json!({"model_type": "swin", "architecture": "x"});
+        assert_eq!(canonical(same.clone()).unwrap(), same);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let refused = |doc: Json| canonical(doc).unwrap_err().to_string();
+        assert!(refused(json!({"architecture": "resnet50"})).contains("resnet50"));
+        assert!(refused(json!({"architecture": "swin", "model_args": {"ape": true}})).contains("ape"));
+        assert!(refused(json!({"architecture": "swin", "global_pool": "max"})).contains("global_pool"));
+        assert!(refused(json!({"architecture": "swin", "model_args": [1]})).contains("model_args"));
+    }
+}

@@ -1,0 +1,31 @@
+"""TNT cases, of timm."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import oracle as o
+from timm.models.tnt import TNT
+
+HERE = o.ROOT / "tnt"
+SHAPE = dict(img_size=32, patch_size=8, in_chans=2, embed_dim=24, inner_dim=6, depth=2, num_heads_outer=4,
+             num_heads_inner=2, mlp_ratio=2.0)
+GRADS = ("pixel_embed.proj.weight", "pixel_pos", "patch_pos", "cls_token", "blocks.0.attn_in.qk.weight",
+         "blocks.1.mlp_in.fc1.weight", "blocks.0.proj.weight", "blocks.1.norm1_proj.weight",
+         "blocks.1.attn_out.v.weight", "head.weight")
+
+
+def case(name, note="", **kw):
+    args = {**SHAPE, **kw}
+    module = TNT(num_classes=7, **args)
+    loaded = o.from_timm(module, {"architecture": "tnt", "num_classes": 7, "model_args": args})
+    h, w = args["img_size"] if isinstance(args["img_size"], list) else (32, 32)
+    x = {"pixel_values": o.uniform(f"golden.tnt.{name}.pixels", (2, 2, h, w)),
+         "labels": o.integers(f"golden.tnt.{name}.labels", (2,), 0, 7)}
+    o.run_maps(HERE / name, loaded, x, list(module.blocks), lambda r: [], o.first(loaded.tensors, *GRADS),
+               "tap.blocks.<i>: class token and patches behind block i. " + note,
+               lambda m, kw: {"logits": m(kw["pixel_values"])}, pick=lambda out: out[1])
+
+
+case("image")
+case("legacy", "An older network of timm: the convolution sees beyond its patch.", legacy=True)
+case("biased", "Not square; query, key and value have biases.", qkv_bias=True, img_size=[24, 40])
