@@ -39,6 +39,8 @@ enum Verb {
     Points(cmd::points::Args),
     /// Time a model at a point
     Bench(cmd::bench::Args),
+    /// Score answers in files as the public scorers do, with an interval
+    Eval(cmd::eval::Args),
     /// Train a recipe, or resume it
     Train(cmd::train::Args),
     /// Check this machine and the embedded model
@@ -88,6 +90,7 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Verb::Run(a) => cmd::run::run(a, cli.json),
         Verb::Points(a) => cmd::points::run(a, cli.json),
         Verb::Bench(a) => cmd::bench::run(a, cli.json),
+        Verb::Eval(a) => cmd::eval::run(a, cli.json),
         Verb::Train(a) => cmd::train::run(a, cli.json),
         Verb::Doctor => cmd::doctor::run(cli.json),
         Verb::Completions { shell } => {

@@ -254,3 +254,132 @@ fn an_encoder_decoder_writes_text_and_takes_both_tensors() {
     fails(&["run", &dir, "--text", "w3", "--out", out], 1, &["--tensors"]);
     fails(&["run", &dir, "--tensors", tensors, "--max-tokens", "3"], 1, &["--text"]);
 }
+
+/// The inputs of the metrics' fixture as files, and what the public scorers said.
+fn scored(dir: &Path) -> Value {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/lab/tests/fixtures/metrics/metrics.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(fixture).unwrap()).unwrap();
+    let put = |name: &str, lines: &Value| {
+        let lines: Vec<&str> = lines.as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
+        std::fs::write(dir.join(name), lines.join("\n") + "\n").unwrap();
+    };
+    let corpus = &cases["corpora"]["two"];
+    put("hyp", &corpus["hyp"]);
+    put("hyp2", &cases["corpora"]["other"]["hyp"]);
+    put("ref0", &corpus["refs"][0]);
+    put("ref1", &corpus["refs"][1]);
+    put("truth", &cases["labels"]["truth"]);
+    put("labels", &cases["labels"]["systems"][0]["given"]);
+    put("labels2", &cases["labels"]["systems"][1]["given"]);
+    cases
+}
+
+#[test]
+fn answers_in_files_are_scored_as_by_the_public_scorers() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = scored(dir.path());
+    let eval = |args: &str| {
+        let args: Vec<&str> = ["eval", "--json"].into_iter().chain(args.split(' ')).collect();
+        document(&run_in(dir.path(), &args))
+    };
+    let near = |got: &Value, want: &Value| {
+        let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
+        assert!((got - want).abs() < 1e-10 * want.abs().max(1.0), "{got} {want}");
+    };
+    let bleu = |tok: &str, smooth: &str, lc: bool| {
+        let wanted = |c: &&Value| {
+            c["corpus"] == "two" && c["tok"] == tok && c["smooth"] == smooth && c["value"].is_null() && c["lc"] == lc
+        };
+        cases["bleu"].as_array().unwrap().iter().filter(wanted).find(|c| c["eff"] == false).unwrap().clone()
+    };
+    for (args, want) in
+        [("", bleu("13a", "exp", false)), (" --tokenize intl --smooth add-k --lowercase", bleu("intl", "add-k", true))]
+    {
+        let doc = eval(&format!("--metric bleu --hyp hyp --ref ref0 ref1{args}"));
+        near(&doc["scores"][0]["score"], &want["score"]);
+        near(&doc["details"]["brevity_penalty"], &want["bp"]);
+        let signature = doc["signature"].as_str().unwrap();
+        assert!(signature.starts_with(&format!("{}|version:switchformer-", want["signature"].as_str().unwrap())));
+        let [low, score, high] = ["low", "score", "high"].map(|k| doc["scores"][0][k].as_f64().unwrap());
+        assert!(low < score && score < high, "{doc}");
+    }
+    for (metric, words) in [("chrf", 0), ("chrf++", 2)] {
+        let doc = eval(&format!("--metric {metric} --hyp hyp --ref ref0 --ref ref1 --resamples 10"));
+        let chrf = cases["chrf"].as_array().unwrap().iter();
+        let want = chrf.filter(|c| c["corpus"] == "two" && c["words"] == words).find(|c| c["lc"] == false).unwrap();
+        near(&doc["scores"][0]["score"], &want["score"]);
+    }
+    let doc = eval("--metric accuracy --hyp labels --against labels2 --ref truth");
+    let [first, second] = [0, 1].map(|i| &cases["labels"]["systems"][i]);
+    near(&doc["scores"][0]["score"], &first["accuracy"]);
+    near(&doc["scores"][1]["score"], &first["macro_f1"]);
+    near(&doc["scores"][0]["against"]["score"], &second["accuracy"]);
+    near(&doc["scores"][1]["against"]["score"], &second["macro_f1"]);
+    near(&doc["mcnemar"]["p"], &cases["labels"]["mcnemar"]);
+    assert_eq!(doc, eval("--metric accuracy --hyp labels --against labels2 --ref truth"));
+    let shown = run_in(dir.path(), &["eval", "--metric", "bleu", "--hyp", "hyp", "--against", "hyp2", "--ref", "ref0"]);
+    let shown = text(&shown.stdout);
+    for says in ["BLEU 45.2797, 95% interval", "against: ", "paired bootstrap", "signature nrefs:1|", "24 segments"] {
+        assert!(shown.contains(says), "{shown}");
+    }
+}
+
+#[test]
+fn questions_in_files_are_scored_by_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = scored(dir.path());
+    let pairs = cases["squad"]["pairs"].as_array().unwrap();
+    let (mut qas, mut context, mut given) = (Vec::new(), String::new(), serde_json::Map::new());
+    for (i, pair) in pairs.iter().enumerate() {
+        let answers = pair[1].as_array().unwrap().iter().map(|text| {
+            let start = context.chars().count();
+            context += &format!("{} ", text.as_str().unwrap());
+            json!({"text": text, "answer_start": start})
+        });
+        qas.push(json!({"id": i.to_string(), "question": "?", "answers": answers.collect::<Vec<_>>()}));
+        if pair[0].is_string() {
+            given.insert(i.to_string(), pair[0].clone());
+        }
+    }
+    given.insert("of another file".into(), json!("x"));
+    let set = json!({"data": [{"paragraphs": [{"context": context, "qas": qas}]}]});
+    std::fs::write(dir.path().join("set.json"), set.to_string()).unwrap();
+    std::fs::write(dir.path().join("given.json"), Value::from(given).to_string()).unwrap();
+    let args = ["eval", "--json", "--metric", "squad", "--hyp", "given.json", "--ref", "set.json"];
+    let doc = document(&run_in(dir.path(), &args));
+    for (i, name) in ["exact", "f1"].into_iter().enumerate() {
+        let (got, want) = (doc["scores"][i]["score"].as_f64().unwrap(), cases["squad"][name].as_f64().unwrap());
+        assert!((got - want).abs() < 1e-10, "{name}: {got} {want}");
+    }
+    assert_eq!(doc["details"], json!({"unanswered": 1, "answers_to_no_question": 1}));
+    std::fs::write(dir.path().join("none.json"), r#"{"nobody": "asked"}"#).unwrap();
+    let out = run_in(dir.path(), &["eval", "--metric", "squad", "--hyp", "none.json", "--ref", "set.json"]);
+    assert!(out.status.code() == Some(1) && text(&out.stderr).contains("answers no question"));
+}
+
+#[test]
+fn files_that_cannot_be_scored_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    scored(dir.path());
+    std::fs::write(dir.path().join("empty"), "").unwrap();
+    std::fs::write(dir.path().join("packed"), b"\x04\x22\x4D\x18...").unwrap();
+    for (args, code, says) in [
+        ("--metric bleu --hyp absent --ref ref0", 2, "absent"),
+        ("--metric bleu --hyp packed --ref ref0", 2, "lz4 -dk"),
+        ("--metric bleu --hyp empty --ref empty", 2, "no segment"),
+        ("--metric bleu --hyp hyp --ref truth", 2, "must pair up"),
+        ("--metric bleu --hyp hyp --ref ref0 --tokenize 14a", 2, "intl"),
+        ("--metric bleu --hyp hyp --ref ref0 --level 2", 2, "between 0 and 1"),
+        ("--metric chrf --hyp hyp --ref ref0 --tokenize 13a", 1, "--metric bleu"),
+        ("--metric accuracy --hyp labels --ref truth --lowercase", 1, "--lowercase"),
+        ("--metric accuracy --hyp labels --ref truth truth", 1, "one --ref"),
+        ("--metric squad --hyp hyp --ref ref0", 2, "JSON"),
+        ("--metric bleu --hyp hyp --ref ref0 --resamples 0", 1, "resamples"),
+        ("--metric rouge --hyp hyp --ref ref0", 1, "squad"),
+    ] {
+        let args: Vec<&str> = std::iter::once("eval").chain(args.split(' ')).collect();
+        let out = run_in(dir.path(), &args);
+        let err = text(&out.stderr);
+        assert!(out.status.code() == Some(code) && err.contains(says), "{args:?}: {err}");
+    }
+}

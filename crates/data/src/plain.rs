@@ -34,17 +34,18 @@ const FORMATS: [(&[u8], &str, &str); 6] = [
     ),
 ];
 
+/// Every line of a file, empty ones too, without line ends: for files whose lines answer each other; fails with `file.*` or `text.*`.
+pub fn segments(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    let text = read_text(path)?;
+    Lines::new(&text, path).map(|line| Ok(line?.1.to_owned())).collect()
+}
+
 /// The lines of a file, in order, without empty ones and without line ends; fails with `file.*` or `text.*`.
 pub fn lines(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
-    let text = read_text(path)?;
-    let mut out = Vec::new();
-    for line in Lines::new(&text, path) {
-        let (_, line) = line?;
-        if !line.trim().is_empty() {
-            out.push(line.to_owned());
-        }
-    }
+    let mut out = segments(path)?;
+    out.retain(|line| !line.trim().is_empty());
     if out.is_empty() { Err(Error::NoText { path: path.to_owned(), kind: "no line of text" }) } else { Ok(out) }
 }
 

@@ -4,11 +4,12 @@
 //! that is not where the file says would train a model to point beside it. Published files hold such answers (3 % of
 //! those about Amazon reviews), hence [`Offsets::Nearest`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result, read_file};
 use crate::plain::text_from;
@@ -102,15 +103,7 @@ impl Squad {
     pub fn from_bytes(bytes: Vec<u8>, label: &Path, offsets: Offsets) -> Result<Self> {
         let text = text_from(bytes, label)?;
         let refuse = |at: String, kind| Error::Squad { path: label.to_owned(), at, kind };
-        let file: File = serde_json::from_str(&text).map_err(|e| match e.classify() {
-            serde_json::error::Category::Data => {
-                refuse(format!("line {} column {}", e.line(), e.column()), "a field is of another kind than expected")
-            }
-            serde_json::error::Category::Eof => {
-                Error::Json { path: label.to_owned(), kind: "unexpected end", line: e.line() }
-            }
-            _ => Error::Json { path: label.to_owned(), kind: "syntax error", line: e.line() },
-        })?;
+        let file: File = parse(&text, label)?;
         let mut out = Squad::default();
         let mut ids = HashSet::new();
         let articles = file.data.ok_or_else(|| refuse("the top".into(), "there is no \"data\""))?;
@@ -153,6 +146,27 @@ impl Squad {
         let text = self.passages.get(q.passage).map_or("", |p| p.text.as_str());
         q.answers.iter().filter_map(|range| text.get(range.clone())).collect()
     }
+}
+
+/// Predictions for a file: one JSON object from question names to answers; fails with `file.*`, `text.*`, `json.parse` or `squad.layout`.
+pub fn predictions(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
+    let path = path.as_ref();
+    parse(&text_from(read_file(path, MAX_BYTES)?, path)?, path)
+}
+
+fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| {
+        let json = |kind| Error::Json { path: path.to_owned(), kind, line: e.line() };
+        match e.classify() {
+            serde_json::error::Category::Eof => json("unexpected end"),
+            serde_json::error::Category::Data => Error::Squad {
+                path: path.to_owned(),
+                at: format!("line {} column {}", e.line(), e.column()),
+                kind: "a field is of another kind than expected",
+            },
+            _ => json("syntax error"),
+        }
+    })
 }
 
 impl Qa {

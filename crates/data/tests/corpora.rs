@@ -11,7 +11,7 @@ use std::path::Path;
 use common::Scratch;
 use switchformer_data::debian::Aligned;
 use switchformer_data::squad::Offsets;
-use switchformer_data::{Batches, Descriptions, Error, Split, Squad, plain};
+use switchformer_data::{Batches, Descriptions, Error, Split, Squad, plain, squad};
 
 fn here() -> &'static Path {
     Path::new("here")
@@ -37,6 +37,7 @@ fn lines_and_documents_are_read_plain_and_gzipped() {
     let text = "\u{feff}one\r\n\n  two \n\u{3000}\nthré";
     for path in [dir.put("b.txt", text.as_bytes()), dir.put("a.txt.gz", &gzip(text.as_bytes()))] {
         assert_eq!(plain::lines(&path).unwrap(), ["one", "  two ", "thré"]);
+        assert_eq!(plain::segments(&path).unwrap(), ["one", "", "  two ", "\u{3000}", "thré"]);
         assert_eq!(plain::documents(&path).unwrap(), [&text[3..]]);
     }
     dir.put("c.md", b"not a document");
@@ -213,7 +214,7 @@ fn damaged_descriptions_are_refused_with_their_line() {
 
 // Questions.
 
-fn squad(paragraphs: &str) -> switchformer_data::Result<Squad> {
+fn set(paragraphs: &str) -> switchformer_data::Result<Squad> {
     let text = format!(r#"{{"version": "1.1", "data": [{{"title": "T", "paragraphs": [{paragraphs}]}}]}}"#);
     Squad::from_bytes(text.into_bytes(), here(), Offsets::Exact)
 }
@@ -227,7 +228,7 @@ fn paragraph(answers: &str) -> String {
 
 #[test]
 fn questions_keep_their_answers_as_byte_ranges() {
-    let set = squad(&format!(
+    let set = self::set(&format!(
         r#"{{"context": "Bare."}}, {}"#,
         paragraph(r#"{"text": "Zoë", "answer_start": 0}, {"text": "Zoë danced", "answer_start": 10, "more": 1}"#)
     ))
@@ -264,8 +265,21 @@ fn misplaced_answers_are_moved_only_when_asked() {
 }
 
 #[test]
+fn predictions_are_one_object_of_texts() {
+    let dir = Scratch::new("predictions");
+    let good = squad::predictions(dir.put("a.json", br#"{"q1": "Zo", "q2": ""}"#)).unwrap();
+    assert_eq!((good.len(), good["q1"].as_str()), (2, "Zo"));
+    let refused = |text: &[u8], code, words: &[&str]| {
+        says(&squad::predictions(dir.put("b.json", text)).unwrap_err(), code, words);
+    };
+    refused(br#"{"q1": 5}"#, "squad.layout", &["b.json at line 1", "another kind"]);
+    refused(br#"["q1"]"#, "squad.layout", &["another kind"]);
+    refused(br#"{"q1": "#, "json.parse", &["unexpected end"]);
+}
+
+#[test]
 fn damaged_questions_are_refused_with_their_place() {
-    let refused = |text: &str, words: &[&str]| says(&squad(text).unwrap_err(), "squad.layout", words);
+    let refused = |text: &str, words: &[&str]| says(&set(text).unwrap_err(), "squad.layout", words);
     let place = "data[0].paragraphs[0].qas[0]";
     let answer = |a: &str, words: &[&str]| refused(&paragraph(a), &[words, &[place, "answers[0]"]].concat());
     answer(r#"{"text": "Zoë", "answer_start": 1}"#, &["does not stand"]);
@@ -297,6 +311,37 @@ fn damaged_questions_are_refused_with_their_place() {
     says(&raw(b"{\"data\": \"\xFF\"}"), "text.utf8", &["line 1", "byte 10"]);
     let packed = gzip(b"{\"data\": []}");
     says(&raw(&packed[..packed.len() - 3]), "file.gzip", &["ends too early"]);
+}
+
+#[test]
+fn random_damage_is_an_answer_or_an_error_but_never_a_panic() {
+    let descriptions = format!("Package: é\nDescription-md5: {A}\nDescription-de: b\n c\n .\n d\n\n").repeat(3);
+    let questions = format!(
+        r#"{{"data": [{{"paragraphs": [{}]}}]}}"#,
+        paragraph(r#"{"text": "Zoë", "answer_start": 0}, {"text": "danced", "answer_start": 14}"#)
+    );
+    let mut rng = switchformer_data::Rng::of(&[17]);
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..4000 {
+        let whole = if round % 2 == 0 { descriptions.as_bytes() } else { questions.as_bytes() };
+        let mut bytes = if round % 8 < 6 { whole.to_vec() } else { gzip(whole) };
+        for _ in 0..1 + rng.below(3) {
+            let at = rng.below(bytes.len() as u32) as usize;
+            match rng.below(4) {
+                0 => bytes.truncate(at.max(1)),
+                1 => bytes[at] = rng.next() as u8,
+                2 => bytes[at] = b"\n :\"{}[],0-"[rng.below(11) as usize],
+                _ => bytes.insert(at, bytes[at]),
+            }
+        }
+        let offsets = if round % 4 < 2 { Offsets::Exact } else { Offsets::Nearest };
+        let ok = match round % 2 {
+            0 => Descriptions::from_bytes(bytes, here()).is_ok(),
+            _ => Squad::from_bytes(bytes, here(), offsets).is_ok(),
+        };
+        if ok { read += 1 } else { refused += 1 }
+    }
+    assert!(read > 100 && refused > 1000, "{read} {refused}");
 }
 
 // Packed batches.

@@ -193,6 +193,25 @@ fn label_scores_are_scikit_learn_s() {
 }
 
 #[test]
+fn paired_label_scores_share_their_columns() {
+    // Each system answers a class that the truth and the other do not know.
+    let (truth, first, second) = (["a", "b", "b"], ["a", "x", "b"], ["y", "b", "b"]);
+    let (a, b) = Labels::paired(&first, &second, &truth).unwrap();
+    assert_eq!((a.width(), b.width()), (2 + 3 * 4, 2 + 3 * 4));
+    // Classes that do not occur in a system count for nothing, so its own score stays the same.
+    for (paired, given) in [(&a, &first), (&b, &second)] {
+        let alone = Labels::stats(given, &truth).unwrap().total();
+        assert_eq!(Labels::macro_f1(&paired.total()), Labels::macro_f1(&alone));
+    }
+    // Changing sides in the first item: a system that answers `y x b`, and one that is right throughout.
+    let swapped = approximate_randomization_with(&a, &b, Labels::macro_f1, [[true, false, false]]).unwrap();
+    let mixed = Labels::macro_f1(&Labels::stats(&["y", "x", "b"], &truth).unwrap().total());
+    let gap = (1.0 - mixed).abs();
+    assert_eq!(swapped.p, if gap > swapped.difference.abs() { 1.0 } else { 0.5 });
+    assert!(Labels::paired(&first, &second[..2], &truth).is_err());
+}
+
+#[test]
 fn mcnemar_is_the_exact_binomial_test() {
     for case in CASES["mcnemar"].as_array().unwrap() {
         let (b, c) = (case["b"].as_u64().unwrap() as usize, case["c"].as_u64().unwrap() as usize);
