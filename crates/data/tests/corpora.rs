@@ -313,6 +313,37 @@ fn damaged_questions_are_refused_with_their_place() {
     says(&raw(&packed[..packed.len() - 3]), "file.gzip", &["ends too early"]);
 }
 
+#[test]
+fn random_damage_is_an_answer_or_an_error_but_never_a_panic() {
+    let descriptions = format!("Package: é\nDescription-md5: {A}\nDescription-de: b\n c\n .\n d\n\n").repeat(3);
+    let questions = format!(
+        r#"{{"data": [{{"paragraphs": [{}]}}]}}"#,
+        paragraph(r#"{"text": "Zoë", "answer_start": 0}, {"text": "danced", "answer_start": 14}"#)
+    );
+    let mut rng = switchformer_data::Rng::of(&[17]);
+    let (mut read, mut refused) = (0, 0);
+    for round in 0..4000 {
+        let whole = if round % 2 == 0 { descriptions.as_bytes() } else { questions.as_bytes() };
+        let mut bytes = if round % 8 < 6 { whole.to_vec() } else { gzip(whole) };
+        for _ in 0..1 + rng.below(3) {
+            let at = rng.below(bytes.len() as u32) as usize;
+            match rng.below(4) {
+                0 => bytes.truncate(at.max(1)),
+                1 => bytes[at] = rng.next() as u8,
+                2 => bytes[at] = b"\n :\"{}[],0-"[rng.below(11) as usize],
+                _ => bytes.insert(at, bytes[at]),
+            }
+        }
+        let offsets = if round % 4 < 2 { Offsets::Exact } else { Offsets::Nearest };
+        let ok = match round % 2 {
+            0 => Descriptions::from_bytes(bytes, here()).is_ok(),
+            _ => Squad::from_bytes(bytes, here(), offsets).is_ok(),
+        };
+        if ok { read += 1 } else { refused += 1 }
+    }
+    assert!(read > 100 && refused > 1000, "{read} {refused}");
+}
+
 // Packed batches.
 
 /// Lengths like those of a corpus: most short, a few long.
