@@ -83,7 +83,10 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     }
     let found = std::mem::take(&mut *reader.found.lock().unwrap_or_else(PoisonError::into_inner));
     if found.is_empty() {
-        return Err(Error::input("this model has no feed-forward network", "see `switchformer list`"));
+        return Err(Error::input(
+            "this model has no feed-forward network that experts can stand in for",
+            "a feed-forward with a convolution inside (PVT v2, SMT) has none; see `switchformer list`",
+        ));
     }
     let dense = Weights::open(&folder, &entry.names)?;
     entry.build(&config, &dense)?;

@@ -9,11 +9,12 @@
 //! Departs from the reference: maps need not be square; sides that stripes do not divide are refused, as there.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
-use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows, pixel_rows};
 use switchformer_nn::staged::State;
+use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
     ops,
@@ -198,13 +199,13 @@ struct Block {
     branches: Vec<Branch>,
     out: Box<dyn Linear>,
     norm2: LayerNorm,
-    ffn: Mlp,
+    ffn: Box<dyn Ffn>,
 }
 
 impl Block {
     fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
         let (dim, heads) = (c.width(stage), c.heads[stage]);
-        let (hidden, mlp) = ((dim as f64 * c.mlp_ratio) as usize, w.at("mlp"));
+        let hidden = (dim as f64 * c.mlp_ratio) as usize;
         let directions = match c.stripes[stage] {
             None => vec![None],
             Some(wide) => vec![Some((wide, false)), Some((wide, true))],
@@ -220,11 +221,14 @@ impl Block {
             branches: directions.into_iter().enumerate().map(branch).collect::<Result<_>>()?,
             out: w.linear("proj", dim, dim, true)?,
             norm2: w.layer_norm("norm2", dim, EPS)?,
-            ffn: Mlp::new(
-                mlp.linear("fc1", dim, hidden, true)?,
-                Activation::Gelu,
-                mlp.linear("fc2", hidden, dim, true)?,
-            ),
+            ffn: w.ffn(&FfnSpec {
+                inner: &["mlp.fc1"],
+                outer: "mlp.fc2",
+                dim,
+                hidden,
+                act: Activation::Gelu,
+                bias: true,
+            })?,
         })
     }
 

@@ -11,14 +11,14 @@
 use std::sync::OnceLock;
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
-use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads, patchify};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{
     PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, relative_index, windowed,
 };
 use switchformer_nn::staged::State;
-use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::weights::{FfnSpec, LinearSpec};
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
     Tensor, Weights, ops,
@@ -391,7 +391,7 @@ struct Block {
     version: Version,
     attn: WindowAttention,
     norm1: LayerNorm,
-    ffn: Mlp,
+    ffn: Box<dyn Ffn>,
     norm2: LayerNorm,
 }
 
@@ -403,11 +403,14 @@ impl Block {
             version: c.version,
             attn: WindowAttention::load(c, w, stage, within)?,
             norm1: w.layer_norm("layernorm_before", dim, c.eps)?,
-            ffn: Mlp::new(
-                w.linear("intermediate.dense", dim, hidden, true)?,
-                c.act,
-                w.linear("output.dense", hidden, dim, true)?,
-            ),
+            ffn: w.ffn(&FfnSpec {
+                inner: &["intermediate.dense"],
+                outer: "output.dense",
+                dim,
+                hidden,
+                act: c.act,
+                bias: true,
+            })?,
             norm2: w.layer_norm("layernorm_after", dim, c.eps)?,
         })
     }

@@ -8,11 +8,12 @@
 //! Departs from the reference: sizes other than the trained one interpolate the positions of patches.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm, Mlp, check_heads, patchify, positions_at};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify, positions_at};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
+use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
     Stream, Tensor, Weights, ops,
@@ -187,20 +188,25 @@ struct Level {
     norm1: LayerNorm,
     attn: Attention,
     norm2: LayerNorm,
-    ffn: Mlp,
+    ffn: Box<dyn Ffn>,
 }
 
 impl Level {
     /// `names`: first norm, attention, second norm, feed-forward; `sizes`: width, hidden width, heads.
     fn load(w: &Weights, names: [&str; 4], sizes: [usize; 3], bias: bool) -> Result<Self> {
         let ([norm1, attn, norm2, mlp], [dim, hidden, heads]) = (names, sizes);
-        let mlp = w.at(mlp);
-        let (fc1, fc2) = (mlp.linear("fc1", dim, hidden, true)?, mlp.linear("fc2", hidden, dim, true)?);
         Ok(Level {
             norm1: w.layer_norm(norm1, dim, EPS)?,
             attn: Attention::load(&w.at(attn), dim, heads, bias)?,
             norm2: w.layer_norm(norm2, dim, EPS)?,
-            ffn: Mlp::new(fc1, Activation::Gelu, fc2),
+            ffn: w.at(mlp).ffn(&FfnSpec {
+                inner: &["fc1"],
+                outer: "fc2",
+                dim,
+                hidden,
+                act: Activation::Gelu,
+                bias: true,
+            })?,
         })
     }
 
