@@ -20,6 +20,10 @@ use switchformer_nn::names::Names;
 use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops, record};
 use switchformer_switch::leaf::bits::NestedLeaves;
 
+/// Large buffers are kept from one pass to the next.
+#[global_allocator]
+static POOL: machine::Pool = machine::Pool;
+
 type Done<T> = Result<T, Box<dyn Error>>;
 
 /// Calls of at least this many seconds in all are timed, after one warm-up call.

@@ -9,6 +9,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::fail::Fail;
 
+/// Large buffers are kept from one pass to the next.
+#[global_allocator]
+static POOL: switchformer::nn::machine::Pool = switchformer::nn::machine::Pool;
+
 /// Transformers that switch. One checkpoint, many operating points, chosen at run time.
 #[derive(Parser)]
 #[command(name = "switchformer", version, propagate_version = true, max_term_width = 100)]

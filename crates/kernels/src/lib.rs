@@ -24,6 +24,7 @@ mod math;
 pub mod nested;
 pub mod norm;
 pub mod optim;
+pub mod pool;
 pub mod quant;
 pub mod reference;
 pub mod rotary;

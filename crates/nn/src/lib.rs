@@ -43,8 +43,9 @@ pub use taps::Taps;
 pub use trace::{Decision, Trace};
 pub use weights::{FfnSpec, Param, ParamKind, Weights};
 
-/// Threads and instruction set of the kernels.
+/// Threads, memory and instruction set of the kernels.
 pub mod machine {
     pub use switchformer_kernels::isa::{Isa, detect};
+    pub use switchformer_kernels::pool::{Pool, PoolCount};
     pub use switchformer_kernels::threads::{set_threads, threads};
 }
