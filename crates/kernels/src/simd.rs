@@ -12,6 +12,11 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
 
     fn splat(self, x: f32) -> Self::V;
+    /// Asks for the cache line at `p` ahead of its use. Any address will do.
+    #[inline(always)]
+    fn prefetch_ptr(self, p: *const f32) {
+        let _ = p;
+    }
     /// # Safety
     /// `p` must be good for reading `LANES` floats (of any alignment).
     unsafe fn load_ptr(self, p: *const f32) -> Self::V;

@@ -129,6 +129,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_set1_ps(x) }
     }
     #[inline(always)]
+    fn prefetch_ptr(self, p: *const f32) {
+        // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m256 {
         // SAFETY: the caller promises eight readable floats; the token proves the instruction.
         unsafe { _mm256_loadu_ps(p) }
@@ -252,6 +257,11 @@ impl Simd for Avx512 {
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: the token proves the instruction.
         unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn prefetch_ptr(self, p: *const f32) {
+        // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m512 {

@@ -24,6 +24,12 @@ pub(super) struct Tile {
     pub(super) add: bool,
 }
 
+/// Lines of the panel that are asked for ahead of their use: weights that come from memory cross pages, where the
+/// processor's own prefetching stops.
+const AHEAD: usize = 64;
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// `MR` rows by `NV` vectors.
 ///
 /// # Safety
@@ -40,6 +46,9 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
             let mut line = [s.splat(0.0); NV];
             for (v, lane) in line.iter_mut().enumerate() {
                 *lane = s.load_ptr(b.add(v * S::LANES));
+                if v * S::LANES % LINE == 0 {
+                    s.prefetch_ptr(b.wrapping_add(AHEAD * t.b_rs + v * S::LANES));
+                }
             }
             for r in 0..MR {
                 let x = s.splat(*rows[r].add(at));
