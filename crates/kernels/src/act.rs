@@ -147,21 +147,3 @@ activation!("ReLU", relu = relu_v, relu_backward = relu_grad);
 activation!("SiLU, `x sigmoid(x)`", silu = silu_v, silu_backward = silu_grad);
 activation!("Hyperbolic tangent", tanh = tanh_v, tanh_backward = tanh_grad);
 activation!("Exponential", exp = exp_v);
-
-/// Sum of two arrays: `sum[i] = x[i] + y[i]`, all of one length.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn add(x: &[f32], y: &[f32], sum: &mut [f32]) {
-    #[inline(always)]
-    fn body<S: Simd>(s: S, x: &[f32], y: &[f32], sum: &mut [f32]) {
-        map2!(S, s, x, y, sum, |a, b| s.add(a, b));
-    }
-    dispatch!(fn kernel = body(x: &[f32], y: &[f32], sum: &mut [f32]));
-    assert_eq!(x.len(), y.len(), "lengths of x and y");
-    assert_eq!(x.len(), sum.len(), "lengths of x and the sum");
-    run_chunks(sum, CHUNK, |at, sum| {
-        let end = at + sum.len();
-        kernel(&x[at..end], &y[at..end], sum);
-    });
-}
