@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
-use switchformer::nn::machine::Pool;
+use switchformer::nn::machine::{Pool, set_threads};
 use switchformer::nn::{Input, Point};
 use switchformer::zoo::{OpenOptions, Opened};
 
@@ -12,6 +12,8 @@ static POOL: Pool = Pool;
 
 #[test]
 fn a_warm_pass_reuses_its_memory() {
+    // One thread: which worker first needs scratch memory of its own would be chance.
+    set_threads(1);
     let config = json!({
         "model_type": "bert", "architectures": ["BertModel"], "hidden_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 1000
