@@ -12,7 +12,7 @@ use serde_json::json;
 use switchformer_data::batch::{Draw, Norm, permutation};
 use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::init::Stream;
+use switchformer_nn::init::{INITIALIZER_RANGE, Stream};
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Ctx, Input, Model, Param, Point, Taps, Trace, Weights, record, staged};
 use switchformer_switch::Plan;
@@ -73,12 +73,13 @@ impl Run {
     fn new(recipe: &Recipe) -> Result<Self> {
         let config = recipe.config()?;
         let entry = find(&config.text("model_type", "")?)?;
-        let mut w = Weights::fresh(recipe.seed).trainable();
+        let deviation = config.float("initializer_range", f64::from(INITIALIZER_RANGE), 1e-4, 1.0)? as f32;
+        let mut w = Weights::fresh(recipe.seed, deviation).trainable();
         if !recipe.switch.bits.is_empty() {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
-        let we = Weights::fresh(recipe.seed).trainable();
+        let we = Weights::fresh(recipe.seed, deviation).trainable();
         let exits = match recipe.switch.exits.as_slice() {
             [] => None,
             depths => Some(load_exits(model.trunk(), &config, &we, depths)?),

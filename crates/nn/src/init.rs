@@ -79,9 +79,12 @@ pub fn seeded(name: &str, shape: &[usize]) -> Vec<f32> {
     (0..shape.iter().product::<usize>()).map(|_| base + (2.0 * stream.unit() - 1.0) * scale).collect()
 }
 
-/// How a fresh model starts: truncated normal of deviation 0.02 for matrices and tables, ones for norm weights, zeros
-/// for biases (DeiT and BERT both start so).
-pub fn fresh(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+/// Deviation that BERT, ViT and T5 start matrices with when `initializer_range` says nothing else.
+pub const INITIALIZER_RANGE: f32 = 0.02;
+
+/// How a fresh model starts: truncated normal of the given deviation for matrices and tables, ones for norm weights,
+/// zeros for biases (DeiT and BERT both start so).
+pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32) -> Vec<f32> {
     let n = shape.iter().product::<usize>();
     if shape.len() <= 1 {
         let lower = name.to_lowercase();
@@ -89,5 +92,5 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         return vec![if one { 1.0 } else { 0.0 }; n];
     }
     let mut stream = Stream::named(name).fork(seed);
-    (0..n).map(|_| 0.02 * stream.trunc_normal()).collect()
+    (0..n).map(|_| deviation * stream.trunc_normal()).collect()
 }

@@ -108,8 +108,8 @@ enum Source {
 enum Fill {
     /// Values drawn from the tensor's name.
     Seeded,
-    /// A fresh start for training.
-    Fresh(u64),
+    /// A fresh start for training: seed, deviation of matrices.
+    Fresh(u64, f32),
     /// Stand-ins without memory: only shapes and counts are real.
     Shapes,
 }
@@ -177,9 +177,10 @@ impl Weights {
         Weights::new(Source::Open(Fill::Seeded))
     }
 
-    /// A fresh start for training: truncated normal matrices, unit norms, zero biases.
-    pub fn fresh(seed: u64) -> Self {
-        Weights::new(Source::Open(Fill::Fresh(seed)))
+    /// A fresh start for training: truncated normal matrices of the given deviation (`initializer_range` of a
+    /// configuration), unit norms, zero biases.
+    pub fn fresh(seed: u64, deviation: f32) -> Self {
+        Weights::new(Source::Open(Fill::Fresh(seed, deviation)))
     }
 
     /// No values at all: for counting the parameters of sizes that would not fit.
@@ -311,7 +312,7 @@ impl Weights {
                     Source::Files(f) => f.read(&name)?,
                     Source::Manifest(m) => init::seeded(&m[&name].1, shape),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
-                    Source::Open(Fill::Fresh(seed)) => init::fresh(&name, shape, *seed),
+                    Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(&name, shape, *seed, *deviation),
                     Source::Open(Fill::Shapes) => return Ok(None),
                 }));
             }
