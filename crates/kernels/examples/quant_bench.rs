@@ -81,7 +81,7 @@ fn int8(threads: usize) {
         let mut y = vec![0.0; m * D_OUT];
         for bits in WIDTHS {
             w.prepare(bits);
-            let time = best(|| w.linear_int8(&Int8Rows::quantize(m, D_IN, &x), bits, None, &mut y));
+            let time = best(|| w.linear_int8(&Int8Rows::quantize(m, D_IN, D_IN, &x), bits, None, &mut y));
             let rate = 2.0 * (m * D_IN * D_OUT) as f64 / time / 1e9;
             println!(
                 "int8 {m}x{D_IN}x{D_OUT}, {bits} bits, {:?}, {threads} threads: {rate:.0} Gop/s, {:.3} ms",

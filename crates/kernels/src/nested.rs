@@ -1,5 +1,8 @@
 //! Nested integers: 8-bit codes whose upper bits are themselves codes of fewer bits, with one scale
-//! per output row. One set of codes serves every width from 2 to 8 bits.
+//! per output row, or one per group of its inputs: `scale[out,groups]`, groups of equal length. One
+//! set of codes serves every width from 2 to 8 bits.
+//!
+//! Groups lie in memory as short rows do, so what works row by row here takes either.
 
 use crate::dispatch::dispatch;
 use crate::gemm::{Layout, fill_bias, gemm_into};
@@ -75,7 +78,7 @@ fn dot_body<S: Simd>(_s: S, codes: &[i8], bits: u8, x: &[f32]) -> f32 {
 dispatch!(fn dequantize_row = row_body(codes: &[i8], scale: f32, bits: u8, w: &mut [f32]));
 dispatch!(fn dot = dot_body(codes: &[i8], bits: u8, x: &[f32]) -> f32);
 
-/// `w[out,in]` = the `bits`-bit codes of `codes[out,in]`, times `2^(8 - bits)`, times `scale[out]`.
+/// `w[out,in]` = the `bits`-bit codes of `codes[out,in]`, times `2^(8 - bits)`, times `scale[out,groups]`.
 ///
 /// # Panics
 /// If a length does not match or `bits` is not in 2..=8.
@@ -105,8 +108,8 @@ fn row_len(len: usize, rows: usize) -> usize {
     len / rows
 }
 
-/// `codes[out,in]` = `w[out,in] / scale[out]`, rounded half up and clipped to -128..=127. A row whose
-/// scale is 0 gets zeros; so does a NaN weight.
+/// `codes[out,in]` = `w[out,in] / scale[out,groups]`, rounded half up and clipped to -128..=127. A group
+/// whose scale is 0 gets zeros; so does a NaN weight.
 ///
 /// # Panics
 /// If a length does not match.
@@ -129,8 +132,8 @@ pub fn quantize_rows(w: &[f32], scale: &[f32], codes: &mut [i8]) {
     }
 }
 
-/// `scale[out]` that brings each row of `w[out,in]` into the range of the codes: its greatest
-/// magnitude over 127, 1 for a row of zeros.
+/// `scale[out,groups]` that brings each group of `w[out,in]` into the range of the codes: its greatest
+/// magnitude over 127, 1 for a group of zeros.
 ///
 /// # Panics
 /// If a length does not match.
@@ -143,7 +146,7 @@ pub fn row_scales(w: &[f32], scale: &mut [f32]) {
 }
 
 /// [`linear`](crate::linear) with `bits`-bit weights: `y[m,out] = x[m,in] w^T + bias`, where `w` is
-/// what [`dequantize`] makes of `codes[out,in]` and `scale[out]`.
+/// what [`dequantize`] makes of `codes[out,in]` and `scale[out,groups]`.
 ///
 /// The float weights are never in memory as a whole.
 ///
@@ -163,7 +166,8 @@ pub fn linear_nested(
     check_bits(bits);
     assert_eq!(x.len(), m * d_in, "length of x");
     assert_eq!(codes.len(), d_out * d_in, "length of codes");
-    assert_eq!(scale.len(), d_out, "length of scale");
+    let groups = scale.len().checked_div(d_out).unwrap_or(0);
+    assert_eq!(scale.len(), d_out * groups, "length of scale");
     assert_eq!(y.len(), m * d_out, "length of y");
     let beta = fill_bias(d_out, bias, y);
     if m == 0 || d_out == 0 {
@@ -178,13 +182,16 @@ pub fn linear_nested(
     if m == 1 {
         // One row uses each weight once: unpacking it to memory first would be the whole cost.
         let rows = (8192 / d_in).max(1);
+        let group = row_len(d_in, groups);
         let shared = Shared::new(y);
         threads::run(d_out.div_ceil(rows), d_out * d_in >= PARALLEL_FLOATS, |i| {
             let first = i * rows;
             // SAFETY: task i has outputs first..first + rows to itself.
             let y = unsafe { shared.slice(first, rows.min(d_out - first)) };
             for (j, y) in (first..).zip(y) {
-                let value = dot(&codes[j * d_in..][..d_in], bits, x) * scale[j];
+                let codes = codes[j * d_in..][..d_in].chunks_exact(group);
+                let terms = codes.zip(x.chunks_exact(group)).zip(&scale[j * groups..]);
+                let value: f32 = terms.map(|((c, x), s)| dot(c, bits, x) * s).sum();
                 *y = if beta == 0.0 { value } else { *y + value };
             }
         });
@@ -195,7 +202,7 @@ pub fn linear_nested(
     for first in (0..d_out).step_by(block) {
         let n = block.min(d_out - first);
         let w = &mut buffer[..n * d_in];
-        dequantize(&codes[first * d_in..][..n * d_in], &scale[first..][..n], bits, w);
+        dequantize(&codes[first * d_in..][..n * d_in], &scale[first * groups..][..n * groups], bits, w);
         let y = &mut y[first..];
         gemm_into(m, n, d_in, x, Layout::Normal, w, Layout::Transposed, beta, y, d_out);
     }

@@ -94,14 +94,14 @@ fn five_bits_are_refused() {
 #[test]
 #[should_panic(expected = "inputs of x")]
 fn rows_of_another_length_are_refused() {
-    let x = Int8Rows::quantize(1, 2, &[1.0; 2]);
+    let x = Int8Rows::quantize(1, 2, 2, &[1.0; 2]);
     PackedCodes::new(3, 1, &[1; 3], &[1.0]).linear_int8(&x, 8, None, &mut [0.0]);
 }
 
 #[test]
 #[should_panic(expected = "too long for 32-bit sums")]
 fn rows_too_long_for_sums_are_refused() {
-    Int8Rows::quantize(1, MAX_INT_ROW + 1, &vec![0.0; MAX_INT_ROW + 1]);
+    Int8Rows::quantize(1, MAX_INT_ROW + 1, MAX_INT_ROW + 1, &vec![0.0; MAX_INT_ROW + 1]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn int8_results_are_the_same_bits_everywhere() {
                         allow_vnni(vnni);
                         let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
                         let mut y = vec![f32::NAN; m * d_out];
-                        packed.linear_int8(&Int8Rows::quantize(m, d_in, &x), bits, Some(&bias), &mut y);
+                        packed.linear_int8(&Int8Rows::quantize(m, d_in, d_in, &x), bits, Some(&bias), &mut y);
                         let y: Vec<u32> = y.iter().map(|v| v.to_bits()).collect();
                         match &want {
                             None => want = Some(y),
@@ -233,8 +233,8 @@ fn int8_products_are_the_scaled_sums() {
     let (m, d_in, d_out) = (5, 83, 37);
     let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
     let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
-    let rows = Int8Rows::quantize(m, d_in, &rng.floats(m * d_in));
-    let x: Vec<f32> = (0..m * d_in).map(|i| f32::from(rows.codes()[i]) * rows.scale()[i / d_in]).collect();
+    let rows = Int8Rows::quantize(m, d_in, d_in, &rng.floats(m * d_in));
+    let x = rows.values();
     for bits in WIDTHS {
         for bias in [None, Some(&bias[..])] {
             let mut y = vec![f32::NAN; m * d_out];
@@ -260,23 +260,105 @@ fn activations_are_rounded_as_told() {
                 x[4 * d_in..5 * d_in].fill(1e-40);
                 x[5 * d_in + last] = f32::NEG_INFINITY;
                 x[6 * d_in + last] = f32::NAN;
-                // Ties: the greatest is 127, so the codes are the values, rounded.
-                let ties = [127.0, 0.5, 1.5, -0.5, -1.5, 2.5];
+                // Ties: the range is -127 to 127, so the codes are the values, rounded.
+                let ties = [127.0, 0.5, 1.5, -0.5, -1.5, 2.5, -127.0];
                 for (x, tie) in x[7 * d_in..].iter_mut().zip(ties.into_iter().cycle()) {
                     *x = tie;
                 }
             }
-            let rows = Int8Rows::quantize(8, d_in, &x);
+            let rows = Int8Rows::quantize(8, d_in, d_in, &x);
             let codes = rows.codes();
             for i in 0..8 {
-                let (want, scale) = reference::int8_row(&x[i * d_in..][..d_in]);
+                let (want, scale, middle) = reference::int8_row(&x[i * d_in..][..d_in]);
                 assert_eq!(&codes[i * d_in..][..d_in], &want[..], "{isa:?} row {i} of {d_in}");
                 assert_eq!(rows.scale()[i].to_bits(), scale.to_bits(), "{isa:?} row {i} of {d_in}");
+                assert_eq!(rows.middle()[i], middle, "{isa:?} row {i} of {d_in}");
             }
         }
     });
-    let rows = Int8Rows::quantize(2, 2, &[1.0, f32::NAN, 0.0, 0.0]);
+    let rows = Int8Rows::quantize(2, 2, 2, &[1.0, f32::NAN, 0.0, 0.0]);
     let mut y = [1.0; 2];
     PackedCodes::new(2, 1, &[3, 4], &[1.0]).linear_int8(&rows, 8, Some(&[0.5]), &mut y);
     assert!(y[0].is_nan() && y[1] == 0.5);
+}
+
+#[test]
+fn groups_of_inputs_have_scales_of_their_own() {
+    each_path(|path| {
+        let mut rng = Rng::new(13);
+        for (groups, group, d_out) in [(2, 16, 5), (3, 64, 33), (6, 64, 130), (5, 48, 64), (1, 37, 16)] {
+            let d_in = groups * group;
+            let (codes, _, bias) = random_map(&mut rng, d_in, d_out);
+            let scale: Vec<f32> = rng.floats(d_out * groups).iter().map(|v| v.abs() / 128.0).collect();
+            let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+            for m in ROWS {
+                let mut x = rng.floats(m * d_in);
+                // Values far out of the range of the others.
+                for row in x.chunks_exact_mut(d_in) {
+                    (row[d_in / 3], row[d_in / 2]) = (20.0, -9.0);
+                }
+                let rows = Int8Rows::quantize(m, d_in, group, &x);
+                for bits in WIDTHS {
+                    let (mut floats, mut ints) = (vec![f32::NAN; m * d_out], vec![f32::NAN; m * d_out]);
+                    let at = format!("{path:?} {m}x{groups}x{group}x{d_out} at {bits} bits");
+                    packed.linear(m, &x, bits, Some(&bias), &mut floats);
+                    let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, Some(&bias));
+                    assert_close(&floats, &want, 2e-5, &at);
+                    packed.linear_int8(&rows, bits, Some(&bias), &mut ints);
+                    let want = reference::linear(m, d_in, d_out, &rows.values(), &codes, &scale, bits, Some(&bias));
+                    assert_close(&ints, &want, 2e-5, &at);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn sums_of_groups_match_on_every_path() {
+    each_path(|path| {
+        let mut rng = Rng::new(14);
+        let (m, groups, group, d_out) = (7, 3, 32, 83);
+        let d_in = groups * group;
+        let (codes, _, _) = random_map(&mut rng, d_in, d_out);
+        let packed = PackedCodes::new(d_in, d_out, &codes, &vec![1.0; d_out * groups]);
+        let x = random_codes(&mut rng, m * d_in);
+        let rows = Int8Rows::from_grouped(m, d_in, group, &x, &vec![1.0; m]);
+        for bits in WIDTHS {
+            let mut sums = vec![0; m * groups * d_out];
+            packed.int_sums(&rows, bits, &mut sums);
+            for (i, &sum) in sums.iter().enumerate() {
+                let (row, g, out) = (i / d_out / groups, i / d_out % groups, i % d_out);
+                let at = |k: usize| (row * d_in + g * group + k, out * d_in + g * group + k);
+                let term = |(a, b): (usize, usize)| i32::from(x[a]) * i32::from(round_to(codes[b], bits));
+                assert_eq!(sum, (0..group).map(|k| term(at(k))).sum::<i32>(), "{path:?} sum {i} at {bits} bits");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_few_values_far_out_do_not_coarsen_the_others() {
+    each_isa(|isa| {
+        let mut rng = Rng::new(15);
+        let (d_in, far) = (384, [(7, 90.0f32), (100, -300.0), (205, 80.0), (383, 1e30)]);
+        let mut x: Vec<f32> = rng.floats(d_in).iter().map(|v| v.clamp(-1.0, 1.0)).collect();
+        for (at, v) in far {
+            x[at] = v;
+        }
+        let got = Int8Rows::quantize(1, d_in, 64, &x).values();
+        for (i, (got, x)) in got.iter().zip(&x).enumerate() {
+            let most = if x.abs() > 1.0 { x.abs() * 1e-6 } else { 1.0 / 127.0 };
+            assert!((got - x).abs() <= most, "{isa:?} value {i} is {got}, not {x}");
+        }
+        // Too many for the places: the range takes them in.
+        x[..40].fill(50.0);
+        let rows = Int8Rows::quantize(1, d_in, 64, &x);
+        assert!(rows.values().iter().zip(&x).take(40).all(|(got, x)| (got - x).abs() <= 25.0), "{isa:?}");
+    });
+}
+
+#[test]
+#[should_panic(expected = "2 groups of 20 inputs are not whole units of 16")]
+fn groups_that_split_units_are_refused() {
+    PackedCodes::new(20, 1, &[1; 20], &[1.0; 2]);
 }

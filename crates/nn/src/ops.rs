@@ -111,8 +111,10 @@ pub fn nested_view(w: &Tensor, scale: &Tensor, bits: u8) -> Result<Tensor> {
     fused::nested_view(w, scale, bits)
 }
 
-/// Nearest codes of a matrix at the given row scales. Shapes: w `[out, in]`, scale `[out]`.
+/// Nearest codes of a matrix at the given scales of rows or of groups of inputs. Shapes: w `[out, in]`, scale `[out]` or
+/// `[out, groups]`.
 pub fn nested_codes(w: &Tensor, scale: &Tensor) -> Result<NestedWeight> {
-    let (w, scale) = (w.flatten_all()?.to_vec1::<f32>()?, scale.to_vec1::<f32>()?);
-    Ok(fused::nested_codes(&w, scale))
+    let (out, _) = w.dims2()?;
+    let (w, scale) = (w.flatten_all()?.to_vec1::<f32>()?, scale.flatten_all()?.to_vec1::<f32>()?);
+    Ok(fused::nested_codes(&w, scale, out))
 }

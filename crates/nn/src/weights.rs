@@ -237,6 +237,12 @@ impl Weights {
         }
     }
 
+    /// Shape of a tensor in the checkpoint; `None` where there is none, or no checkpoint.
+    pub fn shape_of(&self, part: &str) -> Option<&[usize]> {
+        let Source::Files(f) = &self.shared.source else { return None };
+        f.entries.get(&self.name(part)).map(|e| e.shape.as_slice())
+    }
+
     /// Whether tensors are made on request.
     pub fn is_open(&self) -> bool {
         matches!(self.shared.source, Source::Open(_))

@@ -107,9 +107,9 @@ fn minilm_in_integers_stays_near_the_reference() {
     let all: Vec<f64> = got.iter().zip(&want).map(cosine).collect();
     let (least, mean) = (all.iter().copied().fold(1.0, f64::min), all.iter().sum::<f64>() / all.len() as f64);
     println!("MiniLM with 8-bit weights and activations: cosine {mean:.5} in the mean, {least:.5} at least");
-    // What rounding each row at its largest value costs: the same rounding in PyTorch gives 0.99561 and 0.98572. The
-    // aim is 0.999 and needs finer scales (docs/status.md).
-    assert!((mean - 0.99561).abs() < 2e-4 && (least - 0.98572).abs() < 1e-3, "{mean} {least}");
+    // Scales for 64 inputs, and the four values farthest out of each row apart (decision 32). With one scale a row
+    // and the range up to its largest value it was 0.9956 and 0.9857.
+    assert!(mean > 0.9995 && least > 0.999, "{mean} {least}");
 }
 
 #[test]

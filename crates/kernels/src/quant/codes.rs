@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 /// Blocks that one task packs.
 const PACK_BLOCKS: usize = 1 << 12;
 
-/// The nested codes `[out,in]` of one linear map, with one scale per output row, packed so that a
-/// view of `bits` bits reads `bits` bits per weight.
+/// The nested codes `[out,in]` of one linear map, with one scale per output row or per group of its
+/// inputs, packed so that a view of `bits` bits reads `bits` bits per weight.
 ///
 /// Memory: one byte per weight for the 8-bit panels, from which the others are made, and `bits / 8`
 /// bytes more for each narrower width that has been used (all three: 2.5 bytes per weight). Rows are
@@ -20,22 +20,37 @@ const PACK_BLOCKS: usize = 1 << 12;
 pub struct PackedCodes {
     d_in: usize,
     d_out: usize,
-    scale: Vec<f32>,
+    /// Inputs of a group.
+    group: usize,
+    /// For each panel, for each group, the scale of each row; padded with zeros.
+    scale: Vec<[f32; PANEL]>,
     full: Vec<Block>,
     /// The widths below 8, in the order of [`WIDTHS`].
     narrow: [OnceLock<Vec<Block>>; WIDTHS.len() - 1],
+    /// The sums of [`row_sums`](Self::row_sums), in the order of [`WIDTHS`].
+    sums: [OnceLock<Vec<f32>>; WIDTHS.len()],
 }
 
 impl PackedCodes {
-    /// Packs `codes[out,in]`, whose rows are to be multiplied by `scale[out]`.
+    /// Packs `codes[out,in]`, whose groups of inputs are to be multiplied by `scale[out,groups]`.
     ///
     /// # Panics
-    /// If a length does not match.
+    /// If a length does not match, or groups are not whole units of 16 inputs where there are several.
     pub fn new(d_in: usize, d_out: usize, codes: &[i8], scale: &[f32]) -> Self {
         assert_eq!(codes.len(), d_out * d_in, "length of codes");
-        assert_eq!(scale.len(), d_out, "length of scale");
+        let groups = scale.len().checked_div(d_out).unwrap_or(1);
+        assert!(groups > 0 && scale.len() == d_out * groups, "length of scale");
+        let fits = groups == 1 || (d_in.is_multiple_of(groups) && (d_in / groups).is_multiple_of(UNIT));
+        assert!(fits, "{groups} groups of {d_in} inputs are not whole units of {UNIT}");
         let full = pack_full(d_out, d_in, codes);
-        Self { d_in, d_out, scale: scale.to_vec(), full, narrow: Default::default() }
+        let mut panels = vec![[0.0; PANEL]; d_out.div_ceil(PANEL) * groups];
+        for (row, scale) in scale.chunks_exact(groups).enumerate() {
+            for (g, &scale) in scale.iter().enumerate() {
+                panels[row / PANEL * groups + g][row % PANEL] = scale;
+            }
+        }
+        let group = d_in / groups;
+        Self { d_in, d_out, group, scale: panels, full, narrow: Default::default(), sums: Default::default() }
     }
 
     /// Inputs: floats of a row of `x`.
@@ -48,9 +63,9 @@ impl PackedCodes {
         self.d_out
     }
 
-    /// The scales `[out]` of the 8-bit codes.
-    pub fn scale(&self) -> &[f32] {
-        &self.scale
+    /// Inputs that share a scale.
+    pub fn group(&self) -> usize {
+        self.group
     }
 
     /// Bytes of the packed codes of every width made so far.
@@ -108,30 +123,57 @@ impl PackedCodes {
         float::linear(self, m, x, bits, bias, y);
     }
 
-    /// [`linear`](Self::linear) with activations rounded to 8 bits row by row ([`Int8Rows`]): the sums
-    /// are exact integers, scaled to floats at the end. The same bits on every processor.
+    /// [`linear`](Self::linear) with activations rounded to 8 bits row by row ([`Int8Rows`]): the sum of
+    /// each group is an exact integer, scaled to a float at its end. The same bits on every processor.
     ///
     /// # Panics
-    /// If a length does not match, `bits` is not one of [`WIDTHS`], or `in` is above
-    /// [`MAX_INT_ROW`](super::MAX_INT_ROW).
+    /// If a length does not match, `x` was not rounded in groups of [`group`](Self::group), `bits` is not
+    /// one of [`WIDTHS`], or `in` is above [`MAX_INT_ROW`](super::MAX_INT_ROW).
     pub fn linear_int8(&self, x: &Int8Rows, bits: u8, bias: Option<&[f32]>, y: &mut [f32]) {
         self.check_out(x.rows(), bias, y.len());
         int::linear(self, x, bits, bias, y);
     }
 
-    /// The integer sums `[m,out]` behind [`linear_int8`](Self::linear_int8): codes of `x` times the
-    /// `bits`-bit codes.
+    /// The integer sums `[m,groups,out]` behind [`linear_int8`](Self::linear_int8): codes of `x` times
+    /// the `bits`-bit codes.
     ///
     /// # Panics
     /// As [`linear_int8`](Self::linear_int8).
     pub fn int_sums(&self, x: &Int8Rows, bits: u8, sums: &mut [i32]) {
-        self.check_out(x.rows(), None, sums.len());
+        assert_eq!(sums.len(), x.rows() * self.groups() * self.d_out, "length of the sums");
         int::sums(self, x, bits, sums);
     }
 
     fn check_out(&self, m: usize, bias: Option<&[f32]>, len: usize) {
         assert!(bias.is_none_or(|b| b.len() == self.d_out), "length of bias");
         assert_eq!(len, m * self.d_out, "length of the result");
+    }
+
+    pub(super) fn groups(&self) -> usize {
+        self.d_in.checked_div(self.group).unwrap_or(1)
+    }
+
+    /// The scales of panel after panel, each of group after group.
+    pub(super) fn scale(&self) -> &[[f32; PANEL]] {
+        &self.scale
+    }
+
+    /// For each output the sum of its weights at `bits` bits, in steps of that width.
+    pub(super) fn row_sums(&self, bits: u8) -> &[f32] {
+        let Some(at) = WIDTHS.iter().position(|&w| w == bits) else {
+            panic!("bits must be one of {WIDTHS:?}, not {bits}");
+        };
+        self.sums[at].get_or_init(|| {
+            let codes = self.codes(bits);
+            let mut sums = vec![0.0; self.d_out];
+            for (row, (sum, codes)) in sums.iter_mut().zip(codes.chunks_exact(self.d_in.max(1))).enumerate() {
+                let scale = &self.scale[row / PANEL * self.groups()..];
+                for (codes, scale) in codes.chunks_exact(self.group).zip(scale) {
+                    *sum += codes.iter().map(|&c| i32::from(c)).sum::<i32>() as f32 * scale[row % PANEL];
+                }
+            }
+            sums
+        })
     }
 
     pub(super) fn units(&self) -> usize {

@@ -14,7 +14,7 @@ pub(super) trait Dots: Copy {
     /// Whether there is room for 24 sums of a panel; else for four.
     const WIDE: bool;
 
-    fn zero(self) -> Self::Acc;
+    fn splat(self, value: i32) -> Self::Acc;
     fn weights(self, block: &Block) -> Self::W;
     fn inputs(self, word: u32) -> Self::X;
     /// `acc` plus the four products of each row. It wraps round, which the end result undoes.
@@ -29,8 +29,8 @@ impl Dots for Scalar {
     const WIDE: bool = false;
 
     #[inline(always)]
-    fn zero(self) -> Self::Acc {
-        [0; PANEL]
+    fn splat(self, value: i32) -> Self::Acc {
+        [value; PANEL]
     }
     #[inline(always)]
     fn weights(self, block: &Block) -> Self::W {

@@ -50,9 +50,9 @@ macro_rules! sums_avx2 {
         const WIDE: bool = false;
 
         #[inline(always)]
-        fn zero(self) -> Self::Acc {
+        fn splat(self, value: i32) -> Self::Acc {
             // SAFETY: the token proves the instruction.
-            unsafe { [_mm256_setzero_si256(); 2] }
+            unsafe { [_mm256_set1_epi32(value); 2] }
         }
         #[inline(always)]
         fn store(self, acc: Self::Acc) -> [i32; PANEL] {
@@ -74,9 +74,9 @@ macro_rules! sums_avx512 {
         const WIDE: bool = $wide;
 
         #[inline(always)]
-        fn zero(self) -> Self::Acc {
+        fn splat(self, value: i32) -> Self::Acc {
             // SAFETY: the token proves the instruction.
-            unsafe { _mm512_setzero_si512() }
+            unsafe { _mm512_set1_epi32(value) }
         }
         #[inline(always)]
         fn store(self, acc: Self::Acc) -> [i32; PANEL] {

@@ -40,7 +40,7 @@ struct Job<'a> {
     x: &'a [f32],
     /// For `m = 1` and two bits: a table for each two inputs, of what they add for each two codes.
     tables: &'a [Block],
-    scale: &'a [f32],
+    w: &'a PackedCodes,
     bias: Option<&'a [f32]>,
     y: Shared<'a>,
 }
@@ -66,7 +66,7 @@ pub(super) fn linear(w: &PackedCodes, m: usize, x: &[f32], bits: u8, bias: Optio
         make_tables(padded, tables);
     }
     let y = Shared::new(y);
-    let job = Job { packed, units, bits, m, x: padded, tables, scale: w.scale(), bias, y };
+    let job = Job { packed, units, bits, m, x: padded, tables, w, bias, y };
     let panel_bytes = (units * blocks_per_unit(bits) * size_of::<Block>()).max(1);
     let chunk = (TASK_BYTES / panel_bytes).next_multiple_of(GROUP).max(GROUP);
     let panels = w.panel_count();
@@ -154,10 +154,13 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
 ) -> usize {
     let per_unit = const { blocks_per_unit(BITS) };
     let len = job.units * per_unit;
-    let mut acc = [[s.zero(); PANELS]; ROWS];
     let mut panels: [&[Block]; PANELS] = [&[]; PANELS];
-    for (p, blocks) in panels.iter_mut().enumerate() {
-        *blocks = &job.packed[(panel + p) * len..][..len];
+    let groups = job.w.groups();
+    let per_group = job.units / groups;
+    let mut scales: [&[[f32; PANEL]]; PANELS] = [&[]; PANELS];
+    for p in 0..PANELS {
+        panels[p] = &job.packed[(panel + p) * len..][..len];
+        scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
     }
     let width = job.units * UNIT;
     let mut xs: [&[[f32; UNIT]]; ROWS] = [&[]; ROWS];
@@ -165,55 +168,66 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
         *x = &job.x[(row + r).min(job.m - 1) * width..][..width].as_chunks().0[..job.units];
     }
     let pairs = BITS == 2 && job.m == 1;
-    for unit in 0..job.units {
-        let mut words = [[s.words(&Block::ZERO); 4]; PANELS];
-        for p in 0..PANELS {
-            let blocks = &panels[p][unit * per_unit..][..per_unit];
-            for (b, block) in blocks.iter().enumerate() {
-                words[p][b] = s.words(block);
-                if ROWS == 1 {
-                    s.prefetch(block, AHEAD);
+    let mut total = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    for g in 0..groups {
+        let mut acc = [[s.zero(); PANELS]; ROWS];
+        for unit in g * per_group..(g + 1) * per_group {
+            let mut words = [[s.words(&Block::ZERO); 4]; PANELS];
+            for p in 0..PANELS {
+                let blocks = &panels[p][unit * per_unit..][..per_unit];
+                for (b, block) in blocks.iter().enumerate() {
+                    words[p][b] = s.words(block);
+                    if ROWS == 1 {
+                        s.prefetch(block, AHEAD);
+                    }
                 }
             }
-        }
-        if pairs {
-            let tables = &job.tables[8 * unit..][..8];
-            unrolled!(N in 0 1 2 3 4 5 6 7: {
+            if pairs {
+                let tables = &job.tables[8 * unit..][..8];
+                unrolled!(N in 0 1 2 3 4 5 6 7: {
+                    for p in 0..PANELS {
+                        acc[0][p] = s.pairs(words[p][0], 4 * N as u32, &tables[N], acc[0][p]);
+                    }
+                });
+                continue;
+            }
+            let mut x: [&[f32; UNIT]; ROWS] = [&[0.0; UNIT]; ROWS];
+            for r in 0..ROWS {
+                x[r] = &xs[r][unit];
+            }
+            unrolled!(K in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15: {
+                let mut codes = [s.zero(); PANELS];
                 for p in 0..PANELS {
-                    acc[0][p] = s.pairs(words[p][0], 4 * N as u32, &tables[N], acc[0][p]);
+                    codes[p] = s.codes::<BITS>(&words[p], K);
+                }
+                for r in 0..ROWS {
+                    let x = Lanes::splat(s, x[r][K]);
+                    for p in 0..PANELS {
+                        acc[r][p] = Lanes::fma(s, codes[p], x, acc[r][p]);
+                    }
                 }
             });
-            continue;
         }
-        let mut x: [&[f32; UNIT]; ROWS] = [&[0.0; UNIT]; ROWS];
         for r in 0..ROWS {
-            x[r] = &xs[r][unit];
-        }
-        unrolled!(K in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15: {
-            let mut codes = [s.zero(); PANELS];
             for p in 0..PANELS {
-                codes[p] = s.codes::<BITS>(&words[p], K);
-            }
-            for r in 0..ROWS {
-                let x = Lanes::splat(s, x[r][K]);
-                for p in 0..PANELS {
-                    acc[r][p] = Lanes::fma(s, codes[p], x, acc[r][p]);
+                let sums = Lanes::store(s, acc[r][p]);
+                for ((total, sum), scale) in total[r][p].iter_mut().zip(sums).zip(&scales[p][g]) {
+                    *total += sum * scale;
                 }
             }
-        });
+        }
     }
-    let d_out = job.scale.len();
+    let d_out = job.w.d_out();
     let step = f32::from(1u8 << (FULL_BITS - BITS));
-    for (r, acc) in acc.iter().enumerate().take(job.m - row) {
-        for (p, &acc) in acc.iter().enumerate() {
+    for (r, total) in total.iter().enumerate().take(job.m - row) {
+        for (p, total) in total.iter().enumerate() {
             let first = (panel + p) * PANEL;
             let n = PANEL.min(d_out - first);
             // SAFETY: these outputs belong to one panel, and each panel to one task.
             let y = unsafe { job.y.slice((row + r) * d_out + first, n) };
-            let sums = Lanes::store(s, acc);
             for i in 0..n {
                 let bias = job.bias.map_or(0.0, |b| b[first + i]);
-                y[i] = sums[i] * (job.scale[first + i] * step) + bias;
+                y[i] = total[i] * step + bias;
             }
         }
     }

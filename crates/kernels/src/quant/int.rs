@@ -27,14 +27,13 @@ const PARALLEL_PRODUCTS: usize = 1 << 19;
 #[derive(Clone, Copy)]
 enum Out<'a> {
     Sums(Shared<'a, i32>),
-    Floats { y: Shared<'a>, scale: &'a [f32], step: f32, bias: Option<&'a [f32]> },
+    Floats { y: Shared<'a>, row_sums: &'a [f32], step: f32, bias: Option<&'a [f32]> },
 }
 
 /// What a task needs beside its panels.
 struct Job<'a> {
     x: &'a Int8Rows,
-    d_out: usize,
-    units: usize,
+    w: &'a PackedCodes,
     offset: i32,
     out: Out<'a>,
 }
@@ -47,19 +46,20 @@ pub(super) fn linear(w: &PackedCodes, x: &Int8Rows, bits: u8, bias: Option<&[f32
     let panels = w.panels(bits);
     debug_assert_eq!(panels.len(), w.panel_count() * w.units() * blocks_per_unit(bits));
     let step = f32::from(1u8 << (FULL_BITS - bits));
-    product(w, x, bits, Out::Floats { y: Shared::new(y), scale: w.scale(), step, bias });
+    product(w, x, bits, Out::Floats { y: Shared::new(y), row_sums: w.row_sums(bits), step, bias });
 }
 
 fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
     assert!(w.d_in() <= MAX_INT_ROW, "rows of {} are too long for 32-bit sums", w.d_in());
     assert_eq!(x.d_in, w.d_in(), "inputs of x");
+    assert_eq!(x.group, w.group(), "inputs of x that share a sum");
     let packed = w.panels(bits);
     let (units, panels) = (w.units(), w.panel_count());
     if x.m == 0 || panels == 0 {
         return;
     }
     let path = int_path();
-    let job = Job { x, d_out: w.d_out(), units, offset: offset(bits), out };
+    let job = Job { x, w, offset: offset(bits), out };
     let per_panel = units * blocks_per_unit(bits);
     let parallel = x.m * w.d_in() * w.d_out() >= PARALLEL_PRODUCTS;
     let groups = panels.div_ceil(GROUP);
@@ -109,13 +109,18 @@ fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, 
 
 #[inline(always)]
 fn panels_body<D: Dots>(d: D, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
-    let len = job.units * FULL_BLOCKS;
-    let end = job.d_out.div_ceil(PANEL).min(first + GROUP);
+    let len = job.w.units() * FULL_BLOCKS;
+    let end = job.w.panel_count().min(first + GROUP);
     let mut panel = first;
     while panel < end {
         let blocks = &bytes[(panel - first) * len..];
         if D::WIDE && panel + GROUP <= end {
-            strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
+            if job.w.groups() == 1 {
+                strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
+            } else {
+                // Half of the registers hold the floats of the groups before.
+                strip::<D, 3, GROUP>(d, blocks, panel, rows.clone(), job);
+            }
             panel += GROUP;
         } else {
             strip::<D, 4, 1>(d, blocks, panel, rows.clone(), job);
@@ -154,55 +159,95 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
     row: usize,
     job: &Job<'_>,
 ) {
-    let len = job.units * FULL_BLOCKS;
+    let len = job.w.units() * FULL_BLOCKS;
+    let groups = job.w.groups();
+    let per_group = len / groups;
     let mut xs: [&[u32]; ROWS] = [&[]; ROWS];
-    for (r, x) in xs.iter_mut().enumerate() {
-        *x = &job.x.words[(row + r).min(job.x.m - 1) * len..][..len];
+    let mut x_sums: [&[i32]; ROWS] = [&[]; ROWS];
+    for r in 0..ROWS {
+        let row = (row + r).min(job.x.m - 1);
+        xs[r] = &job.x.words[row * len..][..len];
+        x_sums[r] = &job.x.sums[row * groups..][..groups];
     }
     let mut panels: [&[Block]; PANELS] = [&[]; PANELS];
-    for (p, panel) in panels.iter_mut().enumerate() {
-        *panel = &blocks[p * len..][..len];
+    let mut scales: [&[[f32; PANEL]]; PANELS] = [&[]; PANELS];
+    for p in 0..PANELS {
+        panels[p] = &blocks[p * len..][..len];
+        scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
     }
-    let mut acc = [[d.zero(); PANELS]; ROWS];
-    for g in 0..len {
-        let mut w = [d.weights(&panels[0][g]); PANELS];
-        for p in 1..PANELS {
-            w[p] = d.weights(&panels[p][g]);
+    let mut total = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    for g in 0..groups {
+        let mut acc = [[d.splat(0); PANELS]; ROWS];
+        for r in 0..ROWS {
+            // Takes the offset of the codes off; sums wrap round, which the last one undoes.
+            acc[r] = [d.splat(job.offset.wrapping_mul(x_sums[r][g]).wrapping_neg()); PANELS];
+        }
+        for b in g * per_group..(g + 1) * per_group {
+            let mut w = [d.weights(&panels[0][b]); PANELS];
+            for p in 1..PANELS {
+                w[p] = d.weights(&panels[p][b]);
+            }
+            for r in 0..ROWS {
+                let x = d.inputs(xs[r][b]);
+                for p in 0..PANELS {
+                    acc[r][p] = d.dot(acc[r][p], w[p], x);
+                }
+            }
         }
         for r in 0..ROWS {
-            let x = d.inputs(xs[r][g]);
             for p in 0..PANELS {
-                acc[r][p] = d.dot(acc[r][p], w[p], x);
+                let sums = d.store(acc[r][p]);
+                if let Out::Sums(out) = job.out {
+                    if row + r < job.x.m {
+                        let first = (panel + p) * PANEL;
+                        let n = PANEL.min(job.w.d_out() - first);
+                        // SAFETY: these outputs belong to one panel, and each panel to one task.
+                        let out = unsafe { out.slice(((row + r) * groups + g) * job.w.d_out() + first, n) };
+                        out.copy_from_slice(&sums[..n]);
+                    }
+                    continue;
+                }
+                for ((total, sum), scale) in total[r][p].iter_mut().zip(sums).zip(&scales[p][g]) {
+                    *total += sum as f32 * scale;
+                }
             }
         }
     }
-    for (r, acc) in acc.iter().enumerate().take(job.x.m - row) {
-        for (p, &acc) in acc.iter().enumerate() {
-            finish(d.store(acc), (panel + p) * PANEL, row + r, job);
+    for (r, total) in total.iter().enumerate().take(job.x.m - row) {
+        for (p, total) in total.iter().enumerate() {
+            finish(total, panels[p], scales[p], (panel + p) * PANEL, row + r, job);
         }
     }
 }
 
-/// Takes the offset of the codes off the sums of outputs from `first`, and writes the results.
+/// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
+/// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-fn finish(mut sums: [i32; PANEL], first: usize, row: usize, job: &Job<'_>) {
-    let n = PANEL.min(job.d_out - first);
-    let extra = job.offset.wrapping_mul(job.x.sums[row]);
-    for sum in &mut sums {
-        *sum = sum.wrapping_sub(extra);
-    }
-    let at = row * job.d_out + first;
-    match job.out {
-        // SAFETY: these outputs belong to one panel, and each panel to one task.
-        Out::Sums(out) => unsafe { out.slice(at, n) }.copy_from_slice(&sums[..n]),
-        Out::Floats { y, scale, step, bias } => {
-            let x_scale = job.x.scale[row] * step;
-            // SAFETY: as above.
-            let y = unsafe { y.slice(at, n) };
-            for i in 0..n {
-                let value = sums[i] as f32 * (x_scale * scale[first + i]);
-                y[i] = bias.map_or(value, |b| value + b[first + i]);
-            }
+fn finish(
+    total: &[f32; PANEL],
+    blocks: &[Block],
+    scales: &[[f32; PANEL]],
+    first: usize,
+    row: usize,
+    job: &Job<'_>,
+) {
+    let Out::Floats { y, row_sums, step, bias } = job.out else { return };
+    let mut beyond = [0.0f32; PANEL];
+    for wide in job.x.wide(row) {
+        let at = wide.at as usize;
+        let (block, scale) = (&blocks[at / 4].0, &scales[at / job.w.group()]);
+        let shift = 8 * (wide.at % 4);
+        for i in 0..PANEL {
+            let code = (block[i] >> shift & 255) as i32 - job.offset;
+            beyond[i] += wide.rest * (code as f32 * scale[i]);
         }
+    }
+    let n = PANEL.min(job.w.d_out() - first);
+    let (x_scale, middle) = (job.x.scale[row], job.x.middle[row]);
+    // SAFETY: these outputs belong to one panel, and each panel to one task.
+    let y = unsafe { y.slice(row * job.w.d_out() + first, n) };
+    for i in 0..n {
+        let value = (total[i] * x_scale + middle * row_sums[first + i] + beyond[i]) * step;
+        y[i] = bias.map_or(value, |b| value + b[first + i]);
     }
 }

@@ -9,54 +9,112 @@ use crate::threads::{self, PARALLEL_FLOATS, Shared};
 /// Words of four codes in a unit.
 const WORDS: usize = UNIT / 4;
 
-/// Rows of 8-bit codes with a scale each, as integer products take them.
+/// Inputs for each of which a row may have one value out of the range of its codes.
+const INPUTS_PER_WIDE: usize = 64;
+
+/// Most values out of range that the range is chosen for.
+const WIDE_GOAL: usize = 4;
+
+/// Places for such values: equal ones may be more than the goal. Past this the range is the whole one.
+const WIDE_PLACES: usize = 8;
+
+/// Lanes in which extremes are looked for: two values in one lane count as one.
+const LANES: usize = 32;
+
+/// A value out of the range of its row's codes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wide {
+    /// Which input.
+    pub(super) at: u32,
+    /// What its code leaves of it.
+    pub(super) rest: f32,
+}
+
+/// Rows of 8-bit codes as integer products take them. A value is `code * scale + middle`, and for the
+/// few greatest of a row a float rest more: a trained network has single inputs ten times beyond all
+/// others, and a range that reached to them would leave the others a few codes.
 #[derive(Debug)]
 pub struct Int8Rows {
     pub(super) m: usize,
     pub(super) d_in: usize,
+    pub(super) group: usize,
     /// `[m, units * 4]`: four codes to a word, the first lowest; padded with zeros.
     pub(super) words: Vec<u32>,
-    /// The sum of each row's codes.
+    /// `[m, groups]`: the sum of each group's codes.
     pub(super) sums: Vec<i32>,
     /// What each row's codes are to be multiplied by.
     pub(super) scale: Vec<f32>,
+    /// What is to be added to each of a row's values.
+    pub(super) middle: Vec<f32>,
+    wide: Vec<[Wide; WIDE_PLACES]>,
+    wide_count: Vec<u32>,
+}
+
+/// One row's places.
+struct Row<'a> {
+    words: &'a mut [u32],
+    sums: &'a mut [i32],
+    scale: &'a mut f32,
+    middle: &'a mut f32,
+    wide: &'a mut [Wide; WIDE_PLACES],
+    wide_count: &'a mut u32,
 }
 
 impl Int8Rows {
-    /// Rounds each row of `x[m,in]` to codes in -127..=127, half to even, with the scale
-    /// `greatest magnitude / 127`.
+    /// Rounds each row of `x[m,in]` to codes in -127..=127, half to even, for products with weights of
+    /// one scale for each `group` inputs (`in` for one scale a row).
     ///
-    /// A row of zeros, or of nothing above 10^-36, gets scale 0; a row with an infinity or a NaN
-    /// gets a NaN, and so do all its results.
+    /// The range runs from the least to the greatest value of the row, but that it leaves out up to one
+    /// value in 64, four at most, on the sides where that makes it smallest; those keep all their bits.
+    ///
+    /// A row of equal values, or within 10^-36, gets scale 0; a row with an infinity or a NaN gets a
+    /// NaN, and so do all its results.
     ///
     /// # Panics
-    /// If a length does not match or `d_in` is above [`MAX_INT_ROW`].
-    pub fn quantize(m: usize, d_in: usize, x: &[f32]) -> Self {
+    /// If a length does not match, `group` does not divide `in`, or `d_in` is above [`MAX_INT_ROW`].
+    pub fn quantize(m: usize, d_in: usize, group: usize, x: &[f32]) -> Self {
         assert_eq!(x.len(), m * d_in, "length of x");
-        let mut rows = Self::empty(m, d_in);
-        let width = rows.width();
-        let words = Shared::new(&mut rows.words);
-        let (sums, scale) = (Shared::new(&mut rows.sums), Shared::new(&mut rows.scale));
+        let mut rows = Self::empty(m, d_in, group);
+        let (width, groups) = (rows.width(), rows.groups());
+        let (words, sums) = (Shared::new(&mut rows.words), Shared::new(&mut rows.sums));
+        let (scale, middle) = (Shared::new(&mut rows.scale), Shared::new(&mut rows.middle));
+        let (wide, wide_count) = (Shared::new(&mut rows.wide), Shared::new(&mut rows.wide_count));
         let chunk = (8192 / d_in.max(1)).max(1);
         threads::run(m.div_ceil(chunk), x.len() >= PARALLEL_FLOATS, |i| {
             for row in i * chunk..m.min((i + 1) * chunk) {
                 // SAFETY: each row belongs to one task.
-                let (words, sum, scale) =
-                    unsafe { (words.slice(row * width, width), sums.slice(row, 1), scale.slice(row, 1)) };
-                quantize_row(&x[row * d_in..][..d_in], words, &mut sum[0], &mut scale[0]);
+                let mut at = unsafe {
+                    Row {
+                        words: words.slice(row * width, width),
+                        sums: sums.slice(row * groups, groups),
+                        scale: &mut scale.slice(row, 1)[0],
+                        middle: &mut middle.slice(row, 1)[0],
+                        wide: &mut wide.slice(row, 1)[0],
+                        wide_count: &mut wide_count.slice(row, 1)[0],
+                    }
+                };
+                quantize_row(&x[row * d_in..][..d_in], group, &mut at);
             }
         });
         rows
     }
 
-    /// Rows of given codes `[m,in]`, -128 among them, and scales `[m]`.
+    /// Rows of given codes `[m,in]`, -128 among them, and scales `[m]`, for weights of one scale a row.
     ///
     /// # Panics
     /// If a length does not match or `d_in` is above [`MAX_INT_ROW`].
     pub fn from_codes(m: usize, d_in: usize, codes: &[i8], scale: &[f32]) -> Self {
+        Self::from_grouped(m, d_in, d_in, codes, scale)
+    }
+
+    /// [`from_codes`](Self::from_codes) for weights of one scale for each `group` inputs.
+    ///
+    /// # Panics
+    /// If a length does not match, `group` does not divide `in`, or `d_in` is above [`MAX_INT_ROW`].
+    pub fn from_grouped(m: usize, d_in: usize, group: usize, codes: &[i8], scale: &[f32]) -> Self {
         assert_eq!(codes.len(), m * d_in, "length of codes");
         assert_eq!(scale.len(), m, "length of scale");
-        let mut rows = Self::empty(m, d_in);
+        let mut rows = Self::empty(m, d_in, group);
         rows.scale.copy_from_slice(scale);
         let width = rows.width();
         for row in 0..m {
@@ -68,15 +126,31 @@ impl Int8Rows {
                 }
                 *word = u32::from_le_bytes(bytes);
             }
-            rows.sums[row] = codes.iter().map(|&c| i32::from(c)).sum();
+        }
+        if group > 0 {
+            for (sum, codes) in rows.sums.iter_mut().zip(codes.chunks_exact(group)) {
+                *sum = codes.iter().map(|&c| i32::from(c)).sum();
+            }
         }
         rows
     }
 
-    fn empty(m: usize, d_in: usize) -> Self {
+    fn empty(m: usize, d_in: usize, group: usize) -> Self {
         assert!(d_in <= MAX_INT_ROW, "rows of {d_in} are too long for 32-bit sums");
+        assert!(d_in == group || d_in.is_multiple_of(group), "groups of {group} do not make a row of {d_in}");
         let words = vec![0; m * d_in.div_ceil(UNIT) * WORDS];
-        Self { m, d_in, words, sums: vec![0; m], scale: vec![0.0; m] }
+        let groups = d_in.checked_div(group).unwrap_or(1);
+        Self {
+            m,
+            d_in,
+            group,
+            words,
+            sums: vec![0; m * groups],
+            scale: vec![0.0; m],
+            middle: vec![0.0; m],
+            wide: vec![Default::default(); m],
+            wide_count: vec![0; m],
+        }
     }
 
     /// How many rows.
@@ -89,6 +163,11 @@ impl Int8Rows {
         &self.scale
     }
 
+    /// The middle `[m]` of each row's range.
+    pub fn middle(&self) -> &[f32] {
+        &self.middle
+    }
+
     /// The codes `[m,in]`.
     pub fn codes(&self) -> Vec<i8> {
         let width = self.width();
@@ -96,45 +175,156 @@ impl Int8Rows {
         (0..self.m).flat_map(row).map(|c| c as i8).collect()
     }
 
+    /// The values `[m,in]` that products compute with.
+    pub fn values(&self) -> Vec<f32> {
+        let mut values: Vec<f32> = self.codes().into_iter().map(f32::from).collect();
+        for (row, values) in values.chunks_exact_mut(self.d_in.max(1)).enumerate() {
+            values.iter_mut().for_each(|v| *v = *v * self.scale[row] + self.middle[row]);
+            self.wide(row).iter().for_each(|w| values[w.at as usize] += w.rest);
+        }
+        values
+    }
+
+    /// The values of a row out of the range of its codes.
+    #[inline(always)]
+    pub(super) fn wide(&self, row: usize) -> &[Wide] {
+        &self.wide[row][..self.wide_count[row] as usize]
+    }
+
     /// Words of a row.
     pub(super) fn width(&self) -> usize {
         self.d_in.div_ceil(UNIT) * WORDS
     }
+
+    fn groups(&self) -> usize {
+        self.d_in.checked_div(self.group).unwrap_or(1)
+    }
+}
+
+/// The greater; the first where one is not a number.
+#[inline(always)]
+fn greater(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// The greatest of `lanes`, greatest first, each as often as it is there; past the last it repeats it.
+#[inline(always)]
+fn greatest(lanes: &[f32; LANES], n: usize) -> [f32; WIDE_GOAL + 1] {
+    let mut out = [f32::NEG_INFINITY; WIDE_GOAL + 1];
+    let mut below = f32::INFINITY;
+    let mut found = 0;
+    while found <= n {
+        let mut left = lanes.map(|v| if v < below { v } else { f32::NEG_INFINITY });
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                left[i] = greater(left[i], left[i + width]);
+            }
+            width /= 2;
+        }
+        if left[0] == f32::NEG_INFINITY {
+            // Nothing is left.
+            let last = out[found.saturating_sub(1)];
+            out[found..].fill(last);
+            break;
+        }
+        below = left[0];
+        let times: usize = lanes.iter().map(|&v| usize::from(v == below)).sum();
+        let end = (found + times).min(out.len());
+        out[found..end].fill(below);
+        found = end;
+    }
+    out
+}
+
+/// Least and greatest value of the range of a row's codes, and whether values lie outside.
+#[inline(always)]
+fn range(x: &[f32]) -> Option<(f32, f32, bool)> {
+    let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut zero = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            hi[i] = greater(hi[i], x[i]);
+            lo[i] = -greater(-lo[i], -x[i]);
+            // An infinity or a NaN leaves a NaN.
+            zero[i] += x[i] * 0.0;
+        }
+    }
+    for (i, &v) in rest.iter().enumerate() {
+        hi[i] = greater(hi[i], v);
+        lo[i] = -greater(-lo[i], -v);
+        zero[i] += v * 0.0;
+    }
+    if zero.iter().any(|z| z.is_nan()) {
+        return None;
+    }
+    let n = (x.len() / INPUTS_PER_WIDE).min(WIDE_GOAL);
+    let (hi, lo) = (greatest(&hi, n), greatest(&lo.map(|v| -v), n).map(|v| -v));
+    let mut best = (lo[0], hi[0]);
+    if n > 0 {
+        best = (lo[0], hi[n]);
+        for i in 1..=n {
+            if hi[n - i] * 0.5 - lo[i] * 0.5 < best.1 * 0.5 - best.0 * 0.5 {
+                best = (lo[i], hi[n - i]);
+            }
+        }
+        let outside: usize = x.iter().map(|&v| usize::from(v < best.0 || v > best.1)).sum();
+        if outside > WIDE_PLACES {
+            best = (lo[0], hi[0]);
+        }
+    }
+    Some((best.0, best.1, best != (lo[0], hi[0])))
 }
 
 #[inline(always)]
-fn quantize_body<S: Simd>(_s: S, x: &[f32], words: &mut [u32], sum: &mut i32, scale: &mut f32) {
-    // As integers magnitudes keep their order, with infinity and then the NaNs at the top.
-    let mut top = 0u32;
-    for v in x {
-        top = top.max(v.to_bits() & 0x7fff_ffff);
+fn quantize_body<S: Simd>(_s: S, x: &[f32], group: usize, row: &mut Row<'_>) {
+    if x.is_empty() {
+        return;
     }
-    let top = f32::from_bits(top);
-    let inverse = 127.0 / top;
-    *scale = if !top.is_finite() {
-        f32::NAN
-    } else if inverse.is_finite() {
-        top / 127.0
-    } else {
-        0.0
+    let Some((lo, hi, outside)) = range(x) else {
+        *row.scale = f32::NAN;
+        return;
     };
-    if *scale > 0.0 {
+    // Halves first: the whole range may be beyond the floats.
+    let (half, middle) = (hi * 0.5 - lo * 0.5, hi * 0.5 + lo * 0.5);
+    let inverse = 127.0 / half;
+    *row.middle = middle;
+    if inverse.is_finite() {
+        *row.scale = half / 127.0;
         // Adding 1.5 * 2^23 leaves the rounded integer in the lower bits.
         const BIG: f32 = 12_582_912.0;
-        let mut total = 0;
+        let code = |v: f32| {
+            let v = -greater(-greater((v - middle) * inverse, -127.0), -127.0);
+            (v + BIG).to_bits() as u8
+        };
         let (fours, rest) = x.as_chunks::<4>();
-        for (word, four) in words.iter_mut().zip(fours) {
-            let codes = four.map(|v| (v * inverse + BIG).to_bits() as u8);
-            *word = u32::from_le_bytes(codes);
-            total += codes.iter().map(|&c| i32::from(c as i8)).sum::<i32>();
+        for (word, four) in row.words.iter_mut().zip(fours) {
+            *word = u32::from_le_bytes(four.map(code));
         }
-        for (i, v) in rest.iter().enumerate() {
-            let code = (v * inverse + BIG).to_bits() as u8;
-            words[fours.len()] |= u32::from(code) << (8 * i);
-            total += i32::from(code as i8);
+        for (i, &v) in rest.iter().enumerate() {
+            row.words[fours.len()] |= u32::from(code(v)) << (8 * i);
         }
-        *sum = total;
+        // Padding has code 0.
+        let whole = if group == x.len() { row.words.len() } else { group / 4 };
+        for (sum, words) in row.sums.iter_mut().zip(row.words.chunks_exact(whole)) {
+            *sum = words.iter().map(|w| w.to_le_bytes().iter().map(|&c| i32::from(c as i8)).sum::<i32>()).sum();
+        }
+    }
+    if outside {
+        for (c, chunk) in x.chunks(UNIT).enumerate() {
+            let any = chunk.iter().fold(false, |any, &v| any | (v < lo) | (v > hi));
+            if !any {
+                continue;
+            }
+            for (i, &v) in chunk.iter().enumerate().filter(|(_, v)| **v < lo || **v > hi) {
+                let edge = if v > hi { 127.0 } else { -127.0 };
+                let rest = v - (edge * *row.scale + middle);
+                row.wide[*row.wide_count as usize] = Wide { at: (c * UNIT + i) as u32, rest };
+                *row.wide_count += 1;
+            }
+        }
     }
 }
 
-dispatch!(fn quantize_row = quantize_body(x: &[f32], words: &mut [u32], sum: &mut i32, scale: &mut f32));
+dispatch!(fn quantize_row = quantize_body(x: &[f32], group: usize, row: &mut Row<'_>));

@@ -365,7 +365,7 @@ struct NestedOp<'a> {
 impl NestedOp<'_> {
     fn run(&self, x: &Tensor, b: Option<&Tensor>) -> CandleResult<Tensor> {
         let (m, inner) = x.dims2()?;
-        let out = self.weight.scale.len();
+        let out = self.weight.out;
         let mut y = kernels::unfilled(m * out);
         let w = self.weight;
         let mut call = |x: &[f32], b: Option<&[f32]>| {
@@ -390,7 +390,7 @@ pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>) ->
     let mut y = kernels::unfilled(m * w.d_out());
     // `x` stands in for a bias that is not there, and is not looked at.
     with([x, b.unwrap_or(x)], |[x, bias]| {
-        let rows = Int8Rows::quantize(m, inner, x);
+        let rows = Int8Rows::quantize(m, inner, w.group(), x);
         w.linear_int8(&rows, bits, b.map(|_| bias), &mut y);
     })?;
     Ok(tensor(y, &[m, w.d_out()])?)
@@ -403,11 +403,11 @@ pub fn nested_dense(w: &NestedWeight, bits: u8) -> Vec<f32> {
     dense
 }
 
-/// Nearest codes of `w` `[out, in]` at the given row scales.
-pub fn nested_codes(w: &[f32], scale: Vec<f32>) -> NestedWeight {
+/// Nearest codes of `w` `[out, in]` at the given scales `[out, groups]`.
+pub fn nested_codes(w: &[f32], scale: Vec<f32>, out: usize) -> NestedWeight {
     let mut codes = vec![0i8; w.len()];
     nested::quantize_rows(w, &scale, &mut codes);
-    NestedWeight { codes, scale }
+    NestedWeight { codes, scale, out }
 }
 
 struct NestedViewOp {
@@ -419,7 +419,7 @@ impl CustomOp2 for NestedViewOp {
         "nested-view"
     }
     fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let codes = nested_codes(values(w, lw)?, values(s, ls)?.to_vec());
+        let codes = nested_codes(values(w, lw)?, values(s, ls)?.to_vec(), ls.dims()[0]);
         answer(nested_dense(&codes, self.bits), lw.dims())
     }
     /// Straight-through inside the 8-bit range. With `v = w / s` and the view `c s`: `d/dw = 1` inside, `0` outside;

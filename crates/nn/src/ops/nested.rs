@@ -8,20 +8,25 @@ use switchformer_kernels::quant::{MAX_INT_ROW, PackedCodes};
 use super::{composed, fused, on_kernels};
 use crate::error::Result;
 
-/// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row.
-#[derive(Clone, Debug, PartialEq)]
+/// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row or per group of inputs.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NestedWeight {
     /// Codes of the widest view, row-major.
     pub codes: Vec<i8>,
-    /// Scale of each output row.
+    /// Scales `[out, groups]`, row-major; one group is a whole row.
     pub scale: Vec<f32>,
+    /// Output rows.
+    pub out: usize,
 }
 
 impl NestedWeight {
     /// The matrix that a view of `bits` computes with: `code_l * 2^(8-l) * scale`. Shapes: -> `[out, in]`.
     pub fn dense(&self, bits: u8) -> Result<Tensor> {
-        let (out, inner) = (self.scale.len(), self.codes.len() / self.scale.len().max(1));
-        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (out, inner), &candle_core::Device::Cpu)?)
+        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (self.out, self.inner()), &candle_core::Device::Cpu)?)
+    }
+
+    fn inner(&self) -> usize {
+        self.codes.len() / self.out.max(1)
     }
 }
 
@@ -40,12 +45,12 @@ pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>)
 pub struct PackedNested(OnceLock<PackedCodes>);
 
 impl PackedNested {
-    /// Projection in integers: activations are rounded to 8 bits row by row, the sums are exact. The same bits for a
-    /// row on every processor, whatever its batch mates. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
+    /// Projection in integers: activations are rounded to 8 bits row by row, the sums of groups are exact. The same bits
+    /// for a row on every processor, whatever its batch mates. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     ///
     /// Falls back to float activations on other devices and for rows above 131,071 values.
     pub fn linear_int8(&self, x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-        let (out, inner) = (w.scale.len(), w.codes.len() / w.scale.len().max(1));
+        let (out, inner) = (w.out, w.inner());
         if !on_kernels(&[x]) || inner > MAX_INT_ROW {
             return nested_linear(x, w, bits, b);
         }

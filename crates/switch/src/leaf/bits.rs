@@ -5,8 +5,8 @@
 //! `W_l * 2^(8-l) * s`. All scales are tied by powers of two, so a switch changes no byte of the checkpoint.
 //! Training: every width of a step reads the same weights through a straight-through view; the row scale learns with
 //! LSQ gradients from all of them, in the log domain so that its step is relative.
-//! Departs from the paper: scales are per output row; activations stay f32 unless the point says `acts: 8`, which needs
-//! no training; the learning-rate rule for scales (ALRS)
+//! Departs from the paper: scales are per output row, or, for a dense checkpoint rounded after its training, per 64
+//! inputs of a row; activations stay f32 unless the point says `acts: 8`, which needs no training; the learning-rate rule for scales (ALRS)
 //! and the Hessian sampler are not here; embeddings, norms and heads stay f32.
 
 use std::sync::Arc;
@@ -97,15 +97,15 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// From stored codes `[out, in]` and scales `[out]`.
+    /// From stored codes `[out, in]` and scales `[out, groups]`.
     pub fn new(at: String, weight: NestedWeight, bias: Option<Tensor>, dims: (usize, usize)) -> Self {
         Nested { weight, packed: PackedNested::default(), bias, dims, at }
     }
 
-    /// Post-training: codes of a dense matrix at the row scales of [`absmax_scale`]. Shapes: w `[out, in]`.
+    /// Post-training: codes of a dense matrix at the scales of [`group_scale`]. Shapes: w `[out, in]`.
     pub fn from_dense(at: String, w: &Tensor, bias: Option<Tensor>) -> Result<Self> {
         let (out, inner) = w.dims2()?;
-        let weight = ops::nested_codes(w, &absmax_scale(w)?)?;
+        let weight = ops::nested_codes(w, &group_scale(w)?)?;
         Ok(Nested::new(at, weight, bias, (inner, out)))
     }
 
@@ -118,6 +118,20 @@ impl Nested {
 /// Row scales at which the largest weight of a row is code 127. Shapes: w `[out, in]` -> `[out]`.
 pub fn absmax_scale(w: &Tensor) -> Result<Tensor> {
     Ok(((w.abs()?.max(1)? / 127.0)? + 1e-12)?)
+}
+
+/// Inputs that share a scale where a row is longer and has whole groups of them.
+pub const GROUP: usize = 64;
+
+/// Scales at which the largest weight of a group of [`GROUP`] inputs is code 127; of a row, where it has no whole groups.
+/// Shapes: w `[out, in]` -> `[out, groups]`.
+pub fn group_scale(w: &Tensor) -> Result<Tensor> {
+    let (out, inner) = w.dims2()?;
+    let groups = if inner.is_multiple_of(GROUP) { inner / GROUP } else { 1 };
+    if groups < 2 {
+        return Ok(absmax_scale(w)?.reshape((out, 1))?);
+    }
+    absmax_scale(&w.contiguous()?.reshape((out * groups, GROUP))?)?.reshape((out, groups)).map_err(Into::into)
 }
 
 impl Linear for Nested {
@@ -141,7 +155,8 @@ impl Linear for Nested {
         self.dims
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        nested_cost(self.dims, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+        let scales = self.weight.scale.len();
+        nested_cost(self.dims, scales, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
     }
     fn dense(&self, point: &Point) -> Result<Tensor> {
         self.weight.dense(width(point)?)
@@ -169,16 +184,16 @@ impl Linear for NestedTraining {
         (d[1], d[0])
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        nested_cost(self.dims(), self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+        nested_cost(self.dims(), self.dims().1, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
     }
     fn dense(&self, point: &Point) -> Result<Tensor> {
         ops::nested_view(&self.weight, &self.log_scale.exp()?, width(point)?)
     }
 }
 
-fn nested_cost((inner, out): (usize, usize), bias: bool, bits: u8, rows: usize) -> LeafCost {
+fn nested_cost((inner, out): (usize, usize), scales: usize, bias: bool, bits: u8, rows: usize) -> LeafCost {
     let packed = (inner * out * bits as usize).div_ceil(8);
-    let vectors = 4 * out * if bias { 2 } else { 1 };
+    let vectors = 4 * (scales + if bias { out } else { 0 });
     LeafCost { macs: (rows * inner * out) as u64, bytes: (packed + vectors) as u64 }
 }
 
@@ -237,21 +252,38 @@ impl LeafMaker for NestedLeaves {
             }
             return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
         }
-        let mut stored = NestedWeight { codes: Vec::new(), scale: Vec::new() };
+        let mut stored = NestedWeight { out: dims.1, ..NestedWeight::default() };
+        let scales = scale_shape(w, spec);
         for (part, codes) in spec.parts.iter().zip(parts) {
             match codes {
                 Some(codes) => stored.codes.extend(codes),
                 // Recorded as missing.
                 None => drop(w.tensor(&format!("{part}.weight"), &shape, ParamKind::Matrix)?),
             }
-            let scale = w.tensor(&format!("{part}.weight_scale"), &[spec.out_dim], ParamKind::Vector)?;
-            stored.scale.extend(scale.to_vec1::<f32>()?);
+            let scale = w.tensor(&format!("{part}.weight_scale"), &scales, ParamKind::Vector)?;
+            stored.scale.extend(scale.flatten_all()?.to_vec1::<f32>()?);
         }
         let bias = w.bias_of(spec)?;
         if stored.codes.len() != dims.0 * dims.1 {
             return Ok(Some(empty(at, dims)));
         }
         Ok(Some(Box::new(Nested::new(at, stored, bias, dims))))
+    }
+}
+
+/// Shape of the stored scales of a projection's parts: `[out]`, or `[out, groups]` where the checkpoint has groups that
+/// the kernels take.
+fn scale_shape(w: &Weights, spec: &LinearSpec) -> Vec<usize> {
+    match w.shape_of(&format!("{}.weight_scale", spec.parts[0])) {
+        Some(&[out, groups])
+            if out == spec.out_dim
+                && groups > 0
+                && spec.in_dim.is_multiple_of(groups)
+                && (spec.in_dim / groups).is_multiple_of(16) =>
+        {
+            vec![out, groups]
+        }
+        _ => vec![spec.out_dim],
     }
 }
 
@@ -262,8 +294,7 @@ fn is_stand_in(weight: &Tensor) -> bool {
 
 /// The leaf in place of such a matrix. Nothing of the claimed size is made: a config may claim anything.
 fn empty(at: String, dims: (usize, usize)) -> Box<dyn Linear> {
-    let none = NestedWeight { codes: Vec::new(), scale: Vec::new() };
-    Box::new(Nested::new(at, none, None, dims))
+    Box::new(Nested::new(at, NestedWeight::default(), None, dims))
 }
 
 /// The `quantization_config` of a nested checkpoint, by which other tools refuse it clearly.
