@@ -20,7 +20,7 @@ use switchformer_nn::{
     Decision, Error, Folder, Input, InputSpec, Output, Param, ParamKind, Point, Taps, Trace, Weights,
 };
 use switchformer_switch::Switches;
-use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, covers, quantization_config};
+use switchformer_switch::leaf::bits::{VIEWS, group_scale, covers, quantization_config};
 use switchformer_zoo::open::load_exits;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::timm::canonical;
@@ -492,23 +492,27 @@ fn saved_names_and_shapes_are_the_published_ones() {
 /// Codes and scales of a matrix that a nested checkpoint stores; `None` for what stays dense.
 fn codes(entry: &Entry, p: &Param) -> Option<NestedWeight> {
     let nested = p.kind == ParamKind::Matrix && covers(entry.blocks, &p.names[0].0);
-    nested.then(|| nested_codes(p.var.as_tensor(), &absmax_scale(p.var.as_tensor()).unwrap()).unwrap())
+    nested.then(|| nested_codes(p.var.as_tensor(), &group_scale(p.var.as_tensor()).unwrap()).unwrap())
 }
 
 #[test]
 fn a_view_computes_with_the_stored_integers() {
     let temp = tempfile::tempdir().unwrap();
+    let mut grouped = 0;
     for entry in ZOO {
         let architecture = toy_architecture(entry);
         let (dense, params) = weights_of(entry, &architecture);
         let mut stored = dense.clone();
         for p in &params {
             let Some(n) = codes(entry, p) else { continue };
-            let (inner, mut row) = (n.codes.len() / n.scale.len(), 0);
+            let (inner, groups, mut row) = (n.codes.len() / n.out, n.scale.len() / n.out, 0);
+            grouped += usize::from(groups > 1);
             for (name, rows) in &p.names {
                 let name = entry.published(&architecture, name);
                 let part = &n.codes[row * inner..(row + rows) * inner];
-                stored.insert(format!("{name}_scale"), Saved::f32(&[*rows], &n.scale[row..row + rows]));
+                let scale = &n.scale[row * groups..(row + rows) * groups];
+                let shape = if groups > 1 { vec![*rows, groups] } else { vec![*rows] };
+                stored.insert(format!("{name}_scale"), Saved::f32(&shape, scale));
                 stored.insert(name, Saved::i8(&[*rows, inner], part));
                 row += rows;
             }
@@ -532,10 +536,11 @@ fn a_view_computes_with_the_stored_integers() {
             let mut view = dense.clone();
             for p in &params {
                 let Some(n) = codes(entry, p) else { continue };
-                let (inner, step, top) = (n.codes.len() / n.scale.len(), 1i32 << (8 - b), (1i32 << (b - 1)) - 1);
+                let (inner, group) = (n.codes.len() / n.out, n.codes.len() / n.scale.len());
+                let (step, top) = (1i32 << (8 - b), (1i32 << (b - 1)) - 1);
                 let value = |(i, c): (usize, &i8)| {
                     let code = (f64::from(*c) / f64::from(step) + 0.5).floor().min(f64::from(top)) as i32;
-                    (code * step) as f32 * n.scale[i / inner]
+                    (code * step) as f32 * n.scale[i / group]
                 };
                 let values: Vec<f32> = n.codes.iter().enumerate().map(value).collect();
                 let mut row = 0;
@@ -560,6 +565,7 @@ fn a_view_computes_with_the_stored_integers() {
         assert!(errors[0] < 0.05, "{}: 8 bits are {} away from f32", entry.name, errors[0]);
         assert!(errors[0] < errors[2] && errors[2] < errors[3], "{}: {errors:?}", entry.name);
     }
+    assert!(grouped > 0, "no matrix has several groups of inputs");
 }
 
 // ---------------------------------------------------------------------------------------------- the machine
