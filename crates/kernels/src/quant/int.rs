@@ -223,14 +223,7 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
 /// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
 /// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-fn finish(
-    total: &[f32; PANEL],
-    blocks: &[Block],
-    scales: &[[f32; PANEL]],
-    first: usize,
-    row: usize,
-    job: &Job<'_>,
-) {
+fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
     let Out::Floats { y, row_sums, step, bias } = job.out else { return };
     let mut beyond = [0.0f32; PANEL];
     for wide in job.x.wide(row) {
