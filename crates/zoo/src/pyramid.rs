@@ -77,6 +77,24 @@ pub(crate) fn rows_in(sizes: &[Size]) -> usize {
     sizes.iter().map(|(h, w)| h * w).sum()
 }
 
+/// Applies `f` to every stretch of neighbours of one size, for layers whose windows depend on the map.
+/// Shapes: x `[total, from]` -> `[total, width]`.
+pub(crate) fn by_size(
+    x: &Tensor,
+    rows: &Rows,
+    width: usize,
+    mut f: impl FnMut(&Tensor, &Rows, Size) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for run in rows.sizes()?.chunk_by(|a, b| a == b) {
+        let own = Rows::maps(run)?;
+        parts.push(f(&x.narrow(0, rows.range(from).start, own.total())?, &own, run[0])?);
+        from += run.len();
+    }
+    Ok(if parts.is_empty() { x.narrow(1, 0, width)? } else { Tensor::cat(&parts, 0)? })
+}
+
 /// Rows of a map between the image and the first map, for members of the given lengths: known where the image has the
 /// trained size (`between`, and `first` for the first map), else four for each row.
 pub(crate) fn rows_between(lens: &[usize], between: Size, first: Size) -> usize {
@@ -109,9 +127,18 @@ impl PooledHead {
             None => PooledHead::Features,
         })
     }
+}
 
+/// What answers at the end of a model of maps.
+pub(crate) trait MapHead: Send + Sync {
     /// Shapes: hidden `[total, dim]` after the final norm.
-    pub(crate) fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output>;
+    /// Cost for a number of members that have so many rows together.
+    fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost;
+}
+
+impl MapHead for PooledHead {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
         Ok(match self {
             PooledHead::Classifier(c) => Output::new().member("logits", c.forward(cx, &mean_rows(&hidden, rows)?)?),
             PooledHead::Features => {
@@ -122,7 +149,7 @@ impl PooledHead {
         })
     }
 
-    pub(crate) fn cost(&self, point: &Point, members: usize) -> LeafCost {
+    fn cost(&self, point: &Point, members: usize, _rows: usize) -> LeafCost {
         match self {
             PooledHead::Classifier(c) => c.cost(point, members),
             PooledHead::Features | PooledHead::Rows => LeafCost::default(),
@@ -179,7 +206,7 @@ pub(crate) trait MapBlock: Send + Sync {
 }
 
 /// A model of maps: a stem, and stages of blocks with a smaller map in front of each and, perhaps, a norm at its end.
-pub(crate) struct Pyramid<B, S = Downsample, D = Downsample> {
+pub(crate) struct Pyramid<B, S = Downsample, D = Downsample, H = PooledHead> {
     pub(crate) channels: usize,
     /// Size of trained images.
     pub(crate) image: Size,
@@ -192,10 +219,10 @@ pub(crate) struct Pyramid<B, S = Downsample, D = Downsample> {
     pub(crate) blocks: Vec<B>,
     /// At the end of every stage; the last one is in front of the head.
     pub(crate) norms: Vec<Option<LayerNorm>>,
-    pub(crate) head: PooledHead,
+    pub(crate) head: H,
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink> Pyramid<B, S, D> {
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
     /// Ends a stage: its norm, and the feature map for whoever listens.
     fn end(&self, cx: &mut Ctx, stage: usize, state: &State) -> Result<Tensor> {
         let x = match &self.norms[stage] {
@@ -217,7 +244,7 @@ impl<B: MapBlock, S: Stem, D: Shrink> Pyramid<B, S, D> {
     }
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink> Staged for Pyramid<B, S, D> {
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
     fn n_blocks(&self) -> usize {
         self.blocks.len()
     }
@@ -256,11 +283,12 @@ impl<B: MapBlock, S: Stem, D: Shrink> Staged for Pyramid<B, S, D> {
         enter + self.blocks[idx].cost(point, &sizes)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.norm_cost(self.stages.n() - 1) + self.head.cost(point, lens.len())
+        let last = self.stages.n() - 1;
+        self.norm_cost(last) + self.head.cost(point, lens.len(), rows_in(&self.sizes(last, lens)))
     }
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink> Model for Pyramid<B, S, D> {
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
     fn spec(&self) -> InputSpec {
         InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.patch, self.patch) }
     }

@@ -72,6 +72,10 @@ fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
     let g = flat(g);
     assert!(g.iter().all(|v| v.is_finite()), "{at}: {:?} has a gradient that is not finite", p.names);
     let top = largest(&g);
+    if unseen(p) {
+        assert!(top < 1e-4, "{at}: {:?} moves the loss by {top:e}, softmax should not see it", p.names);
+        return g;
+    }
     assert!(top > 1e-6, "{at}: {:?} has a zero gradient", p.names);
     let width = g.len() / p.names.iter().map(|(_, rows)| rows).sum::<usize>();
     let mut from = 0;
@@ -86,6 +90,11 @@ fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
         from += rows;
     }
     g
+}
+
+/// Whether a tensor adds one number per head to all scores alike (the last bias of CrossFormer's network of positions).
+fn unseen(p: &Param) -> bool {
+    p.names.iter().all(|(name, _)| name.ends_with("attn.pos.pos3.2.bias"))
 }
 
 fn largest(g: &[f32]) -> f32 {
@@ -138,6 +147,9 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
     let mut worst = 0f32;
     for p in &params {
         let g = learns(&at, p, &grads);
+        if unseen(p) {
+            continue;
+        }
         let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
         assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);

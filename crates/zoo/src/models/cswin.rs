@@ -17,7 +17,7 @@ use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, by_size, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -184,7 +184,7 @@ impl Branch {
     }
 
     fn cost(&self, sizes: &[Size]) -> LeafCost {
-        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), self.dim).0).sum();
+        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), 1, self.dim).0).sum();
         self.conv.cost(rows_in(sizes)) + LeafCost { macs: macs as u64, bytes: 0 }
     }
 }
@@ -230,22 +230,16 @@ impl Block {
 
     /// All directions beside each other. Stripes are as long as the map, so maps of one size go together.
     fn cross(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (dim, sizes) = (self.out.dims().0, rows.sizes()?);
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for run in sizes.chunk_by(|a, b| a == b) {
-            let rows_of_run = Rows::maps(run)?;
-            let x = qkv.narrow(0, rows.range(from).start, rows_of_run.total())?;
-            from += run.len();
+        let dim = self.out.dims().0;
+        by_size(qkv, rows, dim, |x, rows, size| {
             let mut seen = Vec::with_capacity(self.branches.len());
             for (b, branch) in self.branches.iter().enumerate() {
                 let part = |k: usize| x.narrow(1, k * dim + b * branch.dim, branch.dim);
                 let own = Tensor::cat(&[part(0)?, part(1)?, part(2)?], 1)?;
-                seen.push(branch.forward(cx, &own, &rows_of_run, run[0])?);
+                seen.push(branch.forward(cx, &own, rows, size)?);
             }
-            parts.push(Tensor::cat(&seen, 1)?);
-        }
-        Ok(if parts.is_empty() { qkv.narrow(1, 0, dim)? } else { Tensor::cat(&parts, 0)? })
+            Ok(Tensor::cat(&seen, 1)?)
+        })
     }
 }
 
