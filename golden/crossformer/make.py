@@ -149,8 +149,10 @@ class CrossFormer(nn.Module):
 SHAPE = dict(img_size=64, patch_size=[4, 8, 16, 32], in_chans=3, embed_dim=48, depths=[2, 2, 1, 1],
              num_heads=[2, 3, 4, 6], group_size=[3, 3, 2, 7], crs_interval=[2, 2, 1, 1], mlp_ratio=[1.0, 1.0, 0.5, 0.5],
              merge_size=[[2, 4], [2, 4], [2, 4]])
-GRADS = ("patch_embed.projs.1.weight", "layers.0.blocks.0.attn.pos.pos_proj.weight",
-         "layers.1.blocks.1.attn.pos.pos2.0.weight", "layers.1.blocks.1.attn.pos.pos3.2.weight",
+PLACE = [f"layers.{{}}.blocks.{{}}.attn.pos.{part}.{kind}" for kind in ("weight", "bias")
+         for part in ("pos_proj", "pos1.0", "pos1.2", "pos2.0", "pos2.2", "pos3.0")]
+GRADS = ("patch_embed.projs.1.weight", *[p.format(0, 0) for p in PLACE], *[p.format(1, 1) for p in PLACE],
+         "layers.1.blocks.1.attn.pos.pos3.2.weight",
          "layers.1.blocks.1.attn.qkv.weight", "layers.0.downsample.norm.weight", "layers.1.downsample.reductions.0.bias",
          "layers.1.blocks.0.mlp.fc1.bias", "head.weight")
 

@@ -39,8 +39,8 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
-    toy: r#"{"model_type":"crossformer","architectures":["CrossFormer"],"embed_dim":64,"num_heads":[2,4],
-        "patch_size":[4,8],"merge_size":[[2,4]],"group_size":[3,2],"crs_interval":[2,1],"mlp_ratio":0.5,"use_acl":true,
+    toy: r#"{"model_type":"crossformer","architectures":["CrossFormer"],"embed_dim":128,"num_heads":[2,4],
+        "patch_size":[4,8],"merge_size":[[2,4]],"group_size":[3,2],"crs_interval":[2,1],"mlp_ratio":0.25,"use_acl":true,
         "depths":[4,1],"img_size":32,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),
 };
