@@ -105,6 +105,10 @@ fn is_kinked(p: &Param) -> bool {
     p.names.iter().all(|(name, _)| name.contains("attn.pos."))
 }
 
+/// Models that compute with signs: the loss jumps where one changes, and the gradient goes straight through it. Goldens
+/// hold theirs.
+const SIGNS: [&str; 1] = ["ecoformer_pvt_v2"];
+
 fn largest(g: &[f32]) -> f32 {
     g.iter().fold(0f32, |a, v| a.max(v.abs()))
 }
@@ -161,7 +165,7 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
         let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
         assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);
-        if is_kinked(p) {
+        if is_kinked(p) || SIGNS.contains(&entry.name) {
             continue;
         }
         let start = flat(p.var.as_tensor());

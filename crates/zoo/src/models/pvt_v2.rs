@@ -99,7 +99,7 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 }
 
 /// The authors' names and timm's onto those of transformers.
-const RULES: &[Rename] = &[
+pub(super) const RULES: &[Rename] = &[
     ("pvt_v2.**", "**"),
     ("patch_embed1.**", "patch_embed.**"),
     ("patch_embed2.**", "stages.1.downsample.**"),
@@ -135,17 +135,17 @@ const RULES: &[Rename] = &[
 const CELLS: usize = 7;
 
 /// The published config, checked.
-struct Config {
-    stages: Stages,
-    dims: Vec<usize>,
-    heads: Vec<usize>,
+pub(super) struct Config {
+    pub(super) stages: Stages,
+    pub(super) dims: Vec<usize>,
+    pub(super) heads: Vec<usize>,
     reductions: Vec<usize>,
     mlp_ratios: Vec<usize>,
     patches: Vec<usize>,
     /// Pixels a row of the first map stands for; 2 rows become one in every further stage.
     stride: usize,
     linear: bool,
-    qkv_bias: bool,
+    pub(super) qkv_bias: bool,
     act: Activation,
     eps: f64,
     /// Epsilon of the norms behind convolutions.
@@ -155,7 +155,7 @@ struct Config {
 }
 
 impl Config {
-    fn read(c: &ConfigMap) -> Result<Self> {
+    pub(super) fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("image_size", 224, MAX_SIDE)?;
         let strides = c.stages("strides", &[4, 2, 2, 2], None, 32)?;
         if strides[1..].iter().any(|s| *s != 2) {
@@ -233,8 +233,17 @@ impl Attention {
             heads: c.heads[stage],
         })
     }
+}
 
+/// What mixes the rows of a map inside a block.
+pub(super) trait Mixer: Send + Sync {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Cost for maps of these sizes.
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
+}
+
+impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.query.dims().0;
         let q = self.query.forward(cx, x)?;
@@ -277,9 +286,10 @@ impl Attention {
     }
 }
 
-struct Block {
+/// A block: something that mixes rows, and a feed-forward with a convolution inside.
+pub(super) struct Block {
     norm1: LayerNorm,
-    attn: Attention,
+    attn: Box<dyn Mixer>,
     norm2: LayerNorm,
     fc1: Box<dyn Linear>,
     conv: Depthwise,
@@ -289,13 +299,13 @@ struct Block {
 }
 
 impl Block {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+    fn load(c: &Config, w: &Weights, stage: usize, attn: Box<dyn Mixer>) -> Result<Self> {
         let dim = c.dims[stage];
         let hidden = dim * c.mlp_ratios[stage];
         let mlp = w.at("mlp");
         Ok(Block {
             norm1: w.layer_norm("layer_norm_1", dim, c.eps)?,
-            attn: Attention::load(c, &w.at("attention"), stage)?,
+            attn,
             norm2: w.layer_norm("layer_norm_2", dim, c.eps)?,
             fc1: mlp.linear("dense1", dim, hidden, true)?,
             conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
@@ -326,20 +336,34 @@ impl MapBlock for Block {
 
 fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
     let config = Config::read(c)?;
+    let head = match ENTRY.architecture(c)? {
+        "PvtV2Model" => PooledHead::Rows,
+        _ => PooledHead::load(c, w, Some("classifier"), config.dims[config.stages.n() - 1])?,
+    };
+    build(config, w, head, |config, w, stage| Ok(Box::new(Attention::load(config, w, stage)?)))
+}
+
+/// The model with what `mixer` loads, from its path, for the blocks of a stage.
+pub(super) fn build(
+    config: Config,
+    w: &Weights,
+    head: PooledHead,
+    mixer: impl Fn(&Config, &Weights, usize) -> Result<Box<dyn Mixer>>,
+) -> Result<Pyramid<Block>> {
     let layer = |s: usize| w.at("encoder.layers").at(s);
     let n = config.stages.n();
     let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
-    let block = |(s, i): (usize, usize)| Block::load(&config, &layer(s).at("blocks").at(i), s);
+    let block = |(s, i): (usize, usize)| {
+        let w = layer(s).at("blocks").at(i);
+        Block::load(&config, &w, s, mixer(&config, &w.at("attention"), s)?)
+    };
     let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
     Ok(Pyramid {
         stem: patches(0)?,
         downs: (1..n).map(patches).collect::<Result<_>>()?,
         blocks: config.stages.all().map(block).collect::<Result<_>>()?,
         norms: (0..n).map(norm).collect::<Result<_>>()?,
-        head: match ENTRY.architecture(c)? {
-            "PvtV2Model" => PooledHead::Rows,
-            _ => PooledHead::load(c, w, Some("classifier"), config.dims[n - 1])?,
-        },
+        head,
         stages: config.stages,
         channels: config.channels,
         image: config.image,
