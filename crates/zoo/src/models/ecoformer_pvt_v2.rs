@@ -1,7 +1,7 @@
 //! EcoFormer on PVT v2 - attention over binary codes, linear in the number of rows.
 //!
 //! Paper: "EcoFormer: Energy-Saving Attention with Linear Complexity", arXiv 2209.09004. Code: ziplab/EcoFormer (pvt).
-//! Weights: the releases there; the authors' names load.
+//! Weights: the releases there; the authors' names load, folders are written in those of PVT v2.
 //! Idea: queries and keys are one projection. A hash that was fitted to the similarities of the trained model turns every
 //! row into 16 signs per head: kernels around 25 anchors, minus their mean, times a matrix. The product of two codes plus
 //! 17 is the weight of a pair, always positive, so sums over keys come first and no pair is ever formed. The last stage
