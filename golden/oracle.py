@@ -143,6 +143,16 @@ def from_timm(module, config):
     return Loaded(module.eval(), config, dict(sorted(tensors.items())))
 
 
+def from_buffered(module, config, without=("num_batches_tracked",)):
+    """As from_timm for a module with buffers: they are in the file, but no parameters; some are not wanted."""
+    layout = {n: list(t.shape) for n, t in module.state_dict().items() if not n.endswith(without)}
+    module.load_state_dict({n: torch.from_numpy(seeded(n, s)) for n, s in layout.items()}, strict=False)
+    out = Loaded.__new__(Loaded)
+    out.module, out.config, out.tensors = module.eval(), config, dict(sorted(layout.items()))
+    out.params, out.n_params = dict(module.named_parameters()), sum(p.numel() for p in module.parameters())
+    return out
+
+
 # --- one run --------------------------------------------------------------------------------------------------------
 
 BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block",

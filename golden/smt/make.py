@@ -124,18 +124,9 @@ GRADS = ("patch_embed1.conv.0.weight", "patch_embed1.conv.1.weight", "patch_embe
          "block3.1.attn.local_conv.bias", "block4.0.mlp.dwconv.dwconv.weight", "norm2.weight", "head.weight")
 
 
-def loaded(module, config):
-    layout = {n: list(t.shape) for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
-    module.load_state_dict({n: torch.from_numpy(o.seeded(n, s)) for n, s in layout.items()}, strict=False)
-    out = o.Loaded.__new__(o.Loaded)
-    out.module, out.config, out.tensors = module.eval(), config, dict(sorted(layout.items()))
-    out.params, out.n_params = dict(module.named_parameters()), sum(p.numel() for p in module.parameters())
-    return out
-
-
 def case(name, size=(64, 64), note="", **kw):
     args = {**SHAPE, **kw}
-    model = loaded(Smt(**args), {"architecture": "smt", "num_classes": 7, "model_args": args})
+    model = o.from_buffered(Smt(**args), {"architecture": "smt", "num_classes": 7, "model_args": args})
     x = {"pixel_values": o.uniform(f"golden.smt.{name}.pixels", (2, 3, *size)),
          "labels": o.integers(f"golden.smt.{name}.labels", (2,), 0, 7)}
     o.run_maps(HERE / name, model, x, model.module.blocks(), lambda r: r["maps"], GRADS,

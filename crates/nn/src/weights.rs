@@ -464,14 +464,17 @@ impl Weights {
         ))
     }
 
+    /// A tensor that is in the file but is no parameter.
+    pub fn buffer(&self, part: &str, shape: &[usize]) -> Result<Tensor> {
+        let t = self.tensor(part, shape, ParamKind::Buffer)?;
+        self.ledger().elements -= elements(shape)? as u64;
+        Ok(t)
+    }
+
     /// A batch norm over `dim` channels with the statistics of its training.
     pub fn batch_norm(&self, part: &str, dim: usize, eps: f64) -> Result<BatchNorm> {
         let w = self.at(part);
-        let buffer = |name: &str| -> Result<Tensor> {
-            let t = w.tensor(name, &[dim], ParamKind::Buffer)?;
-            w.ledger().elements -= dim as u64;
-            Ok(t)
-        };
+        let buffer = |name: &str| w.buffer(name, &[dim]);
         let [weight, bias] =
             [w.tensor("weight", &[dim], ParamKind::Vector)?, w.tensor("bias", &[dim], ParamKind::Vector)?];
         Ok(BatchNorm::new([weight, bias], [buffer("running_mean")?, buffer("running_var")?], eps))

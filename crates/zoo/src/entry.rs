@@ -50,12 +50,15 @@ pub struct Variant {
 pub static ZOO: &[&Entry] = &[
     &models::albert::ENTRY,
     &models::bert::ENTRY,
+    &models::crossformer::ENTRY,
     &models::crossvit::ENTRY,
     &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
+    &models::ecoformer_pvt_v2::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,
+    &models::rmt::ENTRY,
     &models::roberta::ENTRY,
     &models::smt::ENTRY,
     &models::swin::ENTRY,
@@ -68,9 +71,12 @@ pub static ZOO: &[&Entry] = &[
 
 /// Every family whose timm folders open, by the names of timm.
 pub static TIMM: &[&Timm] = &[
+    &models::crossformer::TIMM,
     &models::crossvit::TIMM,
     &models::cswin::TIMM,
+    &models::ecoformer_pvt_v2::TIMM,
     &models::pvt_v2::TIMM,
+    &models::rmt::TIMM,
     &models::smt::TIMM,
     &models::swin::TIMM,
     &models::swinv2::TIMM,

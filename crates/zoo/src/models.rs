@@ -2,12 +2,15 @@
 
 pub mod albert;
 pub mod bert;
+pub mod crossformer;
 pub mod crossvit;
 pub mod cswin;
 pub mod deit;
 pub mod distilbert;
+pub mod ecoformer_pvt_v2;
 pub mod mt5;
 pub mod pvt_v2;
+pub mod rmt;
 pub mod roberta;
 pub mod smt;
 pub mod swin;

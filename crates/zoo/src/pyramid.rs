@@ -2,9 +2,11 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
 use switchformer_nn::layers::LayerNorm;
-use switchformer_nn::spatial::{Conv, halved, maps_of, mean_rows, size_of};
+use switchformer_nn::spatial::{Conv, halved, maps_of, mean_rows, pixel_rows, size_of};
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
+};
 
 /// Which blocks belong to which stage.
 pub(crate) struct Stages {
@@ -58,16 +60,46 @@ impl Stages {
         self.n_blocks() - self.depths[self.n() - 1] + 1
     }
 
-    /// Sizes of the maps of a stage for members of the given lengths at the first stage. The shape of a length that was
-    /// not trained is guessed from the trained aspect.
+    /// Sizes of the first map for members of the given lengths. The shape of a length that was not trained is guessed
+    /// from the trained aspect.
+    pub(crate) fn first_sizes(&self, lens: &[usize]) -> Vec<Size> {
+        lens.iter().map(|n| size_of(*n, self.trained)).collect()
+    }
+
+    /// Sizes of the maps of a stage where each is half of the one before.
     pub(crate) fn sizes(&self, stage: usize, lens: &[usize]) -> Vec<Size> {
-        lens.iter().map(|n| (0..stage).fold(size_of(*n, self.trained), |s, _| halved(s))).collect()
+        self.first_sizes(lens).into_iter().map(|s| (0..stage).fold(s, |s, _| halved(s))).collect()
     }
 }
 
 /// Rows of maps of these sizes.
 pub(crate) fn rows_in(sizes: &[Size]) -> usize {
     sizes.iter().map(|(h, w)| h * w).sum()
+}
+
+/// Applies `f` to every stretch of neighbours of one size, for layers whose windows depend on the map.
+/// Shapes: x `[total, from]` -> `[total, width]`.
+pub(crate) fn by_size(
+    x: &Tensor,
+    rows: &Rows,
+    width: usize,
+    mut f: impl FnMut(&Tensor, &Rows, Size) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for run in rows.sizes()?.chunk_by(|a, b| a == b) {
+        let own = Rows::maps(run)?;
+        parts.push(f(&x.narrow(0, rows.range(from).start, own.total())?, &own, run[0])?);
+        from += run.len();
+    }
+    Ok(if parts.is_empty() { x.narrow(1, 0, width)? } else { Tensor::cat(&parts, 0)? })
+}
+
+/// Rows of a map between the image and the first map, for members of the given lengths: known where the image has the
+/// trained size (`between`, and `first` for the first map), else four for each row.
+pub(crate) fn rows_between(lens: &[usize], between: Size, first: Size) -> usize {
+    let [between, first] = [between, first].map(|s| rows_in(&[s]));
+    lens.iter().map(|n| if *n == first { between } else { 4 * n }).sum()
 }
 
 /// Gives the feature map of a stage to whoever listens, one `[h, w, dim]` per member.
@@ -95,9 +127,18 @@ impl PooledHead {
             None => PooledHead::Features,
         })
     }
+}
 
+/// What answers at the end of a model of maps.
+pub(crate) trait MapHead: Send + Sync {
     /// Shapes: hidden `[total, dim]` after the final norm.
-    pub(crate) fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output>;
+    /// Cost for a number of members that have so many rows together.
+    fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost;
+}
+
+impl MapHead for PooledHead {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
         Ok(match self {
             PooledHead::Classifier(c) => Output::new().member("logits", c.forward(cx, &mean_rows(&hidden, rows)?)?),
             PooledHead::Features => {
@@ -108,11 +149,30 @@ impl PooledHead {
         })
     }
 
-    pub(crate) fn cost(&self, point: &Point, members: usize) -> LeafCost {
+    fn cost(&self, point: &Point, members: usize, _rows: usize) -> LeafCost {
         match self {
             PooledHead::Classifier(c) => c.cost(point, members),
             PooledHead::Features | PooledHead::Rows => LeafCost::default(),
         }
+    }
+}
+
+/// Rows of a map to rows of a smaller one: the step to the next stage.
+pub(crate) trait Shrink: Send + Sync {
+    /// Shapes: x `[total, from]` -> `[total', to]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State>;
+    /// Size of what comes out.
+    fn size(&self, from: Size) -> Size;
+    /// Cost for `rows` rows that come out.
+    fn cost(&self, rows: usize) -> LeafCost;
+}
+
+/// Pixels to the first map.
+pub(crate) trait Stem: Shrink {
+    /// Cost for members of the given lengths of a model whose trained images have this size. Differs from
+    /// [`Shrink::cost`] where maps between the image and the first one have a length of their own.
+    fn cost_of(&self, _image: Size, lens: &[usize]) -> LeafCost {
+        self.cost(lens.iter().sum())
     }
 }
 
@@ -122,38 +182,47 @@ pub(crate) struct Downsample {
     pub(crate) norm: LayerNorm,
 }
 
-impl Downsample {
-    pub(crate) fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+impl Shrink for Downsample {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
         Ok(State::new(self.norm.forward(&x)?, rows))
     }
-
-    /// Cost for `rows` rows that come out.
-    pub(crate) fn cost(&self, rows: usize) -> LeafCost {
+    fn size(&self, from: Size) -> Size {
+        self.conv.size(from)
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
         self.conv.cost(rows) + self.norm.cost()
     }
 }
 
+impl Stem for Downsample {}
+
 /// A block over maps.
-pub(crate) trait MapBlock {
+pub(crate) trait MapBlock: Send + Sync {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
     /// Cost for maps of these sizes.
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
 }
 
-/// Stages of blocks with a convolution between them and, perhaps, a norm at the end of each.
-pub(crate) struct Pyramid<B> {
+/// A model of maps: a stem, and stages of blocks with a smaller map in front of each and, perhaps, a norm at its end.
+pub(crate) struct Pyramid<B, S = Downsample, D = Downsample, H = PooledHead> {
+    pub(crate) channels: usize,
+    /// Size of trained images.
+    pub(crate) image: Size,
+    /// Side of the square of pixels that a row of the first map stands for.
+    pub(crate) patch: usize,
+    pub(crate) stem: S,
     pub(crate) stages: Stages,
     /// In front of every stage but the first.
-    pub(crate) downs: Vec<Downsample>,
+    pub(crate) downs: Vec<D>,
     pub(crate) blocks: Vec<B>,
     /// At the end of every stage; the last one is in front of the head.
     pub(crate) norms: Vec<Option<LayerNorm>>,
-    pub(crate) head: PooledHead,
+    pub(crate) head: H,
 }
 
-impl<B: MapBlock> Pyramid<B> {
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
     /// Ends a stage: its norm, and the feature map for whoever listens.
     fn end(&self, cx: &mut Ctx, stage: usize, state: &State) -> Result<Tensor> {
         let x = match &self.norms[stage] {
@@ -164,7 +233,26 @@ impl<B: MapBlock> Pyramid<B> {
         Ok(x)
     }
 
-    pub(crate) fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+    fn norm_cost(&self, stage: usize) -> LeafCost {
+        self.norms[stage].as_ref().map(LayerNorm::cost).unwrap_or_default()
+    }
+
+    /// Sizes of the maps of a stage for members of the given lengths.
+    fn sizes(&self, stage: usize, lens: &[usize]) -> Vec<Size> {
+        let shrunk = |s: Size| self.downs[..stage].iter().fold(s, |s, down| down.size(s));
+        self.stages.first_sizes(lens).into_iter().map(shrunk).collect()
+    }
+}
+
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
+    fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
+        self.stem.forward(cx, &x, &rows)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         let (stage, within) = self.stages.of(idx);
         let State { x, rows, .. } = if stage > 0 && within == 0 {
             let x = self.end(cx, stage - 1, &state)?;
@@ -174,19 +262,19 @@ impl<B: MapBlock> Pyramid<B> {
         };
         Ok(State::new(self.blocks[idx].forward(cx, &x, &rows)?, rows))
     }
-
-    pub(crate) fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let x = self.end(cx, self.stages.n() - 1, &state)?;
         self.head.forward(cx, x, &state.rows)
     }
-
-    fn norm_cost(&self, stage: usize) -> LeafCost {
-        self.norms[stage].as_ref().map(LayerNorm::cost).unwrap_or_default()
+    fn first_exit(&self) -> usize {
+        self.stages.first_exit()
     }
-
-    pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        self.stem.cost_of(self.image, lens)
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         let (stage, within) = self.stages.of(idx);
-        let sizes = self.stages.sizes(stage, lens);
+        let sizes = self.sizes(stage, lens);
         let enter = if stage > 0 && within == 0 {
             self.norm_cost(stage - 1) + self.downs[stage - 1].cost(rows_in(&sizes))
         } else {
@@ -194,8 +282,21 @@ impl<B: MapBlock> Pyramid<B> {
         };
         enter + self.blocks[idx].cost(point, &sizes)
     }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let last = self.stages.n() - 1;
+        self.norm_cost(last) + self.head.cost(point, lens.len(), rows_in(&self.sizes(last, lens)))
+    }
+}
 
-    pub(crate) fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.norm_cost(self.stages.n() - 1) + self.head.cost(point, lens.len())
+impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.patch, self.patch) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
+        Ok(vec![rows_in(&[self.stem.size((h, w))]); n])
     }
 }

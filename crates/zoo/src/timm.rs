@@ -30,6 +30,9 @@ const TRAINING: &[&str] = &[
     "pos_drop_rate",
     "weight_init",
     "strict_img_size",
+    "use_checkpoint",
+    "use_checkpoints",
+    "layer_init_values",
 ];
 
 /// A config with `model_type` as it is; timm's form under the names of the model that computes it. Unknown

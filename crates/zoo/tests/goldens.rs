@@ -11,9 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::io::unpack;
-use switchformer_nn::{Ctx, Input, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
 use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, ZOO};
+
+/// How far our multiply-adds may be from those counted on the reference, and from the published figure.
+const COUNTED: f64 = 0.025;
+const PUBLISHED: f64 = 0.08;
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden")
@@ -312,4 +316,30 @@ fn parameter_counts_equal_the_published_ones() {
         checked += 1;
     }
     assert!(checked >= 10, "only {checked} counted");
+}
+
+/// Multiply-adds of one image of the trained size, against the count that the reference's own code gives and the figure
+/// of its paper (`golden/macs.json`, in units of 10^9). Counters differ in what they leave out: norms, activations and
+/// biases are no multiply-adds here.
+#[test]
+fn multiply_adds_agree_with_the_references() {
+    let rows: Value = serde_json::from_slice(&std::fs::read(golden_dir().join("macs.json")).unwrap()).unwrap();
+    for row in rows.as_array().unwrap() {
+        let name = row["variant"].as_str().unwrap();
+        let config = ConfigMap::new(switchformer_zoo::Opened::preset(name).unwrap()).unwrap();
+        let entry = switchformer_zoo::find(config.as_map()["model_type"].as_str().unwrap()).unwrap();
+        let model = (entry.load)(&config, &Weights::shapes_only()).unwrap();
+        let InputSpec::Pixels { channels, size: (h, w), .. } = model.spec() else { panic!("{name}: no images") };
+        let image = Input::Pixels(Tensor::zeros((1, channels, h, w), DType::F32, &Device::Cpu).unwrap());
+        let cost = staged::cost(model.trunk(), &[], &Point::new(), &model.lens(&image).unwrap());
+        let ours = cost.macs as f64 / 1e9;
+        let off = |field: &str| row[field].as_f64().map(|theirs| ours / theirs - 1.0);
+        let (counted, published) = (off("counted").unwrap(), off("published").unwrap_or_default());
+        println!(
+            "{name:<28} {ours:7.3} G  {:+5.1} % of the count  {:+5.1} % of the paper",
+            100.0 * counted,
+            100.0 * published
+        );
+        assert!(counted.abs() < COUNTED && published.abs() < PUBLISHED, "{name}: {ours} G against {row}");
+    }
 }

@@ -72,12 +72,18 @@ fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
     let g = flat(g);
     assert!(g.iter().all(|v| v.is_finite()), "{at}: {:?} has a gradient that is not finite", p.names);
     let top = largest(&g);
+    if unseen(p) {
+        assert!(top < 1e-4, "{at}: {:?} moves the loss by {top:e}, softmax should not see it", p.names);
+        return g;
+    }
     assert!(top > 1e-6, "{at}: {:?} has a zero gradient", p.names);
     let width = g.len() / p.names.iter().map(|(_, rows)| rows).sum::<usize>();
     let mut from = 0;
     for (i, (name, rows)) in p.names.iter().enumerate() {
         let part = largest(&g[from * width..(from + rows) * width]);
-        let key = (p.names.len() == 3 && i == 1) || name.ends_with("key.bias") || name.ends_with("wk.bias");
+        // Keys that are turned by their place (RMT) have a bias that differs from place to place.
+        let turned = name.ends_with("retention.k_proj.bias");
+        let key = (p.names.len() == 3 && i == 1 && !turned) || name.ends_with("key.bias") || name.ends_with("wk.bias");
         if key && p.kind == ParamKind::Vector && name.ends_with(".bias") {
             assert!(part < 1e-4 * top, "{at}: {name} moves the loss by {part:e}, softmax should not see it");
         } else {
@@ -87,6 +93,21 @@ fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
     }
     g
 }
+
+/// Whether a tensor adds one number per head to all scores alike (the last bias of CrossFormer's network of positions).
+fn unseen(p: &Param) -> bool {
+    p.names.iter().all(|(name, _)| name.ends_with("attn.pos.pos3.2.bias"))
+}
+
+/// Whether a tensor is part of CrossFormer's network of positions: three norms and ReLUs over a handful of numbers, with
+/// a kink within every step that is not lost in rounding. Goldens hold the gradient of each of its tensors instead.
+fn is_kinked(p: &Param) -> bool {
+    p.names.iter().all(|(name, _)| name.contains("attn.pos."))
+}
+
+/// Models that compute with signs: the loss jumps where one changes, and the gradient goes straight through it. Goldens
+/// hold theirs.
+const SIGNS: [&str; 1] = ["ecoformer_pvt_v2"];
 
 fn largest(g: &[f32]) -> f32 {
     g.iter().fold(0f32, |a, v| a.max(v.abs()))
@@ -138,9 +159,15 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
     let mut worst = 0f32;
     for p in &params {
         let g = learns(&at, p, &grads);
+        if unseen(p) {
+            continue;
+        }
         let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
         assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);
+        if is_kinked(p) || SIGNS.contains(&entry.name) {
+            continue;
+        }
         let start = flat(p.var.as_tensor());
         for i in coordinates(&p.names[0].0, &g) {
             // A kink (ReLU) within the step has no slope: a smaller step meets fewer of them. A weak slope drowns in

@@ -46,7 +46,7 @@ fn at(setting: Json) -> Point {
 }
 
 /// Families whose feed-forwards have a convolution inside: no bank of experts has one.
-const WITHOUT: [&str; 2] = ["pvt_v2", "smt"];
+const WITHOUT: [&str; 4] = ["ecoformer_pvt_v2", "pvt_v2", "rmt", "smt"];
 
 #[test]
 fn copies_are_the_dense_model_under_every_router() {

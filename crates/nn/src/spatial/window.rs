@@ -1,4 +1,4 @@
-//! Attention inside windows of a map, shifted or not (Swin).
+//! Attention inside windows of a map: shifted or not (Swin), of places next to each other or apart (CrossFormer).
 
 use candle_core::{D, Device, Tensor};
 
@@ -31,7 +31,7 @@ pub struct Windows {
     index: Tensor,
     /// Place of every row, `[total]`.
     back: Tensor,
-    /// Added to the scores, `[n, 1, len, len]`: pairs that only the shift brought together.
+    /// Added to the scores, `[n, 1, len, len]`: pairs that only the shift brought together, keys beyond the edge.
     mask: Option<Tensor>,
     n: usize,
     len: usize,
@@ -42,38 +42,82 @@ impl Windows {
     /// Cuts every map into windows of one size, after moving it up and left by `shift`. `far` is what pairs get that
     /// are no neighbours.
     pub fn new(rows: &Rows, window: Size, shift: &[Size], order: PadOrder, far: f32) -> Result<Windows> {
-        let len = window.0 * window.1;
+        let filled = |(h, w): Size| (h.next_multiple_of(window.0), w.next_multiple_of(window.1));
+        let from = |i: usize, (h, w): Size| {
+            let ((tall, wide), shift) = (filled((h, w)), shift[i]);
+            places((tall, wide), window, 1).map(move |(y, x)| match order {
+                PadOrder::PadThenShift => ((y + shift.0) % tall, (x + shift.1) % wide),
+                PadOrder::ShiftThenPad if y < h && x < w => ((y + shift.0) % h, (x + shift.1) % w),
+                PadOrder::ShiftThenPad => (h, w),
+            })
+        };
+        let mut windows = Windows::of(rows, window.0 * window.1, from)?;
+        if shift.iter().any(|s| *s != (0, 0)) {
+            let zones = rows.sizes()?.iter().zip(shift).flat_map(|(size, shift)| {
+                let (tall, wide) = filled(*size);
+                places((tall, wide), window, 1)
+                    .map(move |(y, x)| 3 * zone(y, tall, window.0, shift.0) + zone(x, wide, window.1, shift.1))
+            });
+            let zones: Vec<u8> = zones.collect();
+            windows.mask = Some(windows.mask_of(|q, k| if zones[q] == zones[k] { 0.0 } else { far })?);
+        }
+        Ok(windows)
+    }
+
+    /// Cuts every map into groups of places that are `interval` apart, filled up with zeros to whole groups: behind the
+    /// map, or half before it where `centred`. `far` is what keys beyond the edge get, if they get anything.
+    pub fn spread(rows: &Rows, window: Size, interval: usize, centred: bool, far: Option<f32>) -> Result<Windows> {
+        let from = |_: usize, (h, w): Size| {
+            let filled = spread_size((h, w), window, interval);
+            let before = |pad: usize| if centred { pad / 2 } else { 0 };
+            let first = (before(filled.0 - h), before(filled.1 - w));
+            // A place before the map is as far away as one behind it.
+            let at = move |n: usize, first: usize| n.checked_sub(first).unwrap_or(usize::MAX);
+            places(filled, window, interval).map(move |(y, x)| (at(y, first.0), at(x, first.1)))
+        };
+        let mut windows = Windows::of(rows, window.0 * window.1, from)?;
+        if let Some(far) = far.filter(|_| windows.pads > 0) {
+            let index = windows.index.to_vec1::<u32>()?;
+            let total = rows.total() as u32;
+            windows.mask = Some(windows.mask_of(|_, k| if index[k] < total { 0.0 } else { far })?);
+        }
+        Ok(windows)
+    }
+
+    /// Windows of `len` places each; `from` gives what stands at each place of a map, window by window.
+    fn of<I: Iterator<Item = Size>>(rows: &Rows, len: usize, from: impl Fn(usize, Size) -> I) -> Result<Windows> {
         let total = rows.total();
-        let (mut index, mut back, mut zones) = (Vec::new(), vec![0u32; total], Vec::new());
+        let (mut index, mut back) = (Vec::new(), vec![0u32; total]);
         let mut pads = 0;
-        for (i, ((h, w), shift)) in rows.sizes()?.iter().copied().zip(shift).enumerate() {
+        for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
             let first = rows.range(i).start;
-            let (tall, wide) = (h.next_multiple_of(window.0), w.next_multiple_of(window.1));
-            let padded = (tall, wide) != (h, w);
-            for (y, x) in places((tall, wide), window) {
-                let from = match order {
-                    PadOrder::PadThenShift => ((y + shift.0) % tall, (x + shift.1) % wide),
-                    PadOrder::ShiftThenPad if y < h && x < w => ((y + shift.0) % h, (x + shift.1) % w),
-                    PadOrder::ShiftThenPad => (h, w),
-                };
-                if from.0 < h && from.1 < w {
-                    let row = first + from.0 * w + from.1;
+            let mut padded = false;
+            for (y, x) in from(i, (h, w)) {
+                if y < h && x < w {
+                    let row = first + y * w + x;
                     back[row] = index.len() as u32;
                     index.push(row as u32);
                 } else {
+                    padded = true;
                     index.push((total + pads) as u32);
                 }
-                zones.push(3 * zone(y, tall, window.0, shift.0) + zone(x, wide, window.1, shift.1));
             }
             pads += usize::from(padded);
         }
         let n = index.len() / len;
-        let mask = if shift.iter().any(|s| *s != (0, 0)) { Some(mask(&zones, len, far)?) } else { None };
         let on_cpu = |v: Vec<u32>| {
             let n = v.len();
             Tensor::from_vec(v, n, &Device::Cpu)
         };
-        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, mask, n, len, pads })
+        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, mask: None, n, len, pads })
+    }
+
+    /// What to add to the scores, `[n, 1, len, len]`, from what a pair of places (counted through all windows) gets.
+    fn mask_of(&self, of: impl Fn(usize, usize) -> f32) -> Result<Tensor> {
+        let len = self.len;
+        let pairs = (0..self.n * len).flat_map(|q| (0..len).map(move |k| (q, q / len * len + k)));
+        let data: Vec<f32> = pairs.map(|(q, k)| of(q, k)).collect();
+        Ok(Tensor::from_vec(data, (self.n, 1, len, len), &Device::Cpu)?)
     }
 
     /// The rows with one row of zeros per padded member behind them: what projections see, since a place beyond the
@@ -106,35 +150,35 @@ impl Windows {
         2 * self.n * self.len * self.len * dim
     }
 
-    /// Windows, places and pad rows of maps of these sizes: what [`Windows::macs`] will count.
-    pub fn forecast(sizes: &[Size], window: Size, dim: usize) -> (usize, usize) {
-        let len = window.0 * window.1;
-        let n: usize = sizes.iter().map(|(h, w)| h.div_ceil(window.0) * w.div_ceil(window.1)).sum();
-        let padded = |s: &&Size| !s.0.is_multiple_of(window.0) || !s.1.is_multiple_of(window.1);
-        (2 * n * len * len * dim, sizes.iter().filter(padded).count())
+    /// What [`Windows::macs`] will count for maps of these sizes, and how many of them get a pad row.
+    pub fn forecast(sizes: &[Size], window: Size, interval: usize, dim: usize) -> (usize, usize) {
+        let filled = |s: &Size| spread_size(*s, window, interval);
+        let n: usize = sizes.iter().map(filled).map(|(h, w)| h * w).sum();
+        (2 * n * window.0 * window.1 * dim, sizes.iter().filter(|s| filled(s) != **s).count())
     }
 }
 
-/// Places of a map in the order of its windows.
-fn places(size: Size, window: Size) -> impl Iterator<Item = Size> {
+/// Size of a map that is filled up to whole groups.
+fn spread_size((h, w): Size, window: Size, interval: usize) -> Size {
+    (h.next_multiple_of(window.0 * interval), w.next_multiple_of(window.1 * interval))
+}
+
+/// Places of a map in the order of its windows. With an interval, a square of `interval` x `interval` windows shares a
+/// stretch of the map, each with places that are `interval` apart.
+fn places(size: Size, window: Size, interval: usize) -> impl Iterator<Item = Size> {
     let (down, across) = (size.0 / window.0, size.1 / window.1);
+    let (high, wide) = (window.0 * interval, window.1 * interval);
     (0..down * across * window.0 * window.1).map(move |k| {
         let (win, at) = (k / (window.0 * window.1), k % (window.0 * window.1));
-        ((win / across) * window.0 + at / window.1, (win % across) * window.1 + at % window.1)
+        let (square, within) = (win / (interval * interval), win % (interval * interval));
+        let (y, x) = (within / interval + interval * (at / window.1), within % interval + interval * (at % window.1));
+        ((square / (across / interval)) * high + y, (square % (across / interval)) * wide + x)
     })
 }
 
 /// Zone of a coordinate of the moved map: the last window holds two parts that were no neighbours.
 fn zone(at: usize, side: usize, window: usize, shift: usize) -> u8 {
     if shift == 0 { 0 } else { u8::from(at + window >= side) + u8::from(at + shift >= side) }
-}
-
-fn mask(zones: &[u8], len: usize, far: f32) -> Result<Tensor> {
-    let mut data = Vec::with_capacity(zones.len() * len);
-    for window in zones.chunks(len) {
-        data.extend(window.iter().flat_map(|q| window.iter().map(move |k| if q == k { 0.0 } else { far })));
-    }
-    Ok(Tensor::from_vec(data, (zones.len() / len, 1, len, len), &Device::Cpu)?)
 }
 
 /// Entry of a table of relative positions for every pair of places of a window, query by query:
@@ -209,6 +253,25 @@ mod tests {
         assert_eq!(index, [4, 5, 7, 8, 9, 3, 9, 6, 9, 9, 1, 2, 9, 9, 9, 0]);
         let (index, ..) = windows((3, 3), (2, 2), (1, 1), PadOrder::ShiftThenPad);
         assert_eq!(index, [4, 5, 7, 8, 3, 9, 6, 9, 1, 2, 9, 9, 0, 9, 9, 9]);
+    }
+
+    #[test]
+    fn groups_of_places_apart_are_cut_as_by_hand() {
+        let cut = |size: Size, interval: usize, centred: bool| {
+            let w = Windows::spread(&Rows::maps(&[size]).unwrap(), (2, 2), interval, centred, Some(-9.0)).unwrap();
+            (w.index.to_vec1::<u32>().unwrap(), w)
+        };
+        let (index, w) = cut((4, 4), 2, false);
+        assert_eq!(index, [0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15]);
+        assert!(w.mask.is_none());
+        let (index, w) = cut((3, 3), 2, false);
+        assert_eq!(index, [0, 2, 6, 8, 1, 9, 7, 9, 3, 5, 9, 9, 4, 9, 9, 9]);
+        let mask = w.mask.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((0..64).all(|p| (mask[p] < 0.0) == (index[p / 16 * 4 + p % 4] == 9)), "keys, not queries");
+        assert_eq!(Windows::forecast(&[(3, 3), (4, 4)], (2, 2), 2, 5), (2 * 2 * 16 * 4 * 5, 1));
+        // Two missing columns: one before the map, one behind.
+        assert_eq!(cut((2, 2), 2, true).0, [4, 4, 4, 3, 4, 4, 2, 4, 4, 1, 4, 4, 0, 4, 4, 4]);
+        assert_eq!(cut((2, 4), 1, false).0, [0, 1, 4, 5, 2, 3, 6, 7]);
     }
 
     #[test]

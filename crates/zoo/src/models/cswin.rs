@@ -12,16 +12,12 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGE
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows, pixel_rows};
-use switchformer_nn::staged::State;
+use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
-    ops,
-};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, by_size, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -37,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     heads: &[],
     toy: r#"{"model_type":"cswin","architectures":["CSWinTransformer"],"embed_dim":16,"depth":[1,2],"split_size":[2,4],
         "num_heads":[2,4],"mlp_ratio":2.0,"img_size":32,"in_chans":1,"num_labels":5}"#,
-    load: |config, w| Ok(Box::new(CsWin::load(config, w)?)),
+    load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 
 /// The authors' factories, in the same folder form as timm's.
@@ -188,7 +184,7 @@ impl Branch {
     }
 
     fn cost(&self, sizes: &[Size]) -> LeafCost {
-        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), self.dim).0).sum();
+        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), 1, self.dim).0).sum();
         self.conv.cost(rows_in(sizes)) + LeafCost { macs: macs as u64, bytes: 0 }
     }
 }
@@ -234,22 +230,16 @@ impl Block {
 
     /// All directions beside each other. Stripes are as long as the map, so maps of one size go together.
     fn cross(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (dim, sizes) = (self.out.dims().0, rows.sizes()?);
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for run in sizes.chunk_by(|a, b| a == b) {
-            let rows_of_run = Rows::maps(run)?;
-            let x = qkv.narrow(0, rows.range(from).start, rows_of_run.total())?;
-            from += run.len();
+        let dim = self.out.dims().0;
+        by_size(qkv, rows, dim, |x, rows, size| {
             let mut seen = Vec::with_capacity(self.branches.len());
             for (b, branch) in self.branches.iter().enumerate() {
                 let part = |k: usize| x.narrow(1, k * dim + b * branch.dim, branch.dim);
                 let own = Tensor::cat(&[part(0)?, part(1)?, part(2)?], 1)?;
-                seen.push(branch.forward(cx, &own, &rows_of_run, run[0])?);
+                seen.push(branch.forward(cx, &own, rows, size)?);
             }
-            parts.push(Tensor::cat(&seen, 1)?);
-        }
-        Ok(if parts.is_empty() { qkv.narrow(1, 0, dim)? } else { Tensor::cat(&parts, 0)? })
+            Ok(Tensor::cat(&seen, 1)?)
+        })
     }
 }
 
@@ -272,83 +262,31 @@ impl MapBlock for Block {
     }
 }
 
-/// The model.
-pub struct CsWin {
-    channels: usize,
-    image: Size,
-    stem: Downsample,
-    pyramid: Pyramid<Block>,
-}
-
-impl CsWin {
-    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
-        let config = Config::read(c)?;
-        let n = config.stages.n();
-        let embed = w.at("stage1_conv_embed");
-        let down = |s: usize| -> Result<Downsample> {
-            let (w, dim) = (w.at(format!("merge{s}")), config.width(s));
-            let conv = Conv::load(&w.at("conv"), [dim, config.width(s - 1), 3], [2, 1], true)?;
-            Ok(Downsample { conv, norm: w.layer_norm("norm", dim, EPS)? })
-        };
-        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("stage{}", s + 1)).at(i), s);
-        let last = config.width(n - 1);
-        let mut norms = vec![None; n - 1];
-        norms.push(Some(w.layer_norm("norm", last, EPS)?));
-        Ok(CsWin {
-            stem: Downsample {
-                conv: Conv::load(&embed.at(0), [config.dim, config.channels, 7], [4, 2], true)?,
-                norm: embed.layer_norm("2", config.dim, EPS)?,
-            },
-            pyramid: Pyramid {
-                downs: (1..n).map(down).collect::<Result<_>>()?,
-                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
-                norms,
-                head: PooledHead::load(c, w, Some("head"), last)?,
-                stages: config.stages,
-            },
-            channels: config.channels,
-            image: config.image,
-        })
-    }
-}
-
-impl Staged for CsWin {
-    fn n_blocks(&self) -> usize {
-        self.pyramid.blocks.len()
-    }
-    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
-        self.stem.forward(cx, &x, &rows)
-    }
-    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        self.pyramid.block(cx, idx, state)
-    }
-    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        self.pyramid.head(cx, state)
-    }
-    fn first_exit(&self) -> usize {
-        self.pyramid.stages.first_exit()
-    }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.stem.cost(lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_head(point, lens)
-    }
-}
-
-impl Model for CsWin {
-    fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
-    }
-    fn trunk(&self) -> &dyn Staged {
-        self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.stem.conv.size((h, w))]); n])
-    }
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
+    let config = Config::read(c)?;
+    let n = config.stages.n();
+    let embed = w.at("stage1_conv_embed");
+    let down = |s: usize| -> Result<Downsample> {
+        let (w, dim) = (w.at(format!("merge{s}")), config.width(s));
+        let conv = Conv::load(&w.at("conv"), [dim, config.width(s - 1), 3], [2, 1], true)?;
+        Ok(Downsample { conv, norm: w.layer_norm("norm", dim, EPS)? })
+    };
+    let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("stage{}", s + 1)).at(i), s);
+    let last = config.width(n - 1);
+    let mut norms = vec![None; n - 1];
+    norms.push(Some(w.layer_norm("norm", last, EPS)?));
+    Ok(Pyramid {
+        stem: Downsample {
+            conv: Conv::load(&embed.at(0), [config.dim, config.channels, 7], [4, 2], true)?,
+            norm: embed.layer_norm("2", config.dim, EPS)?,
+        },
+        downs: (1..n).map(down).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        norms,
+        head: PooledHead::load(c, w, Some("head"), last)?,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+        patch: 4,
+    })
 }

@@ -12,12 +12,9 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops::{AttendSpec, attend};
-use switchformer_nn::spatial::{Conv, Depthwise, mean_cells, pixel_rows};
-use switchformer_nn::staged::State;
+use switchformer_nn::spatial::{Conv, Depthwise, mean_cells};
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
-};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
 use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
@@ -37,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     toy: r#"{"model_type":"pvt_v2","architectures":["PvtV2ForImageClassification"],"hidden_sizes":[16,32],
         "depths":[1,2],"num_attention_heads":[2,4],"sr_ratios":[2,1],"mlp_ratios":[2,2],"patch_sizes":[3,3],
         "strides":[2,2],"num_encoder_blocks":2,"image_size":32,"num_channels":1,"num_labels":5}"#,
-    load: |config, w| Ok(Box::new(PvtV2::load(config, w)?)),
+    load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 
 /// timm's form of it.
@@ -102,7 +99,7 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 }
 
 /// The authors' names and timm's onto those of transformers.
-const RULES: &[Rename] = &[
+pub(super) const RULES: &[Rename] = &[
     ("pvt_v2.**", "**"),
     ("patch_embed1.**", "patch_embed.**"),
     ("patch_embed2.**", "stages.1.downsample.**"),
@@ -138,17 +135,17 @@ const RULES: &[Rename] = &[
 const CELLS: usize = 7;
 
 /// The published config, checked.
-struct Config {
-    stages: Stages,
-    dims: Vec<usize>,
-    heads: Vec<usize>,
+pub(super) struct Config {
+    pub(super) stages: Stages,
+    pub(super) dims: Vec<usize>,
+    pub(super) heads: Vec<usize>,
     reductions: Vec<usize>,
     mlp_ratios: Vec<usize>,
     patches: Vec<usize>,
     /// Pixels a row of the first map stands for; 2 rows become one in every further stage.
     stride: usize,
     linear: bool,
-    qkv_bias: bool,
+    pub(super) qkv_bias: bool,
     act: Activation,
     eps: f64,
     /// Epsilon of the norms behind convolutions.
@@ -158,7 +155,7 @@ struct Config {
 }
 
 impl Config {
-    fn read(c: &ConfigMap) -> Result<Self> {
+    pub(super) fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("image_size", 224, MAX_SIDE)?;
         let strides = c.stages("strides", &[4, 2, 2, 2], None, 32)?;
         if strides[1..].iter().any(|s| *s != 2) {
@@ -236,8 +233,17 @@ impl Attention {
             heads: c.heads[stage],
         })
     }
+}
 
+/// What mixes the rows of a map inside a block.
+pub(super) trait Mixer: Send + Sync {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Cost for maps of these sizes.
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
+}
+
+impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.query.dims().0;
         let q = self.query.forward(cx, x)?;
@@ -280,9 +286,10 @@ impl Attention {
     }
 }
 
-struct Block {
+/// A block: something that mixes rows, and a feed-forward with a convolution inside.
+pub(super) struct Block {
     norm1: LayerNorm,
-    attn: Attention,
+    attn: Box<dyn Mixer>,
     norm2: LayerNorm,
     fc1: Box<dyn Linear>,
     conv: Depthwise,
@@ -292,13 +299,13 @@ struct Block {
 }
 
 impl Block {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+    fn load(c: &Config, w: &Weights, stage: usize, attn: Box<dyn Mixer>) -> Result<Self> {
         let dim = c.dims[stage];
         let hidden = dim * c.mlp_ratios[stage];
         let mlp = w.at("mlp");
         Ok(Block {
             norm1: w.layer_norm("layer_norm_1", dim, c.eps)?,
-            attn: Attention::load(c, &w.at("attention"), stage)?,
+            attn,
             norm2: w.layer_norm("layer_norm_2", dim, c.eps)?,
             fc1: mlp.linear("dense1", dim, hidden, true)?,
             conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
@@ -327,80 +334,39 @@ impl MapBlock for Block {
     }
 }
 
-/// The model.
-pub struct PvtV2 {
-    channels: usize,
-    image: Size,
-    stride: usize,
-    patches: Downsample,
-    pyramid: Pyramid<Block>,
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
+    let config = Config::read(c)?;
+    let head = match ENTRY.architecture(c)? {
+        "PvtV2Model" => PooledHead::Rows,
+        _ => PooledHead::load(c, w, Some("classifier"), config.dims[config.stages.n() - 1])?,
+    };
+    build(config, w, head, |config, w, stage| Ok(Box::new(Attention::load(config, w, stage)?)))
 }
 
-impl PvtV2 {
-    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
-        let config = Config::read(c)?;
-        let layer = |s: usize| w.at("encoder.layers").at(s);
-        let n = config.stages.n();
-        let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
-        let block = |(s, i): (usize, usize)| Block::load(&config, &layer(s).at("blocks").at(i), s);
-        let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
-        let head = match ENTRY.architecture(c)? {
-            "PvtV2Model" => PooledHead::Rows,
-            _ => PooledHead::load(c, w, Some("classifier"), config.dims[n - 1])?,
-        };
-        Ok(PvtV2 {
-            patches: patches(0)?,
-            pyramid: Pyramid {
-                downs: (1..n).map(patches).collect::<Result<_>>()?,
-                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
-                norms: (0..n).map(norm).collect::<Result<_>>()?,
-                head,
-                stages: config.stages,
-            },
-            channels: config.channels,
-            image: config.image,
-            stride: config.stride,
-        })
-    }
-}
-
-impl Staged for PvtV2 {
-    fn n_blocks(&self) -> usize {
-        self.pyramid.blocks.len()
-    }
-    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
-        self.patches.forward(cx, &x, &rows)
-    }
-    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        self.pyramid.block(cx, idx, state)
-    }
-    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        self.pyramid.head(cx, state)
-    }
-    fn first_exit(&self) -> usize {
-        self.pyramid.stages.first_exit()
-    }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.patches.cost(lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_head(point, lens)
-    }
-}
-
-impl Model for PvtV2 {
-    fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.stride, self.stride) }
-    }
-    fn trunk(&self) -> &dyn Staged {
-        self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.patches.conv.size((h, w))]); n])
-    }
+/// The model with what `mixer` loads, from its path, for the blocks of a stage.
+pub(super) fn build(
+    config: Config,
+    w: &Weights,
+    head: PooledHead,
+    mixer: impl Fn(&Config, &Weights, usize) -> Result<Box<dyn Mixer>>,
+) -> Result<Pyramid<Block>> {
+    let layer = |s: usize| w.at("encoder.layers").at(s);
+    let n = config.stages.n();
+    let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
+    let block = |(s, i): (usize, usize)| {
+        let w = layer(s).at("blocks").at(i);
+        Block::load(&config, &w, s, mixer(&config, &w.at("attention"), s)?)
+    };
+    let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
+    Ok(Pyramid {
+        stem: patches(0)?,
+        downs: (1..n).map(patches).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        norms: (0..n).map(norm).collect::<Result<_>>()?,
+        head,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+        patch: config.stride,
+    })
 }

@@ -11,15 +11,12 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, attend};
-use switchformer_nn::spatial::{Conv, Depthwise, pixel_rows};
+use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
-    Tensor, Weights,
-};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{self, Downsample, MapBlock, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -36,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     toy: r#"{"model_type":"smt","architectures":["SMT"],"embed_dims":[8,16,24],"depths":[1,1,2],"sa_num_heads":[1,1,3],
         "ca_num_heads":[2,4,4],"ca_attentions":[1,1,1],"mlp_ratios":[2,2,2],"head_conv":3,"img_size":32,"in_chans":1,
         "num_labels":5}"#,
-    load: |config, w| Ok(Box::new(Smt::load(config, w)?)),
+    load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 
 /// The authors' factories, in the same folder form as timm's.
@@ -333,90 +330,50 @@ impl Stem {
     }
 }
 
-/// The model.
-pub struct Smt {
-    channels: usize,
-    image: Size,
-    stem: Stem,
-    pyramid: Pyramid<Block>,
-}
-
-impl Smt {
-    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
-        let config = Config::read(c)?;
-        let n = config.stages.n();
-        let down = |s: usize| -> Result<Downsample> {
-            let w = w.at(format!("patch_embed{}", s + 1));
-            let shape = [config.dims[s], config.dims[s - 1], 3];
-            let norm = w.layer_norm("norm", config.dims[s], CONV_EPS)?;
-            Ok(Downsample { conv: Conv::load(&w.at("proj"), shape, [2, 1], true)?, norm })
-        };
-        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s, i);
-        let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS).map(Some);
-        Ok(Smt {
-            stem: Stem::load(&config, &w.at("patch_embed1"))?,
-            pyramid: Pyramid {
-                downs: (1..n).map(down).collect::<Result<_>>()?,
-                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
-                norms: (0..n).map(norm).collect::<Result<_>>()?,
-                head: PooledHead::load(c, w, Some("head"), config.dims[n - 1])?,
-                stages: config.stages,
-            },
-            channels: config.channels,
-            image: config.image,
-        })
+impl Shrink for Stem {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (x, rows) = self.conv.forward(cx, x, rows)?;
+        let x = Activation::Relu.forward(&self.norm.forward(&x)?)?;
+        self.squares.forward(cx, &x, &rows)
     }
-
-    /// Size of the map between the two convolutions of the stem, and of the first map.
-    fn sizes(&self, image: Size) -> [Size; 2] {
-        let half = self.stem.conv.size(image);
-        [half, self.stem.squares.conv.size(half)]
+    fn size(&self, from: Size) -> Size {
+        self.squares.size(self.conv.size(from))
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.conv.cost(4 * rows) + self.norm.cost() + self.squares.cost(rows)
     }
 }
 
-impl Staged for Smt {
-    fn n_blocks(&self) -> usize {
-        self.pyramid.blocks.len()
-    }
-    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (x, rows) = pixel_rows(input.pixels(self.channels)?)?;
-        let (x, rows) = self.stem.conv.forward(cx, &x, &rows)?;
-        let x = Activation::Relu.forward(&self.stem.norm.forward(&x)?)?;
-        self.stem.squares.forward(cx, &x, &rows)
-    }
-    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        self.pyramid.block(cx, idx, state)
-    }
-    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        self.pyramid.head(cx, state)
-    }
-    fn first_exit(&self) -> usize {
-        self.pyramid.stages.first_exit()
-    }
+impl pyramid::Stem for Stem {
     /// An odd row or column between the two convolutions is not seen by the second, so its work is left out where the
     /// image is not of the trained size.
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let [trained, first] = self.sizes(self.image).map(|s| rows_in(&[s]));
-        let half: usize = lens.iter().map(|n| if *n == first { trained } else { 4 * n }).sum();
-        self.stem.conv.cost(half) + self.stem.norm.cost() + self.stem.squares.cost(lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_head(point, lens)
+    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
+        let half = self.conv.size(image);
+        let between = rows_between(lens, half, self.squares.size(half));
+        self.conv.cost(between) + self.norm.cost() + self.squares.cost(lens.iter().sum())
     }
 }
 
-impl Model for Smt {
-    fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
-    }
-    fn trunk(&self) -> &dyn Staged {
-        self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.sizes((h, w))[1]]); n])
-    }
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem>> {
+    let config = Config::read(c)?;
+    let n = config.stages.n();
+    let down = |s: usize| -> Result<Downsample> {
+        let w = w.at(format!("patch_embed{}", s + 1));
+        let shape = [config.dims[s], config.dims[s - 1], 3];
+        let norm = w.layer_norm("norm", config.dims[s], CONV_EPS)?;
+        Ok(Downsample { conv: Conv::load(&w.at("proj"), shape, [2, 1], true)?, norm })
+    };
+    let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s, i);
+    let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS).map(Some);
+    Ok(Pyramid {
+        stem: Stem::load(&config, &w.at("patch_embed1"))?,
+        downs: (1..n).map(down).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        norms: (0..n).map(norm).collect::<Result<_>>()?,
+        head: PooledHead::load(c, w, Some("head"), config.dims[n - 1])?,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+        patch: 4,
+    })
 }

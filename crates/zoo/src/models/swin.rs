@@ -25,7 +25,7 @@ use switchformer_nn::{
 };
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{PooledHead, Stages, rows_in, tap_stage};
+use crate::pyramid::{MapHead, PooledHead, Stages, rows_in, tap_stage};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -359,7 +359,7 @@ impl WindowAttention {
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (macs, pads) = Windows::forecast(sizes, self.window, self.out.dims().0);
+        let (macs, pads) = Windows::forecast(sizes, self.window, 1, self.out.dims().0);
         let rows = rows_in(sizes);
         let table = match &self.positions {
             Positions::Table(t) => t.elem_count(),
@@ -557,7 +557,7 @@ impl Staged for Swin {
         merge + self.blocks[idx].cost(point, &sizes)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.norm.cost() + self.head.cost(point, lens.len())
+        self.norm.cost() + self.head.cost(point, lens.len(), 0)
     }
 }
 

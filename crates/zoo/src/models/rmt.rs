@@ -1,0 +1,426 @@
+//! RMT - attention that fades with Manhattan distance, along rows and columns where maps are large.
+//!
+//! Paper: "RMT: Retentive Networks Meet Vision Transformers", arXiv 2309.11523. Code: qhfan/RMT; the authors' names load.
+//! Idea: every head subtracts its own multiple of the distance `|dy| + |dx|` from the scores, so heads look from very
+//! near to almost everywhere. On large maps each row attends within itself, then each column over what the rows gave;
+//! on small maps all places attend at once. Queries and keys are turned by their place (rotary), and convolutions of the
+//! values, the block's input and the feed-forward's hidden rows add what is next to a place.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+//! Departs from the reference: batch norms keep their statistics in training too.
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
+use switchformer_nn::staged::State;
+use switchformer_nn::weights::LinearSpec;
+use switchformer_nn::{
+    Ctx, Device, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights, ops,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "rmt",
+    paper: "RMT: Retentive Networks Meet Vision Transformers, arXiv 2309.11523",
+    summary: "pyramid with attention that fades with Manhattan distance, along rows and columns on large maps",
+    architectures: &["VisRetNet"],
+    variants: VARIANTS,
+    // What depends on no weight is stored too.
+    names: Names { rules: &[], ignore: &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"] },
+    blocks: "blocks.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"rmt","architectures":["VisRetNet"],"embed_dims":[8,24],"depths":[1,2],"num_heads":[2,3],
+        "mlp_ratios":2,"init_values":2,"heads_ranges":[4,6],"chunkwise_recurrents":[true,false],
+        "layerscales":[false,true],"projection":16,"img_size":32,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(load(config, w)?)),
+};
+
+/// The authors' constructor, in the same folder form as timm's.
+pub static TIMM: Timm = Timm {
+    family: "rmt",
+    entry: &ENTRY,
+    architecture: "VisRetNet",
+    fixed: "{}",
+    args: &[
+        ("in_chans", "in_chans"),
+        ("embed_dims", "embed_dims"),
+        ("depths", "depths"),
+        ("num_heads", "num_heads"),
+        ("init_values", "init_values"),
+        ("heads_ranges", "heads_ranges"),
+        ("mlp_ratios", "mlp_ratios"),
+        ("chunkwise_recurrents", "chunkwise_recurrents"),
+        ("projection", "projection"),
+        ("layerscales", "layerscales"),
+        // Has no effect in the authors' code.
+        ("patch_norm", "patch_norm"),
+    ],
+    pool: "avg",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant(
+        "RMT-T3",
+        14_334_216,
+        r#"{"embed_dims":[64,128,256,512],"depths":[2,2,8,2],"num_heads":[4,4,8,16],"init_values":2,
+            "heads_ranges":[4,4,6,6],"mlp_ratios":3,"num_labels":1000}"#,
+    ),
+    variant(
+        "RMT-S",
+        26_967_240,
+        r#"{"embed_dims":[64,128,256,512],"depths":[3,4,18,4],"num_heads":[4,4,8,16],"init_values":2,
+            "heads_ranges":[4,4,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
+            "num_labels":1000}"#,
+    ),
+    variant(
+        "RMT-M2",
+        54_154_896,
+        r#"{"embed_dims":[80,160,320,512],"depths":[4,8,25,8],"num_heads":[5,5,10,16],"init_values":2,
+            "heads_ranges":[5,5,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
+            "layerscales":[false,false,true,true],"num_labels":1000}"#,
+    ),
+    variant(
+        "RMT-L6",
+        95_464_864,
+        r#"{"embed_dims":[112,224,448,640],"depths":[4,8,25,8],"num_heads":[7,7,14,20],"init_values":2,
+            "heads_ranges":[6,6,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
+            "layerscales":[false,false,true,true],"num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "VisRetNet", config, params }
+}
+
+/// Epsilon of layer norms.
+const EPS: f64 = 1e-6;
+/// Epsilon of batch norms.
+const BATCH_EPS: f64 = 1e-5;
+/// Base of the angles that turn queries and keys.
+const BASE: f32 = 1e4;
+
+/// The authors' arguments, checked.
+struct Config {
+    stages: Stages,
+    dims: Vec<usize>,
+    heads: Vec<usize>,
+    /// What a head subtracts per step of distance: `ln(1 - 2^(-initial - range * head / heads))`.
+    initial: Vec<f64>,
+    ranges: Vec<f64>,
+    mlp_ratios: Vec<f64>,
+    /// Whether a stage attends along rows and columns.
+    split: Vec<bool>,
+    scaled: Vec<bool>,
+    projection: usize,
+    channels: usize,
+    image: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let image = c.pair("img_size", 224, MAX_SIDE)?;
+        let quarter = |n: usize| n.div_ceil(2).div_ceil(2);
+        let stages = Stages::read(c, "depths", &[2, 2, 6, 2], (quarter(image.0), quarter(image.1)))?;
+        let n = stages.n();
+        let split = match c.get("chunkwise_recurrents") {
+            None => (0..n).map(|s| s < 2).collect(),
+            Some(_) => c.stage_flags("chunkwise_recurrents", true, n)?,
+        };
+        let config = Config {
+            dims: c.stages("embed_dims", &[96, 192, 384, 768], Some(n), MAX_DIM)?,
+            heads: c.stages("num_heads", &[3, 6, 12, 24], Some(n), MAX_HEADS)?,
+            initial: c.stage_floats("init_values", 1.0, n, 0.01, 64.0)?,
+            ranges: c.stage_floats("heads_ranges", 3.0, n, 0.0, 64.0)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", 3.0, n, 0.01, 64.0)?,
+            split,
+            scaled: c.stage_flags("layerscales", false, n)?,
+            projection: c.size("projection", Some(1024), MAX_DIM)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            stages,
+        };
+        for (dim, heads) in config.dims.iter().zip(&config.heads) {
+            check_heads(*dim, *heads)?;
+            // Two numbers turn together.
+            check_heads(*dim, 2 * heads)?;
+        }
+        check_heads(config.dims[0], 2)?;
+        Ok(config)
+    }
+}
+
+/// Attention that fades with distance.
+struct Retention {
+    qkv: Box<dyn Linear>,
+    conv: Depthwise,
+    out: Box<dyn Linear>,
+    heads: usize,
+    /// Logarithm of how much of the attention stays per step, `[heads, 1, 1]`.
+    fading: Tensor,
+    /// How far a step turns each pair of a head.
+    angles: Vec<f32>,
+    split: bool,
+}
+
+impl Retention {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, heads) = (c.dims[stage], c.heads[stage]);
+        let parts =
+            LinearSpec { parts: &["q_proj", "k_proj", "v_proj"], fused: None, in_dim: dim, out_dim: dim, bias: true };
+        // In f32, as the tables that published weights were trained with.
+        let (initial, range) = (c.initial[stage] as f32, c.ranges[stage] as f32);
+        let fading = |h: usize| (1.0 - (-initial - range * h as f32 / heads as f32).exp2()).ln();
+        let pairs = dim / heads / 2;
+        let angle = |k: usize| 1.0 / BASE.powf(k as f32 / (pairs.max(2) - 1) as f32);
+        Ok(Retention {
+            qkv: w.linear_of(&parts)?,
+            conv: Depthwise::load(&w.at("lepe.conv"), dim, 5)?,
+            out: w.linear("out_proj", dim, dim, true)?,
+            heads,
+            fading: Tensor::from_vec((0..heads).map(fading).collect::<Vec<_>>(), (heads, 1, 1), &Device::Cpu)?,
+            angles: (0..pairs).map(angle).collect(),
+            split: c.split[stage],
+        })
+    }
+
+    /// Turns every pair of numbers of queries or keys by the place of its row in the map, counted row by row.
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn turn(&self, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (total, dim) = x.dims2()?;
+        let turns =
+            || (0..rows.n()).flat_map(|i| 0..rows.len(i)).flat_map(|p| self.angles.iter().map(move |a| p as f32 * a));
+        let shape = (total, 1, self.angles.len());
+        let table = |f: fn(f32) -> f32| -> Result<Tensor> {
+            Ok(Tensor::from_vec(turns().map(f).collect::<Vec<_>>(), shape, &Device::Cpu)?)
+        };
+        let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);
+        let pairs = x.reshape((total, self.heads, self.angles.len(), 2))?;
+        let (a, b) = (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Ok(Tensor::stack(&[first, second], 3)?.reshape((total, dim))?)
+    }
+
+    /// The windows that attend one after the other on a map.
+    fn passes(&self, (h, w): Size) -> Vec<Size> {
+        if self.split { vec![(1, w), (h, 1)] } else { vec![(h, w)] }
+    }
+
+    /// What distance adds to the scores. Shapes: -> `[heads, len, len]`.
+    fn fades(&self, (h, w): Size) -> Result<Tensor> {
+        let len = h * w;
+        let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
+        let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
+        Ok(self.fading.broadcast_mul(&Tensor::from_vec(apart, (1, len, len), &Device::Cpu)?)?)
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = self.out.dims().0;
+        let qkv = self.qkv.forward(cx, x)?;
+        let part = |k: usize| -> Result<Tensor> { Ok(qkv.narrow(1, k * dim, dim)?.contiguous()?) };
+        let (q, k, v) = (self.turn(&part(0)?, rows)?, self.turn(&part(1)?, rows)?, part(2)?);
+        let scores = Scores::Dot(((dim / self.heads) as f64).powf(-0.5));
+        let near = self.conv.forward(cx, &v, rows)?;
+        let mixed = by_size(&Tensor::cat(&[q, k, v], 1)?, rows, dim, |qkv, rows, size| {
+            let mut v = qkv.narrow(1, 2 * dim, dim)?;
+            for window in self.passes(size) {
+                let windows = Windows::spread(rows, window, 1, false, None)?;
+                cx.count(windows.macs(dim));
+                let qkv = Tensor::cat(&[&qkv.narrow(1, 0, 2 * dim)?, &v], 1)?;
+                v = windowed(&qkv, &windows, self.heads, &scores, &self.fades(window)?)?;
+            }
+            Ok(v)
+        })?;
+        self.out.forward(cx, &ops::add(&mixed, &near)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let (rows, dim) = (rows_in(sizes), self.out.dims().0);
+        let of = |size: &Size| -> usize {
+            self.passes(*size).into_iter().map(|window| Windows::forecast(&[*size], window, 1, dim).0).sum()
+        };
+        let macs: usize = sizes.iter().map(of).sum();
+        self.qkv.cost(point, rows)
+            + self.conv.cost(rows)
+            + self.out.cost(point, rows)
+            + LeafCost { macs: macs as u64, bytes: 0 }
+    }
+}
+
+struct Block {
+    place: Depthwise,
+    norm1: LayerNorm,
+    retention: Retention,
+    norm2: LayerNorm,
+    fc1: Box<dyn Linear>,
+    conv: Depthwise,
+    fc2: Box<dyn Linear>,
+    /// Factors of the two branches, `[1, dim]` each.
+    factors: Option<[Tensor; 2]>,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, ffn) = (c.dims[stage], w.at("ffn"));
+        let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
+        let factor = |name: &str| -> Result<Tensor> {
+            Ok(w.tensor(name, &[1, 1, 1, dim], ParamKind::Vector)?.reshape((1, dim))?)
+        };
+        Ok(Block {
+            place: Depthwise::load(&w.at("pos.conv"), dim, 3)?,
+            norm1: w.layer_norm("retention_layer_norm", dim, EPS)?,
+            retention: Retention::load(c, &w.at("retention"), stage)?,
+            norm2: w.layer_norm("final_layer_norm", dim, EPS)?,
+            fc1: ffn.linear("fc1", dim, hidden, true)?,
+            conv: Depthwise::load(&ffn.at("dwconv.conv"), hidden, 3)?,
+            fc2: ffn.linear("fc2", hidden, dim, true)?,
+            factors: if c.scaled[stage] { Some([factor("gamma_1")?, factor("gamma_2")?]) } else { None },
+        })
+    }
+
+    /// A branch with its factor, if it has one.
+    fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
+        Ok(match &self.factors {
+            Some(factors) => x.broadcast_mul(&factors[branch])?,
+            None => x,
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = ops::add(x, &self.place.forward(cx, x, rows)?)?;
+        let mixed = self.retention.forward(cx, &self.norm1.forward(&x)?, rows)?;
+        let x = ops::add(&x, &self.scaled(0, mixed)?)?;
+        let hidden = Activation::Gelu.forward(&self.fc1.forward(cx, &self.norm2.forward(&x)?)?)?;
+        // The convolution is added behind the activation.
+        let hidden = ops::add(&hidden, &self.conv.forward(cx, &hidden, rows)?)?;
+        let hidden = self.fc2.forward(cx, &hidden)?;
+        ops::add(&x, &self.scaled(1, hidden)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let factors = self.factors.iter().flatten().map(Tensor::elem_count).sum::<usize>();
+        self.place.cost(rows)
+            + self.retention.cost(point, sizes)
+            + self.fc1.cost(point, rows)
+            + self.conv.cost(rows)
+            + self.fc2.cost(point, rows)
+            + self.norm1.cost()
+            + self.norm2.cost()
+            + LeafCost { macs: 0, bytes: 4 * factors as u64 }
+    }
+}
+
+/// A convolution with a kernel of 3 and the batch norm behind it.
+struct Step {
+    conv: Conv,
+    norm: BatchNorm,
+}
+
+impl Step {
+    fn load(w: &Weights, [conv, norm]: [&str; 2], [from, to]: [usize; 2], stride: usize) -> Result<Self> {
+        let conv = Conv::load(&w.at(conv), [to, from, 3], [stride, 1], true)?;
+        Ok(Step { conv, norm: w.batch_norm(norm, to, BATCH_EPS)? })
+    }
+}
+
+impl Shrink for Step {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (x, rows) = self.conv.forward(cx, x, rows)?;
+        Ok(State::new(self.norm.forward(&x)?, rows))
+    }
+    fn size(&self, from: Size) -> Size {
+        self.conv.size(from)
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.conv.cost(rows) + self.norm.cost()
+    }
+}
+
+/// Four convolutions; the first and the third halve the map.
+struct Convolutions(Vec<Step>);
+
+impl Convolutions {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let dim = c.dims[0];
+        let widths = [c.channels, dim / 2, dim / 2, dim, dim];
+        let names = [["0", "1"], ["3", "4"], ["6", "7"], ["9", "10"]];
+        let step = |i: usize| Step::load(w, names[i], [widths[i], widths[i + 1]], 2 - i % 2);
+        Ok(Convolutions((0..4).map(step).collect::<Result<_>>()?))
+    }
+}
+
+impl Shrink for Convolutions {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let mut state = self.0[0].forward(cx, x, rows)?;
+        for step in &self.0[1..] {
+            state = step.forward(cx, &Activation::Gelu.forward(&state.x)?, &state.rows)?;
+        }
+        Ok(state)
+    }
+    fn size(&self, from: Size) -> Size {
+        self.0.iter().fold(from, |size, step| step.size(size))
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.0.iter().enumerate().map(|(i, step)| step.cost(if i < 2 { 4 * rows } else { rows })).sum()
+    }
+}
+
+impl Stem for Convolutions {
+    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
+        let between = rows_between(lens, self.0[0].size(image), self.size(image));
+        let rows = lens.iter().sum();
+        self.0.iter().enumerate().map(|(i, step)| step.cost(if i < 2 { between } else { rows })).sum()
+    }
+}
+
+/// Every row to a wider one, a batch norm and SiLU, their mean to classes.
+struct Head {
+    projection: Box<dyn Linear>,
+    norm: BatchNorm,
+    classifier: Box<dyn Linear>,
+}
+
+impl MapHead for Head {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
+        let x = self.norm.forward(&self.projection.forward(cx, &hidden)?)?;
+        let pooled = mean_rows(&Activation::Silu.forward(&x)?, rows)?;
+        Ok(Output::new().member("logits", self.classifier.forward(cx, &pooled)?))
+    }
+    fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost {
+        self.projection.cost(point, rows) + self.norm.cost() + self.classifier.cost(point, members)
+    }
+}
+
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Convolutions, Step, Head>> {
+    let config = Config::read(c)?;
+    let n = config.stages.n();
+    let layer = |s: usize| w.at("layers").at(s);
+    let down = |s: usize| {
+        Step::load(&layer(s - 1).at("downsample"), ["reduction", "norm"], [config.dims[s - 1], config.dims[s]], 2)
+    };
+    let block = |(s, i): (usize, usize)| Block::load(&config, &layer(s).at("blocks").at(i), s);
+    let wide = config.projection;
+    Ok(Pyramid {
+        stem: Convolutions::load(&config, &w.at("patch_embed.proj"))?,
+        downs: (1..n).map(down).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        norms: vec![None; n],
+        head: Head {
+            projection: w.linear("proj", config.dims[n - 1], wide, true)?,
+            norm: w.batch_norm("norm", wide, BATCH_EPS)?,
+            classifier: w.linear("head", wide, c.n_labels()?, true)?,
+        },
+        patch: 4,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+    })
+}

@@ -1,0 +1,160 @@
+"""EcoFormer cases. The authors' package is not on PyPI, so the reference here is our own, written from the paper's
+description; golden/README.md says how it compares with the authors' code."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import oracle as o
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+HERE = o.ROOT / "ecoformer_pvt_v2"
+
+
+def rows_last(conv, x):  # a convolution over [b, h, w, c]
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Sign(torch.autograd.Function):
+    """Signs whose gradient is that of a value cut to -1..1."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return y.sign()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (ctx.saved_tensors[0].abs() < 1)
+
+
+class Hash(nn.Module):
+    def __init__(self, heads, dim, bits, anchors):
+        super().__init__()
+        for name, shape in (("A", (heads, bits, anchors)), ("mvec", (1, heads, 1, anchors)),
+                            ("anchor", (1, heads, anchors, dim))):
+            self.register_buffer(name, torch.zeros(shape))
+        self.margin, self.varies = None, None
+
+    def forward(self, x):  # [b, heads, n, d]
+        apart = ((x[..., None, :] - self.anchor[..., None, :, :]) ** 2).sum(-1)
+        kernels = (-apart / (2 * apart.mean((-1, -2), keepdim=True))).exp() - self.mvec
+        y = torch.einsum("bhnm,hkm->bhnk", kernels, self.A)
+        self.margin = float((y.abs() / y.abs().amax()).detach().min())
+        self.varies = float((y.sign().mean(2).abs() < 1).float().mean())
+        return Sign.apply(y)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads, bits, anchors, hashed):
+        super().__init__()
+        self.heads, self.hashed, self.proj = heads, hashed, nn.Linear(dim, dim)
+        if hashed:
+            self.to_qk, self.to_v = nn.Linear(dim, dim), nn.Linear(dim, dim)
+            self.fast_attention = nn.ModuleDict({"ksh": Hash(heads, dim // heads, bits, anchors)})
+        else:
+            self.qkv = nn.Linear(dim, 3 * dim)
+
+    def forward(self, x):
+        b, h, w, c = x.shape
+
+        def split(t):
+            return t.reshape(b, h * w, self.heads, -1).transpose(1, 2)
+
+        if self.hashed:
+            codes = self.fast_attention["ksh"](F.normalize(split(self.to_qk(x)), dim=-1))
+            v, always = split(self.to_v(x)), codes.shape[-1] + 1
+            weights = codes @ codes.transpose(-1, -2)  # every pair, where the model needs none
+            mixed = (weights @ v + always * v) / (weights + always).sum(-1, keepdim=True)
+        else:
+            mixed = F.scaled_dot_product_attention(*[split(t) for t in self.qkv(x).chunk(3, -1)])
+        return self.proj(mixed.transpose(1, 2).reshape(b, h, w, c))
+
+
+class Inner(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.fc1, self.dwconv, self.fc2 = nn.Linear(dim, hidden), Inner(hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(rows_last(self.dwconv.dwconv, self.fc1(x))))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, ratio, attn):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn, self.mlp = attn, Mlp(dim, dim * ratio)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Patch(nn.Module):
+    def __init__(self, channels, dim, kernel, stride):
+        super().__init__()
+        self.proj, self.norm = nn.Conv2d(channels, dim, kernel, stride, kernel // 2), nn.LayerNorm(dim)
+
+
+class EcoFormer(nn.Module):
+    def __init__(self, embed_dims, depths, num_heads, mlp_ratios, in_chans, nbits, m):
+        super().__init__()
+        self.n, d = len(depths), [in_chans, *embed_dims]
+        for s in range(self.n):
+            setattr(self, f"patch_embed{s + 1}", Patch(d[s], d[s + 1], 3 if s else 7, 2 if s else 4))
+            attn = [Attention(d[s + 1], num_heads[s], nbits, m, s + 1 < self.n) for _ in range(depths[s])]
+            setattr(self, f"block{s + 1}", nn.ModuleList(Block(d[s + 1], mlp_ratios[s], a) for a in attn))
+            setattr(self, f"norm{s + 1}", nn.LayerNorm(d[s + 1], eps=1e-6))
+        self.head = nn.Linear(d[-1], 7)
+
+    def blocks(self):
+        return [b for s in range(self.n) for b in getattr(self, f"block{s + 1}")]
+
+    def forward(self, x):
+        maps = []
+        for s in range(self.n):
+            patch = getattr(self, f"patch_embed{s + 1}")
+            x = patch.norm(patch.proj(x).permute(0, 2, 3, 1))
+            for block in getattr(self, f"block{s + 1}"):
+                x = block(x)
+            maps.append(getattr(self, f"norm{s + 1}")(x))
+            x = maps[-1].permute(0, 3, 1, 2)
+        return {"logits": self.head(x.mean((2, 3))), "maps": maps}
+
+
+SHAPE = dict(embed_dims=[8, 16, 20, 24], depths=[1, 2, 1, 1], num_heads=[1, 2, 5, 4], mlp_ratios=[2, 2, 1, 1],
+             in_chans=3)
+GRADS = ("patch_embed1.proj.weight", "block1.0.attn.to_qk.weight", "block2.1.attn.to_v.bias",
+         "block2.0.attn.to_qk.bias", "block3.0.mlp.dwconv.dwconv.weight", "block4.0.attn.qkv.weight", "norm2.weight",
+         "head.weight")
+
+
+def case(name, size=(64, 64), note="", **hash):
+    kw = {"nbits": 16, "m": 25, **hash}
+    loaded = o.from_buffered(EcoFormer(**SHAPE, **kw), {
+        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": {**SHAPE, **hash}})
+    x = {"pixel_values": o.uniform(f"golden.ecoformer_pvt_v2.{name}.pixels", (2, 3, *size)),
+         "labels": o.integers(f"golden.ecoformer_pvt_v2.{name}.labels", (2,), 0, 7)}
+    with torch.no_grad():
+        loaded.module(torch.from_numpy(x["pixel_values"]))
+    hashes = [m for m in loaded.module.modules() if isinstance(m, Hash)]
+    margin = min(m.margin for m in hashes)
+    print("margin", margin, "bits that differ between rows", [round(m.varies, 2) for m in hashes])
+    # f32 moves a number before its sign by about 1e-7 of the largest.
+    assert margin > 5e-7, margin
+    o.run_maps(HERE / name, loaded, x, loaded.module.blocks(), lambda r: r["maps"], GRADS,
+               f"tap.stages.<s>: the map behind the norm of stage s. No sign is closer to zero than {margin:.1e} of the "
+               f"largest value. {note}", lambda m, kw: m(kw["pixel_values"]))
+
+
+if __name__ == "__main__":
+    case("image")
+    case("odd", (59, 45), "Not square, divides by nothing; other hash sizes than the usual.", nbits=8, m=11)
