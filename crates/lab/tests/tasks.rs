@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use sha2::Digest;
 use switchformer_lab::Error;
 use switchformer_lab::checkpoint::Checkpoints;
 use switchformer_lab::recipe::Recipe;
@@ -175,13 +176,22 @@ fn what_cannot_be_trained_is_refused_and_a_run_that_diverges_keeps_its_state() {
     assert!(refuse("seeds=[1,1]").contains("twice"));
     let missing = run(&one("switch-lm.toml", "experts-1", &[]), &options(temp.path(), "none", temp.path(), None));
     assert!(missing.unwrap_err().to_string().contains("Translation-en"));
-    // A rate that no weights survive.
-    let wild = ["train.lr=9.9", "train.clip=1e30", "train.warmup=0", "train.steps=400", "train.optimizer=adamw"];
-    let recipe = one("switch-lm.toml", "experts-2", &[&wild[..], &["model.initializer_range=1.0"]].concat());
-    let o = options(temp.path(), "wild", &data, None);
-    if let Err(e) = run(&recipe, &o) {
-        let Error::Diverged { saved: Some(saved), .. } = &e else { panic!("{e}") };
-        assert!(saved.join("manifest.json").exists() && e.to_string().contains("last good state"), "{e}");
-        assert!(!o.out.join("model").exists());
-    }
+    // A state that has gone bad: one weight is no number.
+    let recipe = one("switch-lm.toml", "experts-2", &[]);
+    let o = options(temp.path(), "bad", &data, Some(2));
+    assert!(run(&recipe, &o).is_err());
+    let home = o.out.join("checkpoints/step-0000000002");
+    let mut bytes = std::fs::read(home.join("state.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(home.join("state.safetensors"), &bytes).unwrap();
+    let manifest = std::fs::read_to_string(home.join("manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    manifest["sha256"] = switchformer_lab::recipe::hex(&sha2::Sha256::digest(&bytes)).into();
+    std::fs::write(home.join("manifest.json"), manifest.to_string()).unwrap();
+    let e = run(&recipe, &TrainOptions { stop_after: None, ..o.clone() }).unwrap_err();
+    let Error::Diverged { what: "loss", step: 2, saved: Some(saved) } = &e else { panic!("{e}") };
+    assert!(saved.ends_with("step-0000000002") && e.to_string().contains("last good state"), "{e}");
+    assert!(std::fs::read(home.join("state.safetensors")).unwrap() == bytes, "nothing is saved over it");
+    assert!(std::fs::read_dir(o.out.join("checkpoints")).unwrap().count() == 1 && !o.out.join("model").exists());
 }
