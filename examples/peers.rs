@@ -111,7 +111,7 @@ fn train() -> Done<Vec<f64>> {
     const VOCAB: usize = 256;
     const B: usize = 32;
     const N: usize = 256;
-    let w = Weights::fresh(0).trainable();
+    let w = Weights::fresh(0, switchformer_nn::init::INITIALIZER_RANGE).trainable();
     let (tok, pos) = (w.embedding("tok", VOCAB, DIM)?, w.embedding("pos", N, DIM)?);
     let blocks: Vec<EncoderBlock> = (0..DEPTH)
         .map(|i| EncoderBlock::load(&w.at(format!("blocks.{i}")), &block(DIM, 4, 1e-5, true)))

@@ -270,7 +270,7 @@ mod tests {
         restore(&all, &[vec![3.0]]).unwrap();
         ema.follow(&all, 1_000).unwrap();
         assert_eq!(ema.values, [[2.0]]);
-        ema.instead(&all, || Ok(assert_eq!(values(&p), [2.0]))).unwrap();
+        assert_eq!(ema.instead(&all, || Ok(values(&p))).unwrap(), [2.0]);
         assert_eq!(values(&p), [3.0]);
     }
 }
