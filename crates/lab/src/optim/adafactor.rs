@@ -111,7 +111,7 @@ mod tests {
         }
         let want = [0.487_118_6, -0.322_595_3, 0.982_026_6, 0.062_157_2, 0.187_715_6, -0.290_394_8];
         w.iter().zip(want).for_each(|(a, b)| assert!((a - b).abs() < 2e-6, "{w:?}"));
-        b.iter().zip([0.451_858_2, -1.462_810]).for_each(|(a, b)| assert!((a - b).abs() < 2e-6, "{b}"));
+        b.iter().zip([0.451_858_2, -1.462_81]).for_each(|(a, b)| assert!((a - b).abs() < 2e-6, "{b}"));
     }
 
     #[test]
