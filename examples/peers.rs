@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use switchformer_lab::loss::{cross_entropy, targets};
-use switchformer_lab::optim::AdamW;
+use switchformer_lab::optim::Optimiser;
 use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops, record};
@@ -111,13 +111,13 @@ fn train() -> Done<Vec<f64>> {
     const VOCAB: usize = 256;
     const B: usize = 32;
     const N: usize = 256;
-    let w = Weights::fresh(0, 0.02).trainable();
+    let w = Weights::fresh(0, switchformer_nn::init::INITIALIZER_RANGE).trainable();
     let (tok, pos) = (w.embedding("tok", VOCAB, DIM)?, w.embedding("pos", N, DIM)?);
     let blocks: Vec<EncoderBlock> = (0..DEPTH)
         .map(|i| EncoderBlock::load(&w.at(format!("blocks.{i}")), &block(DIM, 4, 1e-5, true)))
         .collect::<Result<_, _>>()?;
     let (norm, head) = (w.layer_norm("norm", DIM, 1e-5)?, w.linear("head", DIM, VOCAB, true)?);
-    let mut optimiser = AdamW::new(w.params(), 0.999, 0.01);
+    let mut optimiser = Optimiser::adamw(w.params(), 0.999, 0.01);
 
     let hash = |i: usize| (i * 7919 + i / 13) % VOCAB;
     let ids: Vec<u32> = (0..B * N).map(|i| hash(i) as u32).collect();

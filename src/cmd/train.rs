@@ -1,10 +1,12 @@
-//! `train`: run a recipe, or resume it.
+//! `train`: run a recipe or a study of several runs, or resume it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
 use switchformer::lab::recipe::Recipe;
+use switchformer::lab::recipe::study::Study;
+use switchformer::lab::study::{StudyOptions, run_all};
 use switchformer::lab::train::{INTERRUPT, TrainOptions, run as train};
 
 use super::{print, print_json};
@@ -24,6 +26,15 @@ pub(crate) struct Args {
     /// Folder of the data set
     #[arg(long)]
     data: Option<PathBuf>,
+    /// Train every variant with every seed, measure each, and write a table; what is finished is not done again
+    #[arg(long, conflicts_with = "stop_after")]
+    all: bool,
+    /// One variant of the recipe; with --all its runs only
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Folder of the table that --all writes
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
     /// Stop, saved, after this many steps
     #[arg(long, value_name = "N")]
     stop_after: Option<u64>,
@@ -34,20 +45,20 @@ pub(crate) struct Args {
 
 /// Trains to the end of the recipe.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
-    let recipe = Recipe::read(&a.recipe, &a.sets)?;
+    if a.all {
+        return all(a, json);
+    }
+    let recipe = match &a.variant {
+        Some(name) => Study::read(&a.recipe, &a.sets)?.variant(name, &a.recipe)?.recipe.clone(),
+        None => Recipe::read(&a.recipe, &a.sets)?,
+    };
     if a.print_recipe {
         return print(&recipe.resolved());
     }
-    let out = a.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
     eprintln!("{}", recipe.resolved());
-    // A second interrupt ends the process the usual way.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("saving; interrupt again to stop at once");
-    });
-    let options = TrainOptions { out, data: a.data.clone(), stop_after: a.stop_after, quiet: json };
+    save_on_interrupt();
+    let out = folder(a, &recipe.name);
+    let options = TrainOptions { out, data: a.data.clone(), stop_after: a.stop_after, quiet: json, shared: None };
     let report = train(&recipe, &options)?;
     if json {
         return print_json(&json!(report));
@@ -59,4 +70,42 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         report.loss,
         report.model.display()
     ))
+}
+
+/// Trains and measures a study.
+fn all(a: &Args, json: bool) -> Result<(), Fail> {
+    let study = Study::read(&a.recipe, &a.sets)?;
+    if let Some(name) = &a.variant {
+        study.variant(name, &a.recipe)?;
+    }
+    if a.print_recipe {
+        return study.runs.iter().try_for_each(|r| print(&format!("{}\n", r.recipe.resolved())));
+    }
+    save_on_interrupt();
+    let options = StudyOptions {
+        out: folder(a, &study.name),
+        results: a.results.clone(),
+        data: a.data.clone(),
+        only: a.variant.clone(),
+        quiet: json,
+    };
+    let report = run_all(&study, &options)?;
+    if json {
+        return print_json(&json!(report));
+    }
+    print(&format!("{} of {} runs are done\ntable: {}\n", report.done.len(), report.runs, report.table.display()))
+}
+
+fn folder(a: &Args, name: &str) -> PathBuf {
+    a.out.clone().unwrap_or_else(|| Path::new("runs").join(name))
+}
+
+fn save_on_interrupt() {
+    // A second interrupt ends the process the usual way.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPT.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("saving; interrupt again to stop at once");
+    });
 }

@@ -43,13 +43,18 @@ pub enum Error {
         /// What failed.
         what: String,
     },
-    /// The loss stopped being a number.
-    #[error("loss is not finite at step {step}; the last good state is in {}", saved.display())]
+    /// Loss or gradient stopped being a number.
+    #[error(
+        "the {what} is not finite at step {step}; {}; lower train.lr or train.clip",
+        saved.as_ref().map_or("nothing was saved yet".into(), |s| format!("the last good state is in {}", s.display()))
+    )]
     Diverged {
+        /// `loss` or `gradient`.
+        what: &'static str,
         /// Step at which it happened.
         step: u64,
         /// Folder with the last good state.
-        saved: PathBuf,
+        saved: Option<PathBuf>,
     },
     /// The user interrupted and everything is saved.
     #[error("interrupted at step {step}; resume with the same command ({} holds the state)", saved.display())]

@@ -27,8 +27,8 @@ pub struct Export<'a> {
     pub exits: &'a [Param],
     /// Content of `switch.json`.
     pub plan: &'a Plan,
-    /// `preprocessor_config.json`.
-    pub preprocessor: Option<Value>,
+    /// Other files: how inputs are prepared.
+    pub files: Vec<(String, Vec<u8>)>,
 }
 
 /// Writes the folder, all or nothing. Nested weights are stored as 8-bit codes with one scale per row.
@@ -52,9 +52,7 @@ pub fn write(dir: &Path, e: &Export) -> Result<()> {
         let exits = published_tensors(e.entry, e.entry.architectures[0], e.exits)?;
         files.push(("switch.safetensors", safetensors_bytes(&exits)?));
     }
-    if let Some(p) = &e.preprocessor {
-        files.push(("preprocessor_config.json", json_bytes(p)));
-    }
+    files.extend(e.files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
     Ok(write_folder(dir, &files)?)
 }
 

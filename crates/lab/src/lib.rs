@@ -1,14 +1,21 @@
 //! Training, measurement and reports.
 
+pub mod checkpoint;
+pub mod curves;
+pub mod disk;
 pub mod error;
 pub mod export;
+pub mod log;
 pub mod loss;
 pub mod measure;
 pub mod metric;
+pub mod net;
 pub mod optim;
+pub mod points;
 pub mod recipe;
 pub mod report;
-pub mod state;
+pub mod study;
+pub mod task;
 pub mod train;
 
 pub use error::{Error, Result};

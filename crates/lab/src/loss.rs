@@ -1,8 +1,8 @@
 //! Losses over logits.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Logarithm of the softmax over classes. Shapes: `[n, classes]` -> the same.
 pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
@@ -34,6 +34,146 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor) -> Result<Tensor> {
     Ok(((log_softmax(logits)? * target)?.sum_all()? / -n)?)
 }
 
+/// Mean cross-entropy against labels of which a share is spread over all classes: [`cross_entropy`] of [`targets`],
+/// without a table of targets. Shapes: logits `[n, classes]`, labels `[n]` -> scalar.
+pub fn label_loss(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Tensor> {
+    let (n, classes) = logits.dims2()?;
+    if labels.len() != n || labels.iter().any(|l| *l as usize >= classes) || n == 0 {
+        let what = format!("{n} rows of {classes} classes and {} labels", labels.len());
+        return Err(Error::Nn(switchformer_nn::Error::config("labels", what)));
+    }
+    Ok(logits.apply_op1(LabelLoss { probs: probabilities(logits)?, labels: labels.to_vec(), smoothing })?)
+}
+
+/// Symmetric divergence `1/2 sum (p - q) (ln p - ln q)` of two answers, mean over rows; the gradient flows into both.
+/// Shapes: both `[n, classes]` -> scalar.
+pub fn symmetric_kl(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dims2()? != b.dims2()? {
+        return Err(Error::Nn(switchformer_nn::Error::shape("agree", format!("{:?}", a.dims()), b.dims())));
+    }
+    Ok(a.apply_op2(b, SymmetricKl { p: probabilities(a)?, q: probabilities(b)? })?)
+}
+
+/// Softmax as values. Shapes: `[n, classes]` -> `n * classes` values.
+fn probabilities(logits: &Tensor) -> Result<Vec<f32>> {
+    Ok(switchformer_nn::ops::softmax(&logits.detach())?.flatten_all()?.to_vec1()?)
+}
+
+/// The values of a contiguous CPU tensor.
+fn values<'a>(s: &'a CpuStorage, l: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (s, l.contiguous_offsets()) {
+        (CpuStorage::F32(v), Some((from, to))) => Ok(&v[from..to]),
+        _ => candle_core::bail!("a loss reads contiguous f32 on the CPU"),
+    }
+}
+
+/// Logarithm of the sum of exponentials of a row, from its largest entry.
+fn log_sum_exp(z: &[f32], p: &[f32]) -> f64 {
+    let top = z.iter().enumerate().fold(0, |best, (i, v)| if *v > z[best] { i } else { best });
+    f64::from(z[top]) - f64::from(p[top]).ln()
+}
+
+fn scalar(value: f64) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(vec![value as f32]), Shape::from(()))
+}
+
+/// See [`label_loss`].
+struct LabelLoss {
+    probs: Vec<f32>,
+    labels: Vec<u32>,
+    smoothing: f64,
+}
+
+impl CustomOp1 for LabelLoss {
+    fn name(&self) -> &'static str {
+        "label-loss"
+    }
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (n, z) = (self.labels.len(), values(s, l)?);
+        let classes = z.len() / n;
+        let mut sum = 0f64;
+        for ((z, p), label) in z.chunks_exact(classes).zip(self.probs.chunks_exact(classes)).zip(&self.labels) {
+            let mut own = (1.0 - self.smoothing) * f64::from(z[*label as usize]);
+            if self.smoothing > 0.0 {
+                own += self.smoothing * z.iter().map(|v| f64::from(*v)).sum::<f64>() / classes as f64;
+            }
+            sum += log_sum_exp(z, p) - own;
+        }
+        Ok(scalar(sum / n as f64))
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (n, classes) = x.dims2()?;
+        let scale = grad.to_scalar::<f32>()? / n as f32;
+        let rest = (self.smoothing / classes as f64) as f32;
+        let mut g: Vec<f32> = self.probs.iter().map(|p| scale * (p - rest)).collect();
+        for (row, label) in g.chunks_exact_mut(classes).zip(&self.labels) {
+            row[*label as usize] -= scale * (1.0 - self.smoothing) as f32;
+        }
+        Ok(Some(Tensor::from_vec(g, (n, classes), x.device())?))
+    }
+}
+
+/// See [`symmetric_kl`].
+struct SymmetricKl {
+    p: Vec<f32>,
+    q: Vec<f32>,
+}
+
+impl SymmetricKl {
+    /// Gradient at the first logits: with `d = ln p - ln q`, `a = (p d + p - q) / 2`, it is `a - p sum a`.
+    fn gradient(p: &[f32], q: &[f32], classes: usize, scale: f32) -> Vec<f32> {
+        let mut out = Vec::with_capacity(p.len());
+        for (p, q) in p.chunks_exact(classes).zip(q.chunks_exact(classes)) {
+            let from = out.len();
+            let mut sum = 0f32;
+            for (p, q) in p.iter().zip(q) {
+                let a = 0.5 * (p * (p.max(TINY).ln() - q.max(TINY).ln()) + p - q);
+                sum += a;
+                out.push(a);
+            }
+            out[from..].iter_mut().zip(p).for_each(|(a, p)| *a = scale * (*a - p * sum));
+        }
+        out
+    }
+}
+
+/// Least probability whose logarithm is taken.
+const TINY: f32 = 1e-30;
+
+impl CustomOp2 for SymmetricKl {
+    fn name(&self) -> &'static str {
+        "symmetric-kl"
+    }
+    fn cpu_fwd(
+        &self,
+        s: &CpuStorage,
+        l: &Layout,
+        t: &CpuStorage,
+        m: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        values(s, l)?;
+        values(t, m)?;
+        let classes = l.dims()[1];
+        let terms = self.p.iter().zip(&self.q);
+        let sum: f64 = terms.map(|(p, q)| f64::from((p - q) * (p.max(TINY).ln() - q.max(TINY).ln()))).sum();
+        Ok(scalar(0.5 * sum / (self.p.len() / classes.max(1)).max(1) as f64))
+    }
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let (n, classes) = x.dims2()?;
+        let scale = grad.to_scalar::<f32>()? / n as f32;
+        let make = |p: &[f32], q: &[f32]| {
+            Tensor::from_vec(SymmetricKl::gradient(p, q, classes, scale), (n, classes), x.device())
+        };
+        Ok((Some(make(&self.p, &self.q)?), Some(make(&self.q, &self.p)?)))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -63,5 +203,47 @@ mod tests {
         let got = grads.get(x.as_tensor()).unwrap().to_vec2::<f32>().unwrap();
         let want = (softmax(x.as_tensor()).unwrap() - t).unwrap().to_vec2::<f32>().unwrap();
         got[0].iter().zip(&want[0]).for_each(|(g, w)| assert!((g - w).abs() < 1e-6));
+    }
+
+    fn random(seed: u64, n: usize, classes: usize) -> Var {
+        let mut s = switchformer_nn::init::Stream::new(seed);
+        let v: Vec<f32> = (0..n * classes).map(|_| 4.0 * s.unit() - 2.0).collect();
+        Var::from_vec(v, (n, classes), &Device::Cpu).unwrap()
+    }
+
+    fn close(a: &Tensor, b: &Tensor) {
+        let [a, b] = [a, b].map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert!(a.len() == b.len() && a.iter().zip(&b).all(|(x, y)| (x - y).abs() < 1e-6), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn label_loss_is_cross_entropy_of_smoothed_targets() {
+        let x = random(1, 3, 5);
+        for smoothing in [0.0, 0.1] {
+            let t = targets(&[4, 0, 2], 5, smoothing).unwrap();
+            let want = cross_entropy(x.as_tensor(), &t).unwrap();
+            let got = label_loss(x.as_tensor(), &[4, 0, 2], smoothing).unwrap();
+            close(&got, &want);
+            let [g, w] = [got, want].map(|l| l.backward().unwrap().get(x.as_tensor()).unwrap().clone());
+            close(&g, &w);
+        }
+        assert!(label_loss(x.as_tensor(), &[4, 0, 5], 0.0).is_err());
+        assert!(label_loss(x.as_tensor(), &[4, 0], 0.0).is_err());
+    }
+
+    #[test]
+    fn symmetric_kl_and_its_gradients_equal_the_composed_form() {
+        let (x, y) = (random(2, 3, 5), random(3, 3, 5));
+        let [p, q] = [&x, &y].map(|v| log_softmax(v.as_tensor()).unwrap());
+        let gap = (p.exp().unwrap() - q.exp().unwrap()).unwrap();
+        let want = ((gap * (p - q).unwrap()).unwrap().sum_all().unwrap() * (0.5 / 3.0)).unwrap();
+        let got = symmetric_kl(x.as_tensor(), y.as_tensor()).unwrap();
+        close(&got, &want);
+        let [g, w] = [got, want].map(|l| l.backward().unwrap());
+        for v in [&x, &y] {
+            close(g.get(v.as_tensor()).unwrap(), w.get(v.as_tensor()).unwrap());
+        }
+        // Of an answer with itself there is none.
+        assert_eq!(symmetric_kl(x.as_tensor(), x.as_tensor()).unwrap().to_scalar::<f32>().unwrap(), 0.0);
     }
 }

@@ -248,7 +248,7 @@ fn plot(points: &[Measured], axis: &str, cost: impl Fn(&Measured) -> f64) -> Res
     Ok(out)
 }
 
-const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 :root{color-scheme:light dark;--fg:#1b1b1b;--bg:#fff;--soft:#f3f3f3;--line:#ddd}
 @media(prefers-color-scheme:dark){:root{--fg:#e8e8e8;--bg:#161616;--soft:#222;--line:#333}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1000px;margin:2rem auto;padding:0 1rem}

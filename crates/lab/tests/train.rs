@@ -40,7 +40,13 @@ fn tiny(dir: &Path, overrides: &[&str]) -> (Recipe, PathBuf) {
 }
 
 fn options(dir: &Path, name: &str, data: &Path, stop_after: Option<u64>) -> TrainOptions {
-    TrainOptions { out: dir.join(name), data: Some(data.to_path_buf()), stop_after, quiet: true }
+    TrainOptions {
+        out: dir.join(name),
+        data: Some(data.to_path_buf()),
+        stop_after,
+        quiet: true,
+        ..TrainOptions::default()
+    }
 }
 
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -78,7 +84,7 @@ fn another_recipe_or_a_damaged_state_is_refused() {
     assert!(run(&recipe, &o).is_err());
     let (other, _) = tiny(temp.path(), &["seed=9"]);
     assert_eq!(run(&other, &o).unwrap_err().code(), "checkpoint");
-    let file = o.out.join("state/state.safetensors");
+    let file = o.out.join("checkpoints/step-0000000002/state.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -124,6 +130,29 @@ fn recipes_are_checked_and_print_themselves() {
     assert!(refuse("train.typo=1").contains("typo"));
     assert!(refuse("switch.bits=[8,5]").contains("switch.bits"));
     assert!(refuse("data.set=cifar").contains("data.set"));
+    let (wet, data) = tiny(temp.path(), &["train.dropout=0.1"]);
+    let error = run(&wet, &options(temp.path(), "wet", &data, None)).unwrap_err().to_string();
+    assert!(error.contains("vit has no place for dropout"), "{error}");
     assert_ne!(recipe.fingerprint(), Recipe::read(&path, &["seed=5".into()]).unwrap().fingerprint());
     assert_eq!(recipe::hex(&[0, 255]), "00ff");
+}
+
+#[test]
+fn runs_begun_by_the_first_version_go_on() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/fashion-vit.toml");
+    // As the first version of this program printed it.
+    let first = "6a7ef5407d926cce9c5eadc6ffed1f911a17b1b4f3c45170254196bf7df0ccca";
+    assert_eq!(Recipe::read(&path, &[]).unwrap().fingerprint(), first);
+    let later = Recipe::read(&path, &["train.ema=0.5".into()]).unwrap();
+    assert_ne!(later.fingerprint(), first);
+    // Its one state was a folder `state` without today's fields.
+    let temp = tempfile::tempdir().unwrap();
+    let (recipe, data) = tiny(temp.path(), &[]);
+    let whole = run(&recipe, &options(temp.path(), "whole", &data, None)).unwrap();
+    let o = options(temp.path(), "old", &data, Some(3));
+    assert!(run(&recipe, &o).is_err());
+    std::fs::rename(o.out.join("checkpoints/step-0000000003"), o.out.join("state")).unwrap();
+    std::fs::remove_dir(o.out.join("checkpoints")).unwrap();
+    let resumed = run(&recipe, &TrainOptions { stop_after: None, ..o }).unwrap();
+    assert_eq!(files(&whole.model), files(&resumed.model));
 }

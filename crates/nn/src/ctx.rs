@@ -26,6 +26,10 @@ pub struct Ctx<'a> {
     pub block: usize,
     /// Losses that leaves ask for in training (the balance of experts).
     pub aux: Vec<Aux>,
+    /// Share of the numbers that [`Ctx::drop`] sets to zero in training.
+    pub dropout: f64,
+    /// How often [`Ctx::drop`] was asked in training, whatever the share: 0 shows a model that has no place for it.
+    pub drops: usize,
 }
 
 /// A loss that a leaf adds to the task's own in training.
@@ -44,12 +48,30 @@ pub struct Aux {
 impl<'a> Ctx<'a> {
     /// A context for inference.
     pub fn new(point: &'a Point, taps: &'a mut Taps, trace: &'a mut Trace) -> Self {
-        Ctx { point, taps, trace, train: false, block: 0, aux: Vec::new() }
+        Ctx { point, taps, trace, train: false, block: 0, aux: Vec::new(), dropout: 0.0, drops: 0 }
     }
 
     /// A random stream that depends on the request's seed and the place alone: not on batch mates or threads.
     pub fn rng(&self, place: &str) -> Stream {
         Stream::named(place).fork(self.point.seed())
+    }
+
+    /// Dropout of a sublayer's answer in training: each number is zero with the chance [`Ctx::dropout`], the others grow
+    /// so that the mean stays. What is dropped is a function of the point's seed, the block, `place` and the number's
+    /// index. Shapes: `x` -> the same.
+    pub fn drop(&mut self, x: Tensor, place: &str) -> Result<Tensor> {
+        if !self.train {
+            return Ok(x);
+        }
+        self.drops += 1;
+        if self.dropout <= 0.0 {
+            return Ok(x);
+        }
+        let mut draw = self.rng(&format!("blocks.{}.{place}.dropout", self.block));
+        let keep = (1.0 / (1.0 - self.dropout)) as f32;
+        let chance = self.dropout as f32;
+        let mask: Vec<f32> = (0..x.elem_count()).map(|_| if draw.unit() < chance { 0.0 } else { keep }).collect();
+        Ok((&x * Tensor::from_vec(mask, x.shape(), x.device())?)?)
     }
 
     /// Weighted sum of the losses that leaves asked for, if any did.

@@ -298,13 +298,20 @@ impl Block {
         let plain = AttendSpec { q_rows: rows, k_rows, heads: stack.heads, scale: 1.0, causal: false, bias: None };
         let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
         let mixed = mix(cx, "attn", &spec, q, k, v)?;
-        let mut x = (x + self.out.forward(cx, &mixed)?)?;
+        let mixed = self.out.forward(cx, &mixed)?;
+        let mut x = (x + cx.drop(mixed, "attn")?)?;
         if let (Some(cross), Some((k, v, k_rows))) = (&self.cross, source) {
             let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
             let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
-            x = (x + cross.out.forward(cx, &mixed)?)?;
+            let mixed = cross.out.forward(cx, &mixed)?;
+            x = (x + cx.drop(mixed, "cross")?)?;
         }
-        self.ffn.forward_onto(cx, &self.ffn_norm.forward(&x)?, rows, &x)
+        let normed = self.ffn_norm.forward(&x)?;
+        if cx.train {
+            let y = self.ffn.forward(cx, &normed, rows)?;
+            return ops::add(&x, &cx.drop(y, "ffn")?);
+        }
+        self.ffn.forward_onto(cx, &normed, rows, &x)
     }
 
     /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.

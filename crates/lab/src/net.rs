@@ -1,0 +1,307 @@
+//! The model of a run: its parameters, a pass over a batch, and the loss of a step.
+
+use candle_core::Tensor;
+use serde_json::Value;
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::init::INITIALIZER_RANGE;
+use switchformer_nn::{Ctx, Error as NnError, Input, Model, Output, Param, Point, Taps, Trace, Weights, staged};
+use switchformer_switch::between::exit::Exits;
+use switchformer_switch::leaf::bits::NestedLeaves;
+use switchformer_zoo::Entry;
+use switchformer_zoo::entry::find;
+use switchformer_zoo::open::load_exits;
+
+use crate::error::{Error, Result};
+use crate::loss::{cross_entropy, softmax, symmetric_kl};
+use crate::points::{Pull, Sampled};
+use crate::recipe::Recipe;
+use crate::task::{Batch, Task};
+
+/// A model and its exit heads, ready to be trained.
+pub struct Net {
+    /// Registry entry.
+    pub entry: &'static Entry,
+    /// `config.json`, with what the data decides.
+    pub config: ConfigMap,
+    model: Box<dyn Model>,
+    /// Parameters of the model.
+    pub model_params: Vec<Param>,
+    exits: Option<Exits>,
+    /// Parameters of the exit heads.
+    pub exit_params: Vec<Param>,
+    dropout: f64,
+}
+
+/// What one pass gave.
+struct Passed {
+    /// Logits after every exit, shallow first, the model's own last; each `[n, classes]`.
+    logits: Vec<Tensor>,
+    /// Weighted sum of the losses that leaves asked for (the balance of experts).
+    aux: Option<Tensor>,
+}
+
+impl Net {
+    /// A fresh model for a recipe.
+    pub fn new(recipe: &Recipe, task: &dyn Task) -> Result<Self> {
+        let mut map = recipe.model.clone();
+        task.complete(&mut map);
+        let config = ConfigMap::new(Value::Object(map))?;
+        let entry = find(&config.text("model_type", "")?)?;
+        let deviation = config.float("initializer_range", f64::from(INITIALIZER_RANGE), 1e-4, 1.0)? as f32;
+        let mut w = Weights::fresh(recipe.seed, deviation).trainable();
+        if !recipe.switch.bits.is_empty() {
+            w = w.with_leaves(NestedLeaves::shared(entry.blocks));
+        }
+        let model = entry.build(&config, &w)?;
+        let we = Weights::fresh(recipe.seed, deviation).trainable();
+        let exits = match recipe.switch.exits.as_slice() {
+            [] => None,
+            depths => Some(load_exits(model.trunk(), &config, &we, depths)?),
+        };
+        let (model_params, exit_params) = (w.params(), we.params());
+        Ok(Net { entry, config, model, model_params, exits, exit_params, dropout: recipe.train.dropout })
+    }
+
+    /// All parameters.
+    pub fn params(&self) -> Vec<Param> {
+        self.model_params.iter().chain(&self.exit_params).cloned().collect()
+    }
+
+    /// A pass with gradients. Errors where dropout is asked for and the model has no place for it.
+    fn pass(&self, point: &Point, input: &Input) -> Result<Passed> {
+        let (mut taps, mut trace) = (Taps::none(), Trace::default());
+        let mut cx = Ctx::new(point, &mut taps, &mut trace);
+        (cx.train, cx.dropout) = (true, self.dropout);
+        let trunk = self.model.trunk();
+        let mut state = trunk.stem(&mut cx, input)?;
+        let mut logits = Vec::new();
+        for idx in 0..trunk.n_blocks() {
+            state = staged::walk(trunk, &[], &mut cx, idx..idx + 1, state, &mut Vec::new())?;
+            if let Some(exits) = &self.exits {
+                logits.extend(exits.logits(&mut cx, idx + 1, &state)?);
+            }
+        }
+        logits.push(answer(&trunk.head(&mut cx, state)?)?.clone());
+        if self.dropout > 0.0 && cx.drops == 0 {
+            let what = format!("the family {} has no place for dropout", self.entry.name);
+            return Err(Error::Nn(NnError::config("train.dropout", what)));
+        }
+        Ok(Passed { logits, aux: cx.aux_loss()? })
+    }
+
+    /// The loss of a batch: the mean over its points of the task's loss, pulls between answers, and what leaves ask for.
+    pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled, smoothing: f64) -> Result<Tensor> {
+        let passes: Vec<Passed> = sampled.points.iter().map(|p| self.pass(p, &batch.input)).collect::<Result<_>>()?;
+        let mut total = Sum::default();
+        for (i, pass) in passes.iter().enumerate() {
+            let taught: f64 = sampled.pulls.iter().map(|p| p.share_taught(i)).sum();
+            if taught < 1.0 {
+                total.add(over_exits(&pass.logits, |l| task.loss(l, batch, smoothing))?, 1.0 - taught)?;
+            }
+            if let Some(aux) = &pass.aux {
+                total.add(aux.clone(), 1.0)?;
+            }
+        }
+        for pull in &sampled.pulls {
+            match *pull {
+                Pull::Teach { weight: 0.0, .. } | Pull::Agree { weight: 0.0, .. } => {}
+                Pull::Teach { from, to, weight } => {
+                    let teacher = softmax(own(&passes[from])?)?;
+                    total.add(over_exits(&passes[to].logits, |l| cross_entropy(l, &teacher))?, weight)?;
+                }
+                Pull::Agree { a, b, weight } => total.add(symmetric_kl(own(&passes[a])?, own(&passes[b])?)?, weight)?,
+            }
+        }
+        Ok((total.0.ok_or_else(nothing)? / passes.len() as f64)?)
+    }
+
+    /// The task's loss at a point without gradients: mean over the labels of all batches.
+    pub fn valid(&self, task: &dyn Task, batches: &[Batch], point: &Point) -> Result<f64> {
+        let (mut sum, mut n) = (0f64, 0usize);
+        for batch in batches {
+            let (mut taps, mut trace) = (Taps::none(), Trace::default());
+            let mut cx = Ctx::new(point, &mut taps, &mut trace);
+            let out = staged::run(self.model.trunk(), &[], &mut cx, &batch.input)?;
+            let loss = task.loss(&answer(&out)?.detach(), batch, 0.0)?;
+            sum += f64::from(loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
+            n += batch.labels.len();
+        }
+        Ok(sum / n.max(1) as f64)
+    }
+}
+
+/// The logits of an output, one row a member or one a token. Shapes: -> `[n, classes]`.
+pub fn answer(out: &Output) -> Result<&Tensor> {
+    match out.get_rows("logits") {
+        Some((logits, _)) => Ok(logits),
+        None => Ok(out.get("logits")?),
+    }
+}
+
+impl Pull {
+    /// The share of a point's loss that a teacher has.
+    fn share_taught(&self, point: usize) -> f64 {
+        match self {
+            Pull::Teach { to, weight, .. } if *to == point => *weight,
+            _ => 0.0,
+        }
+    }
+}
+
+/// A weighted sum of losses.
+#[derive(Default)]
+struct Sum(Option<Tensor>);
+
+impl Sum {
+    fn add(&mut self, term: Tensor, weight: f64) -> Result<()> {
+        let term = if weight == 1.0 { term } else { (term * weight)? };
+        self.0 = Some(match self.0.take() {
+            Some(sum) => (sum + term)?,
+            None => term,
+        });
+        Ok(())
+    }
+}
+
+fn nothing() -> Error {
+    Error::Nn(NnError::config("exits", "no logits to train"))
+}
+
+/// The model's own answer.
+fn own(pass: &Passed) -> Result<&Tensor> {
+    pass.logits.last().ok_or_else(nothing)
+}
+
+/// Mean over exits of a loss, deeper exits weighing more (linearly, as ECO-M2F does).
+fn over_exits(logits: &[Tensor], loss: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let total: usize = (1..=logits.len()).sum();
+    let mut sum = Sum::default();
+    for (i, l) in logits.iter().enumerate() {
+        sum.add(loss(l)?, (i + 1) as f64 / total as f64)?;
+    }
+    sum.0.ok_or_else(nothing)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::Map;
+    use switchformer_nn::{Device, record};
+    use switchformer_zoo::Opened;
+
+    use crate::points::sample;
+    use crate::recipe::Eval;
+    use crate::task::Figures;
+
+    /// Two fixed pairs of texts.
+    struct Fixed;
+
+    impl Task for Fixed {
+        fn unit(&self) -> &'static str {
+            "tokens"
+        }
+        fn complete(&self, model: &mut Map<String, Value>) {
+            model.insert("vocab_size".into(), 20.into());
+        }
+        fn batch(&mut self, _: u64) -> Result<Batch> {
+            let source = Input::tokens(&[vec![5, 9, 3, 12, 7, 1], vec![8, 4, 17, 1]])?;
+            let target = Input::tokens(&[vec![0, 6, 11], vec![0, 19, 2, 14]])?;
+            Ok(Batch { input: Input::pair(source, target)?, labels: vec![6, 11, 1, 19, 2, 14, 1], size: 17 })
+        }
+        fn valid(&self) -> Result<Vec<Batch>> {
+            Ok(Vec::new())
+        }
+        fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
+            Ok(Vec::new())
+        }
+        fn measure(&self, _: &Opened, _: &Point, _: &Eval) -> Result<Figures> {
+            Ok(Figures::new())
+        }
+    }
+
+    fn recipe(model: &str, rest: &str) -> Recipe {
+        let text = format!(
+            "name = \"x\"\n[model]\nmodel_type = \"switch_transformers\"\nd_model = 16\nd_kv = 8\nd_ff = 24\n\
+             num_heads = 2\nnum_layers = 2\nnum_decoder_layers = 2\nnum_sparse_encoder_layers = 1\n\
+             num_sparse_decoder_layers = 1\ninitializer_range = 0.3\nrouter_jitter_noise = 0.0\n{model}\n\
+             [data]\nset = \"debian\"\n[train]\nsteps = 1\nbatch = 1\nlr = 1.0\nwarmup = 0\n{rest}"
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    fn loss_of(net: &Net, recipe: &Recipe, step: u64) -> f64 {
+        let batch = Fixed.batch(0).unwrap();
+        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0), 0.1).unwrap();
+        loss.to_scalar::<f32>().unwrap().into()
+    }
+
+    /// Gradients on the tape at the routers, and by differences of the loss.
+    fn router_gradients(recipe: &Recipe) -> (Vec<f64>, Vec<f64>) {
+        let net = Net::new(recipe, &Fixed).unwrap();
+        let batch = Fixed.batch(0).unwrap();
+        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0), 0.1)).unwrap();
+        let grads = tape.backward(&loss).unwrap();
+        let (mut exact, mut near) = (Vec::new(), Vec::new());
+        let routers = net.model_params.iter().filter(|p| p.names[0].0.contains("router"));
+        for p in routers {
+            let g = grads.get(p.var.as_tensor()).map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            exact.extend(g.unwrap_or_else(|| vec![0.0; p.var.elem_count()]).into_iter().map(f64::from));
+            let own: Vec<f32> = p.var.flatten_all().unwrap().to_vec1().unwrap();
+            for i in 0..own.len() {
+                let at = |by: f32| {
+                    let mut moved = own.clone();
+                    moved[i] += by;
+                    p.var.set(&Tensor::from_vec(moved, p.var.dims(), &Device::Cpu).unwrap()).unwrap();
+                    loss_of(&net, recipe, 3)
+                };
+                near.push((at(4e-3) - at(-4e-3)) / 8e-3);
+                at(0.0);
+            }
+        }
+        (exact, near)
+    }
+
+    #[test]
+    fn the_losses_of_routers_are_differentiated() {
+        let model =
+            |share: f64| format!("num_experts = 3\nrouter_aux_loss_coef = {share:?}\nrouter_z_loss_coef = {share:?}");
+        let (with, near) = router_gradients(&recipe(&model(0.5), ""));
+        let (without, _) = router_gradients(&recipe(&model(0.0), ""));
+        assert_eq!(with.len(), 2 * 3 * 16);
+        with.iter().zip(&near).for_each(|(a, b)| assert!((a - b).abs() < 2e-3 + 0.02 * a.abs(), "{a} {b}"));
+        let moved = with.iter().zip(&without).filter(|(a, b)| (*a - *b).abs() > 1e-3).count();
+        assert!(moved > 48, "{moved} of 96 gradients depend on the losses of routers");
+    }
+
+    #[test]
+    fn equal_experts_agree_and_different_ones_are_drawn_together() {
+        let model = "num_experts = 4\nrouter_aux_loss_coef = 0.0\nrouter_z_loss_coef = 0.0";
+        let random = "[switch]\ndraws = 2\nexperts = { router = \"random\" }\n";
+        let alone = recipe(model, random);
+        let drawn = recipe(model, &format!("{random}agree = 5.0\n"));
+        let net = Net::new(&alone, &Fixed).unwrap();
+        let gaps = |net: &Net| (0..8).map(|s| loss_of(net, &drawn, s) - loss_of(net, &alone, s)).collect::<Vec<_>>();
+        assert!(gaps(&net).iter().all(|g| *g >= -1e-6) && gaps(&net).iter().any(|g| *g > 1e-3), "{:?}", gaps(&net));
+        // Each expert becomes the first of its bank.
+        for p in &net.model_params {
+            let name = &p.names[0].0;
+            if let Some((bank, rest)) = name.split_once(".expert_") {
+                let first = format!("{bank}.expert_0.{}", rest.split_once('.').unwrap().1);
+                let source = net.model_params.iter().find(|q| q.names[0].0 == first).unwrap();
+                p.var.set(&source.var.as_tensor().copy().unwrap()).unwrap();
+            }
+        }
+        assert!(gaps(&net).iter().all(|g| g.abs() < 1e-6), "{:?}", gaps(&net));
+    }
+
+    #[test]
+    fn dropout_is_drawn_by_step_and_refused_where_there_is_no_place_for_it() {
+        let recipe = recipe("num_experts = 1", "dropout = 0.3");
+        let net = Net::new(&recipe, &Fixed).unwrap();
+        let at = |step| loss_of(&net, &recipe, step);
+        assert!(at(1) == at(1) && at(1) != at(2));
+        let still = Net { dropout: 0.0, ..Net::new(&recipe, &Fixed).unwrap() };
+        assert_eq!(loss_of(&still, &recipe, 1), loss_of(&still, &recipe, 2));
+    }
+}

@@ -1,0 +1,235 @@
+//! Runs of a study one after the other: trained, measured, and put into one table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use switchformer_nn::store::write_atomic;
+use switchformer_nn::{Folder, Point, json};
+use switchformer_zoo::{OpenOptions, Opened};
+
+use crate::error::Result;
+use crate::recipe::Recipe;
+use crate::recipe::study::Study;
+use crate::task::{self, Figures};
+use crate::train::{self, TrainOptions};
+
+const RESULT: &str = "result.json";
+/// Name of the point that a recipe without `eval.points` is measured at.
+const REST: &str = "rest";
+
+/// How to run a study.
+#[derive(Clone, Debug, Default)]
+pub struct StudyOptions {
+    /// Folder of the study: one folder a run.
+    pub out: PathBuf,
+    /// Folder of `<name>.md`.
+    pub results: PathBuf,
+    /// Folder of the data set, when it is not in a usual place.
+    pub data: Option<PathBuf>,
+    /// Only the runs of this variant.
+    pub only: Option<String>,
+    /// Whether to print no progress.
+    pub quiet: bool,
+}
+
+/// What a finished run is remembered by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunResult {
+    /// Variant.
+    pub variant: String,
+    /// Seed.
+    pub seed: u64,
+    /// Fingerprint of its recipe.
+    pub recipe: String,
+    /// Parameters.
+    pub params: u64,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Seconds of training, all calls.
+    pub seconds: f64,
+    /// Point by name -> figure by name.
+    pub figures: BTreeMap<String, Figures>,
+}
+
+/// What a study has so far.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StudyReport {
+    /// The table's file.
+    pub table: PathBuf,
+    /// Finished runs.
+    pub done: Vec<RunResult>,
+    /// All runs of the study.
+    pub runs: usize,
+}
+
+/// Trains and measures every run that is not finished, in order; the table is written anew after each.
+pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
+    let table = o.results.join(format!("{}.md", study.name));
+    for r in &study.runs {
+        if o.only.as_ref().is_some_and(|v| *v != r.variant) || finished(&r.recipe, &o.out)?.is_some() {
+            continue;
+        }
+        if !o.quiet {
+            eprintln!("{} of {}", r.recipe.name, study.name);
+        }
+        let out = o.out.join(&r.recipe.name);
+        let options = TrainOptions {
+            out: out.clone(),
+            data: o.data.clone(),
+            shared: Some(o.out.clone()),
+            quiet: o.quiet,
+            ..TrainOptions::default()
+        };
+        let report = train::run(&r.recipe, &options)?;
+        let result = measure(&r.variant, &r.recipe, &options, &report)?;
+        let text = serde_json::to_vec_pretty(&result).unwrap_or_default();
+        write_atomic(&out.join(RESULT), &text)?;
+        write_table(study, o, &table)?;
+    }
+    let done = write_table(study, o, &table)?;
+    Ok(StudyReport { table, done, runs: study.runs.len() })
+}
+
+/// The result of a run, where it has one of the same recipe.
+fn finished(recipe: &Recipe, out: &Path) -> Result<Option<RunResult>> {
+    let dir = out.join(&recipe.name);
+    if !dir.join(RESULT).exists() {
+        return Ok(None);
+    }
+    let result: RunResult = json::typed(Folder::disk(&dir)?.json(RESULT, 1 << 20)?, &dir.join(RESULT))?;
+    Ok((result.recipe == recipe.fingerprint()).then_some(result))
+}
+
+/// Measures a finished run at the points of its recipe.
+pub fn measure(
+    variant: &str,
+    recipe: &Recipe,
+    options: &TrainOptions,
+    report: &train::TrainReport,
+) -> Result<RunResult> {
+    let task = task::open(recipe, &options.places())?;
+    let opened = Opened::open(&report.model, OpenOptions::default())?;
+    let mut points: Vec<(&str, Point)> = Vec::new();
+    for (name, axes) in &recipe.eval.points {
+        points.push((name, Point::parse(&Value::Object(axes.clone()).to_string())?));
+    }
+    if points.is_empty() {
+        points.push((REST, recipe.rest()));
+    }
+    let mut figures = BTreeMap::new();
+    for (name, point) in points {
+        figures.insert(name.to_string(), task.measure(&opened, &point, &recipe.eval)?);
+    }
+    Ok(RunResult {
+        variant: variant.to_string(),
+        seed: recipe.seed,
+        recipe: recipe.fingerprint(),
+        params: opened.n_params,
+        steps: report.steps,
+        seconds: report.seconds,
+        figures,
+    })
+}
+
+fn write_table(study: &Study, o: &StudyOptions, path: &Path) -> Result<Vec<RunResult>> {
+    let mut done = Vec::new();
+    for r in &study.runs {
+        done.extend(finished(&r.recipe, &o.out)?);
+    }
+    if !done.is_empty() {
+        fs::create_dir_all(&o.results).map_err(|e| switchformer_nn::Error::io(&o.results, e))?;
+        write_atomic(path, table(study, &done).as_bytes())?;
+    }
+    Ok(done)
+}
+
+/// The table in Markdown: a row for each variant and point, mean and spread (largest less smallest) over seeds.
+fn table(study: &Study, done: &[RunResult]) -> String {
+    let mut names: Vec<&str> =
+        done.iter().flat_map(|r| r.figures.values()).flat_map(|f| f.keys()).map(|k| &**k).collect();
+    // The loss first, then by name.
+    names.sort_unstable_by_key(|n| (*n != "loss", *n));
+    names.dedup();
+    let mut variants: Vec<&str> = study.runs.iter().map(|r| r.variant.as_str()).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    variants.retain(|v| seen.insert(*v));
+    let mut text = format!("# {}\n\n", study.name);
+    let _ = writeln!(
+        text,
+        "{} of {} runs. Each figure: mean over seeds, and in brackets the spread, largest less smallest. Seconds a step \
+         are those of the machine and its load at the time.\n",
+        done.len(),
+        study.runs.len()
+    );
+    let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s a step |", names.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(5 + names.len()));
+    for variant in variants {
+        let own: Vec<&RunResult> = done.iter().filter(|r| r.variant == variant).collect();
+        let Some(first) = own.first() else { continue };
+        for point in first.figures.keys() {
+            let cells: Vec<String> = names
+                .iter()
+                .map(|name| {
+                    let values: Vec<f64> =
+                        own.iter().filter_map(|r| r.figures.get(point)?.get(*name).copied()).collect();
+                    mean_and_spread(&values)
+                })
+                .collect();
+            let pace = own.iter().map(|r| r.seconds / r.steps.max(1) as f64).sum::<f64>() / own.len() as f64;
+            let _ = writeln!(
+                text,
+                "| {variant} | {point} | {} | {} | {} | {pace:.3} |",
+                own.len(),
+                cells.join(" | "),
+                first.params
+            );
+        }
+    }
+    text
+}
+
+fn mean_and_spread(values: &[f64]) -> String {
+    if values.is_empty() {
+        return String::new();
+    }
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+    if values.len() == 1 { format!("{mean:.3}") } else { format!("{mean:.3} ({:.3})", high - low) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_row_for_each_variant_and_point() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("r.toml");
+        let text = "name = \"s\"\nseeds = [1, 2]\n[model]\n[data]\nset = \"fashion-mnist\"\n[train]\nsteps = 10\n\
+                    batch = 1\nlr = 1.0\nwarmup = 0\n[[variant]]\nname = \"a\"\n[[variant]]\nname = \"b\"\n\
+                    train = { lr = 0.5 }\n";
+        std::fs::write(&path, text).unwrap();
+        let study = Study::read(&path, &[]).unwrap();
+        let names: Vec<&str> = study.runs.iter().map(|r| r.recipe.name.as_str()).collect();
+        assert_eq!(names, ["a-s1", "b-s1", "a-s2", "b-s2"]);
+        assert_eq!(study.runs.iter().map(|r| r.recipe.train.lr).collect::<Vec<_>>(), [1.0, 0.5, 1.0, 0.5]);
+        let result = |variant: &str, seed: u64, loss: f64| RunResult {
+            variant: variant.into(),
+            seed,
+            recipe: String::new(),
+            params: 7,
+            steps: 10,
+            seconds: 5.0,
+            figures: BTreeMap::from([(REST.to_string(), Figures::from([("loss".to_string(), loss)]))]),
+        };
+        let text = table(&study, &[result("a", 1, 2.0), result("b", 1, 3.0), result("a", 2, 2.5)]);
+        assert!(text.contains("| a | rest | 2 | 2.250 (0.500) | 7 | 0.500 |"), "{text}");
+        assert!(text.contains("| b | rest | 1 | 3.000 | 7 | 0.500 |") && text.contains("3 of 4 runs"), "{text}");
+    }
+}

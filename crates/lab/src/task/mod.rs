@@ -1,0 +1,126 @@
+//! What a batch is, what its loss is, and what is measured at the end: the seam between the loop and the data.
+
+mod corpus;
+mod images;
+mod spans;
+mod translate;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde_json::{Map, Value};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Input, Point, Trace};
+use switchformer_zoo::Opened;
+
+use crate::error::Result;
+use crate::loss::label_loss;
+use crate::net::answer;
+use crate::recipe::{Eval, Recipe, TaskKind};
+
+/// Where a task finds its data.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Folder of the data set, when it is not in a usual place.
+    pub data: Option<PathBuf>,
+    /// Folder for what runs of one study share, such as a trained tokenizer.
+    pub shared: PathBuf,
+}
+
+/// One batch.
+pub struct Batch {
+    /// What the model reads.
+    pub input: Input,
+    /// Right class of every row of the answer, `[n]`.
+    pub labels: Vec<u32>,
+    /// Images or tokens in it.
+    pub size: usize,
+}
+
+/// Figures of a measurement, by name.
+pub type Figures = BTreeMap<String, f64>;
+
+/// A task. Batches are pure functions of the recipe and their number.
+pub trait Task {
+    /// What a batch counts.
+    fn unit(&self) -> &'static str;
+    /// Adds to `config.json` what the data decides (classes, vocabulary).
+    fn complete(&self, model: &mut Map<String, Value>);
+    /// A training batch; batches count from 0.
+    fn batch(&mut self, index: u64) -> Result<Batch>;
+    /// Loss of one answer. Shapes: logits `[n, classes]` -> scalar.
+    fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
+        label_loss(logits, &batch.labels, smoothing)
+    }
+    /// The batches of the validation loss.
+    fn valid(&self) -> Result<Vec<Batch>>;
+    /// Files that the exported folder needs beside the model.
+    fn files(&self, config: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>>;
+    /// Measures an exported model on the test split.
+    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures>;
+}
+
+/// The task of a recipe.
+pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
+    Ok(match recipe.data.task {
+        TaskKind::Images => Box::new(images::Images::open(recipe, places)?),
+        TaskKind::SpanCorruption => Box::new(spans::Spans::open(recipe, places)?),
+        TaskKind::Translate => Box::new(translate::Pairs::open(recipe, places)?),
+    })
+}
+
+/// Mean loss over the labels of batches, and how evenly experts were met: 1 where each took an equal share of the rows
+/// of its bank, 0 where one took all; absent without experts.
+fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figures> {
+    let (mut sum, mut n) = (0f64, 0usize);
+    let mut loads: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+    for batch in batches {
+        let (out, trace) = opened.run(point, &batch.input)?;
+        let loss = label_loss(answer(&out)?, &batch.labels, 0.0)?.to_scalar::<f32>()?;
+        sum += f64::from(loss) * batch.labels.len() as f64;
+        n += batch.labels.len();
+        gather_loads(&trace, &mut loads);
+    }
+    let mut figures = Figures::from([("loss".to_string(), sum / n.max(1) as f64)]);
+    let experts = opened.switches.host().experts.as_ref().map_or(1, |o| o.experts);
+    if experts > 1 && !loads.is_empty() {
+        let even: f64 = loads.values().map(|load| evenness(load.values().copied(), experts)).sum();
+        figures.insert("evenness".to_string(), even / loads.len() as f64);
+    }
+    Ok(figures)
+}
+
+/// Adds the rows that each expert of each bank took.
+fn gather_loads(trace: &Trace, loads: &mut BTreeMap<String, BTreeMap<String, f64>>) {
+    for d in trace.decisions.iter().filter(|d| d.switch == "experts") {
+        let bank = loads.entry(d.at.clone()).or_default();
+        for (expert, rows) in d.choice["load"].as_object().into_iter().flatten() {
+            *bank.entry(expert.clone()).or_default() += rows.as_f64().unwrap_or(0.0);
+        }
+    }
+}
+
+/// Entropy of the shares over that of equal shares.
+fn evenness(load: impl Iterator<Item = f64> + Clone, experts: usize) -> f64 {
+    let total: f64 = load.clone().sum();
+    let entropy: f64 = load.filter(|l| *l > 0.0).map(|l| -(l / total) * (l / total).ln()).sum();
+    entropy / (experts as f64).ln()
+}
+
+/// A folder that was named, or Debian's own for lists of packages.
+fn text_folder(places: &Places) -> &Path {
+    places.data.as_deref().unwrap_or(Path::new("/var/lib/apt/lists"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evenness_runs_from_one_expert_to_all_alike() {
+        assert!((evenness([5.0; 4].into_iter(), 4) - 1.0).abs() < 1e-12);
+        assert!((evenness([5.0, 5.0].into_iter(), 4) - 0.5).abs() < 1e-12);
+        assert_eq!(evenness([9.0].into_iter(), 4), 0.0);
+    }
+}

@@ -1,0 +1,183 @@
+//! Span corruption (T5, arXiv 1910.10683): stretches of a text are cut out and a mark put in their place; the decoder
+//! writes every mark and what stood there.
+
+use serde_json::{Map, Value};
+use switchformer_data::{Rng, Split};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Input, Point};
+use switchformer_zoo::Opened;
+
+use super::corpus::{Packing, SENTINELS, Words, sentinel, shifted, texts};
+use super::{Batch, Figures, Places, Task, mean_loss, text_folder};
+use crate::error::Result;
+use crate::recipe::{Data, Eval, Recipe};
+
+/// Fewest tokens of a text that is used.
+const SHORTEST: usize = 8;
+/// Stream of the cuts.
+const CUTS: u64 = 11;
+/// The epoch whose cuts validation and test use.
+const FIXED: u64 = u64::MAX;
+/// Most texts of the test split that are measured.
+const MEASURED: usize = 1_000;
+
+pub(super) struct Spans {
+    words: Words,
+    sentinels: Vec<u32>,
+    train: Vec<Vec<u32>>,
+    valid: Vec<Vec<u32>>,
+    test: Vec<Vec<u32>>,
+    packing: Packing,
+    settings: Data,
+    seed: u64,
+    budget: usize,
+}
+
+impl Spans {
+    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
+        let data = &recipe.data;
+        let all = texts(data, places)?;
+        let words = Words::of(data, places, all.iter().filter(|t| t.1 == Split::Train).map(|t| t.0.as_str()))?;
+        let sentinels = (0..SENTINELS).filter_map(|i| words.tokenizer.token_to_id(&sentinel(i))).collect();
+        let (mut train, mut valid, mut test) = (Vec::new(), Vec::new(), Vec::new());
+        for (text, split) in &all {
+            let part = match split {
+                Split::Train => &mut train,
+                Split::Valid if valid.len() < data.valid => &mut valid,
+                Split::Test if test.len() < MEASURED => &mut test,
+                _ => continue,
+            };
+            let mut ids = words.ids(text)?;
+            ids.pop(); // the end token belongs behind the marks
+            part.extend(ids.chunks(data.max_len).filter(|c| c.len() >= SHORTEST).map(<[u32]>::to_vec));
+        }
+        let budget = recipe.train.batch;
+        let lengths = train.iter().map(|t| t.len() as u32).collect();
+        let packing = Packing::new(lengths, budget, recipe.seed, text_folder(places))?;
+        let settings = data.clone();
+        Ok(Spans { words, sentinels, train, valid, test, packing, settings, seed: recipe.seed, budget })
+    }
+
+    /// Texts with their cuts as one batch; a text is named by its index in its split.
+    fn make(&self, texts: &[Vec<u32>], picked: &[u32], seed: u64, epoch: u64) -> Result<Batch> {
+        let d = &self.settings;
+        let (mut sources, mut inputs, mut labels, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for i in picked {
+            let text = &texts[*i as usize];
+            let mut rng = Rng::of(&[CUTS, seed, epoch, u64::from(*i)]);
+            let (source, target) = corrupt(text, d.noise, d.span, &self.sentinels, self.words.end, &mut rng);
+            size += text.len();
+            inputs.push(shifted(&target));
+            sources.push(source);
+            labels.extend(target);
+        }
+        Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size })
+    }
+
+    /// A split in batches, its cuts the same for every recipe and seed.
+    fn fixed(&self, texts: &[Vec<u32>]) -> Result<Vec<Batch>> {
+        let order: Vec<u32> = (0..texts.len() as u32).collect();
+        let per = (self.budget / self.settings.max_len).max(1);
+        order.chunks(per).map(|part| self.make(texts, part, 0, FIXED)).collect()
+    }
+}
+
+impl Task for Spans {
+    fn unit(&self) -> &'static str {
+        "tokens"
+    }
+    fn complete(&self, model: &mut Map<String, Value>) {
+        self.words.complete(model);
+    }
+    fn batch(&mut self, index: u64) -> Result<Batch> {
+        let (epoch, picked) = self.packing.take(index)?;
+        self.make(&self.train, &picked, self.seed, epoch)
+    }
+    fn valid(&self) -> Result<Vec<Batch>> {
+        self.fixed(&self.valid)
+    }
+    fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
+        self.words.files()
+    }
+    fn measure(&self, opened: &Opened, point: &Point, _: &Eval) -> Result<Figures> {
+        mean_loss(opened, point, &self.fixed(&self.test)?)
+    }
+}
+
+/// The text with marks, and the marks with what was cut; both end with the end token. A text begins with a stretch that
+/// stays.
+fn corrupt(ids: &[u32], noise: f64, span: f64, marks: &[u32], end: u32, rng: &mut Rng) -> (Vec<u32>, Vec<u32>) {
+    let n = ids.len();
+    let cut = ((n as f64 * noise).round() as usize).clamp(1, n - 1);
+    let spans = ((cut as f64 / span).round() as usize).clamp(1, cut.min(n - cut).min(marks.len()));
+    let (cuts, stays) = (split(cut, spans, rng), split(n - cut, spans, rng));
+    let (mut source, mut target, mut at) = (Vec::new(), Vec::new(), 0);
+    for ((stay, cut), mark) in stays.into_iter().zip(cuts).zip(marks) {
+        source.extend_from_slice(&ids[at..at + stay]);
+        source.push(*mark);
+        target.push(*mark);
+        target.extend_from_slice(&ids[at + stay..at + stay + cut]);
+        at += stay + cut;
+    }
+    source.push(end);
+    target.push(end);
+    (source, target)
+}
+
+/// `total` as a sum of `parts` numbers from 1, every such sum as likely as the others.
+fn split(total: usize, parts: usize, rng: &mut Rng) -> Vec<usize> {
+    // A choice of `parts - 1` of the gaps between units.
+    let mut gaps: Vec<usize> = (1..total).collect();
+    for i in 0..parts - 1 {
+        let j = i + rng.below((gaps.len() - i) as u32) as usize;
+        gaps.swap(i, j);
+    }
+    let mut chosen: Vec<usize> = gaps[..parts - 1].to_vec();
+    chosen.push(total);
+    chosen.sort_unstable();
+    let mut last = 0;
+    chosen.into_iter().map(|at| at - std::mem::replace(&mut last, at)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_put_what_was_cut_back_in_place() {
+        let marks: Vec<u32> = (900..932).collect();
+        for n in [8usize, 9, 33, 64] {
+            for seed in 0..50 {
+                let ids: Vec<u32> = (100..100 + n as u32).collect();
+                let (source, target) = corrupt(&ids, 0.15, 3.0, &marks, 1, &mut Rng::of(&[seed]));
+                assert_eq!((source.last(), target.last()), (Some(&1), Some(&1)));
+                let mut whole = Vec::new();
+                for t in &source[..source.len() - 1] {
+                    if *t < 900 {
+                        whole.push(*t);
+                        continue;
+                    }
+                    let from = target.iter().position(|x| x == t).map_or(0, |i| i + 1);
+                    whole.extend(target[from..].iter().take_while(|x| **x >= 100 && **x < 900));
+                }
+                assert_eq!(whole, ids);
+                let cut = target.iter().filter(|t| (100..900).contains(*t)).count();
+                assert_eq!(cut, ((n as f64 * 0.15).round() as usize).max(1));
+                assert!(source[0] < 900, "a text begins with what stays");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_parts_are_equally_likely() {
+        let mut counts = std::collections::BTreeMap::new();
+        for seed in 0..6_000 {
+            let parts = split(5, 3, &mut Rng::of(&[seed]));
+            assert!(parts.iter().sum::<usize>() == 5 && parts.iter().all(|p| *p > 0));
+            *counts.entry(parts).or_insert(0) += 1;
+        }
+        // Six compositions of 5 into 3; 1,000 each, deviation 29.
+        assert_eq!(counts.len(), 6);
+        assert!(counts.values().all(|c| (850..1_150).contains(c)), "{counts:?}");
+    }
+}
