@@ -48,16 +48,19 @@ pub struct Variant {
 
 /// Every model.
 pub static ZOO: &[&Entry] = &[
+    &models::activator::ENTRY,
     &models::albert::ENTRY,
     &models::bert::ENTRY,
     &models::crossvit::ENTRY,
     &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
+    &models::m3vit::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,
     &models::roberta::ENTRY,
     &models::smt::ENTRY,
+    &models::svt::ENTRY,
     &models::swin::ENTRY,
     &models::swinv2::ENTRY,
     &models::switch_transformers::ENTRY,
@@ -68,10 +71,13 @@ pub static ZOO: &[&Entry] = &[
 
 /// Every family whose timm folders open, by the names of timm.
 pub static TIMM: &[&Timm] = &[
+    &models::activator::TIMM,
     &models::crossvit::TIMM,
     &models::cswin::TIMM,
+    &models::m3vit::TIMM,
     &models::pvt_v2::TIMM,
     &models::smt::TIMM,
+    &models::svt::TIMM,
     &models::swin::TIMM,
     &models::swinv2::TIMM,
     &models::tnt::TIMM,

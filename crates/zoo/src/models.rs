@@ -1,15 +1,18 @@
 //! One file per model.
 
+pub mod activator;
 pub mod albert;
 pub mod bert;
 pub mod crossvit;
 pub mod cswin;
 pub mod deit;
 pub mod distilbert;
+pub mod m3vit;
 pub mod mt5;
 pub mod pvt_v2;
 pub mod roberta;
 pub mod smt;
+pub mod svt;
 pub mod swin;
 pub mod swinv2;
 pub mod switch_transformers;
