@@ -165,7 +165,7 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
             // A kink (ReLU) within the step has no slope: a smaller step meets fewer of them. A weak slope drowns in
             // rounding: a larger step lifts it.
             let mut slopes = Vec::new();
-            let agrees = [1.0, 3.0, 10.0, 0.3].into_iter().find_map(|by| {
+            let agrees = [1.0, 3.0, 10.0, 30.0, 0.3].into_iter().find_map(|by| {
                 let slope = slope(&run, p, &start, i, STEP / by);
                 slopes.push(slope);
                 Some((slope - g[i]).abs() / g[i].abs()).filter(|e| *e <= TOLERANCE)

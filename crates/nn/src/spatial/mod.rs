@@ -4,6 +4,7 @@
 //! rows by index (a place outside the picture is a row of zeros) around a projection or a product, and has gradients.
 
 mod conv;
+mod grouped;
 mod resize;
 pub mod wavelet;
 mod window;
@@ -15,6 +16,7 @@ use crate::ops;
 use crate::rows::{Rows, Size};
 
 pub use conv::{Conv, Depthwise};
+pub use grouped::Grouped;
 pub use resize::resize_maps;
 pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
 
