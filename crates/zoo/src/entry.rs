@@ -55,6 +55,7 @@ pub static ZOO: &[&Entry] = &[
     &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
+    &models::fmvit::ENTRY,
     &models::m3vit::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,

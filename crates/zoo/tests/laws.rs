@@ -412,7 +412,11 @@ fn forecast_cost_equals_counted_work() {
             // A point has one task: the gates and heads of the others are not read.
             let own = opened.switches.host().experts.as_ref().is_none_or(|offer| offer.gates == 1);
             let all = 4 * opened.n_params;
-            assert!(if own { full.bytes == all } else { full.bytes < all }, "{:?}: bytes", opened.config.architecture());
+            assert!(
+                if own { full.bytes == all } else { full.bytes < all },
+                "{:?}: bytes",
+                opened.config.architecture()
+            );
         } else {
             let bytes = VIEWS.map(|b| opened.cost(&Point::new().with("bits", b), &lens).unwrap().bytes);
             assert!(bytes.windows(2).all(|w| w[0] > w[1]), "narrower views read less: {bytes:?}");

@@ -16,7 +16,7 @@ use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weight
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO, find};
 
-const PYRAMIDS: [&str; 6] = ["cswin", "pvt_v2", "smt", "svt", "swin", "swinv2"];
+const PYRAMIDS: [&str; 7] = ["cswin", "fmvit", "pvt_v2", "smt", "svt", "swin", "swinv2"];
 
 fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
     PYRAMIDS.into_iter().map(|name| {
@@ -114,7 +114,9 @@ fn write(dir: &Path, doc: &Json) {
 fn folders_of_timm_open() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden");
     let temp = tempfile::tempdir().unwrap();
-    for case in ["swin/timm", "swinv2/timm", "pvt_v2/timm", "tnt/image", "crossvit/dagger", "smt/odd", "cswin/wide", "svt/odd"] {
+    for case in
+        ["swin/timm", "swinv2/timm", "pvt_v2/timm", "tnt/image", "crossvit/dagger", "smt/odd", "cswin/wide", "svt/odd"]
+    {
         let doc: Json = serde_json::from_slice(&std::fs::read(golden.join(format!("{case}.json"))).unwrap()).unwrap();
         let numbers = candle_core::safetensors::load(golden.join(format!("{case}.safetensors")), &Device::Cpu).unwrap();
         let dir = temp.path().join(case.replace('/', "-"));

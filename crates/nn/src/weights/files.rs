@@ -180,7 +180,10 @@ fn split(path: &Path, canonical: String, whole: Stored) -> Result<Vec<(String, S
         return Err(Error::format(
             path,
             "tensors.parts",
-            format!("{} has the shape {:?}, whose first number counts 1 to {MAX_PARTS} tensors", whole.name, whole.shape),
+            format!(
+                "{} has the shape {:?}, whose first number counts 1 to {MAX_PARTS} tensors",
+                whole.name, whole.shape
+            ),
             "compare with the config",
         ));
     }

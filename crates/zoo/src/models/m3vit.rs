@@ -23,12 +23,10 @@ use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output, ParamKind, Point, Result, Rows, Size,
-    Staged, Stream, Tensor, Weights, ops,
+    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Stream, Tensor, Weights, ops,
 };
-use switchformer_switch::leaf::experts::{
-    Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS, task_of,
-};
+use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS, task_of};
 
 use crate::entry::{Entry, Variant};
 use crate::timm::Timm;
@@ -47,7 +45,7 @@ pub static ENTRY: Entry = Entry {
     heads: &["decoders"],
     toy: r#"{"model_type":"m3vit","architectures":["MultiTaskModel"],"img_size":[8,12],"patch_size":4,"in_chans":1,
         "embed_dim":16,"depth":2,"num_heads":2,"mlp_ratio":2.0,"moe_mlp_ratio":1.0,"moe_experts":4,"moe_top_k":1,
-        "multi_gate":true,"gate_dim":18,"tasks":["parts","depth"],"task_channels":[3,2],"decoder_width":8}"#,
+        "multi_gate":true,"gate_dim":18,"tasks":["parts","depth"],"task_channels":[3,2],"decoder_width":4}"#,
     load: |config, w| Ok(Box::new(M3Vit::load(config, w)?)),
 };
 
@@ -219,7 +217,10 @@ impl Config {
             heads: c.size("num_heads", Some(16), MAX_HEADS)?,
             mlp_dim: width(ratio),
             // The authors' files say "True,": text, and true.
-            qkv_bias: c.get("qkv_bias").and_then(Json::as_str).map_or_else(|| c.flag("qkv_bias", true), |_| Ok(true))?,
+            qkv_bias: c
+                .get("qkv_bias")
+                .and_then(Json::as_str)
+                .map_or_else(|| c.flag("qkv_bias", true), |_| Ok(true))?,
             channels: c.size("in_chans", Some(3), 64)?,
             image: c.pair("img_size", 384, MAX_SIDE)?,
             patch,
@@ -550,8 +551,8 @@ fn decoders(c: &ConfigMap, config: &Config, w: &Weights) -> Result<Vec<Decoder>>
     let counts = c.get("task_channels").and_then(Json::as_array).filter(|l| l.len() == names.len());
     let number = |v: &Json| v.as_u64().filter(|n| (1..=MAX_LABELS as u64).contains(n)).map(|n| n as usize);
     let channels: Option<Vec<usize>> = counts.and_then(|l| l.iter().map(number).collect());
-    let channels =
-        channels.ok_or_else(|| Error::config("task_channels", format!("must be {} numbers of channels", names.len())))?;
+    let channels = channels
+        .ok_or_else(|| Error::config("task_channels", format!("must be {} numbers of channels", names.len())))?;
     if config.tasks != Tasks::Shared && names.len() != config.n_tasks {
         return Err(Error::config("tasks", format!("names {} tasks, gate_dim counts {}", names.len(), config.n_tasks)));
     }
@@ -586,7 +587,10 @@ impl Staged for M3Vit {
         let map = state.aside.ok_or_else(|| Error::input("M3ViT met rows without a map", "start at the stem"))?.rows;
         let task = task_of(cx.point)?;
         let decoder = self.decoders.get(task).ok_or_else(|| {
-            Error::point(format!("experts: no decoder for task {task}"), format!("here: 0..{}", self.decoders.len() - 1))
+            Error::point(
+                format!("experts: no decoder for task {task}"),
+                format!("here: 0..{}", self.decoders.len() - 1),
+            )
         })?;
         let behind: Vec<u32> = (0..state.rows.n())
             .flat_map(|i| state.rows.range(i).skip(1).map(|r| r as u32).collect::<Vec<_>>())

@@ -213,7 +213,11 @@ impl Scatter {
             let maps = x.narrow(0, rows.range(from).start, n * h * w)?.reshape((n, h, w, dim))?;
             from += n;
             cx.count(n * self.macs((h, w)));
-            parts.push(if h * w == 0 { maps.reshape((0, dim))? } else { self.equal(&maps)?.reshape((n * h * w, dim))? });
+            parts.push(if h * w == 0 {
+                maps.reshape((0, dim))?
+            } else {
+                self.equal(&maps)?.reshape((n * h * w, dim))?
+            });
         }
         Ok(if parts.is_empty() { x.clone() } else { Tensor::cat(&parts, 0)? })
     }
@@ -346,8 +350,7 @@ impl Stem {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (hidden, conv) = (c.stem, w.at("conv"));
         let one = |i: usize| -> Result<(Conv, BatchNorm)> {
-            let (shape, step) =
-                if i == 0 { ([hidden, c.channels, 7], [2, 3]) } else { ([hidden, hidden, 3], [1, 1]) };
+            let (shape, step) = if i == 0 { ([hidden, c.channels, 7], [2, 3]) } else { ([hidden, hidden, 3], [1, 1]) };
             let norm = conv.batch_norm(&(3 * i + 1).to_string(), hidden, CONV_EPS)?;
             Ok((Conv::load(&conv.at(3 * i), shape, step, false)?, norm))
         };

@@ -227,7 +227,10 @@ impl Bank {
     fn learned(&self, cx: &mut Ctx, x: &Tensor, at: &str, gate: &Gate, slots: usize) -> Result<Chosen> {
         let (rows, (first, n)) = (x.dims()[0], gate.reach(self.experts.len()));
         if slots > n {
-            return Err(Error::point(format!("experts: top_k = {slots} of {n} that this gate chooses among"), "take fewer"));
+            return Err(Error::point(
+                format!("experts: top_k = {slots} of {n} that this gate chooses among"),
+                "take fewer",
+            ));
         }
         cx.count(rows * n * self.dim);
         let seen = if cx.train && self.gating.jitter > 0.0 { self.jittered(cx, x, at)? } else { x.clone() };
