@@ -55,7 +55,6 @@ pub static ZOO: &[&Entry] = &[
     &models::cswin::ENTRY,
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
-    &models::fmvit::ENTRY,
     &models::m3vit::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,

@@ -7,7 +7,6 @@ pub mod crossvit;
 pub mod cswin;
 pub mod deit;
 pub mod distilbert;
-pub mod fmvit;
 pub mod m3vit;
 pub mod mt5;
 pub mod pvt_v2;

@@ -45,7 +45,7 @@ pub static ENTRY: Entry = Entry {
     heads: &["decoders"],
     toy: r#"{"model_type":"m3vit","architectures":["MultiTaskModel"],"img_size":[8,12],"patch_size":4,"in_chans":1,
         "embed_dim":16,"depth":2,"num_heads":2,"mlp_ratio":2.0,"moe_mlp_ratio":1.0,"moe_experts":4,"moe_top_k":1,
-        "multi_gate":true,"gate_dim":18,"tasks":["parts","depth"],"task_channels":[3,2],"decoder_width":4}"#,
+        "multi_gate":true,"gate_dim":18,"tasks":["parts","depth"],"task_channels":[3,2],"decoder_width":8}"#,
     load: |config, w| Ok(Box::new(M3Vit::load(config, w)?)),
 };
 
