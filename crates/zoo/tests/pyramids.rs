@@ -16,7 +16,7 @@ use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weight
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO, find};
 
-const PYRAMIDS: [&str; 7] = ["cswin", "fmvit", "pvt_v2", "smt", "svt", "swin", "swinv2"];
+const PYRAMIDS: [&str; 6] = ["cswin", "pvt_v2", "smt", "svt", "swin", "swinv2"];
 
 fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
     PYRAMIDS.into_iter().map(|name| {

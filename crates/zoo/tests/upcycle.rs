@@ -48,7 +48,7 @@ fn at(setting: Json) -> Point {
 /// Families with experts of their own.
 const OWN: [&str; 2] = ["m3vit", "switch_transformers"];
 /// Families whose feed-forwards have a convolution inside: no bank of experts has one.
-const WITHOUT: [&str; 4] = ["fmvit", "pvt_v2", "smt", "svt"];
+const WITHOUT: [&str; 3] = ["pvt_v2", "smt", "svt"];
 
 #[test]
 fn copies_are_the_dense_model_under_every_router() {

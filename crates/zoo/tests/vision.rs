@@ -1,4 +1,4 @@
-//! What single vision models promise beyond the laws: tasks of M3ViT, folding of FMViT, the bag of Activator.
+//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,12 +7,11 @@ mod common;
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
-use common::{batch, bits, distance, far, flat, toy, toy_architecture};
+use common::{batch, bits, far, flat, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Ctx, Error, Input, Model, Output, Point, Taps, Trace, Weights, init, run};
-use switchformer_zoo::models::fmvit;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -170,26 +169,6 @@ fn unsupported_arguments_of_m3vit_are_named() {
         let error = Opened::random(config("m3vit", changes.clone()), OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains(word), "{changes}: {error}");
     }
-}
-
-#[test]
-fn folded_layers_answer_as_their_branches_do() {
-    let train = config("fmvit", json!({}));
-    let tensors = saved(&train);
-    let folded = fmvit::fold(&tensors).unwrap();
-    assert!(folded.keys().all(|k| !k.contains("branches")) && folded.len() < tensors.len());
-    let wide = open(&train, &tensors).unwrap();
-    let narrow = open(&config("fmvit", json!({"deploy": true})), &folded).unwrap();
-    let input = batch(wide.model.as_ref(), 3);
-    let at = |o: &Opened| o.run(&Point::new(), &input).unwrap();
-    let ((want, much), (got, little)) = (at(&wide), at(&narrow));
-    assert!(distance(&got, &want) < 1e-5, "{:e}", distance(&got, &want));
-    assert!(little.macs < much.macs && narrow.n_params < wide.n_params);
-    // Half a branch is no branch.
-    let mut broken = tensors.clone();
-    let lost = broken.keys().find(|k| k.ends_with("branches.1.bn.running_var")).unwrap().clone();
-    broken.remove(&lost);
-    assert!(fmvit::fold(&broken).unwrap_err().to_string().contains("batch norm"));
 }
 
 #[test]

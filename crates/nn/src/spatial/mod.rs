@@ -4,7 +4,6 @@
 //! rows by index (a place outside the picture is a row of zeros) around a projection or a product, and has gradients.
 
 mod conv;
-mod grouped;
 mod resize;
 pub mod wavelet;
 mod window;
@@ -16,7 +15,6 @@ use crate::ops;
 use crate::rows::{Rows, Size};
 
 pub use conv::{Conv, Depthwise};
-pub use grouped::Grouped;
 pub use resize::resize_maps;
 pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
 

@@ -30,20 +30,8 @@ pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
 }
 
 /// Families without a place for exit heads: those that answer per token, and pyramids, whose rows change their width.
-pub const NO_EXIT_HEADS: &[&str] = &[
-    "activator",
-    "cswin",
-    "fmvit",
-    "m3vit",
-    "mt5",
-    "pvt_v2",
-    "smt",
-    "svt",
-    "swin",
-    "swinv2",
-    "switch_transformers",
-    "t5",
-];
+pub const NO_EXIT_HEADS: &[&str] =
+    &["activator", "cswin", "m3vit", "mt5", "pvt_v2", "smt", "svt", "swin", "swinv2", "switch_transformers", "t5"];
 
 /// Whether exit heads can answer in this toy's stead.
 pub fn classifies(entry: &Entry, model: &dyn Staged) -> bool {
