@@ -331,6 +331,13 @@ def write(path, info, stored):
         save_file(stored, str(path) + ".safetensors")
 
 
+def amend(path, extra):
+    """Adds fields to the description of a case."""
+    path = pathlib.Path(str(path) + ".json")
+    info = json.loads(path.read_text())
+    write(str(path)[:-5], {**info, **extra}, None)
+
+
 def memory_names(path, loaded, alias_of):
     """A case without numbers of its own: the names transformers 5 has in memory, each seeded by its published name."""
     seed_as = {}
@@ -358,8 +365,9 @@ def ce_loss(outs, ins):
 
 
 def probe_loss(outs, ins):
-    """Mean over all elements, padded ones included (where the probe is zero)."""
-    return (outs["last_hidden_state"] * ins["probe"]).mean()
+    """Mean over all elements, padded ones included (where the probe is zero), of the rows or of a dense answer."""
+    answer = outs["last_hidden_state"] if "last_hidden_state" in outs else outs["logits"]
+    return (answer * ins["probe"]).mean()
 
 
 # --- text cases, the same for the four encoders ---------------------------------------------------------------------

@@ -245,7 +245,7 @@ fn answers(
 ) -> Result<Vec<Map<String, Json>>, Fail> {
     let mut all: Vec<Map<String, Json>> =
         given.names.iter().map(|n| Map::from_iter([("input".into(), json!(n))])).collect();
-    if let Ok(logits) = out.get("logits") {
+    if let Some(logits) = out.get("logits").ok().filter(|t| t.dims().len() == 2) {
         let labels = opened.config.labels();
         for (a, row) in all.iter_mut().zip(logits.to_vec2::<f32>()?) {
             a.insert(

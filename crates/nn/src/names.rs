@@ -1,7 +1,9 @@
 //! Tables that map other generations of tensor names onto the published one.
 
 /// One rename: dotted patterns in which `*` stands for one part and `**` for any number of parts (none included).
-/// Wildcards of the right side take what those of the left side matched, in order.
+/// Wildcards of the right side take what those of the left side matched, in order. A part `#` on the right says that the
+/// stored tensor holds several, one per entry of its first dimension: they are read as tensors of their own, with their
+/// number in its place.
 pub type Rename = (&'static str, &'static str);
 
 /// Which names a model accepts.
@@ -23,6 +25,12 @@ impl Names {
             }
         }
         name
+    }
+
+    /// Names of the `n` tensors that a stored one holds, where its rule says that there are several in it.
+    pub fn parts(canonical: &str, n: usize) -> Option<Vec<String>> {
+        let (front, back) = canonical.split_once(".#.")?;
+        Some((0..n).map(|i| format!("{front}.{i}.{back}")).collect())
     }
 
     /// Whether a renamed tensor is a known buffer to skip.

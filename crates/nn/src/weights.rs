@@ -97,10 +97,29 @@ pub trait LeafMaker: Send + Sync {
 
 enum Source {
     Files(Files),
-    /// Name-seeded values for a manifest: canonical name -> (shape, name to seed with).
-    Manifest(BTreeMap<String, (Vec<usize>, String)>),
+    /// Name-seeded values for a manifest.
+    Manifest(BTreeMap<String, Promise>),
     /// Any tensor that is asked for.
     Open(Fill),
+}
+
+/// A tensor of a manifest.
+#[derive(Clone, PartialEq, Eq)]
+struct Promise {
+    shape: Vec<usize>,
+    /// Name to seed with.
+    seed: String,
+    /// Its place among the tensors that are stored as one, and their number.
+    part: Option<(usize, usize)>,
+}
+
+impl Promise {
+    fn values(&self) -> Vec<f32> {
+        let Some((i, n)) = self.part else { return init::seeded(&self.seed, &self.shape) };
+        let whole = init::seeded(&self.seed, &[&[n], self.shape.as_slice()].concat());
+        let each = whole.len() / n;
+        whole[i * each..(i + 1) * each].to_vec()
+    }
 }
 
 /// What an open source answers with.
@@ -165,8 +184,15 @@ impl Weights {
         let mut map = BTreeMap::new();
         for (name, shape, seed) in tensors {
             let canonical = names.canonical(&name);
-            if !names.ignored(&canonical) {
-                map.insert(canonical, (shape, seed));
+            if names.ignored(&canonical) {
+                continue;
+            }
+            let n = shape.first().copied().unwrap_or(0);
+            match Names::parts(&canonical, n) {
+                Some(parts) => map.extend(parts.into_iter().enumerate().map(|(i, name)| {
+                    (name, Promise { shape: shape[1..].to_vec(), seed: seed.clone(), part: Some((i, n)) })
+                })),
+                None => drop(map.insert(canonical, Promise { shape, seed, part: None })),
             }
         }
         Ok(Weights::new(Source::Manifest(map)))
@@ -292,7 +318,7 @@ impl Weights {
         ledger.elements += n as u64;
         let found = match &self.shared.source {
             Source::Files(f) => f.entries.get(&name).map(|e| e.shape.clone()),
-            Source::Manifest(m) => m.get(&name).map(|(s, _)| s.clone()),
+            Source::Manifest(m) => m.get(&name).map(|p| p.shape.clone()),
             Source::Open(_) => {
                 if n > MAX_RANDOM {
                     return Err(Error::Limit {
@@ -316,7 +342,7 @@ impl Weights {
                 drop(ledger);
                 return Ok(Some(match &self.shared.source {
                     Source::Files(f) => f.read(&name)?,
-                    Source::Manifest(m) => init::seeded(&m[&name].1, shape),
+                    Source::Manifest(m) => m[&name].values(),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
                     Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(&name, shape, *seed, *deviation),
                     Source::Open(Fill::Shapes) => return Ok(None),

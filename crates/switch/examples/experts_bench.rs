@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         let plain = time(dense.as_ref(), &Point::new(), &x, &rows)?;
         println!("{n} rows: dense {plain:.3} ms");
         for experts in [2, 8, 32, 128] {
-            let gating = Gating { top_k: 1, factor: Factor::Probability, jitter: 0.0, balance: 0.0, z: 0.0 };
+            let gating = Gating { balance: 0.0, z: 0.0, ..Gating::plain(1, Factor::Probability) };
             let bank = Bank::load(&Weights::fresh(1, 0.02), &BankSpec { experts, bias: false, gating }, &SPEC)?;
             let learned = time(&bank, &Point::new(), &x, &rows)?;
             let fixed = time(&bank, &Point::new().with("experts", json!({"router": "fixed", "expert": 1})), &x, &rows)?;

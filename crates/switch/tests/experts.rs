@@ -17,7 +17,7 @@ const N: usize = 4;
 const SPEC: FfnSpec = FfnSpec { inner: &["wi"], outer: "wo", dim: DIM, hidden: 20, act: Activation::Relu, bias: false };
 
 fn gating(top_k: usize, factor: Factor) -> Gating {
-    Gating { top_k, factor, jitter: 0.0, balance: 0.01, z: 0.001 }
+    Gating { balance: 0.01, z: 0.001, ..Gating::plain(top_k, factor) }
 }
 
 fn draws(name: &str, shape: (usize, usize)) -> Tensor {

@@ -48,6 +48,7 @@ pub struct Variant {
 
 /// Every model.
 pub static ZOO: &[&Entry] = &[
+    &models::activator::ENTRY,
     &models::albert::ENTRY,
     &models::bert::ENTRY,
     &models::crossformer::ENTRY,
@@ -56,11 +57,13 @@ pub static ZOO: &[&Entry] = &[
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
     &models::ecoformer_pvt_v2::ENTRY,
+    &models::m3vit::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,
     &models::rmt::ENTRY,
     &models::roberta::ENTRY,
     &models::smt::ENTRY,
+    &models::svt::ENTRY,
     &models::swin::ENTRY,
     &models::swinv2::ENTRY,
     &models::switch_transformers::ENTRY,
@@ -71,13 +74,16 @@ pub static ZOO: &[&Entry] = &[
 
 /// Every family whose timm folders open, by the names of timm.
 pub static TIMM: &[&Timm] = &[
+    &models::activator::TIMM,
     &models::crossformer::TIMM,
     &models::crossvit::TIMM,
     &models::cswin::TIMM,
     &models::ecoformer_pvt_v2::TIMM,
+    &models::m3vit::TIMM,
     &models::pvt_v2::TIMM,
     &models::rmt::TIMM,
     &models::smt::TIMM,
+    &models::svt::TIMM,
     &models::swin::TIMM,
     &models::swinv2::TIMM,
     &models::tnt::TIMM,

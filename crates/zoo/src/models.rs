@@ -1,5 +1,6 @@
 //! One file per model.
 
+pub mod activator;
 pub mod albert;
 pub mod bert;
 pub mod crossformer;
@@ -8,11 +9,13 @@ pub mod cswin;
 pub mod deit;
 pub mod distilbert;
 pub mod ecoformer_pvt_v2;
+pub mod m3vit;
 pub mod mt5;
 pub mod pvt_v2;
 pub mod rmt;
 pub mod roberta;
 pub mod smt;
+pub mod svt;
 pub mod swin;
 pub mod swinv2;
 pub mod switch_transformers;

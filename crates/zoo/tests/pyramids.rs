@@ -16,7 +16,8 @@ use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weight
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO, find};
 
-const PYRAMIDS: [&str; 8] = ["crossformer", "cswin", "ecoformer_pvt_v2", "pvt_v2", "rmt", "smt", "swin", "swinv2"];
+const PYRAMIDS: [&str; 9] =
+    ["crossformer", "cswin", "ecoformer_pvt_v2", "pvt_v2", "rmt", "smt", "svt", "swin", "swinv2"];
 
 fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
     PYRAMIDS.into_iter().map(|name| {
@@ -123,6 +124,7 @@ fn folders_of_timm_open() {
         "smt/odd",
         "cswin/wide",
         "crossformer/arguments",
+        "svt/odd",
     ] {
         let doc: Json = serde_json::from_slice(&std::fs::read(golden.join(format!("{case}.json"))).unwrap()).unwrap();
         let numbers = candle_core::safetensors::load(golden.join(format!("{case}.safetensors")), &Device::Cpu).unwrap();

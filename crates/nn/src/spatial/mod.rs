@@ -4,6 +4,8 @@
 //! rows by index (a place outside the picture is a row of zeros) around a projection or a product, and has gradients.
 
 mod conv;
+mod resize;
+pub mod wavelet;
 mod window;
 
 use candle_core::{Device, Tensor};
@@ -13,6 +15,7 @@ use crate::ops;
 use crate::rows::{Rows, Size};
 
 pub use conv::{Conv, Depthwise};
+pub use resize::resize_maps;
 pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
 
 /// Which rows to gather; `None` is a place outside the picture.
@@ -97,6 +100,13 @@ pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
         return Ok(x.narrow(0, 0, 0)?);
     }
     Ok(Tensor::cat(&means, 0)?)
+}
+
+/// Largest number of every channel over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
+pub fn max_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
+    let own = |i: usize| Ok(x.narrow(0, rows.range(i).start, rows.len(i))?.max_keepdim(0)?);
+    let all: Vec<Tensor> = (0..rows.n()).map(own).collect::<Result<_>>()?;
+    Ok(if all.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&all, 0)? })
 }
 
 /// Means over a grid of `side` x `side` cells that cover a map of any size, as PyTorch's adaptive average pooling cuts

@@ -22,6 +22,9 @@ const MAX_INDEX: u64 = 16 << 20;
 /// Most shards of one checkpoint.
 const MAX_SHARDS: usize = 10_000;
 
+/// Most tensors that are stored as one.
+const MAX_PARTS: usize = 4_096;
+
 /// Header of one stored tensor.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -108,18 +111,19 @@ impl Files {
             if names.ignored(&canonical) {
                 continue;
             }
-            let stored = Stored { name, dtype, shape, file, range };
-            match self.entries.entry(canonical) {
-                Slot::Vacant(slot) => slot.insert(stored),
-                Slot::Occupied(other) => {
-                    return Err(Error::format(
-                        path,
-                        "tensors.duplicate",
-                        format!("{} and {} are the same tensor", stored.name, other.get().name),
-                        "keep one generation of names",
-                    ));
-                }
-            };
+            for (canonical, stored) in split(path, canonical, Stored { name, dtype, shape, file, range })? {
+                match self.entries.entry(canonical) {
+                    Slot::Vacant(slot) => slot.insert(stored),
+                    Slot::Occupied(other) => {
+                        return Err(Error::format(
+                            path,
+                            "tensors.duplicate",
+                            format!("{} and {} are the same tensor", stored.name, other.get().name),
+                            "keep one generation of names",
+                        ));
+                    }
+                };
+            }
         }
         if self.entries.len() > MAX_TENSORS {
             return Err(Error::Limit {
@@ -163,6 +167,33 @@ impl Files {
             }
         })
     }
+}
+
+/// A stored tensor under its name, or the several that it holds.
+fn split(path: &Path, canonical: String, whole: Stored) -> Result<Vec<(String, Stored)>> {
+    let n = whole.shape.first().copied().unwrap_or(0);
+    // Names are made once their number is known to be sound.
+    let Some(names) = Names::parts(&canonical, if n <= MAX_PARTS { n } else { 0 }) else {
+        return Ok(vec![(canonical, whole)]);
+    };
+    if names.is_empty() {
+        return Err(Error::format(
+            path,
+            "tensors.parts",
+            format!(
+                "{} has the shape {:?}, whose first number counts 1 to {MAX_PARTS} tensors",
+                whole.name, whole.shape
+            ),
+            "compare with the config",
+        ));
+    }
+    let bytes = (whole.range.1 - whole.range.0) / n;
+    let one = |(i, name): (usize, String)| {
+        let from = whole.range.0 + i * bytes;
+        let part = Stored { shape: whole.shape[1..].to_vec(), range: (from, from + bytes), ..whole.clone() };
+        (name, part)
+    };
+    Ok(names.into_iter().enumerate().map(one).collect())
 }
 
 fn le<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {

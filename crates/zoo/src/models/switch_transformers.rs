@@ -108,11 +108,10 @@ impl Sparse {
                 experts: c.size("num_experts", Some(8), MAX_EXPERTS)?,
                 bias: c.flag("router_bias", false)?,
                 gating: Gating {
-                    top_k: 1,
-                    factor: Factor::Probability,
                     jitter: c.float("router_jitter_noise", 0.01, 0.0, 1.0)?,
                     balance: c.float("router_aux_loss_coef", 0.001, 0.0, 1e3)?,
                     z: c.float("router_z_loss_coef", 0.001, 0.0, 1e3)?,
+                    ..Gating::plain(1, Factor::Probability)
                 },
             },
         })

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Input, InputSpec, Model, Output, Staged, Value};
+use switchformer_nn::{Input, InputSpec, Model, Output, Point, Staged, Value, Weights};
+use switchformer_switch::leaf::experts::Offer;
 use switchformer_zoo::{Entry, ZOO};
 
 /// The toy config of a model under one of its architectures.
@@ -30,13 +31,16 @@ pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
 
 /// Families without a place for exit heads: those that answer per token, and pyramids, whose rows change their width.
 pub const NO_EXIT_HEADS: &[&str] = &[
+    "activator",
     "crossformer",
     "cswin",
     "ecoformer_pvt_v2",
+    "m3vit",
     "mt5",
     "pvt_v2",
     "rmt",
     "smt",
+    "svt",
     "swin",
     "swinv2",
     "switch_transformers",
@@ -48,6 +52,17 @@ pub fn classifies(entry: &Entry, model: &dyn Staged) -> bool {
     let yes = model.classifier().is_some();
     assert_ne!(yes, NO_EXIT_HEADS.contains(&entry.name), "{}: is the list of exceptions right?", entry.name);
     yes
+}
+
+/// Points that together use every tensor of a model: its rest, or one for each task where there are several.
+pub fn tasks(w: &Weights) -> Vec<Point> {
+    match Offer::of(w).unwrap() {
+        Some(offer) if offer.gates > 1 => {
+            let at = |task: usize| Point::new().with("experts", json!({"router": "task", "task": task}));
+            (0..offer.gates).map(at).collect()
+        }
+        _ => vec![Point::new()],
+    }
 }
 
 /// Token sequences of the given lengths. The lowest ids are left out: they are special tokens in some vocabularies.

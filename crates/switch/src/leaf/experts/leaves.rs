@@ -33,7 +33,7 @@ impl ExpertPlan {
 
     /// Factors are shares, so that equal experts are the dense network whoever chooses.
     fn bank(&self) -> BankSpec {
-        let gating = Gating { top_k: self.top_k, factor: Factor::Share, jitter: 0.01, balance: 0.01, z: 0.001 };
+        let gating = Gating { jitter: 0.01, balance: 0.01, z: 0.001, ..Gating::plain(self.top_k, Factor::Share) };
         BankSpec { experts: self.count, bias: false, gating }
     }
 }

@@ -17,6 +17,7 @@ mod load;
 mod setting;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{D, Tensor};
 use serde_json::json;
@@ -27,7 +28,7 @@ use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point,
 use group::{Assignment, run};
 pub use leaves::{ADDED, ExpertLeaves, ExpertPlan};
 pub use load::Loads;
-pub use setting::{Experts, Grain, Offer, Setting};
+pub use setting::{Experts, Grain, Offer, Setting, task_of};
 
 /// Most experts of a bank.
 pub const MAX_EXPERTS: usize = 4_096;
@@ -41,6 +42,15 @@ pub enum Factor {
     Share,
 }
 
+/// What balance means in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Even {
+    /// `n * sum f_e P_e` with the share of choices f and the mean probability P (Switch Transformer).
+    Shares,
+    /// Squared variation of the sums of kept probabilities, plus that of the counts of choices (V-MoE, M3ViT).
+    Variation,
+}
+
 /// How a bank's gate works, in running and in training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gating {
@@ -50,22 +60,77 @@ pub struct Gating {
     pub factor: Factor,
     /// In training the gate's input is multiplied by numbers from `1 - jitter` to `1 + jitter`.
     pub jitter: f64,
+    /// What the balance loss measures.
+    pub even: Even,
     /// Share of the balance loss in training.
     pub balance: f64,
     /// Share of the router z-loss in training.
     pub z: f64,
+    /// Chosen experts whose probability is not above this do not run.
+    pub prune: Option<f32>,
 }
 
+impl Gating {
+    /// No noise and no losses in training, no floor.
+    pub const fn plain(top_k: usize, factor: Factor) -> Gating {
+        Gating { top_k, factor, jitter: 0.0, even: Even::Shares, balance: 0.0, z: 0.0, prune: None }
+    }
+}
+
+/// Something that a gate reads beside every row, `[1, n]`.
+pub type Beside = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
+
 /// A linear map from rows to scores of experts.
+#[derive(Clone)]
 pub struct Gate {
     weight: Tensor,
     bias: Option<Tensor>,
+    /// Whether the weight is stored as `[dim, experts]`.
+    columns: bool,
+    beside: Option<Beside>,
+    /// The only experts that this gate can choose, as (first, number).
+    window: Option<(usize, usize)>,
 }
 
 impl Gate {
     /// Shapes: weight `[experts, dim]`, bias `[experts]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Gate {
-        Gate { weight, bias }
+        Gate { weight, bias, columns: false, beside: None, window: None }
+    }
+
+    /// A gate stored the other way round, which may read something beside every row and be held to a window of experts.
+    /// Shapes: weight `[dim + beside, experts]`.
+    pub fn of_columns(weight: Tensor, beside: Option<Beside>, window: Option<(usize, usize)>) -> Gate {
+        Gate { weight, bias: None, columns: true, beside, window }
+    }
+
+    /// Whether its shape is for rows of width `dim` and `n` experts.
+    fn fits(&self, n: usize, dim: usize) -> bool {
+        let window = self.window.is_none_or(|(from, some)| some > 0 && from.checked_add(some).is_some_and(|e| e <= n));
+        let shape = match self.weight.dims() {
+            [wide, e] if self.columns => *e == n && (*wide == dim || (self.beside.is_some() && *wide > dim)),
+            shape => *shape == [n, dim],
+        };
+        window && shape
+    }
+
+    /// Shapes: x `[rows, dim]` -> `[rows, experts of the window]`.
+    fn scores(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = if self.columns { self.weight.t()?.contiguous()? } else { self.weight.clone() };
+        let weight = match self.window {
+            Some((from, n)) => weight.narrow(0, from, n)?,
+            None => weight,
+        };
+        let dim = x.dims2()?.1;
+        let Some(beside) = &self.beside else { return ops::linear(x, &weight, self.bias.as_ref()) };
+        let extra = weight.dims2()?.1 - dim;
+        let told = ops::linear(&beside()?, &weight.narrow(1, dim, extra)?.contiguous()?, None)?.flatten_all()?;
+        ops::linear(x, &weight.narrow(1, 0, dim)?.contiguous()?, Some(&told))
+    }
+
+    /// First expert that it can choose, and how many there are.
+    fn reach(&self, n: usize) -> (usize, usize) {
+        self.window.unwrap_or((0, n))
     }
 }
 
@@ -108,7 +173,7 @@ impl Bank {
         if !(1..=n).contains(&gating.top_k) {
             return Err(Error::config("top_k", format!("is {} of {n} experts", gating.top_k)));
         }
-        if let Some(bad) = choosers.gates.iter().find(|g| g.weight.dims() != [n, dim]) {
+        if let Some(bad) = choosers.gates.iter().find(|g| !g.fits(n, dim)) {
             return Err(Error::shape("router", format!("[{n}, {dim}]"), bad.weight.dims()));
         }
         let slots = choosers.steps.first().map_or(1, Vec::len);
@@ -160,16 +225,26 @@ impl Bank {
 
     /// The gate's choice. Shapes: x `[rows, dim]`.
     fn learned(&self, cx: &mut Ctx, x: &Tensor, at: &str, gate: &Gate, slots: usize) -> Result<Chosen> {
-        let (rows, n) = (x.dims()[0], self.experts.len());
+        let (rows, (first, n)) = (x.dims()[0], gate.reach(self.experts.len()));
+        if slots > n {
+            return Err(Error::point(
+                format!("experts: top_k = {slots} of {n} that this gate chooses among"),
+                "take fewer",
+            ));
+        }
         cx.count(rows * n * self.dim);
         let seen = if cx.train && self.gating.jitter > 0.0 { self.jittered(cx, x, at)? } else { x.clone() };
-        let logits = ops::linear(&seen, &gate.weight, gate.bias.as_ref())?; // [rows, experts]
+        let logits = gate.scores(&seen)?; // [rows, experts]
         let probs = ops::softmax(&logits)?;
         let values = probs.to_vec2::<f32>()?;
         let ids: Vec<u32> = values.iter().flat_map(|row| likeliest(row, slots)).collect();
         if cx.train {
             self.losses(cx, at, &ids, &logits, &probs)?;
         }
+        let kept = self.gating.prune.map(|floor| {
+            let chances = ids.iter().enumerate().map(|(place, e)| values[place / slots][*e as usize]);
+            chances.map(|p| p > floor).collect()
+        });
         // A lone share is one, whatever the gate says.
         let weights = match (self.gating.factor, slots) {
             (Factor::Share, 1) => None,
@@ -181,7 +256,8 @@ impl Bank {
                 })
             }
         };
-        Ok(Chosen { ids, weights, entropy: Some(values.iter().map(|row| entropy(row)).collect()) })
+        let entropy = Some(values.iter().map(|row| entropy(row)).collect());
+        Ok(Chosen { ids: ids.into_iter().map(|e| e + first as u32).collect(), weights, kept, entropy })
     }
 
     /// The gate's input in training: each number of a row times its own draw, by (seed, block, row).
@@ -195,16 +271,25 @@ impl Bank {
         Ok((x * Tensor::from_vec(noise, x.shape(), x.device())?)?)
     }
 
-    /// Balance `n * sum f_e P_e` with the share of choices f and the mean probability P; z-loss, the mean square of the
-    /// log-sum-exp of a row's scores. Shapes: logits and probs `[rows, experts]`.
+    /// Balance as [`Even`] says; z-loss, the mean square of the log-sum-exp of a row's scores. Shapes: logits and probs
+    /// `[rows, experts]`.
     fn losses(&self, cx: &mut Ctx, at: &str, ids: &[u32], logits: &Tensor, probs: &Tensor) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
-        let n = self.experts.len();
-        let mut share = vec![0f32; n];
-        ids.iter().for_each(|e| share[*e as usize] += 1.0 / ids.len() as f32);
-        let balance = ((probs.mean(0)? * Tensor::from_vec(share, n, probs.device())?)?.sum_all()? * n as f64)?;
+        let (rows, n) = probs.dims2()?;
+        let mut counts = vec![0f32; n];
+        ids.iter().for_each(|e| counts[*e as usize] += 1.0);
+        let counts = Tensor::from_vec(counts, n, probs.device())?;
+        let balance = match self.gating.even {
+            Even::Shares => ((probs.mean(0)? * (counts / ids.len() as f64)?)?.sum_all()? * n as f64)?,
+            Even::Variation => {
+                let mut kept = vec![0f32; rows * n];
+                ids.iter().enumerate().for_each(|(place, e)| kept[place / (ids.len() / rows) * n + *e as usize] = 1.0);
+                let kept = Tensor::from_vec(kept, (rows, n), probs.device())?;
+                (variation(&(probs * kept)?.sum(0)?)? + variation(&counts)?)?
+            }
+        };
         let z = logits.log_sum_exp(D::Minus1)?.sqr()?.mean_all()?;
         for (kind, value, weight) in [("balance", balance, self.gating.balance), ("router-z", z, self.gating.z)] {
             cx.aux.push(Aux { at: at.into(), kind, value, weight });
@@ -232,7 +317,7 @@ impl Bank {
                 Ok(Tensor::from_vec(w, (1, k), x.device())?.broadcast_as((total, k))?.contiguous()?)
             };
             let ids = std::iter::repeat_n(ids, total).flatten().collect();
-            Ok(Chosen { ids, weights: weights.map(spread).transpose()?, entropy: None })
+            Ok(Chosen { ids, weights: weights.map(spread).transpose()?, kept: None, entropy: None })
         };
         let slots = self.slots(setting);
         match setting {
@@ -243,7 +328,7 @@ impl Bank {
                 same(ids, Some(weights))
             }
             Setting::Random { grain } => {
-                Ok(Chosen { ids: self.drawn(&cx.rng(at), *grain, rows), weights: None, entropy: None })
+                Ok(Chosen { ids: self.drawn(&cx.rng(at), *grain, rows), weights: None, kept: None, entropy: None })
             }
             Setting::Fixed { expert } => same(vec![*expert as u32], None),
             Setting::All {} => same((0..n as u32).collect(), Some(vec![1.0 / n as f32; n])),
@@ -257,8 +342,21 @@ struct Chosen {
     ids: Vec<u32>,
     /// `[rows, slots]`; all one where absent.
     weights: Option<Tensor>,
+    /// Which choices run; all where absent.
+    kept: Option<Vec<bool>>,
     /// Entropy of the gate's distribution for each row, in nats.
     entropy: Option<Vec<f64>>,
+}
+
+/// Variance over squared mean; zero of one number. Shapes: x `[n]` -> `[]`.
+fn variation(x: &Tensor) -> Result<Tensor> {
+    let n = x.dims1()?;
+    if n == 1 {
+        return Ok(x.zeros_like()?.sum_all()?);
+    }
+    let mean = x.mean_all()?;
+    let variance = (x.broadcast_sub(&mean)?.sqr()?.sum_all()? / (n - 1) as f64)?;
+    Ok((variance / (mean.sqr()? + 1e-10)?)?)
 }
 
 /// The `k` largest, the first of equals first.
@@ -308,19 +406,30 @@ fn record(cx: &mut Ctx, at: &str, experts: &[Option<u32>], slots: usize, entropy
     }
 }
 
-impl Ffn for Bank {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        if x.dims() != [rows.total(), self.dim] {
-            return Err(Error::shape("experts", format!("[{}, {}]", rows.total(), self.dim), x.dims()));
+impl Bank {
+    /// [`Ffn::forward`] with a gate that looks at other rows than the experts do. Shapes: x and seen `[total, dim]` ->
+    /// `[total, dim]`.
+    pub fn forward_by(&self, cx: &mut Ctx, x: &Tensor, seen: &Tensor, rows: &Rows) -> Result<Tensor> {
+        if let Some(bad) = [x, seen].into_iter().find(|t| t.dims() != [rows.total(), self.dim]) {
+            return Err(Error::shape("experts", format!("[{}, {}]", rows.total(), self.dim), bad.dims()));
         }
         let setting = self.setting(cx.point)?;
         let slots = self.slots(&setting);
         let at = format!("blocks.{}.ffn", cx.block);
-        let Chosen { ids, weights, entropy } = self.choose(cx, x, &at, &setting, rows)?;
+        let Chosen { ids, weights, kept, entropy } = self.choose(cx, seen, &at, &setting, rows)?;
         let capacity = if let Setting::Learned { capacity, .. } = setting { capacity } else { None };
-        let experts = within(capacity, &ids, slots, rows);
+        let mut experts = within(capacity, &ids, slots, rows);
+        for (expert, _) in experts.iter_mut().zip(kept.into_iter().flatten()).filter(|(_, keep)| !keep) {
+            *expert = None;
+        }
         record(cx, &at, &experts, slots, entropy.as_deref(), rows);
         run(cx, &self.experts, x, &Assignment { experts, slots, weights })
+    }
+}
+
+impl Ffn for Bank {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        self.forward_by(cx, x, x, rows)
     }
 
     /// Every expert that may be met counts its bytes, and the rows that meet one their work. A capacity drops rows that
@@ -335,8 +444,8 @@ impl Ffn for Bank {
             _ => None,
         };
         let gate = gate.map_or(LeafCost::default(), |g| LeafCost {
-            macs: (rows * n * self.dim) as u64,
-            bytes: 4 * (n * self.dim + if g.bias.is_some() { n } else { 0 }) as u64,
+            macs: (rows * g.reach(n).1 * self.dim) as u64,
+            bytes: 4 * (g.weight.elem_count() + if g.bias.is_some() { n } else { 0 }) as u64,
         });
         let met = match &setting {
             Setting::Step { .. } | Setting::Fixed { .. } | Setting::Random { grain: Grain::Batch } => slots,

@@ -63,6 +63,14 @@ pub enum Setting {
     All {},
 }
 
+/// The task that a point names, the first where it names none: what a model with an answer per task reads.
+pub fn task_of(point: &Point) -> Result<usize> {
+    Ok(match point.axis::<Setting>(AXIS)? {
+        Some(Setting::Task { task, .. }) => task,
+        _ => 0,
+    })
+}
+
 /// What a bank offers to the axis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {

@@ -1,0 +1,535 @@
+//! SVT - wavelets mix where maps are large, attention where they are small.
+//!
+//! Paper: "Scattering Vision Transformer: Spectral Mixing Matters", arXiv 2311.01310. Code: badripatro/svt; the authors'
+//! names load. Weights: none published.
+//! Idea: the first stage takes its map apart by a complex wavelet transform, multiplies the coarse part by a gain per
+//! channel and place, sends the six directed fine parts through a small complex network over channels, and puts the map
+//! together again. Nothing is lost on the way, and no product is as long as the map is large. Later stages attend.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+//! Departs from the reference: any image size (gains are resized bilinearly, odd maps repeat their edge), widths of the
+//! first stage other than 64 and 96; batch norms keep their statistics in training too, and training answers as running
+//! does (there it gives both heads apart, and mixes images).
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::ops::{self, AttendSpec, attend};
+use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
+use switchformer_nn::spatial::{Conv, Depthwise, max_rows, mean_rows, pixel_rows, resize_maps};
+use switchformer_nn::staged::State;
+use switchformer_nn::{
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Tensor, Weights,
+};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "svt",
+    paper: "Scattering Vision Transformer: Spectral Mixing Matters, arXiv 2311.01310",
+    summary: "pyramid that mixes large maps by a complex wavelet transform and small ones by attention",
+    architectures: &["SVT"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"] },
+    blocks: "attn. mlp.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"svt","architectures":["SVT"],"stem_hidden_dim":4,"embed_dims":[8,16,24],"depths":[1,1,2],
+        "num_heads":[1,2,3],"mlp_ratios":[2,2,2],"num_stages":3,"img_size":32,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(Svt::load(config, w)?)),
+};
+
+/// The authors' factories, in the same folder form as timm's.
+pub static TIMM: Timm = Timm {
+    family: "svt",
+    entry: &ENTRY,
+    architecture: "SVT",
+    fixed: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("in_chans", "in_chans"),
+        ("stem_hidden_dim", "stem_hidden_dim"),
+        ("embed_dims", "embed_dims"),
+        ("num_heads", "num_heads"),
+        ("mlp_ratios", "mlp_ratios"),
+        ("depths", "depths"),
+        ("sr_ratios", "sr_ratios"),
+        ("num_stages", "num_stages"),
+        ("token_label", "token_label"),
+    ],
+    pool: "token",
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("svt-s", 22_052_592, r#"{"num_labels":1000}"#),
+    variant(
+        "svt-b",
+        32_878_544,
+        r#"{"stem_hidden_dim":64,"embed_dims":[64,128,320,512],"num_heads":[2,4,10,16],"depths":[3,4,12,3],
+            "num_labels":1000}"#,
+    ),
+    variant(
+        "svt-l",
+        54_594_000,
+        r#"{"stem_hidden_dim":64,"embed_dims":[96,192,384,512],"num_heads":[3,6,12,16],"depths":[3,6,18,3],
+            "num_labels":1000}"#,
+    ),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "SVT", config, params }
+}
+
+/// Epsilon of the norms of blocks, stages and the head.
+const EPS: f64 = 1e-6;
+/// Epsilon of the norms behind convolutions, and of batch norms.
+const CONV_EPS: f64 = 1e-5;
+/// Groups of channels that the complex network keeps apart.
+const GROUPS: usize = 4;
+
+/// The authors' arguments, checked.
+struct Config {
+    stages: Stages,
+    stem: usize,
+    dims: Vec<usize>,
+    heads: Vec<usize>,
+    mlp_ratios: Vec<usize>,
+    /// Whether a second head looks at every token.
+    token_label: bool,
+    channels: usize,
+    image: Size,
+    /// The map of the first stage at the trained size.
+    first: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let image = c.pair("img_size", 224, MAX_SIDE)?;
+        let first = (image.0.div_ceil(2).div_ceil(2), image.1.div_ceil(2).div_ceil(2));
+        let stages = Stages::read(c, "depths", &[3, 4, 6, 3], first)?;
+        let n = stages.n();
+        if c.size("num_stages", Some(n), MAX_DIM)? != n {
+            return Err(Error::config("num_stages", format!("is not the {n} entries of depths")));
+        }
+        // Read and not used by the reference.
+        c.stages("sr_ratios", &vec![1; n], Some(n), MAX_SIDE)?;
+        let config = Config {
+            stem: c.size("stem_hidden_dim", Some(32), MAX_DIM)?,
+            dims: c.stages("embed_dims", &[64, 128, 320, 448], Some(n), MAX_DIM)?,
+            heads: c.stages("num_heads", &[2, 4, 10, 14], Some(n), MAX_HEADS)?,
+            mlp_ratios: c.stages("mlp_ratios", &[8, 8, 4, 4], Some(n), 64)?,
+            token_label: c.flag("token_label", true)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            first,
+            stages,
+        };
+        if !config.dims[0].is_multiple_of(GROUPS) {
+            let what = format!("is {} in the first stage, no multiple of {GROUPS}", config.dims[0]);
+            return Err(Error::config("embed_dims", what));
+        }
+        for stage in 0..n {
+            check_heads(config.dims[stage], config.heads[stage])?;
+        }
+        Ok(config)
+    }
+}
+
+/// Mixing by wavelets: gains of the coarse part, a complex network over the channels of the fine parts.
+struct Scatter {
+    /// `[dim, h, w]` at the trained size.
+    gains: Tensor,
+    /// Two layers: weight `[2, groups, width, width]` and bias `[2, groups, width]`, real parts first.
+    layers: [[Tensor; 2]; 2],
+}
+
+impl Scatter {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
+        let width = dim / GROUPS;
+        let layer = |i: usize| -> Result<[Tensor; 2]> {
+            let part = |what: &str| format!("complex_weight_lh_{what}{i}");
+            let weight = w.tensor(&part(""), &[2, GROUPS, width, width], ParamKind::Kernel)?;
+            Ok([weight, w.tensor(&part("b"), &[2, GROUPS, width], ParamKind::Vector)?])
+        };
+        Ok(Scatter {
+            gains: w.tensor("complex_weight_ll", &[dim, h, wide], ParamKind::Table)?,
+            layers: [layer(1)?, layer(2)?],
+        })
+    }
+
+    /// Gains for a coarse part of some size. Shapes: -> `[h, w, 1, dim]`.
+    fn gains_at(&self, size: Size) -> Result<Tensor> {
+        let (dim, h, w) = self.gains.dims3()?;
+        let rows = self.gains.permute((1, 2, 0))?.contiguous()?.reshape((h * w, dim))?;
+        let (rows, _) = resize_maps(&rows, &Rows::maps(&[(h, w)])?, &[size])?;
+        Ok(rows.reshape((size.0, size.1, 1, dim))?)
+    }
+
+    /// The complex network. Shapes: real and imaginary parts `[rows, dim]` -> the same.
+    fn fine(&self, [re, im]: [Tensor; 2]) -> Result<[Tensor; 2]> {
+        let (rows, dim) = re.dims2()?;
+        let width = dim / GROUPS;
+        let grouped = |t: Tensor| -> Result<Tensor> { Ok(t.reshape((rows, GROUPS, width))?.transpose(0, 1)?) };
+        let mut x = Tensor::cat(&[grouped(re)?, grouped(im)?], 2)?.contiguous()?; // [groups, rows, 2 * width]
+        for (i, [weight, bias]) in self.layers.iter().enumerate() {
+            let (wr, wi) = (weight.get(0)?, weight.get(1)?);
+            let from_re = Tensor::cat(&[&wr, &wi], 2)?;
+            let from_im = Tensor::cat(&[&wi.neg()?, &wr], 2)?;
+            let both = Tensor::cat(&[from_re, from_im], 1)?.contiguous()?; // [groups, 2 * width, 2 * width]
+            let shift = Tensor::cat(&[bias.get(0)?, bias.get(1)?], 1)?.unsqueeze(1)?;
+            x = x.matmul(&both)?.broadcast_add(&shift)?;
+            if i == 0 {
+                x = Activation::Relu.forward(&x.contiguous()?)?;
+            }
+        }
+        let apart = |from: usize| -> Result<Tensor> {
+            Ok(x.narrow(2, from, width)?.transpose(0, 1)?.contiguous()?.reshape((rows, dim))?)
+        };
+        Ok([apart(0)?, apart(width)?])
+    }
+
+    /// Maps of one size. Shapes: x `[n, h, w, dim]` -> the same.
+    fn equal(&self, x: &Tensor) -> Result<Tensor> {
+        let Waves { low, high: [re, im], .. } = wavelet::scatter(x)?;
+        let (h, w, _, dim) = low.dims4()?;
+        let shape = re.shape().clone();
+        let rows = shape.elem_count() / dim;
+        let [new_re, new_im] = self.fine([re.reshape((rows, dim))?, im.reshape((rows, dim))?])?;
+        let low = low.broadcast_mul(&self.gains_at((h, w))?)?;
+        Waves::new(low, [new_re.reshape(&shape)?, new_im.reshape(&shape)?], (x.dims()[1], x.dims()[2])).join()
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (dim, sizes) = (x.dims2()?.1, rows.sizes()?);
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for run in sizes.chunk_by(|a, b| a == b) {
+            let (n, (h, w)) = (run.len(), run[0]);
+            let maps = x.narrow(0, rows.range(from).start, n * h * w)?.reshape((n, h, w, dim))?;
+            from += n;
+            cx.count(n * self.macs((h, w)));
+            parts.push(if h * w == 0 {
+                maps.reshape((0, dim))?
+            } else {
+                self.equal(&maps)?.reshape((n * h * w, dim))?
+            });
+        }
+        Ok(if parts.is_empty() { x.clone() } else { Tensor::cat(&parts, 0)? })
+    }
+
+    fn macs(&self, size: Size) -> usize {
+        let (dim, (h, w)) = (self.gains.dims()[0], wavelet::low_size(size));
+        // A complex product of width d / 4 in each of 4 groups is d * d multiply-adds.
+        wavelet::macs(size) * dim + DIRECTIONS * (h / 2) * (w / 2) * self.layers.len() * dim * dim
+    }
+
+    fn cost(&self, sizes: &[Size]) -> LeafCost {
+        let weights: usize = self.layers.iter().flatten().map(Tensor::elem_count).sum();
+        LeafCost {
+            macs: sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
+            bytes: 4 * (self.gains.elem_count() + weights) as u64,
+        }
+    }
+}
+
+/// Queries, and keys with values, of one width.
+struct Attention {
+    query: Box<dyn Linear>,
+    key_value: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(w: &Weights, dim: usize, heads: usize) -> Result<Self> {
+        Ok(Attention {
+            query: w.linear("q", dim, dim, true)?,
+            key_value: w.linear("kv", dim, 2 * dim, true)?,
+            out: w.linear("proj", dim, dim, true)?,
+            heads,
+        })
+    }
+
+    /// Every row asks every row of its map. Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let qkv = Tensor::cat(&[self.query.forward(cx, x)?, self.key_value.forward(cx, x)?], 1)?;
+        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.query.dims().0).sum());
+        let mixed = ops::attention(&qkv, rows, self.heads)?;
+        self.out.forward(cx, &mixed)
+    }
+
+    /// One row per member asks the rows of its member. Shapes: class `[n, dim]`, x `[total, dim]` -> `[n, dim]`.
+    fn ask(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = self.query.dims().0;
+        let (q, kv) = (self.query.forward(cx, class)?, self.key_value.forward(cx, x)?);
+        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        cx.count(2 * rows.total() * dim);
+        let (q_rows, scale) = (Rows::equal(rows.n(), 1)?, ((dim / self.heads) as f64).powf(-0.5));
+        let spec = AttendSpec { q_rows: &q_rows, k_rows: rows, heads: self.heads, scale, causal: false, bias: None };
+        let mixed = attend(&q, &k, &v, &spec)?;
+        self.out.forward(cx, &mixed)
+    }
+
+    /// Cost where `asking` rows ask `rows` rows in `pairs` pairs.
+    fn cost(&self, point: &Point, asking: usize, rows: usize, pairs: usize) -> LeafCost {
+        self.query.cost(point, asking)
+            + self.key_value.cost(point, rows)
+            + self.out.cost(point, asking)
+            + LeafCost { macs: (2 * pairs * self.query.dims().0) as u64, bytes: 0 }
+    }
+}
+
+enum Mixer {
+    Scatter(Scatter),
+    Attention(Attention),
+}
+
+struct Block {
+    norm1: LayerNorm,
+    mixer: Mixer,
+    norm2: LayerNorm,
+    fc1: Box<dyn Linear>,
+    conv: Depthwise,
+    fc2: Box<dyn Linear>,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let dim = c.dims[stage];
+        let (hidden, mlp, attn) = (dim * c.mlp_ratios[stage], w.at("mlp"), w.at("attn"));
+        Ok(Block {
+            norm1: w.layer_norm("norm1", dim, EPS)?,
+            mixer: if stage == 0 {
+                Mixer::Scatter(Scatter::load(c, &attn)?)
+            } else {
+                Mixer::Attention(Attention::load(&attn, dim, c.heads[stage])?)
+            },
+            norm2: w.layer_norm("norm2", dim, EPS)?,
+            fc1: mlp.linear("fc1", dim, hidden, true)?,
+            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
+            fc2: mlp.linear("fc2", hidden, dim, true)?,
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = (x + match &self.mixer {
+            Mixer::Scatter(s) => s.forward(cx, &normed, rows)?,
+            Mixer::Attention(a) => a.forward(cx, &normed, rows)?,
+        })?;
+        let hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
+        let hidden = Activation::Gelu.forward(&self.conv.forward(cx, &hidden, rows)?)?;
+        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let mixer = match &self.mixer {
+            Mixer::Scatter(s) => s.cost(sizes),
+            Mixer::Attention(a) => a.cost(point, rows, rows, sizes.iter().map(|(h, w)| h * w * h * w).sum()),
+        };
+        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
+        mixer + ffn + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// Pixels to the first map: three convolutions with batch norm and ReLU, and one to half the size.
+struct Stem {
+    convs: Vec<(Conv, BatchNorm)>,
+    down: Downsample,
+}
+
+impl Stem {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (hidden, conv) = (c.stem, w.at("conv"));
+        let one = |i: usize| -> Result<(Conv, BatchNorm)> {
+            let (shape, step) = if i == 0 { ([hidden, c.channels, 7], [2, 3]) } else { ([hidden, hidden, 3], [1, 1]) };
+            let norm = conv.batch_norm(&(3 * i + 1).to_string(), hidden, CONV_EPS)?;
+            Ok((Conv::load(&conv.at(3 * i), shape, step, false)?, norm))
+        };
+        Ok(Stem {
+            convs: (0..3).map(one).collect::<Result<_>>()?,
+            down: Downsample {
+                conv: Conv::load(&w.at("proj"), [c.dims[0], hidden, 3], [2, 1], true)?,
+                norm: w.layer_norm("norm", c.dims[0], CONV_EPS)?,
+            },
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<State> {
+        let (mut x, mut rows) = pixel_rows(pixels)?;
+        for (conv, norm) in &self.convs {
+            (x, rows) = conv.forward(cx, &x, &rows)?;
+            x = Activation::Relu.forward(&norm.forward(&x)?)?;
+        }
+        self.down.forward(cx, &x, &rows)
+    }
+
+    /// Sizes of the maps inside the stem and behind it.
+    fn sizes(&self, image: Size) -> [Size; 2] {
+        let half = self.convs[0].0.size(image);
+        [half, self.down.conv.size(half)]
+    }
+
+    /// Cost for `half` rows inside and `rows` behind.
+    fn cost(&self, half: usize, rows: usize) -> LeafCost {
+        self.convs.iter().map(|(conv, norm)| conv.cost(half) + norm.cost()).sum::<LeafCost>() + self.down.cost(rows)
+    }
+}
+
+/// The mean row of the last map asks all rows, goes through a feed-forward and is classified; a second head may look at
+/// every row, and half of its largest scores are added.
+struct Head {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    fc1: Box<dyn Linear>,
+    fc2: Box<dyn Linear>,
+    norm: LayerNorm,
+    head: Box<dyn Linear>,
+    aux: Option<Box<dyn Linear>>,
+}
+
+impl Head {
+    fn load(c: &Config, w: &Weights, labels: usize) -> Result<Self> {
+        let last = c.stages.n() - 1;
+        let (dim, block) = (c.dims[last], w.at("post_network.0"));
+        let hidden = dim * c.mlp_ratios[last];
+        Ok(Head {
+            norm1: block.layer_norm("norm1", dim, EPS)?,
+            attn: Attention::load(&block.at("attn"), dim, c.heads[last])?,
+            norm2: block.layer_norm("norm2", dim, EPS)?,
+            fc1: block.linear("mlp.fc1", dim, hidden, true)?,
+            fc2: block.linear("mlp.fc2", hidden, dim, true)?,
+            norm: w.layer_norm(&format!("norm{}", last + 1), dim, EPS)?,
+            head: w.linear("head", dim, labels, true)?,
+            aux: if c.token_label { Some(w.linear("aux_head", dim, labels, true)?) } else { None },
+        })
+    }
+
+    /// Shapes: x `[total, dim]` of the last map, normed the same behind the last norm -> logits `[n, labels]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, normed: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let n = rows.n();
+        let class = mean_rows(x, rows)?;
+        // Every member's class row in front of its own rows.
+        let order = (0..n).flat_map(|i| std::iter::once(i).chain(rows.range(i).map(move |r| n + r)));
+        let order: Vec<u32> = order.map(|r| r as u32).collect();
+        let order = Tensor::from_vec(order, n + rows.total(), x.device())?;
+        let lens: Vec<usize> = rows.lens().iter().map(|len| len + 1).collect();
+        let all = ops::gather(&self.norm1.forward(&Tensor::cat(&[&class, x], 0)?)?, &order)?;
+        let asking = self.norm1.forward(&class)?;
+        let class = (&class + self.attn.ask(cx, &asking, &all, &Rows::new(&lens)?)?)?;
+        let hidden = self.fc1.forward(cx, &self.norm2.forward(&class)?)?;
+        let class = (&class + self.fc2.forward(cx, &Activation::Gelu.forward(&hidden)?)?)?;
+        let logits = self.head.forward(cx, &self.norm.forward(&class)?)?;
+        match &self.aux {
+            Some(aux) => Ok((logits + (max_rows(&aux.forward(cx, normed)?, rows)? * 0.5)?)?),
+            None => Ok(logits),
+        }
+    }
+
+    /// Cost for `n` members of `rows` rows together. The last norm is counted by the pyramid.
+    fn cost(&self, point: &Point, n: usize, rows: usize) -> LeafCost {
+        self.norm1.cost()
+            + self.attn.cost(point, n, n + rows, n + rows)
+            + self.norm2.cost()
+            + self.fc1.cost(point, n)
+            + self.fc2.cost(point, n)
+            + self.head.cost(point, n)
+            + self.aux.as_ref().map(|a| a.cost(point, rows)).unwrap_or_default()
+    }
+}
+
+/// The model.
+pub struct Svt {
+    channels: usize,
+    image: Size,
+    stem: Stem,
+    pyramid: Pyramid<Block>,
+    head: Head,
+}
+
+impl Svt {
+    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+        let config = Config::read(c)?;
+        let n = config.stages.n();
+        let down = |s: usize| -> Result<Downsample> {
+            let w = w.at(format!("patch_embed{}", s + 1));
+            let conv = Conv::load(&w.at("proj"), [config.dims[s], config.dims[s - 1], 3], [2, 1], true)?;
+            Ok(Downsample { conv, norm: w.layer_norm("norm", config.dims[s], CONV_EPS)? })
+        };
+        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s);
+        let head = Head::load(&config, w, c.n_labels()?)?;
+        let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS);
+        let mut norms = (0..n - 1).map(|s| norm(s).map(Some)).collect::<Result<Vec<_>>>()?;
+        norms.push(Some(head.norm.clone()));
+        Ok(Svt {
+            stem: Stem::load(&config, &w.at("patch_embed1"))?,
+            pyramid: Pyramid {
+                downs: (1..n).map(down).collect::<Result<_>>()?,
+                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+                norms,
+                head: PooledHead::Rows,
+                stages: config.stages,
+            },
+            head,
+            channels: config.channels,
+            image: config.image,
+        })
+    }
+}
+
+impl Staged for Svt {
+    fn n_blocks(&self) -> usize {
+        self.pyramid.blocks.len()
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        self.stem.forward(cx, input.pixels(self.channels)?)
+    }
+    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+        self.pyramid.block(cx, idx, state)
+    }
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let (x, rows) = (state.x.clone(), state.rows.clone());
+        let ended = self.pyramid.head(cx, state)?;
+        let normed = ended.get_rows("last_hidden_state").map_or(&x, |(normed, _)| normed);
+        Ok(Output::new().member("logits", self.head.forward(cx, &x, normed, &rows)?))
+    }
+    fn first_exit(&self) -> usize {
+        self.pyramid.stages.first_exit()
+    }
+    /// An odd row or column inside the stem is not told from an even one, so its work is left out where the image is not
+    /// of the trained size.
+    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
+        let [trained, first] = self.stem.sizes(self.image).map(|s| rows_in(&[s]));
+        let half: usize = lens.iter().map(|n| if *n == first { trained } else { 4 * n }).sum();
+        self.stem.cost(half, lens.iter().sum())
+    }
+    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
+        self.pyramid.cost_block(idx, point, lens)
+    }
+    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let last = rows_in(&self.pyramid.stages.sizes(self.pyramid.stages.n() - 1, lens));
+        self.pyramid.cost_head(point, lens) + self.head.cost(point, lens.len(), last)
+    }
+}
+
+impl Model for Svt {
+    fn spec(&self) -> InputSpec {
+        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
+    }
+    fn trunk(&self) -> &dyn Staged {
+        self
+    }
+    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
+        Ok(vec![rows_in(&[self.stem.sizes((h, w))[1]]); n])
+    }
+}

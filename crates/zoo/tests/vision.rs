@@ -1,0 +1,188 @@
+//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use common::{batch, bits, far, flat, toy, toy_architecture};
+use serde_json::{Value as Json, json};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
+use switchformer_nn::{Ctx, Error, Input, Model, Output, Point, Taps, Trace, Weights, init, run};
+use switchformer_zoo::save::{json_bytes, published_tensors};
+use switchformer_zoo::{OpenOptions, Opened, find};
+
+fn config(name: &str, changes: Json) -> Json {
+    let entry = find(name).unwrap();
+    let mut config = toy(entry, &toy_architecture(entry));
+    changes.as_object().unwrap().iter().for_each(|(k, v)| config[k] = v.clone());
+    config
+}
+
+fn build(config: &Json) -> (Box<dyn Model>, Weights) {
+    let w = Weights::seeded().trainable();
+    let entry = find(config["model_type"].as_str().unwrap()).unwrap();
+    (entry.build(&ConfigMap::new(config.clone()).unwrap(), &w).unwrap(), w)
+}
+
+fn saved(config: &Json) -> SavedMap {
+    let entry = find(config["model_type"].as_str().unwrap()).unwrap();
+    published_tensors(entry, config["architectures"][0].as_str().unwrap(), &build(config).1.params()).unwrap()
+}
+
+fn open(config: &Json, tensors: &SavedMap) -> Result<Opened, Error> {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("model");
+    let files = [("config.json", json_bytes(config)), ("model.safetensors", safetensors_bytes(tensors).unwrap())];
+    write_folder(&dir, &files).unwrap();
+    Opened::open(&dir, OpenOptions::default())
+}
+
+fn task(n: usize) -> Point {
+    Point::new().with("experts", json!({"router": "task", "task": n}))
+}
+
+fn answer(model: &dyn Model, point: &Point, input: &Input) -> (Output, Trace) {
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let out = run(model.trunk(), &[], &mut Ctx::new(point, &mut taps, &mut trace), input).unwrap();
+    (out, trace)
+}
+
+#[test]
+fn a_task_touches_the_experts_that_its_gate_picks_and_no_others() {
+    let config = config("m3vit", json!({"moe_experts": 24, "depth": 4}));
+    let (model, _) = build(&config);
+    let input = batch(model.as_ref(), 1);
+    let mut picks = Vec::new();
+    for point in [task(0), task(1)] {
+        let (want, trace) = answer(model.as_ref(), &point, &input);
+        // Names of the experts that ran, `blocks.<i>.mlp.experts.<e>.`.
+        let ran = trace.decisions.iter().flat_map(|d| {
+            let block = d.at.strip_suffix(".ffn").unwrap();
+            let load = d.choice["load"].as_object().unwrap();
+            load.keys().map(move |e| format!("{block}.mlp.experts.{e}.")).collect::<Vec<_>>()
+        });
+        let ran: BTreeSet<String> = ran.collect();
+        let (broken, w) = build(&config);
+        let idle = w.params().into_iter().filter(|p| {
+            let name = &p.names[0].0;
+            name.contains(".experts.") && !ran.iter().any(|r| name.starts_with(r))
+        });
+        let mut n = 0;
+        for p in idle {
+            p.var.set(&Tensor::full(f32::NAN, p.var.shape(), &Device::Cpu).unwrap()).unwrap();
+            n += 1;
+        }
+        assert!(n > 4 * 24, "{n} tensors of 2 x 24 experts are idle");
+        assert_eq!(bits(&answer(broken.as_ref(), &point, &input).0), bits(&want), "{point}");
+        picks.push(ran);
+    }
+    assert_ne!(picks[0], picks[1], "tasks pick their own experts");
+}
+
+#[test]
+fn tasks_switch_without_a_trace() {
+    let opened = Opened::random(config("m3vit", json!({})), OpenOptions::default()).unwrap();
+    let input = batch(opened.model.as_ref(), 2);
+    let at = |n: usize| opened.run(&task(n), &input).unwrap().0;
+    let (parts, depth) = (at(0), at(1));
+    assert_eq!(parts.get("logits").unwrap().dims(), [2, 3, 8, 12]);
+    assert_eq!(depth.get("logits").unwrap().dims(), [2, 2, 8, 12]);
+    assert_eq!(bits(&at(0)), bits(&parts));
+    assert_eq!(bits(&at(1)), bits(&depth));
+    assert_eq!(bits(&opened.run(&Point::new(), &input).unwrap().0), bits(&parts), "rest is the first task");
+    let error = opened.run(&task(2), &input).unwrap_err().to_string();
+    assert!(error.contains("no gate for task 2") && error.contains("0..1"), "{error}");
+}
+
+#[test]
+fn experts_cost_a_dense_block_and_the_gate() {
+    // Four of sixteen experts as wide as the rows do the work of one network four times as wide.
+    let config = Opened::preset("m3vit-small-nyud").unwrap();
+    let model = find("m3vit").unwrap().build(&ConfigMap::new(config).unwrap(), &Weights::shapes_only()).unwrap();
+    let lens = [1 + 30 * 40];
+    for point in [Point::new(), task(1)] {
+        let cost = |block: usize| model.trunk().cost_block(block, &point, &lens);
+        let (dense, sparse) = (cost(0), cost(1));
+        assert_eq!(sparse.macs, dense.macs + (lens[0] * 16 * 384) as u64);
+        assert!(sparse.bytes > 2 * dense.bytes);
+    }
+}
+
+#[test]
+fn stacked_experts_are_those_with_names() {
+    let config = config("m3vit", json!({}));
+    let named = saved(&config);
+    let mut stacked = SavedMap::new();
+    for (name, tensor) in &named {
+        let Some((front, back)) = name.split_once(".experts.") else {
+            stacked.insert(name.clone(), tensor.clone());
+            continue;
+        };
+        let (expert, rest) = back.split_once('.').unwrap();
+        if expert != "0" {
+            continue;
+        }
+        let all = (0..4).map(|e| &named[&format!("{front}.experts.{e}.{rest}")].bytes);
+        let mut whole = Saved::f32(&[4], &[]);
+        whole.shape.extend(&tensor.shape);
+        whole.bytes = all.flatten().copied().collect();
+        stacked.insert(format!("{front}.experts.{rest}"), whole);
+    }
+    assert!(stacked.len() < named.len());
+    let (a, b) = (open(&config, &named).unwrap(), open(&config, &stacked).unwrap());
+    let input = batch(a.model.as_ref(), 2);
+    let at = |o: &Opened| bits(&o.run(&task(1), &input).unwrap().0);
+    assert_eq!(at(&a), at(&b));
+    assert_eq!(a.n_params, b.n_params);
+
+    let (name, _) = stacked.iter().find(|(n, _)| n.ends_with("experts.htoh4.bias")).unwrap();
+    let refused = |shape: &[usize], n: usize| {
+        let mut bad = stacked.clone();
+        bad.insert(name.clone(), Saved::f32(shape, &vec![0.0; n]));
+        open(&config, &bad).err().unwrap().to_string()
+    };
+    assert!(refused(&[], 1).contains("htoh4.bias"));
+    assert!(refused(&[0, 16], 0).contains("htoh4.bias"));
+    assert!(refused(&[5000, 1], 5000).contains("4096"));
+    assert!(refused(&[3, 16], 48).contains("experts.3.htoh4.bias"));
+}
+
+#[test]
+fn unsupported_arguments_of_m3vit_are_named() {
+    for (changes, word) in [
+        (json!({"moe_gate_type": "noisy"}), "moe_gate_type"),
+        (json!({"distilled": true}), "distilled"),
+        (json!({"world_size": 2}), "world_size"),
+        (json!({"sem_force": true}), "sem_force"),
+        (json!({"gate_task_specific_dim": 4}), "gate_task_specific_dim"),
+        (json!({"gate_dim": 16}), "gate_dim"),
+        (json!({"tasks": ["parts"], "task_channels": [3]}), "tasks"),
+        (json!({"tasks": ["parts", "a.b"]}), "tasks"),
+        (json!({"task_channels": [3]}), "task_channels"),
+        (json!({"regu_experts_fromtask": true}), "regu_experts_fromtask"),
+        (json!({"moe_top_k": 9}), "moe_top_k"),
+    ] {
+        let error = Opened::random(config("m3vit", changes.clone()), OpenOptions::default()).err().unwrap().to_string();
+        assert!(error.contains(word), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn activator_sees_a_bag_of_patches() {
+    let opened = Opened::random(config("activator", json!({})), OpenOptions::default()).unwrap();
+    let pixels = Tensor::from_vec(init::seeded("bag", &[256, 1]), (1, 1, 16, 16), &Device::Cpu).unwrap();
+    // Rows of patches in another order.
+    let moved: Vec<Tensor> = [2, 0, 3, 1].iter().map(|p| pixels.narrow(2, 4 * p, 4).unwrap()).collect();
+    let moved = Tensor::cat(&moved, 2).unwrap();
+    let logits = |p: &Tensor| {
+        let (out, _) = opened.run(&Point::new(), &Input::Pixels(p.clone())).unwrap();
+        flat(out.get("logits").unwrap())
+    };
+    assert!(far(&logits(&moved), &logits(&pixels)) < 1e-6);
+    let turned = pixels.t().unwrap().contiguous().unwrap();
+    assert!(far(&logits(&turned), &logits(&pixels)) > 1e-3, "pixels within a patch have a place");
+}
