@@ -10,5 +10,6 @@ pub mod recipe;
 pub mod report;
 pub mod state;
 pub mod train;
+pub mod trim;
 
 pub use error::{Error, Result};
