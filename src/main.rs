@@ -47,8 +47,10 @@ enum Verb {
     Eval(cmd::eval::Args),
     /// Train a recipe, or resume it
     Train(cmd::train::Args),
-    /// Write another form of a checkpoint: experts from a dense model
+    /// Write another form of a checkpoint: experts from a dense model, or a smaller vocabulary
     Compress(cmd::compress::Args),
+    /// Turn an old PyTorch checkpoint into safetensors; nothing in it is run
+    Convert(cmd::convert::Args),
     /// Check this machine and the embedded model
     Doctor,
     /// Print shell completions
@@ -99,6 +101,7 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Verb::Eval(a) => cmd::eval::run(a, cli.json),
         Verb::Train(a) => cmd::train::run(a, cli.json),
         Verb::Compress(a) => cmd::compress::run(a, cli.json),
+        Verb::Convert(a) => cmd::convert::run(a, cli.json),
         Verb::Doctor => cmd::doctor::run(cli.json),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -453,3 +453,116 @@ fn files_that_cannot_be_scored_are_refused() {
         assert!(out.status.code() == Some(code) && err.contains(says), "{args:?}: {err}");
     }
 }
+
+#[test]
+fn vocabularies_are_cut() {
+    let temp = tempfile::tempdir().unwrap();
+    let model = temp.path().join("bert");
+    toy(&model, "bert");
+    let words: Vec<String> = (0..45).map(|i| format!("w{i}")).collect();
+    let vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).into_iter().chain(words);
+    std::fs::write(model.join("vocab.txt"), vocab.collect::<Vec<_>>().join("\n")).unwrap();
+    std::fs::write(temp.path().join("text.txt"), "w3 w4 w3\nw40").unwrap();
+    let args = ["compress", "bert", "--trim-vocab", "text.txt", "--out", "small", "--json"];
+    let made = document(&run_in(temp.path(), &args));
+    assert_eq!(
+        (&made["tokens_before"], &made["tokens"], &made["corpus_tokens_kept"]),
+        (&json!(50), &json!(8), &json!(1.0))
+    );
+    let answer =
+        |model: &str| document(&run_in(temp.path(), &["run", model, "--text", "w3 w40", "--json"]))["results"].clone();
+    assert_eq!(answer("bert"), answer("small"));
+    let again = run_in(temp.path(), &args);
+    assert!(again.status.code() == Some(2) && text(&again.stderr).contains("exists already"));
+    fails(&["compress", "default", "--out", "x"], 1, &["--trim-vocab", "--upcycle"]);
+}
+
+#[test]
+fn old_checkpoints_are_converted() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("{}/crates/nn/tests/fixtures/pickle/{name}", env!("CARGO_MANIFEST_DIR"));
+    let made = document(&run_in(temp.path(), &["convert", &file("old.pth"), "out.safetensors", "--json"]));
+    assert_eq!(
+        (&made["tensors"], &made["key"], &made["prefix_removed"]),
+        (&json!(13), &json!("model"), &json!("module."))
+    );
+    let types = |name: &str| -> Vec<String> {
+        let shown = document(&run_in(temp.path(), &["inspect", name, "--json"]));
+        shown["tensors"].as_array().unwrap().iter().map(|t| t["dtype"].as_str().unwrap().to_string()).collect()
+    };
+    assert!(types("out.safetensors").contains(&"BF16".to_string()));
+    let single = document(&run_in(
+        temp.path(),
+        &["convert", &file("zipped.pth"), "one.safetensors", "--dtype", "f32", "--json"],
+    ));
+    assert_eq!(single["elements"], made["elements"]);
+    assert!(types("one.safetensors").iter().all(|t| !t.contains("16") && t != "F64"));
+    fails(&["convert", &file("module.pth"), "x.safetensors"], 2, &["pickle.global", "state_dict"]);
+}
+
+#[test]
+fn lengths_come_from_a_file() {
+    let temp = tempfile::tempdir().unwrap();
+    toy(&temp.path().join("bert"), "bert");
+    let bench = |text: &str| {
+        std::fs::write(temp.path().join("lengths"), text).unwrap();
+        run_in(temp.path(), &["bench", "bert", "--lengths", "lengths", "--iters", "1", "--json"])
+    };
+    for form in ["3\n7\n12\n", "[3, 7, 12]"] {
+        let doc = document(&bench(form));
+        assert_eq!((&doc["cases"][0]["items"], doc["cases"].as_array().unwrap().len()), (&json!(22), 1));
+        assert!(
+            doc["cases"][0]["gemm_share"].as_f64().unwrap() > 0.0 && doc["gemm_macs_per_s"].as_f64().unwrap() > 0.0
+        );
+    }
+    for (bad, says) in
+        [("3 x", "JSON list"), ("", "JSON list"), ("[3, 1000]", "1000"), ("[3, \"a\"]", "JSON list"), ("0", "0")]
+    {
+        let out = bench(bad);
+        assert!(out.status.code() == Some(1) && text(&out.stderr).contains(says), "{bad}: {}", text(&out.stderr));
+    }
+    std::fs::write(temp.path().join("lengths"), "[3").unwrap();
+    assert_eq!(run_in(temp.path(), &["bench", "bert", "--lengths", "lengths"]).status.code(), Some(2));
+    fails(&["bench", "default", "--lengths", "x"], 1, &["text"]);
+    fails(&["bench", "zoo", "--models", "no-such-size"], 2, &["no-such-size"]);
+    fails(&["bench", "bert", "--models", "smt-t"], 1, &["bench zoo"]);
+}
+
+#[test]
+fn maps_become_pictures() {
+    let temp = tempfile::tempdir().unwrap();
+    let picture = |file: &Path| image::open(file).unwrap().into_luma8();
+    image::GrayImage::from_fn(28, 28, |x, y| image::Luma([(x * y % 256) as u8]))
+        .save(temp.path().join("a.png"))
+        .unwrap();
+    document(&run_in(temp.path(), &["run", "default", "--image", "a.png", "--save-maps", "maps", "--json"]));
+    let names = |dir: &str| {
+        let mut all: Vec<String> = std::fs::read_dir(temp.path().join(dir))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(names("maps").len(), 6);
+    let shown = picture(&temp.path().join("maps/blocks.5.attn.png"));
+    assert!(
+        shown.width() > shown.height() && shown.pixels().any(|p| p.0[0] == 255) && shown.pixels().any(|p| p.0[0] == 0)
+    );
+    toy(&temp.path().join("swin"), "swin");
+    document(&run_in(
+        temp.path(),
+        &["run", "swin", "--image", "a.png", "--image", "a.png", "--save-maps", "stages", "--json"],
+    ));
+    assert!(names("stages").iter().any(|n| n == "1.stages.0.png"), "{:?}", names("stages"));
+    // Dropped tokens leave no map over the picture.
+    let point = r#"{"tokens":{"method":"random","keep":0.5,"after":[1]}}"#;
+    document(&run_in(
+        temp.path(),
+        &["run", "default", "--image", "a.png", "--save-maps", "few", "--point", point, "--json"],
+    ));
+    assert_eq!(names("few").len(), 1);
+    let cat = format!("{}/crates/data/tests/fixtures/cat.png", env!("CARGO_MANIFEST_DIR"));
+    fails(&["run", "crossvit-tiny-240", "--image", &cat, "--save-maps", "x"], 1, &["crossvit", "exposes neither"]);
+    fails(&["run", "default", "--save-maps", "x", "--tensors", "y"], 1, &["--image"]);
+}

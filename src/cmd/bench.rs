@@ -1,92 +1,154 @@
 //! `bench`: how long a forward pass takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use serde_json::json;
-use switchformer::lab::measure::time;
+use serde_json::{Value, json};
+use switchformer::lab::measure::{gemm_rate, peak_memory, reset_peak, time};
 use switchformer::nn::init::Stream;
-use switchformer::nn::{Input, InputSpec, json::read_capped, machine};
+use switchformer::nn::json::{parse, read_capped};
+use switchformer::nn::{Input, InputSpec, Point, machine};
 use switchformer::zoo::Opened;
 
 use super::table::aligned;
-use super::{open, print, print_json};
+use super::{bench_zoo, open, print, print_json};
 use crate::fail::Fail;
 
 /// `bench MODEL`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// `default`, a model folder, or a published size (random weights)
+    /// `default`, a model folder, a published size (random weights), or `zoo`: the smallest size of every vision family
     model: String,
     /// Operating point: a name of the checkpoint, or JSON
     #[arg(long)]
     point: Option<String>,
-    /// Batch sizes
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    /// Batch sizes [default: 1,8; of `zoo` 1,16]
+    #[arg(long, value_delimiter = ',')]
     batch: Vec<usize>,
     /// Tokens per text
     #[arg(long, value_delimiter = ',', default_values_t = [16, 128])]
     seq: Vec<usize>,
-    /// File with one sequence length per line: one ragged batch instead of --batch and --seq
+    /// File of sequence lengths, one per line or a JSON list: one ragged batch instead of --batch and --seq
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
+    /// Sizes that `zoo` times, by name, instead of the smallest of each vision family
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    models: Vec<String>,
     /// Runs before timing
     #[arg(long, default_value_t = 2)]
-    warmup: usize,
+    pub(crate) warmup: usize,
     /// Timed runs
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    iters: u32,
+    pub(crate) iters: u32,
     /// Quantise dense projections to nested 8-bit codes on opening
     #[arg(long)]
     nested: bool,
 }
 
+/// One timed case.
+struct Timed {
+    name: String,
+    /// Tokens or images.
+    items: usize,
+    macs: u64,
+    /// Median, fastest, slowest.
+    ms: [f64; 3],
+    peak: u64,
+}
+
 /// Times every case and prints median, fastest, slowest and throughput.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
+    if a.model == "zoo" && !Path::new("zoo").exists() {
+        let batch = if a.batch.is_empty() { vec![1, 16] } else { a.batch.clone() };
+        if a.lengths.is_some() || a.point.is_some() || a.nested {
+            return Err(Fail::Usage(
+                "`bench zoo` times pictures at full precision: leave --lengths, --point and --nested out".into(),
+            ));
+        }
+        return bench_zoo::run(a, &a.models, &bounded(&batch, 4096, "--batch")?, as_json);
+    }
+    if !a.models.is_empty() {
+        return Err(Fail::Usage("--models is for `bench zoo`".into()));
+    }
     let (opened, _) = open(&a.model, a.nested)?;
     let point = opened.point(a.point.as_deref())?;
-    let mut results = Vec::new();
-    for (name, input, items) in cases(a, &opened)? {
-        let macs = opened.run(&point, &input)?.1.macs;
-        let t = time(a.warmup, a.iters as usize, || opened.run(&point, &input).map(|_| ()))?;
-        results.push((name, items, macs, t));
-    }
+    let results = timed(a, &opened, &point)?;
+    let limit = gemm_rate()?;
     if as_json {
-        let rows: Vec<_> = results
+        let rows: Vec<Value> = results
             .iter()
-            .map(|(name, items, macs, t)| {
-                json!({"case": name, "items": items, "macs": macs, "ms_median": t[0], "ms_min": t[1], "ms_max": t[2]})
+            .map(|t| {
+                json!({
+                    "case": t.name, "items": t.items, "macs": t.macs, "ms_median": t.ms[0], "ms_min": t.ms[1],
+                    "ms_max": t.ms[2], "items_per_s": t.per_second(), "gemm_share": t.rate() / limit,
+                    "peak_memory": t.peak,
+                })
             })
             .collect();
         return print_json(&json!({
-            "model": a.model, "point": point, "threads": machine::threads(), "iters": a.iters, "cases": rows,
+            "model": a.model, "point": point, "threads": machine::threads(), "iters": a.iters,
+            "params": opened.n_params, "gemm_macs_per_s": limit, "cases": rows,
         }));
     }
     let rows: Vec<Vec<String>> = results
         .iter()
-        .map(|(name, items, macs, [mid, min, max])| {
+        .map(|t| {
+            let [mid, min, max] = t.ms;
             vec![
-                name.clone(),
+                t.name.clone(),
                 format!("{mid:.3}"),
                 format!("{min:.3}"),
                 format!("{max:.3}"),
-                format!("{:.1}", *items as f64 / mid * 1e3),
-                format!("{:.2}", *macs as f64 / 1e9),
-                format!("{:.1}", *macs as f64 / mid / 1e6),
+                format!("{:.1}", t.per_second()),
+                format!("{:.2}", t.macs as f64 / 1e9),
+                format!("{:.1}", t.rate() / 1e9),
+                format!("{:.0}", 100.0 * t.rate() / limit),
             ]
         })
         .collect();
     let unit = if matches!(opened.model.spec(), InputSpec::Pixels { .. }) { "images/s" } else { "tokens/s" };
-    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s"];
-    print(&format!("{} at {point}, {} threads\n{}", a.model, machine::threads(), aligned(&header, &rows, 1)))
+    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM"];
+    print(&format!(
+        "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
+        a.model,
+        machine::threads(),
+        limit / 1e9,
+        aligned(&header, &rows, 1)
+    ))
+}
+
+impl Timed {
+    fn per_second(&self) -> f64 {
+        self.items as f64 / self.ms[0] * 1e3
+    }
+
+    /// Multiply-adds per second.
+    fn rate(&self) -> f64 {
+        self.macs as f64 / self.ms[0] * 1e3
+    }
+}
+
+fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
+    let mut results = Vec::new();
+    for (name, input, items) in cases(a, opened)? {
+        reset_peak();
+        let macs = opened.run(point, &input)?.1.macs;
+        let ms = time(a.warmup, a.iters as usize, || opened.run(point, &input).map(|_| ()))?;
+        results.push(Timed { name, items, macs, ms, peak: peak_memory() });
+    }
+    Ok(results)
 }
 
 /// Name, input and number of items (tokens or images) of each case.
 fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail> {
     let mut all = Vec::new();
+    let batch = if a.batch.is_empty() { vec![1, 8] } else { a.batch.clone() };
     match opened.model.spec() {
+        InputSpec::Pixels { .. } if a.lengths.is_some() => {
+            return Err(Fail::Usage("--lengths is for models that read text".into()));
+        }
         InputSpec::Pixels { channels, size: (h, w), .. } => {
-            for b in bounded(&a.batch, 4096, "--batch")? {
+            for b in bounded(&batch, 4096, "--batch")? {
                 let mut stream = Stream::named("bench");
                 let data: Vec<f32> = (0..b * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
                 let t = Tensor::from_vec(data, (b, channels, h, w), &Device::Cpu)?;
@@ -114,7 +176,7 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
                 push(format!("{} texts of {}", lens.len(), file.display()), lens)?;
             } else {
                 for n in bounded(&a.seq, max_len, "--seq")? {
-                    for b in bounded(&a.batch, 4096, "--batch")? {
+                    for b in bounded(&batch, 4096, "--batch")? {
                         push(format!("batch {b}, {n} tokens"), vec![n; b])?;
                     }
                 }
@@ -131,10 +193,19 @@ fn bounded(list: &[usize], max: usize, flag: &str) -> Result<Vec<usize>, Fail> {
     }
 }
 
-fn lengths(file: &std::path::Path, max: usize) -> Result<Vec<usize>, Fail> {
+/// Lengths of a file, one per line or as a JSON list.
+fn lengths(file: &Path, max: usize) -> Result<Vec<usize>, Fail> {
     let bytes = read_capped(file, 16 << 20)?;
+    let bad = || Fail::Usage(format!("{}: write one length per line, or a JSON list of lengths", file.display()));
     let text = String::from_utf8_lossy(&bytes);
-    let lens: Result<Vec<usize>, _> = text.split_whitespace().map(str::parse).collect();
-    let lens = lens.map_err(|_| Fail::Usage(format!("{}: write one length per line", file.display())))?;
-    bounded(&lens, max, "--lengths")
+    let lens: Option<Vec<usize>> = if text.trim_start().starts_with('[') {
+        let doc = parse(&bytes, file)?;
+        doc.as_array().and_then(|l| l.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok())).collect())
+    } else {
+        text.split_whitespace().map(|word| word.parse().ok()).collect()
+    };
+    match lens {
+        Some(lens) if !lens.is_empty() => bounded(&lens, max, "--lengths"),
+        _ => Err(bad()),
+    }
 }

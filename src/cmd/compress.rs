@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use switchformer::data::trim::Keep;
+use switchformer::lab::trim::trim_vocab;
 use switchformer::switch::leaf::experts::ExpertPlan;
 use switchformer::zoo::upcycle::upcycle;
 
@@ -11,18 +13,31 @@ use crate::fail::Fail;
 
 /// `compress MODEL`.
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab"])))]
 pub(crate) struct Args {
     /// A model folder
     model: PathBuf,
     /// Copy every feed-forward network N times and add a router: at first each router gives the dense model's answer
-    #[arg(long, value_name = "N", required = true)]
-    upcycle: usize,
+    #[arg(long, value_name = "N")]
+    upcycle: Option<usize>,
     /// Experts per row at rest
-    #[arg(long, value_name = "K", default_value_t = 1)]
+    #[arg(long, value_name = "K", default_value_t = 1, requires = "upcycle")]
     top_k: usize,
     /// Seed of the fresh routers
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "upcycle")]
     seed: u64,
+    /// Cut the vocabulary to the tokens that a text file, or a folder of .txt files, uses; may be given several times
+    #[arg(long, value_name = "PATH")]
+    trim_vocab: Vec<PathBuf>,
+    /// Keep tokens that occur at least N times
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "trim_vocab")]
+    min_count: u64,
+    /// Keep at most N tokens, the most frequent ones
+    #[arg(long, value_name = "N", requires = "trim_vocab")]
+    vocab_size: Option<usize>,
+    /// Keep the first N ids of the vocabulary whatever the text says
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "trim_vocab")]
+    keep_first: usize,
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -30,8 +45,14 @@ pub(crate) struct Args {
 
 /// Writes the folder and says what it holds.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
-    let plan = ExpertPlan { count: a.upcycle, top_k: a.top_k };
-    let made = upcycle(&a.model, &a.out, &plan, a.seed)?;
+    match a.upcycle {
+        Some(count) => experts(a, &ExpertPlan { count, top_k: a.top_k }, as_json),
+        None => vocabulary(a, as_json),
+    }
+}
+
+fn experts(a: &Args, plan: &ExpertPlan, as_json: bool) -> Result<(), Fail> {
+    let made = upcycle(&a.model, &a.out, plan, a.seed)?;
     let [before, after] = made.params;
     if as_json {
         return print_json(&json!({
@@ -45,4 +66,37 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
          routers: switchformer points {out}\n",
         made.banks, plan.count
     ))
+}
+
+fn vocabulary(a: &Args, as_json: bool) -> Result<(), Fail> {
+    let rule = Keep { min_count: a.min_count.max(1), size: a.vocab_size, first: a.keep_first };
+    let made = trim_vocab(&a.model, &a.out, &a.trim_vocab, &rule)?;
+    if as_json {
+        return print_json(&json!({
+            "out": a.out, "tokens_before": made.tokens[0], "tokens": made.tokens[1], "rows_before": made.rows[0],
+            "params_before": made.params[0], "params": made.params[1], "weight_bytes_before": made.bytes[0],
+            "weight_bytes": made.bytes[1], "corpus_tokens_kept": made.covered, "corpus_ids": made.used,
+            "left_out": made.left_out,
+        }));
+    }
+    let share = |[before, after]: [u64; 2]| 100.0 * (1.0 - after as f64 / before.max(1) as f64);
+    let mut text = format!(
+        "{}: {} of {} tokens, {} parameters of {} (-{:.2} %), weights {:.1} MB of {:.1} MB (-{:.1} %)\n\
+         the text uses {} tokens; {:.3} % of its places keep their token\n",
+        a.out.display(),
+        made.tokens[1],
+        made.tokens[0],
+        made.params[1],
+        made.params[0],
+        share(made.params),
+        made.bytes[1] as f64 / 1e6,
+        made.bytes[0] as f64 / 1e6,
+        share(made.bytes),
+        made.used,
+        100.0 * made.covered,
+    );
+    if !made.left_out.is_empty() {
+        text.push_str(&format!("left out, as tokenizer.json replaces them: {}\n", made.left_out.join(", ")));
+    }
+    print(&text)
 }

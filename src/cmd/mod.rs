@@ -1,11 +1,14 @@
 //! One file per verb, and what they share.
 
 pub(crate) mod bench;
+pub(crate) mod bench_zoo;
 pub(crate) mod compress;
+pub(crate) mod convert;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod maps;
 pub(crate) mod points;
 pub(crate) mod run;
 pub(crate) mod table;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use switchformer::data::{Family, Preprocessor, Tokenizer};
 use switchformer::nn::io::unpack;
 use switchformer::nn::store::{Saved, SavedMap, safetensors_bytes, write_atomic};
-use switchformer::nn::{Folder, Input, InputSpec, Output, Point, Rows, Trace, Value};
+use switchformer::nn::{Folder, Input, InputSpec, Output, Point, Rows, Taps, Trace, Value};
 use switchformer::zoo::Opened;
 
 use super::{DEFAULT, Place, open, print, print_json};
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// decoder_attention_mask, or pixel_values [b,c,h,w]
     #[arg(long)]
     tensors: Option<PathBuf>,
+    /// Write pictures of the model's feature maps and attention maps into a folder, as PNG
+    #[arg(long, value_name = "DIR")]
+    save_maps: Option<PathBuf>,
     #[command(flatten)]
     write: super::write::Flags,
     /// Seed of every random choice of this run, in place of the point's
@@ -59,6 +62,9 @@ struct Given {
 
 /// Runs and prints or writes the outputs.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
+    if a.save_maps.is_some() && a.image.is_empty() {
+        return Err(Fail::Usage("--save-maps shows what a model makes of pictures: give --image".into()));
+    }
     let (opened, place) = open(&a.model, a.nested)?;
     let mut point = opened.point(a.point.as_deref())?;
     if let Some(seed) = a.seed {
@@ -79,7 +85,13 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         (None, Some(t)) => from_text(t, &a.text)?,
         (None, None) => from_images(&opened, &place, &a.image)?,
     };
-    let (out, trace) = opened.run(&point, &given.input)?;
+    let mut taps = a.save_maps.as_ref().map_or_else(Taps::none, |_| super::maps::listen(&opened));
+    let (out, trace) = opened.run_tapped(&point, &given.input, &mut taps)?;
+    if let (Some(dir), Input::Pixels(t)) = (&a.save_maps, &given.input) {
+        let (_, _, h, w) = t.dims4()?;
+        let files = super::maps::save(dir, &opened, &taps, &opened.model.lens(&given.input)?, (h, w))?;
+        eprintln!("{} pictures of maps in {}", files.len(), dir.display());
+    }
     let embedding = if a.text.is_empty() && a.tensors.is_none() { None } else { opened.embed(&out)? };
     if let Some(file) = &a.out {
         write_out(file, &out, &given, embedding.as_ref())?;
@@ -148,10 +160,13 @@ fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Give
         Place::Folder(folder) if folder.has(name) => {
             Preprocessor::from_bytes(&folder.read(name, 1 << 20)?, &folder.path(name), Some(family))?
         }
-        _ => {
-            eprintln!("note: no {name}: using the {} defaults at {}x{}", opened.entry.name, size.0, size.1);
-            Preprocessor::default_for(family)
-        }
+        _ => match from_timm(place)? {
+            Some(steps) => steps,
+            None => {
+                eprintln!("note: no {name}: using the {} defaults at {}x{}", opened.entry.name, size.0, size.1);
+                Preprocessor::default_for(family)
+            }
+        },
     };
     let mut images = Vec::with_capacity(files.len());
     for file in files {
@@ -165,6 +180,15 @@ fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Give
     }
     let names = files.iter().map(|f| f.display().to_string()).collect();
     Ok(Given { input: Input::Pixels(Tensor::stack(&images, 0)?), widths: [None; 2], names })
+}
+
+/// The steps that a folder of timm states in its config.
+fn from_timm(place: &Place) -> Result<Option<Preprocessor>, Fail> {
+    let name = "config.json";
+    match place {
+        Place::Folder(folder) => Ok(Preprocessor::from_timm(&folder.read(name, 1 << 20)?, &folder.path(name))?),
+        _ => Ok(None),
+    }
 }
 
 /// Names that `--tensors` understands.

@@ -179,6 +179,14 @@ pub enum Error {
         /// A fixed phrase.
         kind: &'static str,
     },
+    /// A tokenizer cannot be cut down to some of its tokens.
+    #[error("{} cannot be trimmed: {kind}", path.display())]
+    TokenizerTrim {
+        /// The tokenizer file.
+        path: PathBuf,
+        /// A fixed phrase.
+        kind: &'static str,
+    },
     /// Not an IDX file of bytes.
     #[error("{} does not begin as an IDX file of bytes ({kind}); fetch it again", path.display())]
     IdxMagic {
@@ -352,6 +360,7 @@ impl Error {
             Error::TokenizerLongRun { .. } => "tokenizer.long_run",
             Error::TokenizerEncode { .. } => "tokenizer.encode",
             Error::TokenizerDecode { .. } => "tokenizer.decode",
+            Error::TokenizerTrim { .. } => "tokenizer.trim",
             Error::IdxMagic { .. } => "idx.magic",
             Error::IdxShape { .. } => "idx.shape",
             Error::IdxLength { .. } => "idx.length",

@@ -105,6 +105,22 @@ impl Picture {
     }
 }
 
+/// A picture as the bytes of a PNG file; fails with `image.shape`.
+pub fn png(picture: &Picture) -> Result<Vec<u8>> {
+    let kind = if picture.channels == 1 { image::ExtendedColorType::L8 } else { image::ExtendedColorType::Rgb8 };
+    let mut out = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut out);
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    let done = image::ImageEncoder::write_image(encoder, &picture.data, width, height, kind);
+    done.map_err(|_| Error::ImageShape {
+        width: picture.width,
+        height: picture.height,
+        channels: picture.channels,
+        len: picture.data.len(),
+    })?;
+    Ok(out)
+}
+
 /// Opens a PNG, JPEG, WebP, BMP or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
 ///
 /// Alpha is dropped as Pillow's `convert("RGB")` does, 16-bit samples keep their high byte, palettes

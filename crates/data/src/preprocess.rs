@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::{MAX_PIXELS, MAX_SIDE, Picture};
-use crate::preprocess_config::{Preprocessor, Size};
+use crate::preprocess_config::{Middle, Preprocessor, Size};
 use crate::resize::resize;
 
 /// Longest output side, in pixels.
@@ -40,7 +40,7 @@ impl Preprocessor {
             picture = resize(&picture, width, height, filter)?;
         }
         if self.crop.is_some() {
-            picture = center_crop(&picture, out_height, out_width)?;
+            picture = center_crop(&picture, out_height, out_width, self.middle)?;
         }
 
         // A byte has 256 values, so each channel is a table; the order of roundings is transformers'
@@ -103,10 +103,10 @@ fn fit(values: &[f32], channels: usize) -> Result<Vec<f32>> {
     Err(Error::PreprocessorChannels { channels, found: values.len() })
 }
 
-/// transformers' centre crop: rounds towards the top left, and pads with zeros where the picture is smaller.
-fn center_crop(picture: &Picture, height: usize, width: usize) -> Result<Picture> {
+/// A centred crop; it pads with zeros where the picture is smaller.
+fn center_crop(picture: &Picture, height: usize, width: usize, middle: Middle) -> Result<Picture> {
     let c = picture.channels();
-    let (y0, x0) = (start(picture.height(), height), start(picture.width(), width));
+    let (y0, x0) = (start(picture.height(), height, middle), start(picture.width(), width, middle));
     let mut data = vec![0; height * width * c];
     for y in 0..height {
         let from_y = y as isize + y0;
@@ -126,6 +126,15 @@ fn center_crop(picture: &Picture, height: usize, width: usize) -> Result<Picture
 }
 
 /// Where the crop begins in the picture; negative where padding comes first.
-fn start(have: usize, want: usize) -> isize {
-    if have >= want { ((have - want) / 2) as isize } else { -((want - have).div_ceil(2) as isize) }
+fn start(have: usize, want: usize, middle: Middle) -> isize {
+    match middle {
+        Middle::Down if have >= want => ((have - want) / 2) as isize,
+        Middle::Down => -((want - have).div_ceil(2) as isize),
+        Middle::Even if have >= want => {
+            let border = have - want;
+            // Halves go to the even pixel: 1 -> 0, 3 -> 2, 5 -> 2, 7 -> 4.
+            (border / 2 + usize::from(border % 4 == 3)) as isize
+        }
+        Middle::Even => -(((want - have) / 2) as isize),
+    }
 }

@@ -33,6 +33,15 @@ pub enum Size {
     ShortestEdge(usize),
 }
 
+/// Which pixel a centred crop begins at when the border is an odd number of pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Middle {
+    /// The one before, as in transformers.
+    Down,
+    /// The even one, as in torchvision, and so in timm.
+    Even,
+}
+
 /// The steps of an image processor in the order they run; read with [`Preprocessor::load`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessor {
@@ -40,6 +49,8 @@ pub struct Preprocessor {
     pub resize: Option<(Size, Filter)>,
     /// Then crop the middle (height, width), if set; missing borders become zero.
     pub crop: Option<(usize, usize)>,
+    /// Where the middle is when it falls between two pixels.
+    pub middle: Middle,
     /// Then multiply each byte by this, if set.
     pub rescale: Option<f64>,
     /// Then subtract the mean and divide by the standard deviation of each channel, if set.
@@ -57,6 +68,7 @@ impl Preprocessor {
         Self {
             resize: Some((Size::Exact { height: side, width: side }, filter)),
             crop,
+            middle: Middle::Down,
             rescale: Some(1.0 / 255.0),
             normalize: Some((half.clone(), half)),
         }
@@ -71,6 +83,16 @@ impl Preprocessor {
     /// Reads the same from bytes; `label` stands in for the path in errors.
     pub fn from_bytes(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Self> {
         from_value(&parse_json(bytes, label)?, label, fallback)
+    }
+
+    /// The steps of timm's evaluation, from the `pretrained_cfg` of its `config.json` (`{"architecture": ..}`); `None` where the
+    /// file has none; fails with `json.parse` or `preprocessor.unsupported`.
+    pub fn from_timm(bytes: &[u8], label: &Path) -> Result<Option<Self>> {
+        let doc = parse_json(bytes, label)?;
+        match doc.get("pretrained_cfg").filter(|_| doc.get("architecture").is_some()) {
+            Some(Value::Object(map)) => timm(&Fields { map, path: label }).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -241,7 +263,54 @@ fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Pr
     } else {
         None
     };
-    Ok(Preprocessor { resize, crop, rescale, normalize })
+    Ok(Preprocessor { resize, crop, middle: Middle::Down, rescale, normalize })
+}
+
+/// timm resizes the shorter side to the input's over `crop_pct`, rounded down, and crops the middle.
+fn timm(fields: &Fields<'_>) -> Result<Preprocessor> {
+    let hint = "give [channels, height, width], with equal sides";
+    let square = |v: &Value| match v.as_array().map(Vec::as_slice) {
+        Some([_, h, w]) if h == w => Some(h.clone()),
+        _ => None,
+    };
+    let side = match fields.get("input_size") {
+        None => 224,
+        Some(v) => match square(v) {
+            Some(side) => fields.side("input_size", &side)?,
+            None => return fields.refuse("input_size", v, hint),
+        },
+    };
+    let share = match fields.get("crop_pct") {
+        None => 0.875,
+        Some(v) => match v.as_f64() {
+            Some(share) if share > 0.01 && share <= 1.0 => share,
+            _ => return fields.refuse("crop_pct", v, "give a number above 0.01 and at most 1"),
+        },
+    };
+    let resized = (side as f64 / share) as usize;
+    let size = match fields.get("crop_mode").map(|v| (v, v.as_str())) {
+        None | Some((_, Some("center"))) => Size::ShortestEdge(resized),
+        Some((_, Some("squash"))) => Size::Exact { height: resized, width: resized },
+        Some((v, _)) => return fields.refuse("crop_mode", v, "\"center\" and \"squash\" are supported"),
+    };
+    let filter = match fields.get("interpolation").map(|v| (v, v.as_str())) {
+        None => Filter::Bicubic,
+        Some((v, name)) => match name.and_then(Filter::from_name) {
+            Some(filter) => filter,
+            None => {
+                return fields.refuse("interpolation", v, "give bilinear, bicubic, nearest, lanczos, box or hamming");
+            }
+        },
+    };
+    let mean = fields.numbers("mean", false)?.unwrap_or_else(|| vec![0.485, 0.456, 0.406]);
+    let std = fields.numbers("std", true)?.unwrap_or_else(|| vec![0.229, 0.224, 0.225]);
+    Ok(Preprocessor {
+        resize: Some((size, filter)),
+        crop: Some((side, side)),
+        middle: Middle::Even,
+        rescale: Some(1.0 / 255.0),
+        normalize: Some((mean, std)),
+    })
 }
 
 /// The newer field wins, as in transformers.

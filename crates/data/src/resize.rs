@@ -36,6 +36,12 @@ impl Filter {
     pub fn from_pillow(code: u64) -> Option<Filter> {
         Self::ALL.get(usize::try_from(code).ok()?).copied()
     }
+
+    /// The filter of a name as timm and torchvision write it; `None` for any other.
+    pub fn from_name(name: &str) -> Option<Filter> {
+        let names = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
+        Self::ALL.into_iter().zip(names).find(|(_, n)| *n == name).map(|(filter, _)| filter)
+    }
 }
 
 /// Resizes `[h, w, c]` to `[height, width, c]`; fails with `preprocessor.output` when a side is 0 or above the bounds of [`crate::image`].

@@ -17,5 +17,6 @@ pub mod report;
 pub mod study;
 pub mod task;
 pub mod train;
+pub mod trim;
 
 pub use error::{Error, Result};

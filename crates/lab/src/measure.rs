@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::json;
 use switchformer_data::batch::Norm;
 use switchformer_data::fashion::Dataset;
-use switchformer_nn::{Input, Point, Trace};
+use switchformer_nn::init::Stream;
+use switchformer_nn::{Input, Point, Trace, ops};
 use switchformer_zoo::Opened;
 
 use crate::error::Result;
@@ -169,14 +170,28 @@ pub fn time<E>(warmup: usize, reps: usize, mut call: impl FnMut() -> Result<(), 
     Ok([all[all.len() / 2], all[0], all[all.len() - 1]])
 }
 
+/// The most multiply-adds per second that a dense product reaches here and now: the best of some runs of `[1024, 1024]` times
+/// `[1024, 1024]`, with as many threads as everything else.
+pub fn gemm_rate() -> Result<f64> {
+    const SIDE: usize = 1024;
+    let mut stream = Stream::named("measure.gemm");
+    let mut square = || -> Result<Tensor> {
+        let values: Vec<f32> = (0..SIDE * SIDE).map(|_| stream.unit() - 0.5).collect();
+        Ok(Tensor::from_vec(values, (SIDE, SIDE), &Device::Cpu)?)
+    };
+    let (x, w) = (square()?, square()?);
+    let [_, fastest, _] = time(2, 12, || ops::linear(&x, &w, None).map(drop))?;
+    Ok((SIDE * SIDE * SIDE) as f64 / fastest * 1e3)
+}
+
 /// Starts a new peak-memory reading where the system allows it.
-fn reset_peak() {
+pub fn reset_peak() {
     // Only the reading is lost where this is not allowed.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// Peak resident memory in bytes since [`reset_peak`]; 0 where the system does not tell.
-fn peak_memory() -> u64 {
+pub fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024

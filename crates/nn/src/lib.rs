@@ -18,6 +18,7 @@ pub mod leaf;
 pub mod mmap;
 pub mod names;
 pub mod ops;
+pub mod pickle;
 pub mod point;
 pub mod rows;
 pub mod spatial;

@@ -7,6 +7,7 @@ pub mod open;
 mod pyramid;
 pub mod save;
 pub mod timm;
+pub mod trim;
 pub mod upcycle;
 
 pub use entry::{Entry, Variant, ZOO, find};

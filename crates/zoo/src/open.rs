@@ -19,7 +19,7 @@ use crate::entry::{Entry, find};
 use crate::timm;
 
 /// Largest `config.json` and its small companions.
-const MAX_CONFIG: u64 = 1 << 20;
+pub(crate) const MAX_CONFIG: u64 = 1 << 20;
 
 /// Most entries of `modules.json`.
 const MAX_MODULES: usize = 16;

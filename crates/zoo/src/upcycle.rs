@@ -17,7 +17,7 @@ use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Offer};
 use switchformer_switch::{Plan, Quantization};
 
 use crate::open::read_config;
-use crate::save::json_bytes;
+use crate::save::{copies, json_bytes};
 
 /// What was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     let mut fields = config.as_map().clone();
     fields.insert("switch".into(), json!({"schema": 1, "file": "switch.json"}));
     let new = Plan { schema: 1, experts: Some(plan.clone()), ..old };
-    let mut files = copies(dir)?;
+    let mut files = copies(dir, &["json", "txt", "model", "md", "safetensors"])?;
     files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
     files.insert("switch.json".into(), json_bytes(&serde_json::to_value(&new).unwrap_or_default()));
     files.insert("switch.safetensors".into(), safetensors_bytes(&tensors)?);
@@ -125,39 +125,4 @@ fn added(folder: &Folder, plan: &Plan) -> Result<SavedMap> {
     inspect(&path)?; // the strict reader of headers comes first
     let all = candle_core::safetensors::load(&path, &Device::Cpu)?;
     all.iter().map(|(name, t)| Ok((name.clone(), Saved::tensor(t)?))).collect()
-}
-
-/// Most files of a checkpoint folder that are copied.
-const MAX_FILES: usize = 1_000;
-
-/// Files of the folder that other tools read, and the small ones of its subfolders (`1_Pooling/config.json`).
-fn copies(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut files = BTreeMap::new();
-    copy_into(&mut files, dir, "", &["json", "txt", "model", "md", "safetensors"])?;
-    for (name, path) in entries(dir)? {
-        if path.is_dir() && !name.starts_with('.') {
-            copy_into(&mut files, &path, &format!("{name}/"), &["json", "txt"])?;
-        }
-    }
-    Ok(files)
-}
-
-fn entries(dir: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let io = |e| Error::io(dir, e);
-    let list = std::fs::read_dir(dir).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
-    if list.len() > MAX_FILES {
-        let (got, max) = (list.len() as u64, MAX_FILES as u64);
-        return Err(Error::Limit { what: format!("files in {}", dir.display()), got, max, hint: "clear it up".into() });
-    }
-    Ok(list.into_iter().map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect())
-}
-
-fn copy_into(files: &mut BTreeMap<String, Vec<u8>>, dir: &Path, prefix: &str, kinds: &[&str]) -> Result<()> {
-    for (name, path) in entries(dir)? {
-        let known = path.extension().and_then(|e| e.to_str()).is_some_and(|e| kinds.contains(&e));
-        if known && path.is_file() && !name.starts_with('.') {
-            files.insert(format!("{prefix}{name}"), std::fs::read(&path).map_err(|e| Error::io(&path, e))?);
-        }
-    }
-    Ok(())
 }

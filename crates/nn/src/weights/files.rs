@@ -65,7 +65,7 @@ impl Files {
             let (what, hint) = match pickle.iter().find(|p| folder.has(p)) {
                 Some(p) => (
                     format!("holds {p} but no {SINGLE}"),
-                    "pickle files can run code and are not opened; save the model as safetensors first",
+                    "pickle files can run code and are not opened; `switchformer convert` reads the tensors and writes model.safetensors",
                 ),
                 None => (format!("holds no {SINGLE}"), "name a Hugging Face model folder"),
             };
@@ -145,7 +145,8 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn bytes(&self, e: &Stored) -> &[u8] {
+    /// The bytes of one of [`Files::entries`].
+    pub fn bytes(&self, e: &Stored) -> &[u8] {
         &self.maps[e.file].bytes()[e.range.0..e.range.1]
     }
 
