@@ -131,14 +131,15 @@ impl PooledHead {
 
 /// What answers at the end of a model of maps.
 pub(crate) trait MapHead: Send + Sync {
-    /// Shapes: hidden `[total, dim]` after the final norm.
-    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output>;
+    /// Shapes: hidden `[total, dim]` after the final norm; `end` holds the rows in front of it.
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output>;
     /// Cost for a number of members that have so many rows together.
     fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost;
 }
 
 impl MapHead for PooledHead {
-    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
+        let rows = &end.rows;
         Ok(match self {
             PooledHead::Classifier(c) => Output::new().member("logits", c.forward(cx, &mean_rows(&hidden, rows)?)?),
             PooledHead::Features => {
@@ -264,7 +265,7 @@ impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H>
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let x = self.end(cx, self.stages.n() - 1, &state)?;
-        self.head.forward(cx, x, &state.rows)
+        self.head.forward(cx, x, &state)
     }
     fn first_exit(&self) -> usize {
         self.stages.first_exit()

@@ -157,10 +157,8 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
     let mut panels: [&[Block]; PANELS] = [&[]; PANELS];
     let groups = job.w.groups();
     let per_group = job.units / groups;
-    let mut scales: [&[[f32; PANEL]]; PANELS] = [&[]; PANELS];
-    for p in 0..PANELS {
-        panels[p] = &job.packed[(panel + p) * len..][..len];
-        scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
+    for (p, blocks) in panels.iter_mut().enumerate() {
+        *blocks = &job.packed[(panel + p) * len..][..len];
     }
     let width = job.units * UNIT;
     let mut xs: [&[[f32; UNIT]]; ROWS] = [&[]; ROWS];
@@ -211,7 +209,8 @@ fn tile<S: Both, const BITS: u8, const ROWS: usize, const PANELS: usize>(
         for r in 0..ROWS {
             for p in 0..PANELS {
                 let sums = Lanes::store(s, acc[r][p]);
-                for ((total, sum), scale) in total[r][p].iter_mut().zip(sums).zip(&scales[p][g]) {
+                let scale = &job.w.scale()[(panel + p) * groups + g];
+                for ((total, sum), scale) in total[r][p].iter_mut().zip(sums).zip(scale) {
                     *total += sum * scale;
                 }
             }

@@ -389,9 +389,9 @@ struct Head {
 }
 
 impl MapHead for Head {
-    fn forward(&self, cx: &mut Ctx, hidden: Tensor, rows: &Rows) -> Result<Output> {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
         let x = self.norm.forward(&self.projection.forward(cx, &hidden)?)?;
-        let pooled = mean_rows(&Activation::Silu.forward(&x)?, rows)?;
+        let pooled = mean_rows(&Activation::Silu.forward(&x)?, &end.rows)?;
         Ok(Output::new().member("logits", self.classifier.forward(cx, &pooled)?))
     }
     fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost {

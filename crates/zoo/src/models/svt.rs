@@ -15,15 +15,12 @@ use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
-use switchformer_nn::spatial::{Conv, Depthwise, max_rows, mean_rows, pixel_rows, resize_maps};
+use switchformer_nn::spatial::{Conv, Depthwise, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
-    Tensor, Weights,
-};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{self, Downsample, MapBlock, MapHead, Pyramid, Shrink, Stages, rows_between, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -39,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     heads: &[],
     toy: r#"{"model_type":"svt","architectures":["SVT"],"stem_hidden_dim":4,"embed_dims":[8,16,24],"depths":[1,1,2],
         "num_heads":[1,2,3],"mlp_ratios":[2,2,2],"num_stages":3,"img_size":32,"in_chans":1,"num_labels":5}"#,
-    load: |config, w| Ok(Box::new(Svt::load(config, w)?)),
+    load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 
 /// The authors' factories, in the same folder form as timm's.
@@ -363,8 +360,15 @@ impl Stem {
         })
     }
 
-    fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<State> {
-        let (mut x, mut rows) = pixel_rows(pixels)?;
+    /// Cost of the convolutions on so many rows of half size.
+    fn cost_inside(&self, half: usize) -> LeafCost {
+        self.convs.iter().map(|(conv, norm)| conv.cost(half) + norm.cost()).sum()
+    }
+}
+
+impl Shrink for Stem {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (mut x, mut rows) = (x.clone(), rows.clone());
         for (conv, norm) in &self.convs {
             (x, rows) = conv.forward(cx, &x, &rows)?;
             x = Activation::Relu.forward(&norm.forward(&x)?)?;
@@ -372,15 +376,21 @@ impl Stem {
         self.down.forward(cx, &x, &rows)
     }
 
-    /// Sizes of the maps inside the stem and behind it.
-    fn sizes(&self, image: Size) -> [Size; 2] {
-        let half = self.convs[0].0.size(image);
-        [half, self.down.conv.size(half)]
+    fn size(&self, from: Size) -> Size {
+        self.down.size(self.convs[0].0.size(from))
     }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.cost_inside(4 * rows) + self.down.cost(rows)
+    }
+}
 
-    /// Cost for `half` rows inside and `rows` behind.
-    fn cost(&self, half: usize, rows: usize) -> LeafCost {
-        self.convs.iter().map(|(conv, norm)| conv.cost(half) + norm.cost()).sum::<LeafCost>() + self.down.cost(rows)
+impl pyramid::Stem for Stem {
+    /// An odd row or column inside the stem is not told from an even one, so its work is left out where the image is not
+    /// of the trained size.
+    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
+        let half = self.convs[0].0.size(image);
+        let between = rows_between(lens, half, self.down.size(half));
+        self.cost_inside(between) + self.down.cost(lens.iter().sum())
     }
 }
 
@@ -413,9 +423,11 @@ impl Head {
             aux: if c.token_label { Some(w.linear("aux_head", dim, labels, true)?) } else { None },
         })
     }
+}
 
-    /// Shapes: x `[total, dim]` of the last map, normed the same behind the last norm -> logits `[n, labels]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, normed: &Tensor, rows: &Rows) -> Result<Tensor> {
+impl MapHead for Head {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
+        let (x, rows) = (&end.x, &end.rows);
         let n = rows.n();
         let class = mean_rows(x, rows)?;
         // Every member's class row in front of its own rows.
@@ -426,16 +438,16 @@ impl Head {
         let all = ops::gather(&self.norm1.forward(&Tensor::cat(&[&class, x], 0)?)?, &order)?;
         let asking = self.norm1.forward(&class)?;
         let class = (&class + self.attn.ask(cx, &asking, &all, &Rows::new(&lens)?)?)?;
-        let hidden = self.fc1.forward(cx, &self.norm2.forward(&class)?)?;
-        let class = (&class + self.fc2.forward(cx, &Activation::Gelu.forward(&hidden)?)?)?;
-        let logits = self.head.forward(cx, &self.norm.forward(&class)?)?;
-        match &self.aux {
-            Some(aux) => Ok((logits + (max_rows(&aux.forward(cx, normed)?, rows)? * 0.5)?)?),
-            None => Ok(logits),
+        let wide = self.fc1.forward(cx, &self.norm2.forward(&class)?)?;
+        let class = (&class + self.fc2.forward(cx, &Activation::Gelu.forward(&wide)?)?)?;
+        let mut logits = self.head.forward(cx, &self.norm.forward(&class)?)?;
+        if let Some(aux) = &self.aux {
+            logits = (logits + (max_rows(&aux.forward(cx, &hidden)?, rows)? * 0.5)?)?;
         }
+        Ok(Output::new().member("logits", logits))
     }
 
-    /// Cost for `n` members of `rows` rows together. The last norm is counted by the pyramid.
+    /// The last norm is counted by the pyramid.
     fn cost(&self, point: &Point, n: usize, rows: usize) -> LeafCost {
         self.norm1.cost()
             + self.attn.cost(point, n, n + rows, n + rows)
@@ -447,89 +459,28 @@ impl Head {
     }
 }
 
-/// The model.
-pub struct Svt {
-    channels: usize,
-    image: Size,
-    stem: Stem,
-    pyramid: Pyramid<Block>,
-    head: Head,
-}
-
-impl Svt {
-    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
-        let config = Config::read(c)?;
-        let n = config.stages.n();
-        let down = |s: usize| -> Result<Downsample> {
-            let w = w.at(format!("patch_embed{}", s + 1));
-            let conv = Conv::load(&w.at("proj"), [config.dims[s], config.dims[s - 1], 3], [2, 1], true)?;
-            Ok(Downsample { conv, norm: w.layer_norm("norm", config.dims[s], CONV_EPS)? })
-        };
-        let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s);
-        let head = Head::load(&config, w, c.n_labels()?)?;
-        let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS);
-        let mut norms = (0..n - 1).map(|s| norm(s).map(Some)).collect::<Result<Vec<_>>>()?;
-        norms.push(Some(head.norm.clone()));
-        Ok(Svt {
-            stem: Stem::load(&config, &w.at("patch_embed1"))?,
-            pyramid: Pyramid {
-                downs: (1..n).map(down).collect::<Result<_>>()?,
-                blocks: config.stages.all().map(block).collect::<Result<_>>()?,
-                norms,
-                head: PooledHead::Rows,
-                stages: config.stages,
-            },
-            head,
-            channels: config.channels,
-            image: config.image,
-        })
-    }
-}
-
-impl Staged for Svt {
-    fn n_blocks(&self) -> usize {
-        self.pyramid.blocks.len()
-    }
-    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        self.stem.forward(cx, input.pixels(self.channels)?)
-    }
-    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        self.pyramid.block(cx, idx, state)
-    }
-    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let (x, rows) = (state.x.clone(), state.rows.clone());
-        let ended = self.pyramid.head(cx, state)?;
-        let normed = ended.get_rows("last_hidden_state").map_or(&x, |(normed, _)| normed);
-        Ok(Output::new().member("logits", self.head.forward(cx, &x, normed, &rows)?))
-    }
-    fn first_exit(&self) -> usize {
-        self.pyramid.stages.first_exit()
-    }
-    /// An odd row or column inside the stem is not told from an even one, so its work is left out where the image is not
-    /// of the trained size.
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let [trained, first] = self.stem.sizes(self.image).map(|s| rows_in(&[s]));
-        let half: usize = lens.iter().map(|n| if *n == first { trained } else { 4 * n }).sum();
-        self.stem.cost(half, lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.pyramid.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let last = rows_in(&self.pyramid.stages.sizes(self.pyramid.stages.n() - 1, lens));
-        self.pyramid.cost_head(point, lens) + self.head.cost(point, lens.len(), last)
-    }
-}
-
-impl Model for Svt {
-    fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (4, 4) }
-    }
-    fn trunk(&self) -> &dyn Staged {
-        self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.stem.sizes((h, w))[1]]); n])
-    }
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem, Downsample, Head>> {
+    let config = Config::read(c)?;
+    let n = config.stages.n();
+    let down = |s: usize| -> Result<Downsample> {
+        let w = w.at(format!("patch_embed{}", s + 1));
+        let conv = Conv::load(&w.at("proj"), [config.dims[s], config.dims[s - 1], 3], [2, 1], true)?;
+        Ok(Downsample { conv, norm: w.layer_norm("norm", config.dims[s], CONV_EPS)? })
+    };
+    let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s);
+    let head = Head::load(&config, w, c.n_labels()?)?;
+    let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS);
+    let mut norms = (0..n - 1).map(|s| norm(s).map(Some)).collect::<Result<Vec<_>>>()?;
+    norms.push(Some(head.norm.clone()));
+    Ok(Pyramid {
+        stem: Stem::load(&config, &w.at("patch_embed1"))?,
+        downs: (1..n).map(down).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        norms,
+        head,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+        patch: 4,
+    })
 }

@@ -532,7 +532,7 @@ impl Staged for Swin {
         Ok(State::new(x, rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        self.head.forward(cx, self.norm.forward(&state.x)?, &state.rows)
+        self.head.forward(cx, self.norm.forward(&state.x)?, &state)
     }
     fn first_exit(&self) -> usize {
         self.config.stages.first_exit()
