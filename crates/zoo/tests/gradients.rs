@@ -99,10 +99,11 @@ fn unseen(p: &Param) -> bool {
     p.names.iter().all(|(name, _)| name.ends_with("attn.pos.pos3.2.bias"))
 }
 
-/// Whether a tensor is part of CrossFormer's network of positions: three norms and ReLUs over a handful of numbers, with
-/// a kink within every step that is not lost in rounding. Goldens hold the gradient of each of its tensors instead.
+/// Whether a tensor is part of a network with a kink within every step that is not lost in rounding: CrossFormer's of
+/// positions (three norms and ReLUs over a handful of numbers), SVT's over fine parts (a ReLU for each coefficient of
+/// each direction). Goldens hold gradients of their tensors instead.
 fn is_kinked(p: &Param) -> bool {
-    p.names.iter().all(|(name, _)| name.contains("attn.pos."))
+    p.names.iter().all(|(name, _)| name.contains("attn.pos.") || name.contains("attn.complex_weight_lh"))
 }
 
 /// Models that compute with signs: the loss jumps where one changes, and the gradient goes straight through it. Goldens

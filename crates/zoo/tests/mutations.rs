@@ -425,9 +425,15 @@ fn bombs() -> Vec<Bomb> {
         for (k, v) in wide.as_object().unwrap().iter().chain(text.as_object().unwrap()) {
             config[k] = v.clone();
         }
-        // DistilBERT's own words, and those of PVT.
-        let own =
-            [("dim", 65536), ("n_layers", 4096), ("n_heads", 1024), ("hidden_dim", 65536), ("hidden_sizes", 65536)];
+        // DistilBERT's own words, that of PVT, and that of M3ViT.
+        let own = [
+            ("dim", 65536),
+            ("n_layers", 4096),
+            ("n_heads", 1024),
+            ("hidden_dim", 65536),
+            ("hidden_sizes", 65536),
+            ("moe_experts", 1024),
+        ];
         for (k, v) in own {
             config[k] = v.into();
         }

@@ -35,7 +35,7 @@ pub static ENTRY: Entry = Entry {
     prefix: "",
     heads: &[],
     toy: r#"{"model_type":"svt","architectures":["SVT"],"stem_hidden_dim":4,"embed_dims":[8,16,24],"depths":[1,1,2],
-        "num_heads":[1,2,3],"mlp_ratios":[2,2,2],"num_stages":3,"img_size":32,"in_chans":1,"num_labels":5}"#,
+        "num_heads":[1,2,3],"mlp_ratios":[2,2,2],"num_stages":3,"img_size":24,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 

@@ -290,7 +290,7 @@ pub fn folder_cases(t: &mut Table) {
         "folder/pickle only",
         &pickle,
         "checkpoint.missing",
-        &["pytorch_model.bin", "run code", "safetensors first"],
+        &["pytorch_model.bin", "run code", "switchformer convert"],
     );
     t.bert("folder/no weights", &|f| drop(f.remove(MODEL)), "checkpoint.missing", &[MODEL, "Hugging Face"]);
     t.bert("folder/empty", &|f| f.clear(), "io", &[CONFIG]);
