@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "laws/refusals.rs"]
+mod refusals;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -618,102 +620,5 @@ fn the_number_of_threads_changes_no_bit() {
             equal(&three.0, &one.0, &format!("{} at {p}, three threads", entry.name));
             assert_eq!((&two.1, &three.1), (&one.1, &one.1), "{} at {p}", entry.name);
         }
-    }
-}
-
-// ---------------------------------------------------------------------------------------------- refusals
-
-/// A point that must be refused, with words that the message must hold: the axis and what is accepted.
-fn refused(opened: &Opened, p: Json, words: &[&str]) {
-    let at = format!("{:?} at {p}", opened.config.architecture());
-    let lens = opened.model.lens(&batch(opened.model.as_ref(), 1)).unwrap();
-    let p = point(p);
-    let by_run = opened.run(&p, &batch(opened.model.as_ref(), 1)).err();
-    for error in [by_run, opened.cost(&p, &lens).err(), opened.point(Some(&p.to_string())).err()] {
-        match error {
-            Some(e @ Error::Point { .. }) => {
-                let text = e.to_string();
-                words.iter().for_each(|w| assert!(text.contains(w), "{at}: `{text}` does not say `{w}`"));
-            }
-            other => panic!("{at}: not refused as a point: {other:?}"),
-        }
-    }
-}
-
-#[test]
-fn what_cannot_be_done_is_refused_by_name() {
-    for (entry, architecture) in everything() {
-        let opened = open(entry, architecture, With::Nothing);
-        let blocks = opened.model.trunk().n_blocks().to_string();
-        refused(&opened, json!({"depth": 2}), &["`depth`", "bits", "tokens", "exit", "seed"]);
-        refused(&opened, json!({"bits": 4}), &["bits", "dense", "--nested"]);
-        let host = opened.switches.host();
-        for k in [
-            json!(host.first_exit - 1),
-            json!(host.n_blocks + 1),
-            json!(0),
-            json!(99),
-            json!(-1),
-            json!(1.5),
-            json!("last"),
-            json!({"confidence": 2}),
-        ] {
-            refused(&opened, json!({"exit": k}), &["exit", &blocks, "confidence"]);
-        }
-        refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
-        refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
-        match &opened.switches.host().experts {
-            None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "--upcycle"]),
-            Some(offer) => {
-                let n = offer.experts;
-                refused(&opened, json!({"experts": {"router": "fixed", "expert": n}}), &["no expert", "learned"]);
-                refused(&opened, json!({"experts": {"router": "learned", "top_k": n + 1}}), &["top_k", "random"]);
-                let (gates, none) = (offer.gates, format!("no gate for task {}", offer.gates));
-                refused(&opened, json!({"experts": {"router": "task", "task": gates}}), &[&none]);
-                refused(&opened, json!({"experts": {"router": "step", "step": 0}}), &["no entry for step 0"]);
-                refused(&opened, json!({"experts": {"router": "oracle"}}), &["experts", "oracle"]);
-            }
-        }
-
-        let tokens = json!({"method": "random", "keep": 0.5});
-        if opened.switches.host().prefix_rows.is_none() {
-            refused(&opened, json!({"tokens": tokens}), &["tokens", "none may be dropped"]);
-            continue;
-        }
-        refused(&opened, json!({"tokens": {"method": "magic", "keep": 0.5}}), &["tokens", "zero-tprune", "random"]);
-        refused(&opened, json!({"tokens": {"method": "random"}}), &["tokens", "keep", "layers"]);
-        refused(&opened, json!({"tokens": {"method": "random", "keep": 0.5, "size": 3}}), &["tokens", "size"]);
-        for wrong in [
-            json!({"keep": 0}),
-            json!({"keep": 1.01}),
-            json!({"keep": -0.5}),
-            json!({"keep": 0.5, "after": [0]}),
-            json!({"keep": 0.5, "after": [4]}),
-            json!({"keep": 0.5, "layers": []}),
-            json!({"layers": [{"after": 1, "keep": 0.5, "similar": 1.5}]}),
-            json!({"layers": [{"after": 1, "keep": 0.5, "rank_iters": 1001}]}),
-            json!({"layers": [{"after": 1, "keep": 0.5, "var_range": [1, 0]}]}),
-        ] {
-            let mut tokens = wrong;
-            tokens["method"] = json!("zero-tprune");
-            refused(&opened, json!({"tokens": tokens}), &["tokens", "keep", "layers"]);
-        }
-    }
-    for (_, opened) in classifiers(With::Nested) {
-        for b in [json!(0), json!(1), json!(3), json!(9), json!(16)] {
-            refused(&opened, json!({"bits": b}), &["bits", "8, 6, 4, 2"]);
-        }
-        refused(&opened, json!({"bits": "four"}), &["bits"]);
-    }
-}
-
-#[test]
-fn a_nested_checkpoint_is_not_trained_by_mistake() {
-    for (entry, opened) in classifiers(With::Nested) {
-        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
-        let mut cx = switchformer_nn::Ctx::new(&point, &mut taps, &mut trace);
-        cx.train = true;
-        let e = switchformer_nn::run(opened.model.trunk(), &[], &mut cx, &batch(opened.model.as_ref(), 2)).err();
-        assert!(matches!(e, Some(Error::Point { .. })), "{}: {e:?}", entry.name);
     }
 }
