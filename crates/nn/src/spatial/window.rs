@@ -1,9 +1,9 @@
 //! Attention inside windows of a map, shifted or not (Swin).
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Apart, AttendSpec, ScoreBias};
 use crate::rows::{Rows, Size};
 
 /// What comes first where a map is no whole number of windows: references disagree.
@@ -31,9 +31,12 @@ pub struct Windows {
     index: Tensor,
     /// Place of every row, `[total]`.
     back: Tensor,
-    /// Added to the scores, `[n, 1, len, len]`: pairs that only the shift brought together.
-    mask: Option<Tensor>,
-    n: usize,
+    /// Zone of every place, where the shift brought together what are no neighbours.
+    zones: Option<Vec<u8>>,
+    /// Added to the scores of pairs that are not of one zone.
+    far: f32,
+    /// The windows as segments.
+    rows: Rows,
     len: usize,
     pads: usize,
 }
@@ -68,12 +71,12 @@ impl Windows {
             pads += usize::from(padded);
         }
         let n = index.len() / len;
-        let mask = if shift.iter().any(|s| *s != (0, 0)) { Some(mask(&zones, len, far)?) } else { None };
+        let zones = shift.iter().any(|s| *s != (0, 0)).then_some(zones);
         let on_cpu = |v: Vec<u32>| {
             let n = v.len();
             Tensor::from_vec(v, n, &Device::Cpu)
         };
-        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, mask, n, len, pads })
+        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, zones, far, rows: Rows::equal(n, len)?, len, pads })
     }
 
     /// The rows with one row of zeros per padded member behind them: what projections see, since a place beyond the
@@ -98,12 +101,12 @@ impl Windows {
 
     /// Number of windows.
     pub fn n(&self) -> usize {
-        self.n
+        self.rows.n()
     }
 
     /// Multiply-adds of scores and mixing over a width.
     pub fn macs(&self, dim: usize) -> usize {
-        2 * self.n * self.len * self.len * dim
+        2 * self.n() * self.len * self.len * dim
     }
 
     /// Windows, places and pad rows of maps of these sizes: what [`Windows::macs`] will count.
@@ -129,14 +132,6 @@ fn zone(at: usize, side: usize, window: usize, shift: usize) -> u8 {
     if shift == 0 { 0 } else { u8::from(at + window >= side) + u8::from(at + shift >= side) }
 }
 
-fn mask(zones: &[u8], len: usize, far: f32) -> Result<Tensor> {
-    let mut data = Vec::with_capacity(zones.len() * len);
-    for window in zones.chunks(len) {
-        data.extend(window.iter().flat_map(|q| window.iter().map(move |k| if q == k { 0.0 } else { far })));
-    }
-    Ok(Tensor::from_vec(data, (zones.len() / len, 1, len, len), &Device::Cpu)?)
-}
-
 /// Entry of a table of relative positions for every pair of places of a window, query by query:
 /// `(dy + h - 1) * (2 w - 1) + dx + w - 1` with query minus key.
 pub fn relative_index((h, w): Size) -> Vec<u32> {
@@ -154,27 +149,33 @@ pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias
     if !width.is_multiple_of(3 * heads) {
         return Err(Error::shape("windows", format!("[rows, 3 * {heads} * head_dim]"), qkv.dims()));
     }
-    let (n, len, d) = (win.n, win.len, width / 3 / heads);
-    let split = win.cut(qkv)?.reshape(&[n, len, 3, heads, d][..])?;
-    let split = split.permute([2, 0, 3, 1, 4].as_slice())?.contiguous()?; // [3, n, h, len, d]
-    let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
-    let logits = match scores {
-        Scores::Dot(scale) => (q * *scale)?.matmul(&k.t()?)?,
-        Scores::Cosine(factor) => unit(&q)?.matmul(&unit(&k)?.t()?)?.broadcast_mul(factor)?,
+    let (qkv, dim) = (win.cut(qkv)?, width / 3); // [n * len, 3 * dim]
+    let plain = AttendSpec {
+        bias: Some(ScoreBias::Pairs(bias)),
+        zones: win.zones.as_deref().map(|of| Apart { of, apart: win.far }),
+        ..AttendSpec::new(&win.rows, &win.rows, heads, 1.0)
     };
-    let logits = logits.broadcast_add(bias)?; // [n, h, len, len]
-    let logits = match &win.mask {
-        Some(mask) => logits.broadcast_add(mask)?,
-        None => logits,
+    let mixed = match scores {
+        Scores::Dot(scale) => ops::attend_fused(&qkv, &AttendSpec { scale: *scale, ..plain })?,
+        Scores::Cosine(factor) => {
+            let part = |i: usize| qkv.narrow(1, i * dim, dim);
+            let (q, k) = (unit(&part(0)?, heads)?, unit(&part(1)?, heads)?);
+            let rows = q.dims()[0];
+            let q = q.reshape((rows, heads, dim / heads))?.broadcast_mul(&factor.reshape((heads, 1))?)?;
+            ops::attend(&q.reshape((rows, dim))?, &k, &part(2)?, &plain)?
+        }
     };
-    let mixed = ops::composed::softmax(&logits)?.matmul(&v)?; // [n, h, len, d]
-    win.join(&mixed.transpose(1, 2)?.contiguous()?.reshape((n * len, heads * d))?)
+    win.join(&mixed)
 }
 
-/// Rows of length one; a row of zeros stays one.
-fn unit(x: &Tensor) -> Result<Tensor> {
-    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
-    Ok(x.broadcast_div(&norm)?)
+/// Each head's part of a row with length one; zeros stay zeros. Shapes: x `[rows, heads * d]` -> the same.
+fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    let d = dim / heads;
+    // The length is the root of d mean squares.
+    let factor = Tensor::full((d as f32).powf(-0.5), d, x.device())?;
+    let one = ops::rms_norm(&x.contiguous()?.reshape((rows * heads, d))?, &factor, 1e-24 / d as f64)?;
+    Ok(one.reshape((rows, dim))?)
 }
 
 #[cfg(test)]
@@ -194,8 +195,8 @@ mod tests {
         let (index, back, w) = windows((4, 4), (2, 2), (1, 1), PadOrder::PadThenShift);
         assert_eq!(index, [5, 6, 9, 10, 7, 4, 11, 8, 13, 14, 1, 2, 15, 12, 3, 0]);
         assert!(back.iter().enumerate().all(|(row, at)| index[*at as usize] as usize == row));
-        let mask = w.mask.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let of = |win: usize, q: usize, k: usize| mask[(win * 4 + q) * 4 + k];
+        let zones = w.zones.unwrap();
+        let of = |win: usize, q: usize, k: usize| if zones[win * 4 + q] == zones[win * 4 + k] { 0.0 } else { w.far };
         assert!((0..4).all(|q| (0..4).all(|k| of(0, q, k) == 0.0)));
         // The last window holds four corners that were no neighbours.
         assert!((0..4).all(|q| (0..4).all(|k| (of(3, q, k) == 0.0) == (q == k))));
