@@ -163,6 +163,7 @@ fn groups() {
         let cu: Vec<u32> = (0..=experts).map(|i| (i * total / experts) as u32).collect();
         let then = vec![Epilogue::default(); experts];
         let (x, mut y) = (floats(total * k), vec![0.0; total * n]);
+        let w: Vec<&PackedMatrix> = w.iter().collect();
         let t = time(|| linear_grouped(&x, &cu, &w, &then, black_box(&mut y)));
         show(&format!("grouped {total} x {k} x {n}, {experts} experts"), t, (2 * total * k * n) as f64, "GFLOP/s");
     }

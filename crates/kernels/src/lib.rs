@@ -36,8 +36,8 @@ pub mod softmax;
 pub mod threads;
 
 pub use attention::{
-    Attend, Bias, Packed, Positions, QkvGrad, Rows, RowsMut, attend, attend_backward, attend_probs, attend_probs_mean,
-    attention, attention_backward, attention_probs,
+    Attend, Bias, Packed, Positions, QkvGrad, Rows, RowsMut, Zones, attend, attend_backward, attend_probs,
+    attend_probs_mean, attention, attention_backward, attention_probs,
 };
 pub use buffer::unfilled;
 pub use conv::{Depthwise, depthwise, depthwise_backward};

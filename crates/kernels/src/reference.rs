@@ -281,7 +281,9 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
                             }
                         };
                         let dot: f64 = (0..hd).map(|c| at(q, row, head * hd + c) * at(k, fk + j, kv + c)).sum();
-                        Some((dot * f64::from(spec.scale) + table.get(entry).map_or(0.0, |&b| f64::from(b)), entry))
+                        let apart = spec.zones.map_or(0.0, |z| if z.q[row] == z.k[fk + j] { 0.0 } else { z.apart });
+                        let bias = table.get(entry).map_or(0.0, |&b| f64::from(b)) + f64::from(apart);
+                        Some((dot * f64::from(spec.scale) + bias, entry))
                     })
                     .collect();
                 let top = seen.iter().flatten().fold(f64::NEG_INFINITY, |m, s| m.max(s.0));

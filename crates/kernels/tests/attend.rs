@@ -3,7 +3,7 @@ mod common;
 
 use common::{Rng, assert_close, dot, each_isa, numeric_grad};
 use switchformer_kernels::{
-    Attend, Bias, Positions, QkvGrad, Rows, RowsMut, attend, attend_backward, attend_probs, attend_probs_mean,
+    Attend, Bias, Positions, QkvGrad, Rows, RowsMut, Zones, attend, attend_backward, attend_probs, attend_probs_mean,
     reference, set_threads,
 };
 
@@ -31,10 +31,19 @@ struct Case {
     bias: With,
     mask: bool,
     positions: bool,
+    zones: bool,
 }
 
-const PLAIN: Case =
-    Case { q: &[], k: &[], heads: (2, 2, 8), causal: false, bias: With::None, mask: false, positions: false };
+const PLAIN: Case = Case {
+    q: &[],
+    k: &[],
+    heads: (2, 2, 8),
+    causal: false,
+    bias: With::None,
+    mask: false,
+    positions: false,
+    zones: false,
+};
 
 /// Queries and keys of each segment; heads of queries, heads of keys, head size.
 type Shape = (&'static [u32], &'static [u32], (usize, usize, usize));
@@ -62,7 +71,13 @@ fn cases() -> Vec<Case> {
             };
             // A dense bias has one shape.
             let (q, k) = if bias == With::Dense { (&q[..1], &k[..1]) } else { (q, k) };
-            let rest = Case { causal: bits & 4 > 0, mask: bits & 8 > 0, positions: bits % 3 == 1, ..PLAIN };
+            let rest = Case {
+                causal: bits & 4 > 0,
+                mask: bits & 8 > 0,
+                positions: bits % 3 == 1,
+                zones: bits % 5 == 1,
+                ..PLAIN
+            };
             all.push(Case { q, k, heads, bias, ..rest });
         }
     }
@@ -76,6 +91,7 @@ struct Data {
     bias: Vec<f32>,
     mask: Vec<bool>,
     positions: [Vec<u32>; 2],
+    zones: [Vec<u8>; 2],
 }
 
 impl Data {
@@ -95,7 +111,8 @@ impl Data {
         let mut at = 0;
         let k = (0..nk).map(|_| (at += rng.bits() % 3, at).1).collect();
         let q = (0..nq).map(|i| if seed.is_multiple_of(2) { i as u32 + 3 } else { rng.bits() % 90 }).collect();
-        Data { cu: [cu_q, cu_k], rows, bias, mask, positions: [q, k] }
+        let zones = [nq, nk].map(|n| (0..n).map(|_| (rng.bits() % 3) as u8).collect());
+        Data { cu: [cu_q, cu_k], rows, bias, mask, positions: [q, k], zones }
     }
 
     fn spec(&self, c: &Case) -> Attend<'_> {
@@ -114,6 +131,7 @@ impl Data {
                 With::Relative(_) => Bias::Relative(&self.bias),
             },
             key_mask: c.mask.then_some(&self.mask),
+            zones: c.zones.then(|| Zones { q: &self.zones[0], k: &self.zones[1], apart: -0.75 }),
         }
     }
 }

@@ -101,7 +101,7 @@ fn groups_are_single_products_bit_for_bit() {
                     .map(|b| Epilogue { bias: Some(b), act: Some(Act::Silu), ..Default::default() })
                     .collect();
                 let mut y = vec![f32::NAN; total * n];
-                linear_grouped(&x, &cu, &w, &then, &mut y);
+                linear_grouped(&x, &cu, &w.iter().collect::<Vec<_>>(), &then, &mut y);
                 for g in 0..lens.len() {
                     let (from, to) = (cu[g] as usize, cu[g + 1] as usize);
                     let mut want = vec![f32::NAN; (to - from) * n];

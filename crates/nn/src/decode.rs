@@ -60,6 +60,10 @@ impl Cache {
     pub fn push(&mut self, block: usize, (k, v): KeyValue) -> Result<KeyValue> {
         let all = match &self.own[block] {
             None => (k, v),
+            // A lone member's new row is behind its old ones as it is.
+            Some((old_k, old_v)) if self.written.n() == 1 => {
+                (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?)
+            }
             Some((old_k, old_v)) => {
                 // The old rows come first, then the new ones: each member's new row moves behind its old ones.
                 let old = self.written.total() as u32;

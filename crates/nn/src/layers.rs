@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Attend, Ffn, LeafCost, Linear, Then};
+use crate::leaf::{Attend, Ffn, LeafCost, Linear, PlainMlp, Then};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::Rows;
@@ -191,6 +191,9 @@ impl Ffn for Mlp {
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, _: &Rows, residual: &Tensor) -> Result<Tensor> {
         let hidden = self.hidden(cx, x)?;
         self.fc2.forward_then(cx, &hidden, &Then { residual: Some(residual), ..Then::default() })
+    }
+    fn plain(&self) -> Option<PlainMlp<'_>> {
+        Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, outer: self.fc2.plain()? })
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.fc1.cost(point, rows) + self.fc2.cost(point, rows)

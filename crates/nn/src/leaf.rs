@@ -60,6 +60,20 @@ impl Then<'_> {
     }
 }
 
+/// The weights `[out, in]` and bias `[out]` of a dense projection.
+pub type Plain<'a> = (&'a DenseWeight, Option<&'a Tensor>);
+
+/// A feed-forward network that is `outer(act(inner(x)))` of dense projections and nothing more.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainMlp<'a> {
+    /// Applied first.
+    pub inner: Plain<'a>,
+    /// Between the two.
+    pub act: Activation,
+    /// Applied last.
+    pub outer: Plain<'a>,
+}
+
 /// A projection of rows: `[rows, in] -> [rows, out]`.
 pub trait Linear: Send + Sync {
     /// Applies the projection. Shapes: x `[rows, in]` -> `[rows, out]`.
@@ -67,6 +81,10 @@ pub trait Linear: Send + Sync {
     /// Applies the projection and what follows it. Shapes: x `[rows, in]` -> `[rows, out]`.
     fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
         then.apply(self.forward(cx, x)?)
+    }
+    /// Weights and bias of a projection that is dense f32 and nothing more; other forms have none to show.
+    fn plain(&self) -> Option<Plain<'_>> {
+        None
     }
     /// `(in, out)`.
     fn dims(&self) -> (usize, usize);
@@ -83,6 +101,10 @@ pub trait Ffn: Send + Sync {
     /// Adds the result to a residual. Shapes: x and residual `[rows, dim]` -> `[rows, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
         ops::add(residual, &self.forward(cx, x, rows)?)
+    }
+    /// Its parts where it is two dense projections, so that a bank may run several networks as one product.
+    fn plain(&self) -> Option<PlainMlp<'_>> {
+        None
     }
     /// Cost for a number of rows.
     fn cost(&self, point: &Point, rows: usize) -> LeafCost;
@@ -124,6 +146,9 @@ impl Linear for Dense {
         let rows = rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
         self.weight.linear(x, self.bias.as_ref(), then)
+    }
+    fn plain(&self) -> Option<Plain<'_>> {
+        Some((&self.weight, self.bias.as_ref()))
     }
     fn dims(&self) -> (usize, usize) {
         self.weight.dims()

@@ -3,7 +3,9 @@
 //! and softmax are never used: they have no backward pass and gradients would vanish without an error.
 
 pub mod attend;
+mod attention;
 pub mod composed;
+mod conv;
 mod dense;
 pub mod fused;
 mod nested;
@@ -15,12 +17,14 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::rows::Rows;
 
-pub use attend::{AttendSpec, RelativeBias};
-pub use dense::DenseWeight;
-pub use nested::{NestedWeight, PackedNested, nested_linear};
+pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
+pub(crate) use conv::WIDEST;
+pub use conv::depthwise;
+pub use dense::{DenseWeight, linear_grouped};
+pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
 
 /// Whether the kernels can take these tensors.
-fn on_kernels(tensors: &[&Tensor]) -> bool {
+pub(crate) fn on_kernels(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
@@ -40,20 +44,47 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 
 /// Root-mean-square norm over the last dimension: no centring, no bias. Shapes: x `[rows, dim]`, weight `[dim]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    composed::rms_norm(x, weight, eps)
+    if on_kernels(&[x, weight]) && x.dims().len() == 2 {
+        fused::rms_norm(x, weight, eps)
+    } else {
+        composed::rms_norm(x, weight, eps)
+    }
 }
 
 /// Attention with everything that [`AttendSpec`] names: other keys than queries, causality, relative positions.
 /// Shapes: q `[queries, heads * d]`, k `[keys, heads * d]`, v `[keys, heads * e]` -> `[queries, heads * e]`.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     spec.check(q, k, Some(v))?;
-    composed::attend(q, k, v, spec)
+    // The kernels know one width of heads.
+    if on_kernels(&[q, k, v]) && spec.on_kernels() && q.dims()[1] == v.dims()[1] {
+        attention::attend(q, k, v, spec)
+    } else {
+        composed::attend(q, k, v, spec)
+    }
+}
+
+/// [`attend()`] of rows to their own segment, with queries, keys and values as one. Shapes: qkv `[rows, 3 * heads * d]`
+/// -> `[rows, heads * d]`.
+pub fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
+    check_qkv(qkv, spec.q_rows, spec.heads)?;
+    let dim = qkv.dims()[1] / 3;
+    let part = |i: usize| qkv.narrow(1, i * dim, dim);
+    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+    spec.check(&q, &k, Some(&v))?;
+    if on_kernels(&[qkv]) && spec.on_kernels() {
+        attention::attend_fused(qkv, spec)
+    } else {
+        composed::attend(&q, &k, &v, spec)
+    }
 }
 
 /// Maps of [`attend()`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, heads * d]` -> per segment
 /// `[heads, n, m]`.
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;
+    if on_kernels(&[q, k]) && spec.on_kernels() {
+        return attention::attend_probs(q, k, spec);
+    }
     (0..spec.q_rows.n()).map(|i| composed::attend_map(q, k, spec, i)).collect()
 }
 
@@ -84,18 +115,21 @@ pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
 
 /// Softmax attention within each segment, scale `head_dim^-1/2`. Shapes: qkv `[total, 3 * dim]` -> `[total, dim]`.
 pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
-    check_qkv(qkv, rows, heads)?;
-    if on_kernels(&[qkv]) { fused::attention(qkv, rows, heads) } else { composed::attention(qkv, rows, heads) }
+    attend_fused(qkv, &AttendSpec::new(rows, rows, heads, own_scale(qkv, heads)))
 }
 
 /// Attention maps of each segment, rows summing to one. Shapes: qkv `[total, 3 * dim]` -> per segment `[heads, n, n]`.
 pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Tensor>> {
     check_qkv(qkv, rows, heads)?;
-    if on_kernels(&[qkv]) {
-        fused::attention_probs(qkv, rows, heads)
-    } else {
-        composed::attention_probs(qkv, rows, heads)
-    }
+    let dim = qkv.dims()[1] / 3;
+    let spec = AttendSpec::new(rows, rows, heads, own_scale(qkv, heads));
+    attend_probs(&qkv.narrow(1, 0, dim)?, &qkv.narrow(1, dim, dim)?, &spec)
+}
+
+/// `head_dim^-1/2` of a fused projection.
+fn own_scale(qkv: &Tensor, heads: usize) -> f64 {
+    let width = qkv.dims().get(1).map_or(1, |w| w / 3 / heads);
+    (width.max(1) as f64).powf(-0.5)
 }
 
 fn check_qkv(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<()> {

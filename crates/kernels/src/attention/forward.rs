@@ -14,7 +14,7 @@ use crate::simd::{Simd, pad};
 use crate::threads::{Shared, scratch};
 
 /// A maximum starts here, so that a query that sees nothing subtracts something finite.
-const FLOOR: f32 = -1e30;
+pub(super) const FLOOR: f32 = -1e30;
 
 /// A segment's rows and a head of keys, with the heads of queries that share it.
 pub(super) struct Task<'a> {

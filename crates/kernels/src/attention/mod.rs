@@ -5,11 +5,12 @@
 mod backward;
 mod forward;
 mod scores;
+mod single;
 mod spec;
 mod tile;
 mod views;
 
-pub use spec::{Attend, Bias, Packed, Positions};
+pub use spec::{Attend, Bias, Packed, Positions, Zones};
 pub use views::{QkvGrad, Rows, RowsMut};
 
 use crate::dispatch::dispatch;
@@ -24,6 +25,7 @@ const KEY_BLOCK: usize = 128;
 const PARALLEL_MACS: usize = 256 * 1024;
 
 dispatch!(fn forward_task = forward::body(task: forward::Task<'_>));
+dispatch!(fn single_task = single::body(task: forward::Task<'_>));
 dispatch!(fn map_task = forward::map_body(task: forward::MapTask<'_>));
 dispatch!(fn backward_task = backward::body(task: backward::Task<'_>));
 
@@ -88,8 +90,12 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mu
     let out = Target { data: Shared::new(out), stride: dim, offset: 0 };
     threads::run(spec.segments() * spec.heads_kv, 2 * spec.macs() >= PARALLEL_MACS, |i| {
         let (segment, head_kv) = (spec.segment(i / spec.heads_kv), i % spec.heads_kv);
-        if segment.nq > 0 {
-            forward_task(forward::Task { spec, segment, head_kv, q, k, v, out, lse, queries });
+        let task = forward::Task { spec, segment, head_kv, q, k, v, out, lse, queries };
+        match segment.nq {
+            0 => {}
+            // Nothing is read twice, so nothing is worth packing.
+            1 => single_task(task),
+            _ => forward_task(task),
         }
     });
 }

@@ -13,6 +13,8 @@ pub(super) struct Scores<'a> {
     bias: Bias<'a>,
     /// Of the current block of queries: the positions, as floats, for comparisons lane by lane.
     lanes: [f32; QUERY_BLOCK],
+    /// Their zones, likewise.
+    zones: [f32; QUERY_BLOCK],
     /// The position of the first and the greatest position of the current queries.
     first: i64,
     greatest: i64,
@@ -43,13 +45,16 @@ impl<'a> Scores<'a> {
             Bias::Relative(t) => Bias::Relative(part(t)),
         };
         let lanes = [0.0; QUERY_BLOCK];
-        Scores { spec, segment, bias, lanes, first: 0, greatest: 0, line: Vec::new(), far: 0 }
+        Scores { spec, segment, bias, lanes, zones: lanes, first: 0, greatest: 0, line: Vec::new(), far: 0 }
     }
 
     /// Whether the scores stay as they are.
     #[inline(always)]
     fn plain(&self) -> bool {
-        !self.spec.causal && self.spec.key_mask.is_none() && matches!(self.bias, Bias::None)
+        !self.spec.causal
+            && self.spec.key_mask.is_none()
+            && self.spec.zones.is_none()
+            && matches!(self.bias, Bias::None)
     }
 
     fn q_position(&self, i: usize) -> i64 {
@@ -76,6 +81,10 @@ impl<'a> Scores<'a> {
             steady &= at == self.first + i as i64;
             self.greatest = self.greatest.max(at);
             self.lanes[i] = at as f32;
+        }
+        if let Some(z) = self.spec.zones {
+            let own = &z.q[self.segment.q + start..][..m];
+            self.zones.iter_mut().zip(own).for_each(|(lane, z)| *lane = f32::from(*z));
         }
         self.line.clear();
         if let Bias::Relative(table) = self.bias
@@ -118,6 +127,17 @@ impl<'a> Scores<'a> {
             Bias::Dense(b) => self.add_dense(s, b, at, tile, ld),
             Bias::Relative(table) => self.add_relative(s, table, at, tile, ld),
         }
+        if let Some(z) = self.spec.zones {
+            let (same, apart, half) = (s.splat(0.0), s.splat(z.apart), s.splat(0.5));
+            for (j, row) in tile.chunks_exact_mut(ld).take(at.count).enumerate() {
+                let own = s.splat(f32::from(z.k[self.segment.k + at.key + j]));
+                for (v, lanes) in row.chunks_exact_mut(S::LANES).zip(self.zones.chunks_exact(S::LANES)) {
+                    let far = s.abs(s.sub(s.load(lanes), own));
+                    let moved = s.add(s.load(v), s.select_lt(far, half, same, apart));
+                    s.store(v, moved);
+                }
+            }
+        }
         let never = s.splat(f32::NEG_INFINITY);
         for (j, row) in tile.chunks_exact_mut(ld).take(at.count).enumerate() {
             if self.spec.key_mask.is_some_and(|m| !m[self.segment.k + at.key + j]) {
@@ -128,6 +148,33 @@ impl<'a> Scores<'a> {
                     let kept = s.select_lt(s.load(lanes), position, never, s.load(v));
                     s.store(v, kept);
                 }
+            }
+        }
+    }
+
+    /// [`Scores::apply`] to the scores of query `i` with every key of the segment.
+    pub(super) fn apply_one(&self, i: usize, scores: &mut [f32]) {
+        if self.plain() {
+            return;
+        }
+        let nk = self.segment.nk;
+        let at = self.q_position(i);
+        match self.bias {
+            Bias::None => {}
+            Bias::Dense(b) => scores.iter_mut().zip(&b[i * nk..]).for_each(|(v, b)| *v += b),
+            Bias::Relative(t) => {
+                scores.iter_mut().enumerate().for_each(|(j, v)| *v += t[entry(t, self.k_position(j) - at)]);
+            }
+        }
+        if let Some(z) = self.spec.zones {
+            let own = z.q[self.segment.q + i];
+            let keys = &z.k[self.segment.k..];
+            scores.iter_mut().zip(keys).for_each(|(v, k)| *v += if *k == own { 0.0 } else { z.apart });
+        }
+        for (j, v) in scores.iter_mut().enumerate() {
+            let hidden = self.spec.key_mask.is_some_and(|m| !m[self.segment.k + j]);
+            if hidden || (self.spec.causal && self.k_position(j) > at) {
+                *v = f32::NEG_INFINITY;
             }
         }
     }

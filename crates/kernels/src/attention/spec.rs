@@ -42,6 +42,7 @@ impl<'a> Packed<'a> {
             positions: None,
             bias: Bias::None,
             key_mask: None,
+            zones: None,
         }
     }
 }
@@ -79,6 +80,8 @@ pub struct Attend<'a> {
     pub bias: Bias<'a>,
     /// Which keys may be seen, `[keys in all]`; all without.
     pub key_mask: Option<&'a [bool]>,
+    /// Zones that keep apart; one zone without.
+    pub zones: Option<Zones<'a>>,
 }
 
 /// Positions within segments, for causality and relative biases.
@@ -88,6 +91,17 @@ pub struct Positions<'a> {
     pub q: &'a [u32],
     /// Of the keys, `[keys in all]`.
     pub k: &'a [u32],
+}
+
+/// Zones within segments: pairs of a query and a key of different zones get a number added.
+#[derive(Clone, Copy, Debug)]
+pub struct Zones<'a> {
+    /// Of the queries, `[queries in all]`.
+    pub q: &'a [u8],
+    /// Of the keys, `[keys in all]`.
+    pub k: &'a [u8],
+    /// What is added to the scores of pairs that are not of one zone.
+    pub apart: f32,
 }
 
 /// What is added to a score after scaling.
@@ -170,6 +184,10 @@ impl<'a> Attend<'a> {
         if let Some(p) = self.positions {
             assert_eq!(p.q.len(), queries, "positions of the queries");
             assert_eq!(p.k.len(), keys, "positions of the keys");
+        }
+        if let Some(z) = self.zones {
+            assert_eq!(z.q.len(), queries, "zones of the queries");
+            assert_eq!(z.k.len(), keys, "zones of the keys");
         }
         assert!(self.key_mask.is_none_or(|m| m.len() == keys), "length of key_mask");
         match self.bias {

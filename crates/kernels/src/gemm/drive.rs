@@ -129,7 +129,7 @@ fn product(
 }
 
 /// See [`super::linear_grouped`].
-pub(super) fn linear_grouped(x: &[f32], cu: &[u32], w: &[PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
+pub(super) fn linear_grouped(x: &[f32], cu: &[u32], w: &[&PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
     assert_eq!(cu.len(), w.len() + 1, "groups of rows and of weights");
     assert_eq!(then.len(), w.len(), "groups of weights and of epilogues");
     assert!(cu.first() == Some(&0) && cu.is_sorted(), "cu must rise from 0");

@@ -109,7 +109,7 @@ pub fn linear_packed(m: usize, x: &[f32], w: &PackedMatrix, then: &Epilogue<'_>,
 ///
 /// # Panics
 /// If a length or shape does not match, or `cu` does not rise from 0.
-pub fn linear_grouped(x: &[f32], cu: &[u32], w: &[PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
+pub fn linear_grouped(x: &[f32], cu: &[u32], w: &[&PackedMatrix], then: &[Epilogue<'_>], y: &mut [f32]) {
     drive::linear_grouped(x, cu, w, then, y);
 }
 

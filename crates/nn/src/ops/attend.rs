@@ -18,8 +18,38 @@ pub struct AttendSpec<'a> {
     pub scale: f64,
     /// Whether a query sees only keys at its own position or before.
     pub causal: bool,
-    /// A learned number added to each score by the distance between the two positions.
-    pub bias: Option<RelativeBias<'a>>,
+    /// A learned number added to each score.
+    pub bias: Option<ScoreBias<'a>>,
+    /// Parts of a segment that are kept apart, where queries and keys are the same rows.
+    pub zones: Option<Apart<'a>>,
+}
+
+/// What is added to each score.
+#[derive(Clone, Copy, Debug)]
+pub enum ScoreBias<'a> {
+    /// By the distance between the two positions.
+    Distance(RelativeBias<'a>),
+    /// By the places of query and key in their segments, `[heads, n, m]`: all segments are of one size.
+    Pairs(&'a Tensor),
+}
+
+impl<'a> ScoreBias<'a> {
+    /// The learned numbers.
+    pub(super) fn tensor(&self) -> &'a Tensor {
+        match self {
+            ScoreBias::Distance(r) => r.table,
+            ScoreBias::Pairs(t) => t,
+        }
+    }
+}
+
+/// Zones within segments: a query and a key of different zones get a number added to their score.
+#[derive(Clone, Copy, Debug)]
+pub struct Apart<'a> {
+    /// Zone of every row, `[rows]`.
+    pub of: &'a [u8],
+    /// What is added.
+    pub apart: f32,
 }
 
 /// Scores by distance, in buckets that grow with it (T5).
@@ -36,7 +66,17 @@ pub struct RelativeBias<'a> {
 /// Most scores of one member over all heads.
 const MAX_SCORES: usize = 1 << 30;
 
-impl AttendSpec<'_> {
+impl<'a> AttendSpec<'a> {
+    /// Plain attention of `q_rows` to `k_rows`.
+    pub fn new(q_rows: &'a Rows, k_rows: &'a Rows, heads: usize, scale: f64) -> Self {
+        AttendSpec { q_rows, k_rows, heads, scale, causal: false, bias: None, zones: None }
+    }
+
+    /// Whether the kernels can take the bias.
+    pub(super) fn on_kernels(&self) -> bool {
+        self.bias.is_none_or(|b| super::on_kernels(&[b.tensor()]))
+    }
+
     /// Shapes must agree, and every member that asks must have something to look at.
     pub(super) fn check(&self, q: &Tensor, k: &Tensor, v: Option<&Tensor>) -> Result<()> {
         let fits =
@@ -52,10 +92,26 @@ impl AttendSpec<'_> {
         if q.dims()[1] != k.dims()[1] || self.q_rows.n() != self.k_rows.n() {
             return wrong(k, self.k_rows);
         }
-        if let Some(b) = self.bias
-            && b.table.dims().get(1) != Some(&self.heads)
+        match self.bias {
+            Some(ScoreBias::Distance(b)) if b.table.dims().get(1) != Some(&self.heads) => {
+                return Err(Error::shape("relative bias", format!("[buckets, {}]", self.heads), b.table.dims()));
+            }
+            Some(ScoreBias::Pairs(t)) => {
+                let fits = |i: usize| {
+                    let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));
+                    n * m == 0 || t.dims() == [self.heads, n, m]
+                };
+                if !(0..self.q_rows.n()).all(fits) {
+                    let want = format!("[{}, queries, keys] of every segment", self.heads);
+                    return Err(Error::shape("attention bias", want, t.dims()));
+                }
+            }
+            _ => {}
+        }
+        if let Some(z) = self.zones
+            && (z.of.len() != self.q_rows.total() || self.q_rows.cu() != self.k_rows.cu())
         {
-            return Err(Error::shape("relative bias", format!("[buckets, {}]", self.heads), b.table.dims()));
+            return Err(Error::shape("attention zones", format!("[{}]", self.q_rows.total()), &[z.of.len()]));
         }
         for i in 0..self.q_rows.n() {
             let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));
@@ -84,7 +140,11 @@ impl AttendSpec<'_> {
 
     /// Biases of segment `i`, `[heads, n, m]`.
     pub(super) fn bias_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
-        let Some(bias) = self.bias else { return Ok(None) };
+        let bias = match self.bias {
+            None => return Ok(None),
+            Some(ScoreBias::Pairs(t)) => return Ok(Some(t.clone())),
+            Some(ScoreBias::Distance(bias)) => bias,
+        };
         let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));
         let buckets = bias.table.dims()[0];
         let index: Vec<u32> =
@@ -93,12 +153,19 @@ impl AttendSpec<'_> {
         Ok(Some(picked.reshape((n, m, self.heads))?.permute((2, 0, 1))?.contiguous()?))
     }
 
-    /// Minus infinity where a query may not look, `[n, m]`; `None` where it may look everywhere.
+    /// Minus infinity where a query may not look, and what keeps zones apart, `[n, m]`; `None` where there is neither.
     pub(super) fn mask_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
-        if !self.causal || self.distances(i).all(|d| d <= 0) {
+        let hides = self.causal && self.distances(i).any(|d| d > 0);
+        if !hides && self.zones.is_none() {
             return Ok(None);
         }
-        let mask: Vec<f32> = self.distances(i).map(|d| if d > 0 { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let mut mask: Vec<f32> =
+            self.distances(i).map(|d| if hides && d > 0 { f32::NEG_INFINITY } else { 0.0 }).collect();
+        if let Some(z) = self.zones {
+            let own = &z.of[self.q_rows.range(i)];
+            let pairs = own.iter().flat_map(|q| own.iter().map(move |k| q != k));
+            mask.iter_mut().zip(pairs).filter(|(_, apart)| *apart).for_each(|(v, _)| *v += z.apart);
+        }
         Ok(Some(Tensor::from_vec(mask, (self.q_rows.len(i), self.k_rows.len(i)), device)?))
     }
 }

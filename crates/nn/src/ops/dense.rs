@@ -6,8 +6,9 @@ use candle_core::{Device, Tensor};
 use switchformer_kernels::PackedMatrix;
 
 use super::{composed, fused, on_kernels};
-use crate::error::Result;
-use crate::leaf::Then;
+use crate::error::{Error, Result};
+use crate::layers::Activation;
+use crate::leaf::{Plain, Then};
 
 /// The weights `[out, in]` of a projection, packed at the first product that tracks no gradient.
 ///
@@ -52,7 +53,7 @@ impl DenseWeight {
         let fits = here(x) && [b, then.gate, then.residual].into_iter().flatten().all(here);
         let packed = match self.form() {
             Form::Packed(w) if fits && !learning => w,
-            Form::Rows(w) if fits && !learning && !w.track_op() && here(&w) => self.pack(&w)?,
+            Form::Rows(w) if fits && !learning && packs(&w) => self.pack(&w)?,
             // A backward pass needs the matrix as a tensor.
             _ => {
                 let w = self.rows()?;
@@ -61,6 +62,15 @@ impl DenseWeight {
             }
         };
         fused::linear_packed(x, &packed, b, then)
+    }
+
+    /// The panels, made now if need be; `None` where the matrix must stay a tensor.
+    fn panels(&self) -> Result<Option<Arc<PackedMatrix>>> {
+        Ok(match self.form() {
+            Form::Packed(w) => Some(w),
+            Form::Rows(w) if packs(&w) => Some(self.pack(&w)?),
+            Form::Rows(_) => None,
+        })
     }
 
     fn form(&self) -> Form {
@@ -72,5 +82,80 @@ impl DenseWeight {
         let packed = Arc::new(fused::pack(w)?);
         *self.form.write().unwrap_or_else(PoisonError::into_inner) = Form::Packed(packed.clone());
         Ok(packed)
+    }
+}
+
+/// Whether the kernels may have a matrix in panels: no gradient needs it as a tensor.
+fn packs(w: &Tensor) -> bool {
+    !w.track_op() && on_kernels(&[w])
+}
+
+/// Neighbouring groups of rows, each through weights of its own and then an activation, as one product that skips empty
+/// groups; a row's result is that of its own product, bit for bit. `None` where a gradient or another device rules the
+/// panels out. Shapes: x `[sum of counts, in]`, one `[out, in]` and `[out]` per group -> `[sum of counts, out]`.
+pub fn linear_grouped(
+    x: &Tensor,
+    counts: &[usize],
+    groups: &[Plain],
+    act: Option<Activation>,
+) -> Result<Option<Tensor>> {
+    let Some((first, _)) = groups.first() else { return Ok(None) };
+    let (inner, out) = first.dims();
+    let biases = groups.iter().filter_map(|(_, b)| *b);
+    let free = |t: &Tensor| on_kernels(&[t]) && !t.track_op();
+    if !free(x) || !biases.clone().all(free) {
+        return Ok(None);
+    }
+    let fits = x.dims() == [counts.iter().sum(), inner]
+        && counts.len() == groups.len()
+        && groups.iter().all(|(w, _)| w.dims() == (inner, out))
+        && biases.clone().all(|b| b.dims() == [out]);
+    if !fits {
+        return Err(Error::shape("groups of rows", format!("[{}, {inner}]", counts.iter().sum::<usize>()), x.dims()));
+    }
+    let mut panels = Vec::with_capacity(groups.len());
+    for (w, _) in groups {
+        match w.panels()? {
+            Some(w) => panels.push(w),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(fused::linear_grouped(x, counts, &panels, &groups.iter().map(|(_, b)| *b).collect::<Vec<_>>(), act)?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use candle_core::Var;
+
+    use super::*;
+    use crate::init::Stream;
+
+    fn random(seed: u64, dims: &[usize]) -> Tensor {
+        let mut stream = Stream::named(&format!("groups {seed}"));
+        let data: Vec<f32> = (0..dims.iter().product()).map(|_| 2.0 * stream.unit() - 1.0).collect();
+        Tensor::from_vec(data, dims, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn a_group_is_its_own_product_bit_for_bit() {
+        let (inner, out, counts) = (37, 53, [3, 0, 1, 9]);
+        let x = random(0, &[13, inner]);
+        let weights: Vec<DenseWeight> = (1..5).map(|i| DenseWeight::new(random(i, &[out, inner]))).collect();
+        let biases: Vec<Option<Tensor>> = (1..5).map(|i| (i > 1).then(|| random(9 + i, &[out]))).collect();
+        let groups: Vec<Plain> = weights.iter().zip(&biases).map(|(w, b)| (w, b.as_ref())).collect();
+        let act = Some(Activation::Gelu);
+        let y = linear_grouped(&x, &counts, &groups, act).unwrap().unwrap();
+        let mut from = 0;
+        for (n, (w, b)) in counts.into_iter().zip(&groups) {
+            let own = w.linear(&x.narrow(0, from, n).unwrap(), *b, &Then { act, ..Then::default() }).unwrap();
+            let got = y.narrow(0, from, n).unwrap();
+            assert_eq!(got.to_vec2::<f32>().unwrap(), own.to_vec2::<f32>().unwrap());
+            from += n;
+        }
+        assert!(linear_grouped(&x, &[13], &groups, act).is_err());
+        // What is trained stays with its tape.
+        let learning = DenseWeight::new(Var::from_tensor(&random(1, &[out, inner])).unwrap().into_inner());
+        assert!(linear_grouped(&x, &[13], &[(&learning, None)], act).unwrap().is_none());
     }
 }

@@ -1,21 +1,20 @@
 //! The operations on our CPU kernels, forward and backward, as custom operations of the tensor library.
 //!
 //! Everything here takes f32 tensors on the CPU. A backward pass that needs a value of the forward pass (attention's
-//! log-sum-exp) keeps it inside the operation, which lives as long as the graph does.
+//! log-sum-exp, in `attention`) keeps it inside the operation, which lives as long as the graph does.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor,
 };
 use switchformer_kernels::quant::{Int8Rows, PackedCodes};
-use switchformer_kernels::{self as kernels, Act, Epilogue, Packed, PackedMatrix, QkvGrad, Rows as View, act, nested};
+use switchformer_kernels::{self as kernels, Act, Epilogue, PackedMatrix, act, nested};
 
 use super::NestedWeight;
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::leaf::Then;
-use crate::rows::Rows;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
@@ -48,11 +47,11 @@ pub(super) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f
     Ok(f(slices))
 }
 
-fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
+pub(super) fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
     Tensor::from_vec(data, shape, &Device::Cpu)
 }
 
-fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
+pub(super) fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(data), Shape::from_dims(shape)))
 }
 
@@ -156,6 +155,30 @@ pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Th
     Ok(tensor(y, &[m, out])?)
 }
 
+/// See [`super::linear_grouped`].
+pub(super) fn linear_grouped(
+    x: &Tensor,
+    counts: &[usize],
+    w: &[Arc<PackedMatrix>],
+    biases: &[Option<&Tensor>],
+    act: Option<Activation>,
+) -> Result<Tensor> {
+    let out = w.first().map_or(0, |w| w.dims().1);
+    let total: usize = counts.iter().sum();
+    let mut cu = vec![0u32];
+    cu.extend(counts.iter().scan(0, |at, n| {
+        *at += *n as u32;
+        Some(*at)
+    }));
+    let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<CandleResult<Vec<_>>>()?;
+    let act = act.map(kernel_act);
+    let then: Vec<_> = biases.iter().map(|b| Epilogue { bias: b.as_deref(), act, ..Epilogue::default() }).collect();
+    let w: Vec<&PackedMatrix> = w.iter().map(Arc::as_ref).collect();
+    let mut y = kernels::unfilled(total * out);
+    with([x], |[x]| kernels::linear_grouped(x, &cu, &w, &then, &mut y))?;
+    Ok(tensor(y, &[total, out])?)
+}
+
 fn kernel_act(act: Activation) -> Act {
     match act {
         Activation::Gelu => Act::GeluErf,
@@ -202,6 +225,41 @@ impl CustomOp3 for LayerNormOp {
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNormOp { eps: eps as f32 };
     apply3(&x.contiguous()?, &weight.contiguous()?, &bias.contiguous()?, op)
+}
+
+struct RmsNormOp {
+    eps: f32,
+}
+
+impl CustomOp2 for RmsNormOp {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, g: &CpuStorage, lg: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let (rows, dim) = lx.shape().dims2()?;
+        let mut y = kernels::unfilled(rows * dim);
+        kernels::rms_norm(rows, dim, values(x, lx)?, values(g, lg)?, self.eps, &mut y);
+        answer(y, &[rows, dim])
+    }
+    fn bwd(
+        &self,
+        x: &Tensor,
+        gamma: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let (rows, dim) = x.dims2()?;
+        let (mut dx, mut dg) = (kernels::unfilled(rows * dim), vec![0f32; dim]);
+        with([x, gamma, dy], |[x, gamma, dy]| {
+            kernels::rms_norm_backward(rows, dim, x, gamma, self.eps, dy, &mut dx, &mut dg);
+        })?;
+        Ok((Some(tensor(dx, &[rows, dim])?), Some(tensor(dg, &[dim])?)))
+    }
+}
+
+/// See [`super::rms_norm`].
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    apply2(&x.contiguous()?, &weight.contiguous()?, RmsNormOp { eps: eps as f32 })
 }
 
 struct AddOp;
@@ -292,71 +350,6 @@ pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
     apply1(&x.contiguous()?, GatherOp { index: index.to_vec1()? })
 }
 
-struct AttentionOp {
-    rows: Rows,
-    heads: usize,
-    /// Log-sum-exp of every row, `[heads, total]`, kept for the backward pass.
-    lse: OnceLock<Vec<f32>>,
-}
-
-impl AttentionOp {
-    /// The batch as the kernels see it; `width` is that of the fused projection.
-    fn packed(&self, width: usize) -> Packed<'_> {
-        let head_dim = width / 3 / self.heads;
-        Packed { cu: self.rows.cu(), heads: self.heads, head_dim, scale: (head_dim as f32).powf(-0.5) }
-    }
-}
-
-impl CustomOp1 for AttentionOp {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let (total, width) = layout.shape().dims2()?;
-        let [q, k, v] = View::fused_qkv(values(qkv, layout)?, width / 3);
-        let mut out = kernels::unfilled(total * width / 3);
-        let mut lse = kernels::unfilled(self.heads * total);
-        kernels::attention(&self.packed(width), q, k, v, &mut out, Some(&mut lse));
-        let _ = self.lse.set(lse);
-        answer(out, &[total, width / 3])
-    }
-    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> CandleResult<Option<Tensor>> {
-        let (total, width) = qkv.dims2()?;
-        let Some(lse) = self.lse.get() else { candle_core::bail!("attention backward before forward") };
-        let mut grad = kernels::unfilled(total * width);
-        with([qkv, out, dout], |[qkv, out, dout]| {
-            let [q, k, v] = View::fused_qkv(qkv, width / 3);
-            let grad = QkvGrad::fused(&mut grad, width / 3);
-            kernels::attention_backward(&self.packed(width), q, k, v, out, lse, dout, grad);
-        })?;
-        tensor(grad, &[total, width]).map(Some)
-    }
-}
-
-/// See [`super::attention`].
-pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
-    let op = AttentionOp { rows: rows.clone(), heads, lse: OnceLock::new() };
-    apply1(&qkv.contiguous()?, op)
-}
-
-/// See [`super::attention_probs`].
-pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Tensor>> {
-    let op = AttentionOp { rows: rows.clone(), heads, lse: OnceLock::new() };
-    let width = qkv.dims()[1];
-    let maps = with([qkv], |[data]| -> Vec<Vec<f32>> {
-        let [q, k, _] = View::fused_qkv(data, width / 3);
-        let packed = op.packed(width);
-        let one = |i: usize| {
-            let mut probs = kernels::unfilled(heads * rows.len(i) * rows.len(i));
-            kernels::attention_probs(&packed, q, k, i, &mut probs);
-            probs
-        };
-        (0..rows.n()).map(one).collect()
-    })?;
-    let tensors = maps.into_iter().enumerate().map(|(i, m)| tensor(m, &[heads, rows.len(i), rows.len(i)]));
-    Ok(tensors.collect::<CandleResult<_>>()?)
-}
-
 struct NestedOp<'a> {
     weight: &'a NestedWeight,
     bits: u8,
@@ -382,6 +375,25 @@ impl NestedOp<'_> {
 /// See [`super::nested_linear`]. Stored integers are not trained, so there is no backward pass.
 pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
     Ok(NestedOp { weight: w, bits }.run(x, b)?)
+}
+
+/// See [`super::PackedNested::linear`].
+pub(super) fn linear_few(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
+    let (m, inner) = x.dims2()?;
+    let out = w.d_out();
+    let mut y = kernels::unfilled(m * out);
+    // `x` stands in for a bias that is not there, and is not looked at.
+    with([x, b.unwrap_or(x)], |[x, bias]| {
+        let bias = b.map(|_| bias);
+        if bits > 2 {
+            return w.linear(m, x, bits, bias, &mut y);
+        }
+        // A lone row of 2-bit codes is summed in pairs: every row is a lone one, or its bits would depend on company.
+        for (x, y) in x.chunks_exact(inner.max(1)).zip(y.chunks_exact_mut(out.max(1))) {
+            w.linear(1, x, bits, bias, y);
+        }
+    })?;
+    Ok(tensor(y, &[m, out])?)
 }
 
 /// See [`super::PackedNested::linear_int8`].

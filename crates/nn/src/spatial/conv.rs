@@ -94,6 +94,9 @@ impl Depthwise {
         let (total, dim) = x.dims2()?;
         let (k, half) = (self.kernel, self.kernel / 2);
         cx.count(total * dim * k * k);
+        if ops::on_kernels(&[x, &self.weight, &self.bias]) && k <= ops::WIDEST {
+            return ops::depthwise(x, &self.weight, &self.bias, rows, k);
+        }
         let taps = self.weight.t()?.contiguous()?; // [k * k, dim]
         let mut sum = self.bias.broadcast_as((total, dim))?.contiguous()?;
         for tap in 0..k * k {

@@ -1,9 +1,9 @@
 //! Attention inside windows of a map: shifted or not (Swin), of places next to each other or apart (CrossFormer).
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Apart, AttendSpec, ScoreBias};
 use crate::rows::{Rows, Size};
 
 /// What comes first where a map is no whole number of windows: references disagree.
@@ -31,9 +31,12 @@ pub struct Windows {
     index: Tensor,
     /// Place of every row, `[total]`.
     back: Tensor,
-    /// Added to the scores, `[n, 1, len, len]`: pairs that only the shift brought together, keys beyond the edge.
-    mask: Option<Tensor>,
-    n: usize,
+    /// Zone of every place, where the shift brought together what are no neighbours, or places lie beyond the edge.
+    zones: Option<Vec<u8>>,
+    /// Added to the scores of pairs that are not of one zone.
+    far: f32,
+    /// The windows as segments.
+    rows: Rows,
     len: usize,
     pads: usize,
 }
@@ -58,8 +61,8 @@ impl Windows {
                 places((tall, wide), window, 1)
                     .map(move |(y, x)| 3 * zone(y, tall, window.0, shift.0) + zone(x, wide, window.1, shift.1))
             });
-            let zones: Vec<u8> = zones.collect();
-            windows.mask = Some(windows.mask_of(|q, k| if zones[q] == zones[k] { 0.0 } else { far })?);
+            windows.zones = Some(zones.collect());
+            windows.far = far;
         }
         Ok(windows)
     }
@@ -78,8 +81,9 @@ impl Windows {
         let mut windows = Windows::of(rows, window.0 * window.1, from)?;
         if let Some(far) = far.filter(|_| windows.pads > 0) {
             let index = windows.index.to_vec1::<u32>()?;
-            let total = rows.total() as u32;
-            windows.mask = Some(windows.mask_of(|_, k| if index[k] < total { 0.0 } else { far })?);
+            // What asks from beyond the edge is not read.
+            windows.zones = Some(index.iter().map(|row| u8::from(*row as usize >= rows.total())).collect());
+            windows.far = far;
         }
         Ok(windows)
     }
@@ -109,15 +113,15 @@ impl Windows {
             let n = v.len();
             Tensor::from_vec(v, n, &Device::Cpu)
         };
-        Ok(Windows { index: on_cpu(index)?, back: on_cpu(back)?, mask: None, n, len, pads })
-    }
-
-    /// What to add to the scores, `[n, 1, len, len]`, from what a pair of places (counted through all windows) gets.
-    fn mask_of(&self, of: impl Fn(usize, usize) -> f32) -> Result<Tensor> {
-        let len = self.len;
-        let pairs = (0..self.n * len).flat_map(|q| (0..len).map(move |k| (q, q / len * len + k)));
-        let data: Vec<f32> = pairs.map(|(q, k)| of(q, k)).collect();
-        Ok(Tensor::from_vec(data, (self.n, 1, len, len), &Device::Cpu)?)
+        Ok(Windows {
+            index: on_cpu(index)?,
+            back: on_cpu(back)?,
+            zones: None,
+            far: 0.0,
+            rows: Rows::equal(n, len)?,
+            len,
+            pads,
+        })
     }
 
     /// The rows with one row of zeros per padded member behind them: what projections see, since a place beyond the
@@ -142,12 +146,12 @@ impl Windows {
 
     /// Number of windows.
     pub fn n(&self) -> usize {
-        self.n
+        self.rows.n()
     }
 
     /// Multiply-adds of scores and mixing over a width.
     pub fn macs(&self, dim: usize) -> usize {
-        2 * self.n * self.len * self.len * dim
+        2 * self.n() * self.len * self.len * dim
     }
 
     /// What [`Windows::macs`] will count for maps of these sizes, and how many of them get a pad row.
@@ -198,27 +202,33 @@ pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias
     if !width.is_multiple_of(3 * heads) {
         return Err(Error::shape("windows", format!("[rows, 3 * {heads} * head_dim]"), qkv.dims()));
     }
-    let (n, len, d) = (win.n, win.len, width / 3 / heads);
-    let split = win.cut(qkv)?.reshape(&[n, len, 3, heads, d][..])?;
-    let split = split.permute([2, 0, 3, 1, 4].as_slice())?.contiguous()?; // [3, n, h, len, d]
-    let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
-    let logits = match scores {
-        Scores::Dot(scale) => (q * *scale)?.matmul(&k.t()?)?,
-        Scores::Cosine(factor) => unit(&q)?.matmul(&unit(&k)?.t()?)?.broadcast_mul(factor)?,
+    let (qkv, dim) = (win.cut(qkv)?, width / 3); // [n * len, 3 * dim]
+    let plain = AttendSpec {
+        bias: Some(ScoreBias::Pairs(bias)),
+        zones: win.zones.as_deref().map(|of| Apart { of, apart: win.far }),
+        ..AttendSpec::new(&win.rows, &win.rows, heads, 1.0)
     };
-    let logits = logits.broadcast_add(bias)?; // [n, h, len, len]
-    let logits = match &win.mask {
-        Some(mask) => logits.broadcast_add(mask)?,
-        None => logits,
+    let mixed = match scores {
+        Scores::Dot(scale) => ops::attend_fused(&qkv, &AttendSpec { scale: *scale, ..plain })?,
+        Scores::Cosine(factor) => {
+            let part = |i: usize| qkv.narrow(1, i * dim, dim);
+            let (q, k) = (unit(&part(0)?, heads)?, unit(&part(1)?, heads)?);
+            let rows = q.dims()[0];
+            let q = q.reshape((rows, heads, dim / heads))?.broadcast_mul(&factor.reshape((heads, 1))?)?;
+            ops::attend(&q.reshape((rows, dim))?, &k, &part(2)?, &plain)?
+        }
     };
-    let mixed = ops::composed::softmax(&logits)?.matmul(&v)?; // [n, h, len, d]
-    win.join(&mixed.transpose(1, 2)?.contiguous()?.reshape((n * len, heads * d))?)
+    win.join(&mixed)
 }
 
-/// Rows of length one; a row of zeros stays one.
-fn unit(x: &Tensor) -> Result<Tensor> {
-    let norm = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
-    Ok(x.broadcast_div(&norm)?)
+/// Each head's part of a row with length one; zeros stay zeros. Shapes: x `[rows, heads * d]` -> the same.
+fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    let d = dim / heads;
+    // The length is the root of d mean squares.
+    let factor = Tensor::full((d as f32).powf(-0.5), d, x.device())?;
+    let one = ops::rms_norm(&x.contiguous()?.reshape((rows * heads, d))?, &factor, 1e-24 / d as f64)?;
+    Ok(one.reshape((rows, dim))?)
 }
 
 #[cfg(test)]
@@ -238,8 +248,8 @@ mod tests {
         let (index, back, w) = windows((4, 4), (2, 2), (1, 1), PadOrder::PadThenShift);
         assert_eq!(index, [5, 6, 9, 10, 7, 4, 11, 8, 13, 14, 1, 2, 15, 12, 3, 0]);
         assert!(back.iter().enumerate().all(|(row, at)| index[*at as usize] as usize == row));
-        let mask = w.mask.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let of = |win: usize, q: usize, k: usize| mask[(win * 4 + q) * 4 + k];
+        let zones = w.zones.unwrap();
+        let of = |win: usize, q: usize, k: usize| if zones[win * 4 + q] == zones[win * 4 + k] { 0.0 } else { w.far };
         assert!((0..4).all(|q| (0..4).all(|k| of(0, q, k) == 0.0)));
         // The last window holds four corners that were no neighbours.
         assert!((0..4).all(|q| (0..4).all(|k| (of(3, q, k) == 0.0) == (q == k))));
@@ -263,11 +273,10 @@ mod tests {
         };
         let (index, w) = cut((4, 4), 2, false);
         assert_eq!(index, [0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15]);
-        assert!(w.mask.is_none());
+        assert!(w.zones.is_none());
         let (index, w) = cut((3, 3), 2, false);
         assert_eq!(index, [0, 2, 6, 8, 1, 9, 7, 9, 3, 5, 9, 9, 4, 9, 9, 9]);
-        let mask = w.mask.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!((0..64).all(|p| (mask[p] < 0.0) == (index[p / 16 * 4 + p % 4] == 9)), "keys, not queries");
+        assert!(w.zones.unwrap().iter().zip(&index).all(|(zone, row)| (*zone == 1) == (*row == 9)) && w.far == -9.0);
         assert_eq!(Windows::forecast(&[(3, 3), (4, 4)], (2, 2), 2, 5), (2 * 2 * 16 * 4 * 5, 1));
         // Two missing columns: one before the map, one behind.
         assert_eq!(cut((2, 2), 2, true).0, [4, 4, 4, 3, 4, 4, 2, 4, 4, 1, 4, 4, 0, 4, 4, 4]);

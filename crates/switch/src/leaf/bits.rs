@@ -148,7 +148,7 @@ impl Linear for Nested {
         let (bits, bias) = (width(cx.point)?, self.bias.as_ref());
         match cx.point.axis::<u8>("acts")? {
             Some(_) => self.packed.linear_int8(x, &self.weight, bits, bias),
-            None => ops::nested_linear(x, &self.weight, bits, bias),
+            None => self.packed.linear(x, &self.weight, bits, bias),
         }
     }
     fn dims(&self) -> (usize, usize) {

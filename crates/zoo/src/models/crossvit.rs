@@ -331,11 +331,11 @@ impl Visit {
         let all = self.norm.forward(&all)?; // the visitor is a key too
         let first = all.reshape((n, m + 1, dim))?.narrow(1, 0, 1)?.contiguous()?.reshape((n, dim))?;
         let (q, kv) = (self.query.forward(cx, &first)?, self.key_value.forward(cx, &all)?);
-        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?);
         cx.count(2 * n * (m + 1) * dim);
         let (q_rows, k_rows) = (Rows::equal(n, 1)?, Rows::equal(n, m + 1)?);
         let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec { q_rows: &q_rows, k_rows: &k_rows, heads: self.heads, scale, causal: false, bias: None };
+        let spec = AttendSpec::new(&q_rows, &k_rows, self.heads, scale);
         let mixed = attend(&q, &k, &v, &spec)?;
         Ok((class + self.out.forward(cx, &mixed)?)?)
     }

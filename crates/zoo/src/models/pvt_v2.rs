@@ -260,10 +260,10 @@ impl Mixer for Attention {
             }
         };
         let kv = self.key_value.forward(cx, &seen)?; // [seen, 2 * dim]
-        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?);
         cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * dim).sum());
         let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec { q_rows: rows, k_rows: &k_rows, heads: self.heads, scale, causal: false, bias: None };
+        let spec = AttendSpec::new(rows, &k_rows, self.heads, scale);
         let mixed = attend(&q, &k, &v, &spec)?;
         self.out.forward(cx, &mixed)
     }

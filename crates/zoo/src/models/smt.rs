@@ -233,10 +233,10 @@ impl Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = x.dims2()?.1;
         let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
-        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?.contiguous()?);
         cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
         let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec { q_rows: rows, k_rows: rows, heads: self.heads, scale, causal: false, bias: None };
+        let spec = AttendSpec::new(rows, rows, self.heads, scale);
         let mixed = (attend(&q, &k, &v, &spec)? + self.conv.forward(cx, &v, rows)?)?;
         self.out.forward(cx, &mixed)
     }

@@ -267,7 +267,7 @@ impl Attention {
         let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
         cx.count(2 * rows.total() * dim);
         let (q_rows, scale) = (Rows::equal(rows.n(), 1)?, ((dim / self.heads) as f64).powf(-0.5));
-        let spec = AttendSpec { q_rows: &q_rows, k_rows: rows, heads: self.heads, scale, causal: false, bias: None };
+        let spec = AttendSpec::new(&q_rows, rows, self.heads, scale);
         let mixed = attend(&q, &k, &v, &spec)?;
         self.out.forward(cx, &mixed)
     }

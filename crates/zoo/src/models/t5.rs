@@ -11,8 +11,9 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
 use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
+use switchformer_nn::leaf::{Dense, Then};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, RelativeBias};
+use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
     Cache, Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
@@ -202,7 +203,16 @@ fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result
 /// Column block `i` of `n` equal ones. Shapes: `[rows, n * width]` -> `[rows, width]`.
 fn part(x: &Tensor, i: usize, n: usize) -> Result<Tensor> {
     let width = x.dims()[1] / n;
-    Ok(x.narrow(1, i * width, width)?.contiguous()?)
+    Ok(x.narrow(1, i * width, width)?)
+}
+
+/// `x` plus what a projection makes of a sublayer's answer; in training, places of the answer drop out.
+fn onto(cx: &mut Ctx, out: &dyn Linear, mixed: &Tensor, x: &Tensor, place: &str) -> Result<Tensor> {
+    if cx.train {
+        let y = out.forward(cx, mixed)?;
+        return ops::add(x, &cx.drop(y, place)?);
+    }
+    out.forward_then(cx, mixed, &Then { residual: Some(x), ..Then::default() })
 }
 
 /// Maps, multiply-adds and the products of one attention. Shapes: -> `[queries, inner]`.
@@ -214,7 +224,7 @@ fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &T
         if cx.taps.wants(&probs) {
             cx.taps.put_each(&probs, ops::attend_probs(q, k, spec)?);
         }
-        cx.taps.put(&format!("blocks.{}.{tap}.k", cx.block), k);
+        cx.taps.put(&format!("blocks.{}.{tap}.k", cx.block), &k.contiguous()?);
     }
     ops::attend(q, k, v, spec)
 }
@@ -295,16 +305,14 @@ impl Block {
         (k, v, k_rows): Seen,
         source: Option<Seen>,
     ) -> Result<Tensor> {
-        let plain = AttendSpec { q_rows: rows, k_rows, heads: stack.heads, scale: 1.0, causal: false, bias: None };
+        let plain = AttendSpec::new(rows, k_rows, stack.heads, 1.0);
         let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
         let mixed = mix(cx, "attn", &spec, q, k, v)?;
-        let mixed = self.out.forward(cx, &mixed)?;
-        let mut x = (x + cx.drop(mixed, "attn")?)?;
+        let mut x = onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
         if let (Some(cross), Some((k, v, k_rows))) = (&self.cross, source) {
             let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
             let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
-            let mixed = cross.out.forward(cx, &mixed)?;
-            x = (x + cx.drop(mixed, "cross")?)?;
+            x = onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
         }
         let normed = self.ffn_norm.forward(&x)?;
         if cx.train {
@@ -368,8 +376,12 @@ impl Stack {
         })
     }
 
-    fn relative(&self) -> RelativeBias<'_> {
-        RelativeBias { table: self.bias.table(), max_distance: self.max_distance, bidirectional: !self.causal }
+    fn relative(&self) -> ScoreBias<'_> {
+        ScoreBias::Distance(RelativeBias {
+            table: self.bias.table(),
+            max_distance: self.max_distance,
+            bidirectional: !self.causal,
+        })
     }
 
     fn cost(&self, idx: usize, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
@@ -378,13 +390,20 @@ impl Stack {
     }
 }
 
+/// From finished rows to words.
+struct Lm {
+    /// A matrix of its own, or the word table, which is then also held in the form that products take.
+    linear: Box<dyn Linear>,
+    tied: bool,
+}
+
 enum Head {
     /// The encoder alone.
     Encoder,
     /// The decoder's rows.
     Rows(Stack),
-    /// Words: a head of its own, or the word table.
-    Words(Stack, Option<Box<dyn Linear>>),
+    /// Words.
+    Words(Stack, Lm),
 }
 
 /// The model.
@@ -406,9 +425,13 @@ impl T5 {
             // Recent files call every head tied and store one nevertheless where it is not.
             let copy = w.is_copy("lm_head.weight", "shared.weight");
             let own = !config.tied || (w.has("lm_head.weight") && !copy);
-            let lm = own.then(|| w.linear("lm_head", config.dim, config.vocab, false)).transpose()?;
+            let linear = if own {
+                w.linear("lm_head", config.dim, config.vocab, false)?
+            } else {
+                Box::new(Dense::new("shared", shared.table().clone(), None))
+            };
             w.skip("lm_head.weight");
-            Head::Words(decoder()?, lm)
+            Head::Words(decoder()?, Lm { linear, tied: !own })
         } else {
             w.skip("lm_head.weight");
             if architecture.ends_with("EncoderModel") {
@@ -448,15 +471,9 @@ impl T5 {
     }
 
     /// Words of finished rows. Shapes: x `[rows, dim]`, normed -> `[rows, vocab]`.
-    fn words(&self, cx: &mut Ctx, lm: Option<&dyn Linear>, x: &Tensor) -> Result<Tensor> {
+    fn words(&self, cx: &mut Ctx, lm: &Lm, x: &Tensor) -> Result<Tensor> {
         let scaled = if self.config.scale { (x * (self.config.dim as f64).powf(-0.5))? } else { x.clone() };
-        match lm {
-            Some(lm) => lm.forward(cx, &scaled),
-            None => {
-                cx.count(x.dims()[0] * self.shared.table().elem_count());
-                ops::linear(&scaled, self.shared.table(), None)
-            }
-        }
+        lm.linear.forward(cx, &scaled)
     }
 }
 
@@ -497,7 +514,7 @@ impl Staged for T5 {
                 return Ok(Output::new().rows("last_hidden_state", x, &state.rows));
             }
             Head::Rows(decoder) => (decoder, None),
-            Head::Words(decoder, lm) => (decoder, Some(lm.as_deref())),
+            Head::Words(decoder, lm) => (decoder, Some(lm)),
         };
         let x = decoder.norm.forward(&state.x)?;
         let out = match lm {
@@ -527,10 +544,10 @@ impl Staged for T5 {
         match &self.head {
             Head::Encoder => self.encoder.norm.cost(),
             Head::Rows(d) => d.norm.cost(),
-            Head::Words(d, Some(lm)) => d.norm.cost() + lm.cost(point, rows),
-            // The table itself is counted with the stem.
-            Head::Words(d, None) => {
-                d.norm.cost() + LeafCost { macs: (rows * self.shared.table().elem_count()) as u64, bytes: 0 }
+            Head::Words(d, lm) => {
+                let words = lm.linear.cost(point, rows);
+                // A tied table is counted with the stem.
+                d.norm.cost() + if lm.tied { LeafCost { bytes: 0, ..words } } else { words }
             }
         }
     }
@@ -596,6 +613,6 @@ impl Decode for T5 {
             x = block.finish(cx, decoder, (&x, &rows), &q, (&k, &v, &grown), source)?;
         }
         cache.written = grown;
-        self.words(cx, lm.as_deref(), &decoder.norm.forward(&x)?)
+        self.words(cx, lm, &decoder.norm.forward(&x)?)
     }
 }

@@ -1,6 +1,7 @@
 //! The one executor of every bank: rows grouped by expert, one product per active expert, weighted rows put back.
 
 use candle_core::{Device, Tensor};
+use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::{Ctx, Ffn, Result, Rows, ops};
 
 /// Which experts compute which rows.
@@ -50,8 +51,29 @@ fn index(places: Vec<u32>) -> Result<Tensor> {
     Ok(Tensor::from_vec(places, n, &Device::Cpu)?)
 }
 
+/// All active experts as one product per projection, where they are plain networks and no gradient is tracked.
+fn at_once(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, active: &[(usize, usize)]) -> Result<Option<Tensor>> {
+    let Some(parts) = active.iter().map(|(e, _)| experts[*e].plain()).collect::<Option<Vec<PlainMlp>>>() else {
+        return Ok(None);
+    };
+    let counts: Vec<usize> = active.iter().map(|(_, count)| *count).collect();
+    let inner: Vec<_> = parts.iter().map(|p| p.inner).collect();
+    let outer: Vec<_> = parts.iter().map(|p| p.outer).collect();
+    let Some(first) = parts.first().filter(|first| parts.iter().all(|p| p.act == first.act)) else { return Ok(None) };
+    let Some(hidden) = ops::linear_grouped(x, &counts, &inner, Some(first.act))? else { return Ok(None) };
+    let Some(y) = ops::linear_grouped(&hidden, &counts, &outer, None)? else { return Ok(None) };
+    let work = |(w, _): &switchformer_nn::leaf::Plain| w.dims().0 * w.dims().1;
+    cx.count(counts.iter().sum::<usize>() * (work(&first.inner) + work(&first.outer)));
+    Ok(Some(y))
+}
+
 /// One product per active expert over its own rows. Shapes: x `[sum of counts, dim]`, sorted -> the same.
 fn grouped(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, active: &[(usize, usize)]) -> Result<Tensor> {
+    if active.len() > 1
+        && let Some(y) = at_once(cx, experts, x, active)?
+    {
+        return Ok(y);
+    }
     let mut from = 0;
     let mut parts = Vec::with_capacity(active.len());
     for (e, count) in active {
