@@ -1,8 +1,8 @@
 //! What pyramid models share: counting blocks through stages, feature maps by name, the pooled head.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
-use switchformer_nn::layers::LayerNorm;
-use switchformer_nn::spatial::{Conv, halved, maps_of, mean_rows, pixel_rows, size_of};
+use switchformer_nn::layers::{Activation, LayerNorm};
+use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixel_rows, size_of};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
@@ -204,6 +204,88 @@ pub(crate) trait MapBlock: Send + Sync {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
     /// Cost for maps of these sizes.
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
+}
+
+/// What mixes the rows of a map inside a [`Block`].
+pub(crate) trait Mixer: Send + Sync {
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Cost for maps of these sizes.
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
+}
+
+/// How the convolution stands inside a [`ConvFfn`].
+#[derive(Clone, Copy)]
+pub(crate) enum Inside {
+    /// Between the first projection and the activation.
+    Plain,
+    /// The same, behind a ReLU (PVT v2's linear form).
+    BehindRelu,
+    /// Added to what it reads (SMT).
+    Added,
+}
+
+/// A feed-forward with a depth-wise convolution inside.
+pub(crate) struct ConvFfn {
+    pub(crate) fc1: Box<dyn Linear>,
+    pub(crate) conv: Depthwise,
+    pub(crate) fc2: Box<dyn Linear>,
+    pub(crate) act: Activation,
+    pub(crate) inside: Inside,
+}
+
+impl ConvFfn {
+    /// The projections under these names at `w`, the convolution at `dwconv.dwconv`.
+    pub(crate) fn load(
+        w: &Weights,
+        [fc1, fc2]: [&str; 2],
+        [dim, hidden]: [usize; 2],
+        act: Activation,
+        inside: Inside,
+    ) -> Result<Self> {
+        Ok(ConvFfn {
+            fc1: w.linear(fc1, dim, hidden, true)?,
+            conv: Depthwise::load(&w.at("dwconv.dwconv"), hidden, 3)?,
+            fc2: w.linear(fc2, hidden, dim, true)?,
+            act,
+            inside,
+        })
+    }
+
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let mut hidden = self.fc1.forward(cx, x)?;
+        if matches!(self.inside, Inside::BehindRelu) {
+            hidden = Activation::Relu.forward(&hidden)?;
+        }
+        let mut mixed = self.conv.forward(cx, &hidden, rows)?;
+        if matches!(self.inside, Inside::Added) {
+            mixed = (hidden + mixed)?;
+        }
+        self.fc2.forward(cx, &self.act.forward(&mixed)?)
+    }
+
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows)
+    }
+}
+
+/// A block in front of whose parts stand norms: something that mixes rows, and a feed-forward with a convolution inside.
+pub(crate) struct Block {
+    pub(crate) norm1: LayerNorm,
+    pub(crate) mixer: Box<dyn Mixer>,
+    pub(crate) norm2: LayerNorm,
+    pub(crate) ffn: ConvFfn,
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = (x + self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        Ok((&x + self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?)?)
+    }
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let ffn = self.ffn.cost(point, rows_in(sizes));
+        self.mixer.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost()
+    }
 }
 
 /// A model of maps: a stem, and stages of blocks with a smaller map in front of each and, perhaps, a norm at its end.

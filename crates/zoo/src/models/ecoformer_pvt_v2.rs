@@ -16,8 +16,8 @@ use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, Variant};
-use crate::models::pvt_v2::{Block, Config, Mixer, RULES, build};
-use crate::pyramid::{PooledHead, Pyramid, rows_in};
+use crate::models::pvt_v2::{Config, RULES, build};
+use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.

@@ -12,12 +12,12 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops::{AttendSpec, attend};
-use switchformer_nn::spatial::{Conv, Depthwise, mean_cells};
+use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Block, ConvFfn, Downsample, Inside, Mixer, PooledHead, Pyramid, Stages, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -235,14 +235,6 @@ impl Attention {
     }
 }
 
-/// What mixes the rows of a map inside a block.
-pub(super) trait Mixer: Send + Sync {
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
-    /// Cost for maps of these sizes.
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
-}
-
 impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.query.dims().0;
@@ -286,54 +278,6 @@ impl Mixer for Attention {
     }
 }
 
-/// A block: something that mixes rows, and a feed-forward with a convolution inside.
-pub(super) struct Block {
-    norm1: LayerNorm,
-    attn: Box<dyn Mixer>,
-    norm2: LayerNorm,
-    fc1: Box<dyn Linear>,
-    conv: Depthwise,
-    fc2: Box<dyn Linear>,
-    act: Activation,
-    linear: bool,
-}
-
-impl Block {
-    fn load(c: &Config, w: &Weights, stage: usize, attn: Box<dyn Mixer>) -> Result<Self> {
-        let dim = c.dims[stage];
-        let hidden = dim * c.mlp_ratios[stage];
-        let mlp = w.at("mlp");
-        Ok(Block {
-            norm1: w.layer_norm("layer_norm_1", dim, c.eps)?,
-            attn,
-            norm2: w.layer_norm("layer_norm_2", dim, c.eps)?,
-            fc1: mlp.linear("dense1", dim, hidden, true)?,
-            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
-            fc2: mlp.linear("dense2", hidden, dim, true)?,
-            act: c.act,
-            linear: c.linear,
-        })
-    }
-}
-
-impl MapBlock for Block {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
-        let mut hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
-        if self.linear {
-            hidden = Activation::Relu.forward(&hidden)?;
-        }
-        let hidden = self.act.forward(&self.conv.forward(cx, &hidden, rows)?)?;
-        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
-        self.attn.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost()
-    }
-}
-
 fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
     let config = Config::read(c)?;
     let head = match ENTRY.architecture(c)? {
@@ -353,9 +297,16 @@ pub(super) fn build(
     let layer = |s: usize| w.at("encoder.layers").at(s);
     let n = config.stages.n();
     let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
-    let block = |(s, i): (usize, usize)| {
+    let block = |(s, i): (usize, usize)| -> Result<Block> {
         let w = layer(s).at("blocks").at(i);
-        Block::load(&config, &w, s, mixer(&config, &w.at("attention"), s)?)
+        let (dim, inside) = (config.dims[s], if config.linear { Inside::BehindRelu } else { Inside::Plain });
+        let dims = [dim, dim * config.mlp_ratios[s]];
+        Ok(Block {
+            norm1: w.layer_norm("layer_norm_1", dim, config.eps)?,
+            mixer: mixer(&config, &w.at("attention"), s)?,
+            norm2: w.layer_norm("layer_norm_2", dim, config.eps)?,
+            ffn: ConvFfn::load(&w.at("mlp"), ["dense1", "dense2"], dims, config.act, inside)?,
+        })
     };
     let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
     Ok(Pyramid {

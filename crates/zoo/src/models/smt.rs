@@ -8,7 +8,7 @@
 //! Departs from the reference: batch norms keep their statistics in training too.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, Depthwise};
@@ -16,7 +16,9 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{self, Downsample, MapBlock, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in};
+use crate::pyramid::{
+    self, Block, ConvFfn, Downsample, Inside, Mixer, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in,
+};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -177,7 +179,9 @@ impl Modulation {
             out: w.linear("proj", dim, dim, true)?,
         })
     }
+}
 
+impl Mixer for Modulation {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let (total, dim) = x.dims2()?;
         let (parts, width) = (self.convs.len(), dim / self.convs.len());
@@ -196,8 +200,8 @@ impl Modulation {
         self.out.forward(cx, &(gate * value)?)
     }
 
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let n = self.mix.elem_count();
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let (rows, n) = (rows_in(sizes), self.mix.elem_count());
         let mix = LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + self.mix_bias.elem_count()) as u64 };
         self.value.cost(point, rows)
             + self.source.cost(point, rows)
@@ -229,7 +233,9 @@ impl Attention {
             heads: c.heads[stage],
         })
     }
+}
 
+impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = x.dims2()?.1;
         let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
@@ -252,61 +258,24 @@ impl Attention {
     }
 }
 
-enum Mixer {
-    Modulation(Box<Modulation>),
-    Attention(Attention),
-}
-
-struct Block {
-    norm1: LayerNorm,
-    mixer: Mixer,
-    norm2: LayerNorm,
-    fc1: Box<dyn Linear>,
-    conv: Depthwise,
-    fc2: Box<dyn Linear>,
-}
-
-impl Block {
-    fn load(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Self> {
-        let dim = c.dims[stage];
-        let (hidden, mlp, attn) = (dim * c.mlp_ratios[stage], w.at("mlp"), w.at("attn"));
-        Ok(Block {
-            norm1: w.layer_norm("norm1", dim, EPS)?,
-            mixer: if c.gated(stage, within) {
-                Mixer::Modulation(Box::new(Modulation::load(c, &attn, stage)?))
-            } else {
-                Mixer::Attention(Attention::load(c, &attn, stage)?)
-            },
-            norm2: w.layer_norm("norm2", dim, EPS)?,
-            fc1: mlp.linear("fc1", dim, hidden, true)?,
-            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
-            fc2: mlp.linear("fc2", hidden, dim, true)?,
-        })
-    }
-}
-
-impl MapBlock for Block {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let normed = self.norm1.forward(x)?;
-        let x = (x + match &self.mixer {
-            Mixer::Modulation(m) => m.forward(cx, &normed, rows)?,
-            Mixer::Attention(a) => a.forward(cx, &normed, rows)?,
-        })?;
-        let hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
-        // The convolution is added before the activation.
-        let hidden = Activation::Gelu.forward(&(&hidden + self.conv.forward(cx, &hidden, rows)?)?)?;
-        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let mixer = match &self.mixer {
-            Mixer::Modulation(m) => m.cost(point, rows),
-            Mixer::Attention(a) => a.cost(point, sizes),
-        };
-        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
-        mixer + ffn + self.norm1.cost() + self.norm2.cost()
-    }
+fn block(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Block> {
+    let (dim, attn) = (c.dims[stage], w.at("attn"));
+    Ok(Block {
+        norm1: w.layer_norm("norm1", dim, EPS)?,
+        mixer: if c.gated(stage, within) {
+            Box::new(Modulation::load(c, &attn, stage)?)
+        } else {
+            Box::new(Attention::load(c, &attn, stage)?)
+        },
+        norm2: w.layer_norm("norm2", dim, EPS)?,
+        ffn: ConvFfn::load(
+            &w.at("mlp"),
+            ["fc1", "fc2"],
+            [dim, dim * c.mlp_ratios[stage]],
+            Activation::Gelu,
+            Inside::Added,
+        )?,
+    })
 }
 
 /// Pixels to the first map: a strided convolution, batch norm, ReLU, and 2x2 squares to rows.
@@ -363,12 +332,12 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem>> {
         let norm = w.layer_norm("norm", config.dims[s], CONV_EPS)?;
         Ok(Downsample { conv: Conv::load(&w.at("proj"), shape, [2, 1], true)?, norm })
     };
-    let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s, i);
+    let one = |(s, i): (usize, usize)| block(&config, &w.at(format!("block{}", s + 1)).at(i), s, i);
     let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS).map(Some);
     Ok(Pyramid {
         stem: Stem::load(&config, &w.at("patch_embed1"))?,
         downs: (1..n).map(down).collect::<Result<_>>()?,
-        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(one).collect::<Result<_>>()?,
         norms: (0..n).map(norm).collect::<Result<_>>()?,
         head: PooledHead::load(c, w, Some("head"), config.dims[n - 1])?,
         stages: config.stages,

@@ -15,12 +15,14 @@ use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
-use switchformer_nn::spatial::{Conv, Depthwise, max_rows, mean_rows, resize_maps};
+use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{self, Downsample, MapBlock, MapHead, Pyramid, Shrink, Stages, rows_between, rows_in};
+use crate::pyramid::{
+    self, Block, ConvFfn, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between, rows_in,
+};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -200,32 +202,26 @@ impl Scatter {
         Waves::new(low, [new_re.reshape(&shape)?, new_im.reshape(&shape)?], (x.dims()[1], x.dims()[2])).join()
     }
 
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (dim, sizes) = (x.dims2()?.1, rows.sizes()?);
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for run in sizes.chunk_by(|a, b| a == b) {
-            let (n, (h, w)) = (run.len(), run[0]);
-            let maps = x.narrow(0, rows.range(from).start, n * h * w)?.reshape((n, h, w, dim))?;
-            from += n;
-            cx.count(n * self.macs((h, w)));
-            parts.push(if h * w == 0 {
-                maps.reshape((0, dim))?
-            } else {
-                self.equal(&maps)?.reshape((n * h * w, dim))?
-            });
-        }
-        Ok(if parts.is_empty() { x.clone() } else { Tensor::cat(&parts, 0)? })
-    }
-
     fn macs(&self, size: Size) -> usize {
         let (dim, (h, w)) = (self.gains.dims()[0], wavelet::low_size(size));
         // A complex product of width d / 4 in each of 4 groups is d * d multiply-adds.
         wavelet::macs(size) * dim + DIRECTIONS * (h / 2) * (w / 2) * self.layers.len() * dim * dim
     }
+}
 
-    fn cost(&self, sizes: &[Size]) -> LeafCost {
+impl Mixer for Scatter {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = x.dims2()?.1;
+        by_size(x, rows, dim, |x, own, (h, w)| {
+            cx.count(own.n() * self.macs((h, w)));
+            if h * w == 0 {
+                return Ok(x.clone());
+            }
+            Ok(self.equal(&x.reshape((own.n(), h, w, dim))?)?.reshape((own.total(), dim))?)
+        })
+    }
+
+    fn cost(&self, _: &Point, sizes: &[Size]) -> LeafCost {
         let weights: usize = self.layers.iter().flatten().map(Tensor::elem_count).sum();
         LeafCost {
             macs: sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
@@ -252,14 +248,6 @@ impl Attention {
         })
     }
 
-    /// Every row asks every row of its map. Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = Tensor::cat(&[self.query.forward(cx, x)?, self.key_value.forward(cx, x)?], 1)?;
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.query.dims().0).sum());
-        let mixed = ops::attention(&qkv, rows, self.heads)?;
-        self.out.forward(cx, &mixed)
-    }
-
     /// One row per member asks the rows of its member. Shapes: class `[n, dim]`, x `[total, dim]` -> `[n, dim]`.
     fn ask(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.query.dims().0;
@@ -273,7 +261,7 @@ impl Attention {
     }
 
     /// Cost where `asking` rows ask `rows` rows in `pairs` pairs.
-    fn cost(&self, point: &Point, asking: usize, rows: usize, pairs: usize) -> LeafCost {
+    fn cost_of(&self, point: &Point, asking: usize, rows: usize, pairs: usize) -> LeafCost {
         self.query.cost(point, asking)
             + self.key_value.cost(point, rows)
             + self.out.cost(point, asking)
@@ -281,60 +269,39 @@ impl Attention {
     }
 }
 
-enum Mixer {
-    Scatter(Scatter),
-    Attention(Attention),
-}
-
-struct Block {
-    norm1: LayerNorm,
-    mixer: Mixer,
-    norm2: LayerNorm,
-    fc1: Box<dyn Linear>,
-    conv: Depthwise,
-    fc2: Box<dyn Linear>,
-}
-
-impl Block {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
-        let dim = c.dims[stage];
-        let (hidden, mlp, attn) = (dim * c.mlp_ratios[stage], w.at("mlp"), w.at("attn"));
-        Ok(Block {
-            norm1: w.layer_norm("norm1", dim, EPS)?,
-            mixer: if stage == 0 {
-                Mixer::Scatter(Scatter::load(c, &attn)?)
-            } else {
-                Mixer::Attention(Attention::load(&attn, dim, c.heads[stage])?)
-            },
-            norm2: w.layer_norm("norm2", dim, EPS)?,
-            fc1: mlp.linear("fc1", dim, hidden, true)?,
-            conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
-            fc2: mlp.linear("fc2", hidden, dim, true)?,
-        })
-    }
-}
-
-impl MapBlock for Block {
+/// Every row asks every row of its map.
+impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let normed = self.norm1.forward(x)?;
-        let x = (x + match &self.mixer {
-            Mixer::Scatter(s) => s.forward(cx, &normed, rows)?,
-            Mixer::Attention(a) => a.forward(cx, &normed, rows)?,
-        })?;
-        let hidden = self.fc1.forward(cx, &self.norm2.forward(&x)?)?;
-        let hidden = Activation::Gelu.forward(&self.conv.forward(cx, &hidden, rows)?)?;
-        Ok((&x + self.fc2.forward(cx, &hidden)?)?)
+        let qkv = Tensor::cat(&[self.query.forward(cx, x)?, self.key_value.forward(cx, x)?], 1)?;
+        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.query.dims().0).sum());
+        let mixed = ops::attention(&qkv, rows, self.heads)?;
+        self.out.forward(cx, &mixed)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
-        let mixer = match &self.mixer {
-            Mixer::Scatter(s) => s.cost(sizes),
-            Mixer::Attention(a) => a.cost(point, rows, rows, sizes.iter().map(|(h, w)| h * w * h * w).sum()),
-        };
-        let ffn = self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows);
-        mixer + ffn + self.norm1.cost() + self.norm2.cost()
+        self.cost_of(point, rows, rows, sizes.iter().map(|(h, w)| h * w * h * w).sum())
     }
+}
+
+fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
+    let (dim, attn) = (c.dims[stage], w.at("attn"));
+    Ok(Block {
+        norm1: w.layer_norm("norm1", dim, EPS)?,
+        mixer: if stage == 0 {
+            Box::new(Scatter::load(c, &attn)?)
+        } else {
+            Box::new(Attention::load(&attn, dim, c.heads[stage])?)
+        },
+        norm2: w.layer_norm("norm2", dim, EPS)?,
+        ffn: ConvFfn::load(
+            &w.at("mlp"),
+            ["fc1", "fc2"],
+            [dim, dim * c.mlp_ratios[stage]],
+            Activation::Gelu,
+            Inside::Plain,
+        )?,
+    })
 }
 
 /// Pixels to the first map: three convolutions with batch norm and ReLU, and one to half the size.
@@ -450,7 +417,7 @@ impl MapHead for Head {
     /// The last norm is counted by the pyramid.
     fn cost(&self, point: &Point, n: usize, rows: usize) -> LeafCost {
         self.norm1.cost()
-            + self.attn.cost(point, n, n + rows, n + rows)
+            + self.attn.cost_of(point, n, n + rows, n + rows)
             + self.norm2.cost()
             + self.fc1.cost(point, n)
             + self.fc2.cost(point, n)
@@ -467,7 +434,7 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem, Downsample, H
         let conv = Conv::load(&w.at("proj"), [config.dims[s], config.dims[s - 1], 3], [2, 1], true)?;
         Ok(Downsample { conv, norm: w.layer_norm("norm", config.dims[s], CONV_EPS)? })
     };
-    let block = |(s, i): (usize, usize)| Block::load(&config, &w.at(format!("block{}", s + 1)).at(i), s);
+    let one = |(s, i): (usize, usize)| block(&config, &w.at(format!("block{}", s + 1)).at(i), s);
     let head = Head::load(&config, w, c.n_labels()?)?;
     let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS);
     let mut norms = (0..n - 1).map(|s| norm(s).map(Some)).collect::<Result<Vec<_>>>()?;
@@ -475,7 +442,7 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem, Downsample, H
     Ok(Pyramid {
         stem: Stem::load(&config, &w.at("patch_embed1"))?,
         downs: (1..n).map(down).collect::<Result<_>>()?,
-        blocks: config.stages.all().map(block).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(one).collect::<Result<_>>()?,
         norms,
         head,
         stages: config.stages,
