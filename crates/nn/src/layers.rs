@@ -2,12 +2,13 @@
 
 use candle_core::{Device, Tensor};
 
+use crate::config::MAX_SIDE;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::leaf::{Attend, Ffn, LeafCost, Linear, PlainMlp, Then};
 use crate::ops;
 use crate::point::Point;
-use crate::rows::Rows;
+use crate::rows::{Rows, Size};
 use crate::weights::{FfnSpec, LinearSpec, Weights};
 
 /// Layer norm over the last dimension with weight and bias.
@@ -388,6 +389,18 @@ pub fn patchify(pixels: &Tensor, (ph, pw): (usize, usize)) -> Result<Tensor> {
     let (gh, gw) = (h / ph, w / pw);
     let split = pixels.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
     Ok(split.contiguous()?.reshape((b * gh * gw, c * ph * pw))?)
+}
+
+/// Patches along height and width of an image. Errors when it does not divide into patches; `trained` is the size to
+/// suggest.
+pub fn patch_grid((h, w): Size, (ph, pw): Size, trained: Size) -> Result<Size> {
+    if h == 0 || w == 0 || !h.is_multiple_of(ph) || !w.is_multiple_of(pw) || h > MAX_SIDE || w > MAX_SIDE {
+        return Err(Error::input(
+            format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
+            format!("resize it, for instance to {}x{}", trained.0, trained.1),
+        ));
+    }
+    Ok((h / ph, w / pw))
 }
 
 /// Position vectors for a grid, resized where it is not the trained one; the first `front` rows have no place.

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BatchNorm, LayerNorm, SelfAttention, check_heads, dense_ffn, patchify, positions_at,
+    Activation, AttentionNames, BatchNorm, LayerNorm, SelfAttention, check_heads, dense_ffn, patch_grid, patchify,
+    positions_at,
 };
 use switchformer_nn::leaf::Attend;
 use switchformer_nn::names::{Names, Rename};
@@ -282,15 +283,8 @@ impl Config {
     }
 
     /// Patches along height and width. Errors when the image does not divide into patches.
-    fn grid(&self, (h, w): Size) -> Result<Size> {
-        let (ph, pw) = self.patch;
-        if h == 0 || w == 0 || !h.is_multiple_of(ph) || !w.is_multiple_of(pw) || h > MAX_SIDE || w > MAX_SIDE {
-            return Err(Error::input(
-                format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
-                format!("resize it, for instance to {}x{}", self.image.0, self.image.1),
-            ));
-        }
-        Ok((h / ph, w / pw))
+    fn grid(&self, size: Size) -> Result<Size> {
+        patch_grid(size, self.patch, self.image)
     }
 }
 

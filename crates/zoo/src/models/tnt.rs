@@ -8,7 +8,7 @@
 //! Departs from the reference: sizes other than the trained one interpolate the positions of patches.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify, positions_at};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patch_grid, patchify, positions_at};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, pixel_rows};
@@ -140,15 +140,8 @@ impl Config {
         self.words().0 * self.words().1
     }
 
-    fn grid(&self, (h, w): Size) -> Result<Size> {
-        let (ph, pw) = self.patch;
-        if !h.is_multiple_of(ph) || !w.is_multiple_of(pw) {
-            return Err(Error::input(
-                format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
-                format!("resize it, for instance to {}x{}", self.image.0, self.image.1),
-            ));
-        }
-        Ok((h / ph, w / pw))
+    fn grid(&self, size: Size) -> Result<Size> {
+        patch_grid(size, self.patch, self.image)
     }
 }
 

@@ -9,12 +9,12 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patchify, positions_at,
+    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patch_grid, patchify, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
+    Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged, Tensor,
     Weights, ops,
 };
 
@@ -121,15 +121,8 @@ impl Config {
     }
 
     /// Patches along height and width. Errors when the image does not divide into patches.
-    fn grid(&self, (h, w): (usize, usize)) -> Result<(usize, usize)> {
-        let (ph, pw) = self.patch;
-        if h == 0 || w == 0 || !h.is_multiple_of(ph) || !w.is_multiple_of(pw) || h > MAX_SIDE || w > MAX_SIDE {
-            return Err(Error::input(
-                format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
-                format!("resize it, for instance to {}x{}", self.image.0, self.image.1),
-            ));
-        }
-        Ok((h / ph, w / pw))
+    fn grid(&self, size: Size) -> Result<Size> {
+        patch_grid(size, self.patch, self.image)
     }
 }
 
