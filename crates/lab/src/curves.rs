@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{PreEscaped, html};
 use plotters::prelude::*;
 use serde_json::Value;
 use switchformer_nn::store::write_atomic;
 
 use crate::error::{Error, Result};
+use crate::report::standalone;
 
 /// Largest metrics file that is read.
 const MAX_METRICS: u64 = 256 << 20;
@@ -71,29 +72,19 @@ pub fn write_page(run: &Path, name: &str, recipe: &str) -> Result<()> {
     let lr = plot("learning rate", &[("learning rate", &all.lr)])?;
     let norm = plot("norm of the gradient", &[("norm", &all.norm)])?;
     let last = |c: &Curve| c.last().map_or("none".to_string(), |p| format!("{:.4} at step {}", p.1, p.0));
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Switchformer: " (name) }
-                style { (PreEscaped(crate::report::STYLE)) }
-            }
-            body {
-                h1 { "Training of " (name) }
-                p { "Last training loss: " (last(&all.loss)) ". Last validation loss: " (last(&all.valid)) "." }
-                h2 { "Loss" }
-                div.plot { (PreEscaped(loss)) }
-                h2 { "Learning rate" }
-                div.plot { (PreEscaped(lr)) }
-                h2 { "Gradient" }
-                div.plot { (PreEscaped(norm)) }
-                h2 { "Recipe" }
-                pre { (recipe) }
-            }
-        }
+    let body = html! {
+        h1 { "Training of " (name) }
+        p { "Last training loss: " (last(&all.loss)) ". Last validation loss: " (last(&all.valid)) "." }
+        h2 { "Loss" }
+        div.plot { (PreEscaped(loss)) }
+        h2 { "Learning rate" }
+        div.plot { (PreEscaped(lr)) }
+        h2 { "Gradient" }
+        div.plot { (PreEscaped(norm)) }
+        h2 { "Recipe" }
+        pre { (recipe) }
     };
+    let page = standalone(name, body);
     Ok(write_atomic(&run.join("report.html"), page.into_string().as_bytes())?)
 }
 

@@ -89,36 +89,41 @@ pub fn page(
         InputSpec::Pixels { patch, .. } => patch,
         InputSpec::Tokens { .. } | InputSpec::Pair { .. } => (1, 1),
     };
-    let page = html! {
+    let body = html! {
+        h1 { "One checkpoint, " (points.len()) " operating points" }
+        p { (setting.model) ", " (opened.n_params) " parameters in " (opened.file_bytes / 1024) " KiB of weights. "
+            (setting.data) ". " (setting.cpu) ", " (setting.isa) ", " (setting.threads) " threads; medians of "
+            (setting.reps) " batches." }
+        h2 { "Accuracy against time" }
+        div.plot { (PreEscaped(by_time)) }
+        p.note { "The line joins the points that no other beats in both figures of the plot; " (STAR) " marks those of accuracy and time." }
+        h2 { "Accuracy against work" }
+        div.plot { (PreEscaped(by_flops)) }
+        h2 { "All points" }
+        (table(points))
+        (notes())
+        h2 { "Tokens kept at " code { (shown) } }
+        p.note { "Each row of pictures: the image, then what stays after each pruning layer. Dropped patches are dimmed." }
+        div.grid { @for p in pictures { (figure(p, patch)) } }
+        script { (PreEscaped(SORT)) }
+    };
+    Ok(standalone(&setting.model, body).into_string())
+}
+
+/// A page of its own, without anything from elsewhere.
+pub(crate) fn standalone(title: &str, body: Markup) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Switchformer: " (setting.model) }
+                title { "Switchformer: " (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                h1 { "One checkpoint, " (points.len()) " operating points" }
-                p { (setting.model) ", " (opened.n_params) " parameters in " (opened.file_bytes / 1024) " KiB of weights. "
-                    (setting.data) ". " (setting.cpu) ", " (setting.isa) ", " (setting.threads) " threads; medians of "
-                    (setting.reps) " batches." }
-                h2 { "Accuracy against time" }
-                div.plot { (PreEscaped(by_time)) }
-                p.note { "The line joins the points that no other beats in both figures of the plot; " (STAR) " marks those of accuracy and time." }
-                h2 { "Accuracy against work" }
-                div.plot { (PreEscaped(by_flops)) }
-                h2 { "All points" }
-                (table(points))
-                (notes())
-                h2 { "Tokens kept at " code { (shown) } }
-                p.note { "Each row of pictures: the image, then what stays after each pruning layer. Dropped patches are dimmed." }
-                div.grid { @for p in pictures { (figure(p, patch)) } }
-                script { (PreEscaped(SORT)) }
-            }
+            body { (body) }
         }
-    };
-    Ok(page.into_string())
+    }
 }
 
 /// Marks the front in tables.
