@@ -192,7 +192,8 @@ class Svt(nn.Module):
 SHAPE = dict(stem_hidden_dim=6, embed_dims=[8, 12, 16, 24], depths=[2, 1, 1, 1], num_heads=[1, 2, 2, 3],
              mlp_ratios=[2, 2, 2, 1], in_chans=3, img_size=[64, 64], token_label=True, num_stages=4)
 GRADS = ("patch_embed1.conv.0.weight", "patch_embed1.conv.4.bias", "patch_embed1.proj.weight", "head.weight",
-         "block1.0.attn.complex_weight_ll", "block1.0.attn.complex_weight_lh_1", "block1.1.attn.complex_weight_lh_b2",
+         "block1.0.attn.complex_weight_ll", "block1.0.attn.complex_weight_lh_1", "block1.0.attn.complex_weight_lh_2",
+         "block1.1.attn.complex_weight_lh_b1", "block1.1.attn.complex_weight_lh_b2",
          "block1.1.norm1.weight", "block2.0.mlp.dwconv.dwconv.weight", "block3.0.attn.kv.weight", "norm4.weight",
          "post_network.0.attn.q.weight", "post_network.0.mlp.fc2.weight")
 
