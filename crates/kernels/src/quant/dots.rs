@@ -11,6 +11,8 @@ pub(super) trait Dots: Copy {
     type W: Copy;
     /// Four signed activations, made ready.
     type X: Copy;
+    /// A float for each row.
+    type Floats: Copy;
     /// Whether there is room for 24 sums of a panel; else for four.
     const WIDE: bool;
 
@@ -20,12 +22,18 @@ pub(super) trait Dots: Copy {
     /// `acc` plus the four products of each row. It wraps round, which the end result undoes.
     fn dot(self, acc: Self::Acc, w: Self::W, x: Self::X) -> Self::Acc;
     fn store(self, acc: Self::Acc) -> [i32; PANEL];
+    /// Floats of a panel's rows, all zero.
+    fn no_floats(self) -> Self::Floats;
+    /// `floats + acc * scale`, rounded twice, so that every path has the same bits.
+    fn scaled(self, floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats;
+    fn store_floats(self, floats: Self::Floats) -> [f32; PANEL];
 }
 
 impl Dots for Scalar {
     type Acc = [i32; PANEL];
     type W = [u32; PANEL];
     type X = [i32; 4];
+    type Floats = [f32; PANEL];
     const WIDE: bool = false;
 
     #[inline(always)]
@@ -54,5 +62,20 @@ impl Dots for Scalar {
     #[inline(always)]
     fn store(self, acc: Self::Acc) -> [i32; PANEL] {
         acc
+    }
+    #[inline(always)]
+    fn no_floats(self) -> Self::Floats {
+        [0.0; PANEL]
+    }
+    #[inline(always)]
+    fn scaled(self, mut floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
+        for i in 0..PANEL {
+            floats[i] += acc[i] as f32 * scale[i];
+        }
+        floats
+    }
+    #[inline(always)]
+    fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
+        floats
     }
 }

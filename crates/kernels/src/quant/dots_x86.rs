@@ -47,6 +47,7 @@ const EVEN: i32 = 0x00ff_00ff;
 macro_rules! sums_avx2 {
     () => {
         type Acc = [__m256i; 2];
+        type Floats = [__m256; 2];
         const WIDE: bool = false;
 
         #[inline(always)]
@@ -64,6 +65,33 @@ macro_rules! sums_avx2 {
             }
             out
         }
+        #[inline(always)]
+        fn no_floats(self) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_setzero_ps(); 2] }
+        }
+        #[inline(always)]
+        fn scaled(self, mut floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
+            for half in 0..2 {
+                // SAFETY: the array is two vectors long; the token proves the instructions.
+                unsafe {
+                    let scale = _mm256_loadu_ps(scale.as_ptr().add(8 * half));
+                    let value = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[half]), scale);
+                    floats[half] = _mm256_add_ps(floats[half], value);
+                }
+            }
+            floats
+        }
+        #[inline(always)]
+        fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
+            let mut out = [0.0; PANEL];
+            // SAFETY: the array is two vectors long; the token proves the instruction.
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), floats[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), floats[1]);
+            }
+            out
+        }
     };
 }
 
@@ -71,6 +99,7 @@ macro_rules! sums_avx2 {
 macro_rules! sums_avx512 {
     ($wide:literal) => {
         type Acc = __m512i;
+        type Floats = __m512;
         const WIDE: bool = $wide;
 
         #[inline(always)]
@@ -83,6 +112,26 @@ macro_rules! sums_avx512 {
             let mut out = [0; PANEL];
             // SAFETY: the array is one vector long; the token proves the instruction.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), acc) };
+            out
+        }
+        #[inline(always)]
+        fn no_floats(self) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        fn scaled(self, floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
+            // SAFETY: the array is one vector long; the token proves the instructions.
+            unsafe {
+                let value = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(scale.as_ptr()));
+                _mm512_add_ps(floats, value)
+            }
+        }
+        #[inline(always)]
+        fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
+            let mut out = [0.0; PANEL];
+            // SAFETY: the array is one vector long; the token proves the instruction.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), floats) };
             out
         }
     };

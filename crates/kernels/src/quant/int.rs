@@ -175,7 +175,7 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
         panels[p] = &blocks[p * len..][..len];
         scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
     }
-    let mut total = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    let mut total = [[d.no_floats(); PANELS]; ROWS];
     for g in 0..groups {
         let mut acc = [[d.splat(0); PANELS]; ROWS];
         for r in 0..ROWS {
@@ -196,28 +196,36 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
         }
         for r in 0..ROWS {
             for p in 0..PANELS {
-                let sums = d.store(acc[r][p]);
                 if let Out::Sums(out) = job.out {
                     if row + r < job.x.m {
                         let first = (panel + p) * PANEL;
                         let n = PANEL.min(job.w.d_out() - first);
                         // SAFETY: these outputs belong to one panel, and each panel to one task.
                         let out = unsafe { out.slice(((row + r) * groups + g) * job.w.d_out() + first, n) };
-                        out.copy_from_slice(&sums[..n]);
+                        out.copy_from_slice(&d.store(acc[r][p])[..n]);
                     }
-                    continue;
-                }
-                for ((total, sum), scale) in total[r][p].iter_mut().zip(sums).zip(&scales[p][g]) {
-                    *total += sum as f32 * scale;
+                } else {
+                    total[r][p] = d.scaled(total[r][p], acc[r][p], &scales[p][g]);
                 }
             }
         }
     }
     for (r, total) in total.iter().enumerate().take(job.x.m - row) {
-        for (p, total) in total.iter().enumerate() {
-            finish(total, panels[p], scales[p], (panel + p) * PANEL, row + r, job);
+        for (p, &total) in total.iter().enumerate() {
+            finish(&d.store_floats(total), panels[p], scales[p], (panel + p) * PANEL, row + r, job);
         }
     }
+}
+
+/// The first floats for a whole panel, with zeros where there are fewer.
+#[inline(always)]
+fn whole(floats: &[f32]) -> [f32; PANEL] {
+    if let Some(whole) = floats.first_chunk() {
+        return *whole;
+    }
+    let mut out = [0.0; PANEL];
+    out[..floats.len()].copy_from_slice(floats);
+    out
 }
 
 /// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
@@ -237,10 +245,21 @@ fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first
     }
     let n = PANEL.min(job.w.d_out() - first);
     let (x_scale, middle) = (job.x.scale[row], job.x.middle[row]);
+    let row_sums = whole(&row_sums[first..]);
+    let mut values = [0.0f32; PANEL];
+    for i in 0..PANEL {
+        values[i] = (total[i] * x_scale + middle * row_sums[i] + beyond[i]) * step;
+    }
+    if let Some(bias) = bias {
+        let bias = whole(&bias[first..]);
+        for i in 0..PANEL {
+            values[i] += bias[i];
+        }
+    }
     // SAFETY: these outputs belong to one panel, and each panel to one task.
     let y = unsafe { y.slice(row * job.w.d_out() + first, n) };
-    for i in 0..n {
-        let value = (total[i] * x_scale + middle * row_sums[first + i] + beyond[i]) * step;
-        y[i] = bias.map_or(value, |b| value + b[first + i]);
+    match y.first_chunk_mut::<PANEL>() {
+        Some(y) => *y = values,
+        None => y.copy_from_slice(&values[..n]),
     }
 }
