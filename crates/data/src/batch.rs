@@ -65,11 +65,11 @@ pub struct Draw {
 }
 
 impl Dataset {
-    /// Fills `out` `[b, 1, height, width]` with the images at `indices` `[b]`, normalised and, with `draw`, augmented by (seed, epoch, index) alone; fails with `batch.invalid`.
+    /// Fills `out` `[b, channels, height, width]` with the images at `indices` `[b]`, normalised and, with `draw`, augmented by (seed, epoch, index) alone; fails with `batch.invalid`.
     pub fn fill_batch(&self, indices: &[u32], norm: Norm, draw: Option<&Draw>, out: &mut [f32]) -> Result<()> {
-        let size = self.height() * self.width();
+        let size = self.size();
         if indices.len().checked_mul(size) != Some(out.len()) {
-            return Err(Error::Batch { kind: "the buffer must hold batch * height * width values" });
+            return Err(Error::Batch { kind: "the buffer must hold batch * channels * height * width values" });
         }
         if !norm.mean.is_finite() || !norm.std.is_finite() || norm.std == 0.0 {
             return Err(Error::Batch { kind: "mean and std must be finite and std not 0" });
@@ -111,7 +111,7 @@ impl Augment {
     }
 }
 
-/// Crops, mirrors and erases one image `[h, w]` into `out` `[h, w]`.
+/// Crops, mirrors and erases one image `[channels, h, w]` into `out` of the same shape, all channels alike.
 fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table: &[f32; 256], out: &mut [f32]) {
     let Draw { augment, seed, epoch } = *draw;
     let mut rng = Rng::of(&[2, seed, epoch, u64::from(index)]);
@@ -121,14 +121,16 @@ fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table
     let flip = rng.unit() < f64::from(augment.flip);
     let erase = rng.unit() < f64::from(augment.erase);
 
-    for y in 0..h {
-        for x in 0..w {
-            let column = if flip { w - 1 - x } else { x };
-            // In padded coordinates the image begins at `pad`; wrapping makes what lies before it huge.
-            let from_y = (y + dy).wrapping_sub(augment.pad);
-            let from_x = (column + dx).wrapping_sub(augment.pad);
-            let byte = if from_y < h && from_x < w { image[from_y * w + from_x] } else { 0 };
-            out[y * w + x] = table[usize::from(byte)];
+    for (image, out) in image.chunks_exact(h * w).zip(out.chunks_exact_mut(h * w)) {
+        for y in 0..h {
+            for x in 0..w {
+                let column = if flip { w - 1 - x } else { x };
+                // In padded coordinates the image begins at `pad`; wrapping makes what lies before it huge.
+                let from_y = (y + dy).wrapping_sub(augment.pad);
+                let from_x = (column + dx).wrapping_sub(augment.pad);
+                let byte = if from_y < h && from_x < w { image[from_y * w + from_x] } else { 0 };
+                out[y * w + x] = table[usize::from(byte)];
+            }
         }
     }
     if !erase {
@@ -146,9 +148,11 @@ fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table
         }
         let top = rng.below((h - eh + 1) as u32) as usize;
         let left = rng.below((w - ew + 1) as u32) as usize;
-        for row in out.chunks_exact_mut(w).skip(top).take(eh) {
-            // 0 is the mean after normalising.
-            row[left..left + ew].fill(0.0);
+        for plane in out.chunks_exact_mut(h * w) {
+            for row in plane.chunks_exact_mut(w).skip(top).take(eh) {
+                // 0 is the mean after normalising.
+                row[left..left + ew].fill(0.0);
+            }
         }
         return;
     }

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::batch::Norm;
 use crate::error::{Error, Result};
 use crate::idx::{self, Idx};
+use crate::image::Picture;
+use crate::resize::{Filter, resize};
 
 /// The ten classes, by label.
 pub const LABELS: [&str; 10] =
@@ -15,13 +18,15 @@ pub const SIDE: usize = 28;
 /// dataset-fashion-mnist install.
 const PLACES: [&str; 2] = ["models/fashion-mnist", "/usr/share/datasets/fashion-mnist"];
 
-/// Labelled gray pictures of one size: images `[n, height, width]`, labels `[n]`.
-#[derive(Clone, PartialEq, Eq)]
+/// Labelled pictures of one size: images `[n, channels, height, width]`, labels `[n]`.
+#[derive(Clone, PartialEq)]
 pub struct Dataset {
     images: Vec<u8>,
     labels: Vec<u8>,
+    channels: usize,
     height: usize,
     width: usize,
+    norm: Norm,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -46,7 +51,46 @@ impl Dataset {
         if labels.data.iter().any(|&l| usize::from(l) >= LABELS.len()) {
             return Err(bad("a label is above 9"));
         }
-        Ok(Self { images: images.data, labels: labels.data, height, width })
+        Ok(Self { images: images.data, labels: labels.data, channels: 1, height, width, norm: Norm::FASHION })
+    }
+
+    /// Puts pictures and their labels together: `channels` channels, resized to `side` by `side` where they differ, with
+    /// the mean and deviation to train at; fails as [`resize`] and [`Picture::to_channels`] do.
+    pub fn of_pictures(
+        pictures: &[Picture],
+        labels: Vec<u8>,
+        [channels, side]: [usize; 2],
+        norm: Norm,
+    ) -> Result<Self> {
+        let mut images = Vec::with_capacity(pictures.len() * channels * side * side);
+        for picture in pictures {
+            let mut picture = picture.to_channels(channels)?;
+            if (picture.height(), picture.width()) != (side, side) {
+                picture = resize(&picture, side, side, Filter::Bilinear)?;
+            }
+            // A picture has its channels side by side, a set one behind the other.
+            (0..channels).for_each(|c| images.extend(picture.data().iter().skip(c).step_by(channels)));
+        }
+        if labels.len() != pictures.len() {
+            return Err(Error::Batch { kind: "there is not one label for each image" });
+        }
+        Ok(Self { images, labels, channels, height: side, width: side, norm })
+    }
+
+    /// The same pictures at another size, by the filter that a checkpoint's preprocessing names for them (bilinear, as
+    /// Pillow); fails as [`resize`] does.
+    pub fn resized(&self, side: usize) -> Result<Self> {
+        if (self.height, self.width) == (side, side) {
+            return Ok(self.clone());
+        }
+        let picture = |i: usize| {
+            let planes = self.image(i).unwrap_or_default();
+            let size = self.height * self.width;
+            let data = (0..size).flat_map(|at| planes.iter().skip(at).step_by(size)).copied().collect();
+            Picture::new(self.width, self.height, self.channels, data)
+        };
+        let pictures: Vec<Picture> = (0..self.len()).map(picture).collect::<Result<_>>()?;
+        Self::of_pictures(&pictures, self.labels.clone(), [self.channels, side], self.norm)
     }
 
     /// Number of images.
@@ -59,6 +103,16 @@ impl Dataset {
         self.labels.is_empty()
     }
 
+    /// Mean and deviation of its training pixels.
+    pub fn norm(&self) -> Norm {
+        self.norm
+    }
+
+    /// Channels of each image.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// Height of each image.
     pub fn height(&self) -> usize {
         self.height
@@ -69,7 +123,7 @@ impl Dataset {
         self.width
     }
 
-    /// All images, `[n, height, width]`.
+    /// All images, `[n, channels, height, width]`.
     pub fn images(&self) -> &[u8] {
         &self.images
     }
@@ -79,21 +133,31 @@ impl Dataset {
         &self.labels
     }
 
-    /// One image, `[height, width]`; `None` beyond the end.
+    /// Numbers of one image.
+    pub(crate) fn size(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// One image, `[channels, height, width]`; `None` beyond the end.
     pub fn image(&self, index: usize) -> Option<&[u8]> {
-        let size = self.height * self.width;
+        let size = self.size();
         let start = index.checked_mul(size)?;
         self.images.get(start..start.checked_add(size)?)
     }
 
     /// The first `n` images (all, if there are fewer).
     pub fn head(&self, n: usize) -> Dataset {
-        let n = n.min(self.len());
-        Dataset {
-            images: self.images[..n * self.height * self.width].to_vec(),
-            labels: self.labels[..n].to_vec(),
-            ..*self
-        }
+        self.slice(0..n.min(self.len()))
+    }
+
+    /// All images but the first `n`.
+    pub fn tail(&self, n: usize) -> Dataset {
+        self.slice(n.min(self.len())..self.len())
+    }
+
+    fn slice(&self, range: std::ops::Range<usize>) -> Dataset {
+        let images = self.images[range.start * self.size()..range.end * self.size()].to_vec();
+        Dataset { images, labels: self.labels[range].to_vec(), ..*self }
     }
 }
 

@@ -1,14 +1,15 @@
 //! What an operating point keeps and what it costs, measured on labelled images.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde_json::json;
-use switchformer_data::batch::Norm;
+use switchformer_data::batch::Draw;
 use switchformer_data::fashion::Dataset;
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Input, Point, Trace, ops};
+use switchformer_nn::{Input, InputSpec, Point, Trace, ops};
 use switchformer_zoo::Opened;
 
 use crate::error::Result;
@@ -91,11 +92,22 @@ pub fn default_points(opened: &Opened) -> Vec<(String, Point)> {
     points
 }
 
-/// Images of a set as one batch. Shapes: -> `[b, 1, h, w]`.
-pub fn pixels(set: &Dataset, indices: &[u32]) -> Result<Input> {
-    let mut data = vec![0f32; indices.len() * set.height() * set.width()];
-    set.fill_batch(indices, Norm::FASHION, None, &mut data)?;
-    Ok(Input::Pixels(Tensor::from_vec(data, (indices.len(), 1, set.height(), set.width()), &Device::Cpu)?))
+/// Images of a set as one batch, changed by chance with `draw`. Shapes: -> `[b, channels, h, w]`.
+pub fn pixels(set: &Dataset, indices: &[u32], draw: Option<&Draw>) -> Result<Input> {
+    let shape = (indices.len(), set.channels(), set.height(), set.width());
+    let mut data = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
+    set.fill_batch(indices, set.norm(), draw, &mut data)?;
+    Ok(Input::Pixels(Tensor::from_vec(data, shape, &Device::Cpu)?))
+}
+
+/// The set at the size that a model was trained at.
+pub fn fitted<'a>(opened: &Opened, set: &'a Dataset) -> Result<Cow<'a, Dataset>> {
+    match opened.model.spec() {
+        InputSpec::Pixels { size: (h, w), .. } if h == w && (h, w) != (set.height(), set.width()) => {
+            Ok(Cow::Owned(set.resized(h)?))
+        }
+        _ => Ok(Cow::Borrowed(set)),
+    }
 }
 
 /// Predicted class of every member, and the trace.
@@ -128,7 +140,7 @@ pub fn answer(opened: &Opened, point: &Point, set: &Dataset, batch: usize) -> Re
     let mut all = Answers { correct: Vec::with_capacity(set.len()), macs: 0, decision_macs: 0, blocks: 0 };
     let order: Vec<u32> = (0..set.len() as u32).collect();
     for chunk in order.chunks(batch.max(1)) {
-        let (classes, trace) = predict(opened, point, &pixels(set, chunk)?)?;
+        let (classes, trace) = predict(opened, point, &pixels(set, chunk, None)?)?;
         let labels = set.labels_at(chunk)?;
         all.correct.extend(classes.iter().zip(&labels).map(|(c, l)| *c == usize::from(*l)));
         all.macs += trace.macs;
@@ -199,10 +211,11 @@ pub fn peak_memory() -> u64 {
 
 /// Measures one point on a set: accuracy on all of it, time on its first images.
 pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: usize) -> Result<Measured> {
+    let set = &*fitted(opened, set)?;
     reset_peak();
     let answers = answer(opened, point, set, 64)?;
     let (n, hits) = (set.len(), answers.correct.iter().filter(|c| **c).count());
-    let singles: Vec<Input> = (0..8u32.min(n as u32)).map(|i| pixels(set, &[i])).collect::<Result<_>>()?;
+    let singles: Vec<Input> = (0..8u32.min(n as u32)).map(|i| pixels(set, &[i], None)).collect::<Result<_>>()?;
     let mut i = 0;
     let one = time(4, 4 * reps, || {
         i += 1;
@@ -210,7 +223,7 @@ pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: 
     })?;
     let b = 32.min(n);
     let batches: Vec<Input> = (0..(n / b).clamp(1, 8) as u32)
-        .map(|k| pixels(set, &(k * b as u32..(k + 1) * b as u32).collect::<Vec<_>>()))
+        .map(|k| pixels(set, &(k * b as u32..(k + 1) * b as u32).collect::<Vec<_>>(), None))
         .collect::<Result<_>>()?;
     let mut k = 0;
     let many = time(2, reps, || {

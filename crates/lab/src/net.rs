@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::INITIALIZER_RANGE;
-use switchformer_nn::{Ctx, Error as NnError, Input, Model, Output, Param, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Error as NnError, Input, Model, Moments, Output, Param, Point, Taps, Trace, Weights, staged};
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_zoo::Entry;
@@ -38,7 +38,20 @@ struct Passed {
     logits: Vec<Tensor>,
     /// Weighted sum of the losses that leaves asked for (the balance of experts).
     aux: Option<Tensor>,
+    /// What batch norms saw.
+    moments: Vec<Moments>,
 }
+
+/// The loss of a batch.
+pub struct Loss {
+    /// A scalar, to be differentiated.
+    pub value: Tensor,
+    /// What batch norms saw, for [`Net::keep`] once the step is done.
+    pub moments: Vec<Moments>,
+}
+
+/// Share of a batch's statistics in the kept ones, per pass (PyTorch's default).
+const MOMENTUM: f32 = 0.1;
 
 impl Net {
     /// A fresh model for a recipe.
@@ -71,7 +84,7 @@ impl Net {
     fn pass(&self, point: &Point, input: &Input) -> Result<Passed> {
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
         let mut cx = Ctx::new(point, &mut taps, &mut trace);
-        (cx.train, cx.dropout) = (true, self.dropout);
+        (cx.train, cx.dropout, cx.moments) = (true, self.dropout, Some(Vec::new()));
         let trunk = self.model.trunk();
         let mut state = trunk.stem(&mut cx, input)?;
         let mut logits = Vec::new();
@@ -86,11 +99,11 @@ impl Net {
             let what = format!("the family {} has no place for dropout", self.entry.name);
             return Err(Error::Nn(NnError::config("train.dropout", what)));
         }
-        Ok(Passed { logits, aux: cx.aux_loss()? })
+        Ok(Passed { logits, aux: cx.aux_loss()?, moments: cx.moments.take().unwrap_or_default() })
     }
 
     /// The loss of a batch: the mean over its points of the task's loss, pulls between answers, and what leaves ask for.
-    pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled, smoothing: f64) -> Result<Tensor> {
+    pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled, smoothing: f64) -> Result<Loss> {
         let passes: Vec<Passed> = sampled.points.iter().map(|p| self.pass(p, &batch.input)).collect::<Result<_>>()?;
         let mut total = Sum::default();
         for (i, pass) in passes.iter().enumerate() {
@@ -112,7 +125,20 @@ impl Net {
                 Pull::Agree { a, b, weight } => total.add(symmetric_kl(own(&passes[a])?, own(&passes[b])?)?, weight)?,
             }
         }
-        Ok((total.0.ok_or_else(nothing)? / passes.len() as f64)?)
+        let value = (total.0.ok_or_else(nothing)? / passes.len() as f64)?;
+        Ok(Loss { value, moments: passes.into_iter().flat_map(|p| p.moments).collect() })
+    }
+
+    /// Takes what batch norms saw into their kept statistics.
+    pub fn keep(&self, moments: &[Moments]) -> Result<()> {
+        let of = |id| self.model_params.iter().find(|p| p.var.as_tensor().id() == id);
+        for (id, new) in moments.iter().flat_map(|m| m.of.iter().zip(&m.values)) {
+            let Some(p) = of(*id) else { continue };
+            let mut kept: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
+            kept.iter_mut().zip(new).for_each(|(k, n)| *k += MOMENTUM * (n - *k));
+            p.var.set(&Tensor::from_vec(kept, p.var.dims(), p.var.device())?)?;
+        }
+        Ok(())
     }
 
     /// The task's loss at a point without gradients: mean over the labels of all batches.
@@ -232,7 +258,7 @@ mod tests {
 
     fn loss_of(net: &Net, recipe: &Recipe, step: u64) -> f64 {
         let batch = Fixed.batch(0).unwrap();
-        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0), 0.1).unwrap();
+        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0), 0.1).unwrap().value;
         loss.to_scalar::<f32>().unwrap().into()
     }
 
@@ -240,7 +266,7 @@ mod tests {
     fn router_gradients(recipe: &Recipe) -> (Vec<f64>, Vec<f64>) {
         let net = Net::new(recipe, &Fixed).unwrap();
         let batch = Fixed.batch(0).unwrap();
-        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0), 0.1)).unwrap();
+        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0), 0.1).map(|l| l.value)).unwrap();
         let grads = tape.backward(&loss).unwrap();
         let (mut exact, mut near) = (Vec::new(), Vec::new());
         let routers = net.model_params.iter().filter(|p| p.names[0].0.contains("router"));

@@ -7,7 +7,7 @@ use switchformer_nn::{InputSpec, Point, Trace};
 use switchformer_zoo::Opened;
 
 use crate::error::{Error, Result};
-use crate::measure::{Measured, on_front, pixels, predict};
+use crate::measure::{fitted, Measured, on_front, pixels, predict};
 
 /// Where and on what the figures were taken.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -44,9 +44,10 @@ pub struct Picture {
 
 /// Runs the first `n` images at a point and collects what stays of each.
 pub fn pictures(opened: &Opened, point: &Point, set: &Dataset, n: usize) -> Result<Vec<Picture>> {
+    let set = &*fitted(opened, set)?;
     let n = n.min(set.len());
     let indices: Vec<u32> = (0..n as u32).collect();
-    let (classes, trace) = predict(opened, point, &pixels(set, &indices)?)?;
+    let (classes, trace) = predict(opened, point, &pixels(set, &indices, None)?)?;
     let host = opened.switches.host();
     let prefix = host.prefix_rows.unwrap_or(0) as u64;
     let all = indices.iter().map(|i| Picture {

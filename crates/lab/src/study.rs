@@ -18,6 +18,9 @@ use crate::task::{self, Figures};
 use crate::train::{self, TrainOptions};
 
 const RESULT: &str = "result.json";
+/// Ends of the names of figures that are the ends of an interval.
+const LOW: &str = " low";
+const HIGH: &str = " high";
 /// Name of the point that a recipe without `eval.points` is measured at.
 const REST: &str = "rest";
 
@@ -152,7 +155,8 @@ fn write_table(study: &Study, o: &StudyOptions, path: &Path) -> Result<Vec<RunRe
 fn table(study: &Study, done: &[RunResult]) -> String {
     let mut names: Vec<&str> =
         done.iter().flat_map(|r| r.figures.values()).flat_map(|f| f.keys()).map(|k| &**k).collect();
-    // The loss first, then by name.
+    // The loss first, then by name; the ends of an interval stand beside their figure.
+    names.retain(|n| !n.ends_with(LOW) && !n.ends_with(HIGH));
     names.sort_unstable_by_key(|n| (*n != "loss", *n));
     names.dedup();
     let mut variants: Vec<&str> = study.runs.iter().map(|r| r.variant.as_str()).collect();
@@ -161,13 +165,13 @@ fn table(study: &Study, done: &[RunResult]) -> String {
     let mut text = format!("# {}\n\n", study.name);
     let _ = writeln!(
         text,
-        "{} of {} runs. Each figure: mean over seeds, and in brackets the spread, largest less smallest. Seconds a step \
-         are those of the machine and its load at the time.\n",
+        "{} of {} runs. Each figure: mean over seeds, and in brackets the spread, largest less smallest; of a single run \
+         the 95 % interval where it has one. Times are those of the machine and its load at the time.\n",
         done.len(),
         study.runs.len()
     );
-    let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s a step |", names.join(" | "));
-    let _ = writeln!(text, "|{}", "---|".repeat(5 + names.len()));
+    let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s a step | minutes |", names.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(6 + names.len()));
     for variant in variants {
         let own: Vec<&RunResult> = done.iter().filter(|r| r.variant == variant).collect();
         let Some(first) = own.first() else { continue };
@@ -175,15 +179,20 @@ fn table(study: &Study, done: &[RunResult]) -> String {
             let cells: Vec<String> = names
                 .iter()
                 .map(|name| {
-                    let values: Vec<f64> =
-                        own.iter().filter_map(|r| r.figures.get(point)?.get(*name).copied()).collect();
-                    mean_and_spread(&values)
+                    let of = |name: &str| -> Vec<f64> {
+                        own.iter().filter_map(|r| r.figures.get(point)?.get(name).copied()).collect()
+                    };
+                    match (&of(name)[..], &of(&format!("{name}{LOW}"))[..], &of(&format!("{name}{HIGH}"))[..]) {
+                        ([value], [low], [high]) => format!("{value:.3} ({low:.3} to {high:.3})"),
+                        (values, ..) => mean_and_spread(values),
+                    }
                 })
                 .collect();
+            let minutes = own.iter().map(|r| r.seconds).sum::<f64>() / own.len() as f64 / 60.0;
             let pace = own.iter().map(|r| r.seconds / r.steps.max(1) as f64).sum::<f64>() / own.len() as f64;
             let _ = writeln!(
                 text,
-                "| {variant} | {point} | {} | {} | {} | {pace:.3} |",
+                "| {variant} | {point} | {} | {} | {} | {pace:.3} | {minutes:.1} |",
                 own.len(),
                 cells.join(" | "),
                 first.params
@@ -229,7 +238,15 @@ mod tests {
             figures: BTreeMap::from([(REST.to_string(), Figures::from([("loss".to_string(), loss)]))]),
         };
         let text = table(&study, &[result("a", 1, 2.0), result("b", 1, 3.0), result("a", 2, 2.5)]);
-        assert!(text.contains("| a | rest | 2 | 2.250 (0.500) | 7 | 0.500 |"), "{text}");
-        assert!(text.contains("| b | rest | 1 | 3.000 | 7 | 0.500 |") && text.contains("3 of 4 runs"), "{text}");
+        assert!(text.contains("| a | rest | 2 | 2.250 (0.500) | 7 | 0.500 | 0.1 |"), "{text}");
+        assert!(text.contains("| b | rest | 1 | 3.000 | 7 | 0.500 | 0.1 |") && text.contains("3 of 4 runs"), "{text}");
+        let mut alone = result("a", 1, 2.0);
+        alone.figures.insert(
+            REST.to_string(),
+            [("share", 0.5), ("share low", 0.4), ("share high", 0.6)].map(|(k, v)| (k.to_string(), v)).into(),
+        );
+        let text = table(&study, &[alone]);
+        assert!(text.contains("| seeds | share | parameters |"), "{text}");
+        assert!(text.contains("| 1 | 0.500 (0.400 to 0.600) | 7 |"), "{text}");
     }
 }

@@ -15,7 +15,7 @@ use crate::curves::write_page;
 use crate::error::{Error, Result};
 use crate::export::{self, Export};
 use crate::log::{Log, Step};
-use crate::net::Net;
+use crate::net::{Loss, Net};
 use crate::optim::{Ema, Gathered, Optimiser, rate};
 use crate::points::sample;
 use crate::recipe::Recipe;
@@ -97,13 +97,14 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<Step> {
         let (t, step) = (&self.recipe.train, self.at.step);
         let mut gathered = Gathered::new();
-        let (mut loss, mut size) = (0f64, 0);
+        let (mut loss, mut size, mut seen) = (0f64, 0, Vec::new());
         let parts = t.accumulate as u64;
         for part in 0..parts {
             let batch = self.task.batch(step * parts + part)?;
             let sampled = sample(self.recipe, step, part);
             let (net, task) = (&self.net, self.task.as_ref());
-            let (value, tape) = record(|| net.loss(task, &batch, &sampled, t.label_smoothing))?;
+            let (Loss { value, moments }, tape) = record(|| net.loss(task, &batch, &sampled, t.label_smoothing))?;
+            seen.extend(moments);
             loss += f64::from(value.to_scalar::<f32>()?) / parts as f64;
             size += batch.size;
             if !loss.is_finite() {
@@ -116,6 +117,7 @@ impl<'a> Run<'a> {
         if !norm.is_finite() {
             return Err(self.diverged("gradient"));
         }
+        self.net.keep(&seen)?;
         self.at.step += 1;
         if let Some(ema) = &mut self.ema {
             ema.follow(self.optimiser.params(), self.at.step)?;

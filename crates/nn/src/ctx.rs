@@ -1,6 +1,6 @@
 //! What a forward call may need; passed first, never global, never stored.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
@@ -28,8 +28,19 @@ pub struct Ctx<'a> {
     pub aux: Vec<Aux>,
     /// Share of the numbers that [`Ctx::drop`] sets to zero in training.
     pub dropout: f64,
+    /// What batch norms saw in training; `None` leaves them at their kept statistics, gradients or not.
+    pub moments: Option<Vec<Moments>>,
     /// How often [`Ctx::drop`] was asked in training, whatever the share: 0 shows a model that has no place for it.
     pub drops: usize,
+}
+
+/// Statistics of one batch norm over the rows of a training pass. The caller takes them into the kept ones.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// The kept mean and variance.
+    pub of: [TensorId; 2],
+    /// Mean and unbiased variance of the rows, `[dim]` each.
+    pub values: [Vec<f32>; 2],
 }
 
 /// A loss that a leaf adds to the task's own in training.
@@ -48,7 +59,7 @@ pub struct Aux {
 impl<'a> Ctx<'a> {
     /// A context for inference.
     pub fn new(point: &'a Point, taps: &'a mut Taps, trace: &'a mut Trace) -> Self {
-        Ctx { point, taps, trace, train: false, block: 0, aux: Vec::new(), dropout: 0.0, drops: 0 }
+        Ctx { point, taps, trace, train: false, block: 0, aux: Vec::new(), dropout: 0.0, moments: None, drops: 0 }
     }
 
     /// A random stream that depends on the request's seed and the place alone: not on batch mates or threads.

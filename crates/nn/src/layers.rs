@@ -11,6 +11,8 @@ use crate::point::Point;
 use crate::rows::{Rows, Size};
 use crate::weights::{FfnSpec, LinearSpec, Weights};
 
+pub use crate::batch_norm::BatchNorm;
+
 /// Layer norm over the last dimension with weight and bias.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
@@ -57,35 +59,6 @@ impl RmsNorm {
     /// Bytes of its weights.
     pub fn cost(&self) -> LeafCost {
         LeafCost { macs: 0, bytes: 4 * self.weight.elem_count() as u64 }
-    }
-}
-
-/// Batch norm with fixed statistics: a factor and a shift per channel. It stays so in training.
-#[derive(Clone, Debug)]
-pub struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: f64,
-}
-
-impl BatchNorm {
-    /// Weight and bias, mean and variance. Shapes: all `[dim]`.
-    pub fn new([weight, bias]: [Tensor; 2], [mean, variance]: [Tensor; 2], eps: f64) -> Self {
-        BatchNorm { weight, bias, mean, variance, eps }
-    }
-
-    /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let factor = (&self.weight / (&self.variance + self.eps)?.sqrt()?)?;
-        let shift = (&self.bias - (&self.mean * &factor)?)?;
-        Ok(x.broadcast_mul(&factor)?.broadcast_add(&shift)?)
-    }
-
-    /// Bytes of its weights.
-    pub fn cost(&self) -> LeafCost {
-        LeafCost { macs: 0, bytes: 8 * self.weight.elem_count() as u64 }
     }
 }
 

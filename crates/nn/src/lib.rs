@@ -4,6 +4,7 @@
 //! ([`Linear`], [`Ffn`], [`Attend`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
 //! published checkpoints strictly. Tensor operations live in [`ops`], reusable layers in [`layers`].
 
+mod batch_norm;
 pub mod config;
 pub mod ctx;
 pub mod decode;
@@ -30,7 +31,7 @@ pub mod trace;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor, Var};
-pub use ctx::{Aux, Ctx};
+pub use ctx::{Aux, Ctx, Moments};
 pub use decode::{Cache, Decode};
 pub use error::{Error, Result};
 pub use folder::Folder;

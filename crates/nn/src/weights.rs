@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
-use crate::init;
+use crate::init::{self, Start};
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
 use crate::leaf::{Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
@@ -156,12 +156,14 @@ struct Ledger {
 pub struct Weights {
     shared: Arc<Shared>,
     path: String,
+    /// How fresh tensors asked for from here on start.
+    start: Start,
 }
 
 impl Weights {
     fn new(source: Source) -> Self {
         let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
-        Weights { shared: Arc::new(shared), path: String::new() }
+        Weights { shared: Arc::new(shared), path: String::new(), start: Start::Range }
     }
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
@@ -216,31 +218,36 @@ impl Weights {
 
     /// Makes every tensor a variable, recorded in [`Weights::params`].
     pub fn trainable(self) -> Self {
-        let Weights { shared, path } = self;
+        let Weights { shared, path, start } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: true,
             leaves: s.leaves.clone(),
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path }
+        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, start }
     }
 
     /// Lets a plan decide the form of projections.
     pub fn with_leaves(self, leaves: Arc<dyn LeafMaker>) -> Self {
-        let Weights { shared, path } = self;
+        let Weights { shared, path, start } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: s.trainable,
             leaves: None,
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path }
+        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, start }
     }
 
     /// The same checkpoint one part deeper.
     pub fn at(&self, part: impl Display) -> Weights {
-        Weights { shared: self.shared.clone(), path: self.name(&part.to_string()) }
+        Weights { path: self.name(&part.to_string()), ..self.clone() }
+    }
+
+    /// The same place, whose tensors start otherwise when a model is made afresh. What a file holds is not touched.
+    pub fn starting(&self, start: Start) -> Weights {
+        Weights { start, ..self.clone() }
     }
 
     /// Full dotted name of a tensor below this path.
@@ -344,7 +351,7 @@ impl Weights {
                     Source::Files(f) => f.read(&name)?,
                     Source::Manifest(m) => m[&name].values(),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
-                    Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(&name, shape, *seed, *deviation),
+                    Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(&name, shape, *seed, *deviation, self.start),
                     Source::Open(Fill::Shapes) => return Ok(None),
                 }));
             }

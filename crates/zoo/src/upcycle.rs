@@ -95,7 +95,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     for (path, (dim, network)) in &found {
         let name = format!("{path}.router.classifier.weight");
         let shape = [plan.count, *dim];
-        tensors.insert(name.clone(), Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE)));
+        tensors.insert(name.clone(), Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Start::Range)));
         params[1] += (plan.count * dim) as u64;
         for (name, tensor) in network {
             params[1] += (plan.count - 1) as u64 * tensor.shape.iter().product::<usize>() as u64;

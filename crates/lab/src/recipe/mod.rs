@@ -72,6 +72,9 @@ pub struct Data {
     /// Probability of erasing a rectangle.
     #[serde(default)]
     pub erase: f32,
+    /// Side that pictures are resized to; 0 leaves them as they are.
+    #[serde(default)]
+    pub side: usize,
     /// Train on the first this many images, documents or pairs only (0 = all).
     #[serde(default)]
     pub limit: usize,
@@ -268,6 +271,7 @@ const LATER: &[(&str, &[&str])] = &[
         "[data]",
         &[
             "task = \"images\"",
+            "side = 0",
             "valid = 0",
             "language = \"\"",
             "vocab = 2048",
@@ -338,6 +342,7 @@ impl Recipe {
                 fits,
                 "data.set must be \"fashion-mnist\" for images, \"debian\" for text, or \"text\" for span-corruption",
             ),
+            (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),
             ((300..=65_536).contains(&d.vocab), "data.vocab must be 300 to 65,536"),
             ((8..=4_096).contains(&d.max_len), "data.max_len must be 8 to 4,096"),
             (d.noise > 0.0 && d.noise <= 0.5 && d.span >= 1.0, "data.noise must be up to 0.5, data.span at least 1"),

@@ -1,22 +1,24 @@
-//! Fashion-MNIST: one label an image.
+//! Pictures with one label each.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Map, Value, json};
-use switchformer_data::batch::{Draw, Norm, permutation};
+use switchformer_data::batch::{Draw, permutation};
 use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
-use switchformer_nn::config::{ConfigMap, MAX_SIDE};
-use switchformer_nn::{Input, Point};
+use switchformer_nn::config::ConfigMap;
+use switchformer_nn::Point;
 use switchformer_zoo::Opened;
 use switchformer_zoo::save::json_bytes;
 
 use super::{Batch, Figures, Places, Task};
 use crate::error::{Error, Result};
 use crate::loss::{cross_entropy, targets};
-use crate::measure::{answer, pixels};
+use crate::measure::{answer, fitted, pixels, time, wilson};
 use crate::recipe::{Data, Eval, Recipe};
 
 /// Images of a validation batch.
 const BATCH: usize = 64;
+/// Batches that are timed after the test.
+const TIMED: usize = 15;
 
 pub(super) struct Images {
     data: Dataset,
@@ -32,6 +34,7 @@ impl Images {
         let source = FashionMnist::open(places.data.as_deref())?;
         let data = source.train()?;
         let data = if recipe.data.limit > 0 { data.head(recipe.data.limit) } else { data };
+        let data = if recipe.data.side > 0 { data.resized(recipe.data.side)? } else { data };
         let n = data.len().saturating_sub(recipe.data.valid);
         if n == 0 {
             let what = format!("data.valid leaves nothing of {} images to train on", data.len());
@@ -57,13 +60,10 @@ impl Task for Images {
     }
 
     fn batch(&mut self, index: u64) -> Result<Batch> {
-        let (b, data) = (self.batch, &self.data);
-        let (epoch, indices) = self.order.take(index, b);
-        let mut values = vec![0f32; b * data.height() * data.width()];
+        let (epoch, indices) = self.order.take(index, self.batch);
         let draw = Draw { augment: self.settings.augment(), seed: self.seed, epoch };
-        data.fill_batch(&indices, Norm::FASHION, Some(&draw), &mut values)?;
-        let pixels = Tensor::from_vec(values, (b, 1, data.height(), data.width()), &Device::Cpu)?;
-        Ok(Batch { input: Input::Pixels(pixels), labels: self.labels(&indices)?, size: b })
+        let input = pixels(&self.data, &indices, Some(&draw))?;
+        Ok(Batch { input, labels: self.labels(&indices)?, size: self.batch })
     }
 
     fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
@@ -73,31 +73,46 @@ impl Task for Images {
 
     fn valid(&self) -> Result<Vec<Batch>> {
         let held: Vec<u32> = (self.order.n as u32..self.data.len() as u32).collect();
-        let one =
-            |part: &[u32]| Ok(Batch { input: pixels(&self.data, part)?, labels: self.labels(part)?, size: part.len() });
+        let one = |part: &[u32]| {
+            Ok(Batch { input: pixels(&self.data, part, None)?, labels: self.labels(part)?, size: part.len() })
+        };
         held.chunks(BATCH).map(one).collect()
     }
 
-    fn files(&self, config: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
-        let (h, w) = config.pair("image_size", 28, MAX_SIDE)?;
+    fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
+        let norm = self.data.norm();
         let preprocessor = json!({
             "image_processor_type": "ViTImageProcessor",
             "do_resize": true,
-            "size": {"height": h, "width": w},
+            "size": {"height": self.data.height(), "width": self.data.width()},
             "resample": 2,
             "do_rescale": true,
             "rescale_factor": 1.0 / 255.0,
             "do_normalize": true,
-            "image_mean": [Norm::FASHION.mean],
-            "image_std": [Norm::FASHION.std],
+            "image_mean": vec![norm.mean; self.data.channels()],
+            "image_std": vec![norm.std; self.data.channels()],
         });
         Ok(vec![("preprocessor_config.json".into(), json_bytes(&preprocessor))])
     }
 
+    /// Accuracy with its 95 % interval, work of an image, and images a second in batches of 64.
     fn measure(&self, opened: &Opened, point: &Point, _: &Eval) -> Result<Figures> {
-        let answers = answer(opened, point, &self.source.test()?, BATCH)?;
-        let right = answers.correct.iter().filter(|c| **c).count();
-        Ok(Figures::from([("accuracy".to_string(), right as f64 / answers.correct.len().max(1) as f64)]))
+        let test = self.source.test()?;
+        let test = fitted(opened, &test)?;
+        let answers = answer(opened, point, &test, BATCH)?;
+        let (n, right) = (answers.correct.len(), answers.correct.iter().filter(|c| **c).count());
+        let [low, high] = wilson(right, n);
+        let first: Vec<u32> = (0..BATCH.min(n) as u32).collect();
+        let input = pixels(&test, &first, None)?;
+        let [ms, ..] = time(2, TIMED, || opened.run(point, &input).map(drop))?;
+        let figures = [
+            ("accuracy", right as f64 / n.max(1) as f64),
+            ("accuracy low", low),
+            ("accuracy high", high),
+            ("multiply-adds (M)", answers.macs as f64 / n.max(1) as f64 / 1e6),
+            ("images a second", first.len() as f64 / ms * 1e3),
+        ];
+        Ok(figures.map(|(name, value)| (name.to_string(), value)).into_iter().collect())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::leaf::Then;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
-pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
         None => candle_core::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
@@ -34,7 +34,7 @@ pub(super) fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Ca
 }
 
 /// Calls `f` on the values of contiguous CPU tensors.
-pub(super) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
+pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
     let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<CandleResult<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
@@ -47,11 +47,11 @@ pub(super) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f
     Ok(f(slices))
 }
 
-pub(super) fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
+pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
     Tensor::from_vec(data, shape, &Device::Cpu)
 }
 
-pub(super) fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
+pub(crate) fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(data), Shape::from_dims(shape)))
 }
 

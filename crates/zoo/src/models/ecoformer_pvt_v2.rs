@@ -11,6 +11,7 @@
 //! counts the row's own value and not the sum of all (`own_value`, true unless the config says otherwise).
 
 use switchformer_nn::config::ConfigMap;
+use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
@@ -103,13 +104,16 @@ impl HashAttention {
     fn load(c: &Config, w: &Weights, stage: usize, [bits, anchors]: [usize; 2], own_value: bool) -> Result<Self> {
         let (dim, heads) = (c.dims[stage], c.heads[stage]);
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
+        // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
+        let start = |deviation: f32| hash.starting(Start::Normal(deviation));
+        let mean = hash.starting(Start::Constant((-0.5f32).exp()));
         let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias: c.qkv_bias };
         Ok(HashAttention {
             qk_v: w.linear_of(&parts)?,
             out: w.linear("proj", dim, dim, true)?,
-            anchors: hash.buffer("anchor", &[1, heads, anchors, own])?.squeeze(0)?,
-            means: hash.buffer("mvec", &[1, heads, 1, anchors])?.squeeze(0)?,
-            matrix: hash.buffer("A", &[heads, bits, anchors])?.transpose(1, 2)?.contiguous()?,
+            anchors: start(1.0 / (own as f32).sqrt()).buffer("anchor", &[1, heads, anchors, own])?.squeeze(0)?,
+            means: mean.buffer("mvec", &[1, heads, 1, anchors])?.squeeze(0)?,
+            matrix: start(1.0).buffer("A", &[heads, bits, anchors])?.transpose(1, 2)?.contiguous()?,
             heads,
             own_value,
         })

@@ -468,7 +468,7 @@ impl Decoder {
                 (x, rows) = twice(&x, &rows)?;
             }
             (x, rows) = conv.forward(cx, &x, &rows)?;
-            x = Activation::Relu.forward(&norm.forward(&x)?)?;
+            x = Activation::Relu.forward(&norm.forward(cx, &x)?)?;
         }
         (x, rows) = self.last.forward(cx, &x, &rows)?;
         (x, rows) = twice(&x, &rows)?;

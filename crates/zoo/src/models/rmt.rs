@@ -6,10 +6,11 @@
 //! on small maps all places attend at once. Queries and keys are turned by their place (rotary), and convolutions of the
 //! values, the block's input and the feed-forward's hidden rows add what is next to a place.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
-//! Departs from the reference: batch norms keep their statistics in training too.
+//! Departs from the reference: none known.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
 use switchformer_nn::staged::State;
@@ -269,6 +270,7 @@ impl Block {
         let (dim, ffn) = (c.dims[stage], w.at("ffn"));
         let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
         let factor = |name: &str| -> Result<Tensor> {
+            let w = w.starting(Start::Constant(1e-5));
             Ok(w.tensor(name, &[1, 1, 1, dim], ParamKind::Vector)?.reshape((1, dim))?)
         };
         Ok(Block {
@@ -334,7 +336,7 @@ impl Step {
 impl Shrink for Step {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
-        Ok(State::new(self.norm.forward(&x)?, rows))
+        Ok(State::new(self.norm.forward(cx, &x)?, rows))
     }
     fn size(&self, from: Size) -> Size {
         self.conv.size(from)
@@ -390,7 +392,8 @@ struct Head {
 
 impl MapHead for Head {
     fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
-        let x = self.norm.forward(&self.projection.forward(cx, &hidden)?)?;
+        let wide = self.projection.forward(cx, &hidden)?;
+        let x = self.norm.forward(cx, &wide)?;
         let pooled = mean_rows(&Activation::Silu.forward(&x)?, &end.rows)?;
         Ok(Output::new().member("logits", self.classifier.forward(cx, &pooled)?))
     }

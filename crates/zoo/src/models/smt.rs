@@ -5,10 +5,11 @@
 //! 3, 5, 7 and 9, one per quarter of the channels, mixed across the quarters. In stage 3 such blocks and attention take
 //! turns, the last stage is attention alone.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
-//! Departs from the reference: batch norms keep their statistics in training too.
+//! Departs from the reference: none known.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
+use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, Depthwise};
@@ -172,7 +173,7 @@ impl Modulation {
             value: w.linear("v", dim, dim, c.qkv_bias)?,
             source: w.linear("s", dim, dim, c.qkv_bias)?,
             convs: (0..parts).map(conv).collect::<Result<_>>()?,
-            mix: w.at("proj0").conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
+            mix: w.at("proj0").starting(Start::FanOut(dim / parts)).conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
             mix_bias: w.at("proj0").tensor("bias", &[EXPAND * dim], ParamKind::Vector)?,
             norm: w.batch_norm("bn", EXPAND * dim, CONV_EPS)?,
             join: Conv::load(&w.at("proj1"), [dim, EXPAND * dim, 1], [1, 0], true)?,
@@ -195,7 +196,7 @@ impl Mixer for Modulation {
         let mix = self.mix.reshape((width, EXPAND * parts, parts))?.transpose(1, 2)?.contiguous()?;
         cx.count(total * EXPAND * dim * parts);
         let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((total, EXPAND * dim))?;
-        let mixed = Activation::Gelu.forward(&self.norm.forward(&mixed.broadcast_add(&self.mix_bias)?)?)?;
+        let mixed = Activation::Gelu.forward(&self.norm.forward(cx, &mixed.broadcast_add(&self.mix_bias)?)?)?;
         let (gate, _) = self.join.forward(cx, &mixed, rows)?;
         self.out.forward(cx, &(gate * value)?)
     }
@@ -302,7 +303,7 @@ impl Stem {
 impl Shrink for Stem {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
-        let x = Activation::Relu.forward(&self.norm.forward(&x)?)?;
+        let x = Activation::Relu.forward(&self.norm.forward(cx, &x)?)?;
         self.squares.forward(cx, &x, &rows)
     }
     fn size(&self, from: Size) -> Size {

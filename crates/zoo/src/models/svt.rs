@@ -7,11 +7,12 @@
 //! together again. Nothing is lost on the way, and no product is as long as the map is large. Later stages attend.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! Departs from the reference: any image size (gains are resized bilinearly, odd maps repeat their edge), widths of the
-//! first stage other than 64 and 96; batch norms keep their statistics in training too, and training answers as running
-//! does (there it gives both heads apart, and mixes images).
+//! first stage other than 64 and 96; training answers as running does
+//! (there it gives both heads apart, and mixes images).
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
@@ -148,6 +149,7 @@ struct Scatter {
 impl Scatter {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
+        let w = w.starting(Start::Normal(0.02));
         let width = dim / GROUPS;
         let layer = |i: usize| -> Result<[Tensor; 2]> {
             let part = |what: &str| format!("complex_weight_lh_{what}{i}");
@@ -338,7 +340,7 @@ impl Shrink for Stem {
         let (mut x, mut rows) = (x.clone(), rows.clone());
         for (conv, norm) in &self.convs {
             (x, rows) = conv.forward(cx, &x, &rows)?;
-            x = Activation::Relu.forward(&norm.forward(&x)?)?;
+            x = Activation::Relu.forward(&norm.forward(cx, &x)?)?;
         }
         self.down.forward(cx, &x, &rows)
     }
