@@ -80,6 +80,7 @@ impl Net {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
+        we.finish()?;
         let heads = fresh();
         let exits = match recipe.switch.exits.as_slice() {
             [] => None,
@@ -195,7 +196,7 @@ impl<'a> Begun<'a> {
     fn weights(&self, seed: u64, deviation: f32, experts: bool) -> Weights {
         let mut fresh = self.start.fresh.clone();
         if experts {
-            fresh.push(format!(".{ADDED}.router."));
+            fresh.push(format!(".{ADDED}.router"));
         }
         let copy_of = experts.then_some(dense_twin as fn(&str) -> Option<String>);
         let still = self.start.still.clone();

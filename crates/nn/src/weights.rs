@@ -509,6 +509,7 @@ impl Weights {
     /// Stored tensors that nobody has asked for yet.
     fn unused<'a>(&'a self, ledger: &'a Ledger) -> Box<dyn Iterator<Item = &'a String> + 'a> {
         let all: Box<dyn Iterator<Item = &String>> = match &self.shared.source {
+            Source::Start(_, start) if start.copy_of.is_some() => Box::new(std::iter::empty()),
             Source::Files(f) | Source::Start(f, _) => Box::new(f.entries.keys()),
             Source::Manifest(m) => Box::new(m.keys()),
             Source::Open(_) => Box::new(std::iter::empty()),

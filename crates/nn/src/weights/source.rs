@@ -53,7 +53,8 @@ pub(super) enum Fill {
 /// silent start from nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
-    /// First parts of the names that are drawn where they are not stored, such as `qa_outputs`.
+    /// First parts of the names that are drawn where they are not stored, such as `qa_outputs`; any parts where they begin
+    /// with a dot.
     pub fresh: Vec<String>,
     /// First parts of the names that are not trained, such as `embeddings`.
     pub still: Vec<String>,
@@ -61,12 +62,16 @@ pub struct Start {
     pub seed: u64,
     /// Deviation of matrices that are drawn.
     pub deviation: f32,
-    /// The stored tensor that one of another name begins as a copy of, if it is not stored itself.
+    /// The stored tensor that one of another name begins as a copy of, if it is not stored itself. What reads by it is added
+    /// to a model and need not ask for every stored tensor.
     pub copy_of: Option<fn(&str) -> Option<String>>,
 }
 
-/// Whether a name is `path` or below it.
+/// Whether a name is `path` or below it; a path that begins with a dot may begin anywhere.
 fn below(name: &str, path: &str) -> bool {
+    if path.starts_with('.') {
+        return name.match_indices(path).any(|(at, _)| below(&name[at + 1..], &path[1..]));
+    }
     name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
