@@ -234,7 +234,8 @@ def run_case(path, loaded, inputs, loss_of=None, grads=(), note="", call=None, e
                 assert 0.05 < spread < 20, (path, name, spread)
     for name, t in outs.items():
         valid = rows if target_rows is None or name == "encoder_last_hidden_state" else target_rows
-        per_row = valid is not None and t.ndim == 3 and t.shape[1] == valid.shape[1]
+        of_rows = t.ndim == 3 or name in ("start_logits", "end_logits")
+        per_row = valid is not None and of_rows and t.shape[1] == valid.shape[1]
         stored["out." + name] = masked(t.detach().numpy(), valid if per_row else None, 1)
     if loss_of:
         loss = loss_of(outs, tensors_in)
@@ -368,6 +369,15 @@ def probe_loss(outs, ins):
     """Mean over all elements, padded ones included (where the probe is zero), of the rows or of a dense answer."""
     answer = outs["last_hidden_state"] if "last_hidden_state" in outs else outs["logits"]
     return (answer * ins["probe"]).mean()
+
+
+def span_loss(outs, ins):
+    """Mean cross-entropy of first and last places (labels [b, 2]) among the places that are no padding."""
+    parts = []
+    for i, name in enumerate(("start_logits", "end_logits")):
+        logits = outs[name].masked_fill(ins["attention_mask"] == 0, float("-inf"))
+        parts.append(torch.nn.functional.cross_entropy(logits, ins["labels"][:, i]))
+    return (parts[0] + parts[1]) / 2
 
 
 # --- text cases, the same for the four encoders ---------------------------------------------------------------------

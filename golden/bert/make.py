@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import oracle as o
 from transformers import (
-    BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel,
+    BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification,
+    BertModel,
 )
 
 HERE = o.ROOT / "bert"
@@ -39,6 +40,16 @@ for case, kw in {"gelu_new": dict(hidden_act="gelu_new", layer_norm_eps=1e-5),
     inputs = o.with_probe(o.text_inputs("bert", 0), loaded.config["hidden_size"], "golden.bert.probe")
     o.run_case(HERE / case, loaded, inputs, o.probe_loss, o.first(loaded.tensors, *BODY), rows=inputs["attention_mask"],
                note=f"As encoder, with {kw}.")
+
+loaded = o.from_transformers(BertForQuestionAnswering, config())
+inputs = o.text_inputs("bert", 0)
+lengths = inputs["attention_mask"].sum(1)
+labels = np.stack([lengths // 2, lengths - 2], 1).astype(np.int64)
+o.run_case(HERE / "question", loaded, {**inputs, "labels": labels}, o.span_loss,
+           o.first(loaded.tensors, *BODY, "qa_outputs.weight"), rows=inputs["attention_mask"],
+           note="Padded rows of taps, maps and outputs are stored as zeros. labels [b, 2]: first and last place of the "
+           "answer. out.loss: mean over both of the cross-entropy among the places that are no padding (the reference's "
+           "own loss counts padding in; packed rows have none).")
 
 loaded = o.from_transformers(BertModel, config())
 inputs = o.text_inputs("bert", 0, left=True)

@@ -46,7 +46,7 @@ pub(crate) struct Args {
 /// Writes the folder and says what it holds.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     match a.upcycle {
-        Some(count) => experts(a, &ExpertPlan { count, top_k: a.top_k }, as_json),
+        Some(count) => experts(a, &ExpertPlan::copies(count, a.top_k), as_json),
         None => vocabulary(a, as_json),
     }
 }

@@ -35,8 +35,17 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     metric: Metric,
     /// Answers: a segment or label a line; for squad a JSON object from question id to answer
-    #[arg(long, value_name = "FILE")]
-    hyp: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    hyp: Option<PathBuf>,
+    /// In place of --hyp: a model folder that answers the questions itself (squad)
+    #[arg(long, value_name = "MODEL", conflicts_with = "hyp")]
+    model: Option<String>,
+    /// Operating point of the model
+    #[arg(long, requires = "model")]
+    point: Option<String>,
+    /// Ask the model the first N questions only
+    #[arg(long, value_name = "N", requires = "model")]
+    limit: Option<usize>,
     /// Right answers, line for line; for squad a SQuAD v1.1 file. Several for bleu and chrf
     #[arg(long = "ref", value_name = "FILE", required = true, num_args = 1..)]
     refs: Vec<PathBuf>,
@@ -80,9 +89,9 @@ struct Case {
 }
 
 impl Args {
-    /// The answer files: one or two.
+    /// The answer files: one or two, the first missing where a model answers.
     fn answers(&self) -> impl Iterator<Item = &PathBuf> {
-        std::iter::once(&self.hyp).chain(&self.against)
+        self.hyp.iter().chain(&self.against)
     }
 
     fn only_reference(&self) -> Result<&Path, Fail> {
@@ -99,6 +108,9 @@ impl Args {
         }
         if self.lowercase && !translation {
             return Err(Fail::Usage("--lowercase goes with --metric bleu and chrf".into()));
+        }
+        if self.metric != Metric::Squad && self.model.is_some() {
+            return Err(Fail::Usage("--model goes with --metric squad".into()));
         }
         match self.metric {
             Metric::Bleu => self.bleu(),
@@ -150,19 +162,26 @@ impl Args {
 
     fn squad(&self) -> Result<Case, Fail> {
         // Only the texts of the answers matter here, so where they stand need not be right.
-        let set = Squad::open(self.only_reference()?, Offsets::Nearest)?;
+        let mut set = Squad::open(self.only_reference()?, Offsets::Nearest)?;
+        set.questions.truncate(self.limit.unwrap_or(usize::MAX));
+        let found = self.model.as_deref().map(|model| super::answer::predictions(model, self.point.as_deref(), &set));
         let accepted: Vec<Vec<&str>> = (0..set.questions.len()).map(|i| set.answers(i)).collect();
         let mut systems = Vec::new();
         let mut counts = Vec::new();
+        let mut all = Vec::new();
+        if let (Some(found), Some(model)) = (found.transpose()?, &self.model) {
+            all.push((found, model.clone()));
+        }
         for file in self.answers() {
-            let given = predictions(file)?;
+            all.push((predictions(file)?, file.display().to_string()));
+        }
+        for (given, from) in all {
             let answers: Vec<Option<&str>> =
                 set.questions.iter().map(|q| given.get(&q.id).map(String::as_str)).collect();
             let answered = answers.iter().flatten().count();
             if answered == 0 {
                 return Err(Fail::Usage(format!(
-                    "{} answers no question of {}; its keys must be the questions' ids",
-                    file.display(),
+                    "{from} answers no question of {}; its keys must be the questions' ids",
                     self.refs[0].display()
                 )));
             }

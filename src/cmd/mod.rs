@@ -1,5 +1,6 @@
 //! One file per verb, and what they share.
 
+pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod bench_zoo;
 pub(crate) mod compress;

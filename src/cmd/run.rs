@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value as Json, json};
 use switchformer::data::{Family, Preprocessor, Tokenizer};
+use switchformer::lab::reading::finds_answers;
 use switchformer::nn::io::unpack;
 use switchformer::nn::store::{Saved, SavedMap, safetensors_bytes, write_atomic};
 use switchformer::nn::{Folder, Input, InputSpec, Output, Point, Rows, Taps, Trace, Value};
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// A text; may be given several times. Encoder-decoders write an answer to each
     #[arg(long)]
     text: Vec<String>,
+    /// The passage in which a model that answers questions finds the answer to each --text
+    #[arg(long, value_name = "TEXT", requires = "text")]
+    context: Option<String>,
     /// A picture (png, jpeg, webp, bmp, gif); may be given several times
     #[arg(long)]
     image: Vec<PathBuf>,
@@ -70,6 +74,12 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if let Some(seed) = a.seed {
         point = point.with("seed", seed);
     }
+    if let Some(passage) = &a.context {
+        return write_found(a, as_json, (&opened, &place), &point, passage);
+    }
+    if !a.text.is_empty() && finds_answers(&opened) {
+        return Err(Fail::Usage("this model finds answers in a passage: give it with --context".into()));
+    }
     let tokenizer = if a.text.is_empty() { None } else { Some(tokenizer(&opened, &place)?) };
     match &tokenizer {
         Some(t) if matches!(opened.model.spec(), InputSpec::Pair { .. }) => {
@@ -116,6 +126,21 @@ fn write_answers(a: &Args, as_json: bool, opened: &Opened, point: &Point, tokeni
     if a.write.streamed() {
         answers.clear();
     }
+    report(a, as_json, point, &answers, &Output::new(), &trace)
+}
+
+/// The answers that a model finds in a passage.
+fn write_found(
+    a: &Args,
+    as_json: bool,
+    (opened, place): (&Opened, &Place),
+    point: &Point,
+    passage: &str,
+) -> Result<(), Fail> {
+    if a.out.is_some() || a.write.given().is_some() {
+        return Err(Fail::Usage("--context goes with --text, --point, --seed and --trace alone".into()));
+    }
+    let (answers, trace) = super::answer::answers(opened, place, point, &a.text, passage)?;
     report(a, as_json, point, &answers, &Output::new(), &trace)
 }
 

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod debian;
+pub mod eda;
 pub mod error;
 pub mod fashion;
 pub mod idx;
@@ -14,6 +15,7 @@ pub mod packed_images;
 pub mod plain;
 pub mod preprocess;
 mod preprocess_config;
+pub mod reader;
 pub mod resize;
 pub mod rng;
 pub mod squad;
@@ -31,6 +33,7 @@ pub use pack::Batches;
 pub use packed_images::embedded_fashion;
 pub use preprocess::Pixels;
 pub use preprocess_config::{Family, Middle, Preprocessor, Size};
+pub use reader::{Reader, Window};
 pub use resize::{Filter, resize};
 pub use rng::Rng;
 pub use squad::Squad;

@@ -17,6 +17,8 @@ const STEPS: usize = 4;
 const CLASSES: usize = (48 - LEAST.trailing_zeros() as usize) * STEPS;
 /// A cache line.
 const ALIGN: usize = 64;
+/// A huge page of the usual processors; blocks of two or more start at one.
+const HUGE: usize = 2 << 20;
 
 /// Blocks kept by class; each holds the address of the next in its first bytes.
 struct Kept {
@@ -127,8 +129,34 @@ fn size_of_class(class: usize) -> usize {
 }
 
 fn block(size: usize) -> Layout {
-    // SAFETY: `ALIGN` is a power of two, and sizes of classes are far below `isize::MAX`.
-    unsafe { Layout::from_size_align_unchecked(size, ALIGN) }
+    let align = if size >= 2 * HUGE { HUGE } else { ALIGN };
+    // SAFETY: the alignment is a power of two, and sizes of classes are far below `isize::MAX`.
+    unsafe { Layout::from_size_align_unchecked(size, align) }
+}
+
+/// A new block of a class, of unknown content; null where the system has none.
+fn fresh(size: usize) -> *mut u8 {
+    FRESH.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the size of a class is not zero.
+    let new = unsafe { System.alloc(block(size)) };
+    if new.is_null() {
+        lock().live -= size;
+    } else {
+        huge_pages(new, size);
+    }
+    new
+}
+
+/// Asks for huge pages, where there are such: weights are read once a pass, and with small pages the processor looks
+/// up an address for every 4 KiB of them. Only advice: nothing depends on the answer.
+fn huge_pages(at: *mut u8, size: usize) {
+    #[cfg(target_os = "linux")]
+    if size >= 2 * HUGE {
+        // SAFETY: the range is ours and starts at a page; the advice changes no content.
+        unsafe { libc::madvise(at.cast(), size, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (at, size);
 }
 
 /// A kept block of the class.
@@ -143,12 +171,6 @@ fn take(class: usize, size: usize) -> Option<*mut u8> {
     Some(head)
 }
 
-/// Counts a block that the system did not give.
-fn failed(size: usize) -> *mut u8 {
-    lock().live -= size;
-    ptr::null_mut()
-}
-
 // SAFETY: every block comes from the system's allocator with the size and alignment of its class, which are at least
 // those asked for; it is given out to one caller at a time and returned to the system with the same layout.
 unsafe impl GlobalAlloc for Pool {
@@ -157,12 +179,7 @@ unsafe impl GlobalAlloc for Pool {
             // SAFETY: the caller's own contract.
             return unsafe { System.alloc(layout) };
         };
-        take(class, size).unwrap_or_else(|| {
-            FRESH.fetch_add(1, Ordering::Relaxed);
-            // SAFETY: the size of a class is not zero.
-            let new = unsafe { System.alloc(block(size)) };
-            if new.is_null() { failed(size) } else { new }
-        })
+        take(class, size).unwrap_or_else(|| fresh(size))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -170,19 +187,12 @@ unsafe impl GlobalAlloc for Pool {
             // SAFETY: the caller's own contract.
             return unsafe { System.alloc_zeroed(layout) };
         };
-        match take(class, size) {
-            Some(old) => {
-                // SAFETY: the block holds at least this many bytes.
-                unsafe { old.write_bytes(0, layout.size()) };
-                old
-            }
-            None => {
-                FRESH.fetch_add(1, Ordering::Relaxed);
-                // SAFETY: the size of a class is not zero.
-                let new = unsafe { System.alloc_zeroed(block(size)) };
-                if new.is_null() { failed(size) } else { new }
-            }
+        let at = take(class, size).unwrap_or_else(|| fresh(size));
+        if !at.is_null() {
+            // SAFETY: the block holds at least this many bytes.
+            unsafe { at.write_bytes(0, layout.size()) };
         }
+        at
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {

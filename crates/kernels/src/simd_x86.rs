@@ -131,7 +131,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch_ptr(self, p: *const f32) {
         // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m256 {
@@ -261,7 +261,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch_ptr(self, p: *const f32) {
         // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m512 {

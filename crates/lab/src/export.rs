@@ -23,8 +23,8 @@ pub struct Export<'a> {
     pub config: &'a ConfigMap,
     /// Parameters of the model.
     pub model: &'a [Param],
-    /// Parameters of the exit heads.
-    pub exits: &'a [Param],
+    /// Parameters of exit heads and added experts, which have a file of their own.
+    pub added: &'a [Param],
     /// Content of `switch.json`.
     pub plan: &'a Plan,
     /// Other files: how inputs are prepared.
@@ -48,9 +48,9 @@ pub fn write(dir: &Path, e: &Export) -> Result<()> {
         ("model.safetensors", safetensors_bytes(&tensors)?),
         ("switch.json", json_bytes(&plan)),
     ];
-    if !e.exits.is_empty() {
-        let exits = published_tensors(e.entry, e.entry.architectures[0], e.exits)?;
-        files.push(("switch.safetensors", safetensors_bytes(&exits)?));
+    if !e.added.is_empty() {
+        let added = published_tensors(e.entry, e.entry.architectures[0], e.added)?;
+        files.push(("switch.safetensors", safetensors_bytes(&added)?));
     }
     files.extend(e.files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
     Ok(write_folder(dir, &files)?)

@@ -12,6 +12,7 @@ pub mod metric;
 pub mod net;
 pub mod optim;
 pub mod points;
+pub mod reading;
 pub mod recipe;
 pub mod report;
 pub mod study;

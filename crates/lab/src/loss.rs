@@ -1,6 +1,9 @@
 //! Losses over logits.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
+use switchformer_nn::Rows;
 
 use crate::error::{Error, Result};
 
@@ -43,6 +46,17 @@ pub fn label_loss(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Ten
         return Err(Error::Nn(switchformer_nn::Error::config("labels", what)));
     }
     Ok(logits.apply_op1(LabelLoss { probs: probabilities(logits)?, labels: labels.to_vec(), smoothing })?)
+}
+
+/// Mean cross-entropy of the first and last row of an answer among the rows of its member. Shapes: logits `[total, 2]`,
+/// labels `[2 * members]` (first and last row of each member in turn) -> scalar.
+pub fn span_loss(logits: &Tensor, rows: &Rows, labels: &[u32]) -> Result<Tensor> {
+    let beyond = |(i, label): (usize, &u32)| *label as usize >= rows.len(i / 2);
+    if logits.dims2()? != (rows.total(), 2) || labels.len() != 2 * rows.n() || labels.iter().enumerate().any(beyond) {
+        let what = format!("{:?} scores of rows {:?} and {} labels", logits.dims(), rows.lens(), labels.len());
+        return Err(Error::Nn(switchformer_nn::Error::config("labels", what)));
+    }
+    Ok(logits.apply_op1(SpanLoss { rows: rows.clone(), labels: labels.to_vec() })?)
 }
 
 /// Symmetric divergence `1/2 sum (p - q) (ln p - ln q)` of two answers, mean over rows; the gradient flows into both.
@@ -110,6 +124,48 @@ impl CustomOp1 for LabelLoss {
             row[*label as usize] -= scale * (1.0 - self.smoothing) as f32;
         }
         Ok(Some(Tensor::from_vec(g, (n, classes), x.device())?))
+    }
+}
+
+/// See [`span_loss`].
+struct SpanLoss {
+    rows: Rows,
+    labels: Vec<u32>,
+}
+
+impl SpanLoss {
+    /// Each label with its column, its rows, and their softmax.
+    fn each<'a>(&'a self, z: &'a [f32]) -> impl Iterator<Item = (usize, Range<usize>, usize, Vec<f64>)> + 'a {
+        self.labels.iter().enumerate().map(|(i, label)| {
+            let (range, column) = (self.rows.range(i / 2), i % 2);
+            let own = || range.clone().map(|r| f64::from(z[2 * r + column]));
+            let top = own().fold(f64::MIN, f64::max);
+            let total: f64 = own().map(|v| (v - top).exp()).sum();
+            let probs = own().map(|v| (v - top).exp() / total).collect();
+            (column, range, *label as usize, probs)
+        })
+    }
+}
+
+impl CustomOp1 for SpanLoss {
+    fn name(&self) -> &'static str {
+        "span-loss"
+    }
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let sum: f64 = self.each(values(s, l)?).map(|(_, _, label, probs)| -probs[label].max(1e-300).ln()).sum();
+        Ok(scalar(sum / self.labels.len() as f64))
+    }
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let scale = f64::from(grad.to_scalar::<f32>()?) / self.labels.len() as f64;
+        let z: Vec<f32> = x.flatten_all()?.to_vec1()?;
+        let mut g = vec![0f32; z.len()];
+        for (column, range, label, probs) in self.each(&z) {
+            for (i, p) in probs.into_iter().enumerate() {
+                let right = f64::from(u8::from(i == label));
+                g[2 * (range.start + i) + column] = (scale * (p - right)) as f32;
+            }
+        }
+        Ok(Some(Tensor::from_vec(g, x.shape(), x.device())?))
     }
 }
 

@@ -1,20 +1,28 @@
 //! The model of a run: its parameters, a pass over a batch, and the loss of a step.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::INITIALIZER_RANGE;
-use switchformer_nn::{Ctx, Error as NnError, Input, Model, Moments, Output, Param, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::weights::{Files, Start};
+use switchformer_nn::{
+    Ctx, Error as NnError, Folder, Input, Model, Moments, Output, Param, Point, Taps, Trace, Weights, staged,
+};
+use switchformer_switch::Quantization;
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
+use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, dense_twin};
 use switchformer_zoo::Entry;
 use switchformer_zoo::entry::find;
-use switchformer_zoo::open::load_exits;
+use switchformer_zoo::open::{load_exits, read_config};
 
 use crate::error::{Error, Result};
 use crate::loss::{cross_entropy, softmax, symmetric_kl};
+use crate::optim::key;
 use crate::points::{Pull, Sampled};
-use crate::recipe::Recipe;
+use crate::recipe::{self, Recipe};
 use crate::task::{Batch, Task};
 
 /// A model and its exit heads, ready to be trained.
@@ -27,8 +35,10 @@ pub struct Net {
     /// Parameters of the model.
     pub model_params: Vec<Param>,
     exits: Option<Exits>,
-    /// Parameters of the exit heads.
-    pub exit_params: Vec<Param>,
+    /// Parameters of what `switch.safetensors` holds: exit heads, and experts added to the model.
+    pub added_params: Vec<Param>,
+    /// Names of parameters that are not trained.
+    still: Vec<String>,
     dropout: f64,
 }
 
@@ -56,28 +66,49 @@ const MOMENTUM: f32 = 0.1;
 impl Net {
     /// A fresh model for a recipe.
     pub fn new(recipe: &Recipe, task: &dyn Task) -> Result<Self> {
-        let mut map = recipe.model.clone();
+        let start = recipe.start.as_ref().map(Begun::read).transpose()?;
+        let mut map = start.as_ref().map(|s| s.config.as_map().clone()).unwrap_or_default();
+        map.extend(recipe.model.clone());
         task.complete(&mut map);
         let config = ConfigMap::new(Value::Object(map))?;
         let entry = find(&config.text("model_type", "")?)?;
         let deviation = config.float("initializer_range", f64::from(INITIALIZER_RANGE), 1e-4, 1.0)? as f32;
-        let mut w = Weights::fresh(recipe.seed, deviation).trainable();
+        let fresh = || Weights::fresh(recipe.seed, deviation).trainable();
+        let mut w = fresh();
+        let mut we = fresh();
+        if let Some(start) = &start {
+            if start.entry.name != entry.name {
+                let what = format!("is a {}, the recipe's model a {}", start.entry.name, entry.name);
+                return Err(Error::Nn(NnError::config("start.folder", what)));
+            }
+            w = start.weights(recipe.seed, deviation, false).trainable();
+            if let Some(plan) = &start.start.experts {
+                plan.check()?;
+                we = start.weights(recipe.seed, deviation, true).trainable();
+                let (extras, plan) = (we.clone(), plan.clone());
+                w = w.with_leaves(Arc::new(ExpertLeaves { extras, plan, blocks: entry.blocks, inner: None }));
+            }
+        }
         if !recipe.switch.bits.is_empty() {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
-        let we = Weights::fresh(recipe.seed, deviation).trainable();
+        we.finish()?;
+        let heads = fresh();
         let exits = match recipe.switch.exits.as_slice() {
             [] => None,
-            depths => Some(load_exits(model.trunk(), &config, &we, depths)?),
+            depths => Some(load_exits(model.trunk(), &config, &heads, depths)?),
         };
-        let (model_params, exit_params) = (w.params(), we.params());
-        Ok(Net { entry, config, model, model_params, exits, exit_params, dropout: recipe.train.dropout })
+        let (model_params, mut added_params) = (w.params(), heads.params());
+        added_params.extend(we.params());
+        let still = start.map_or_else(Vec::new, |s| s.still(&model_params, &added_params));
+        Ok(Net { entry, config, model, model_params, exits, added_params, still, dropout: recipe.train.dropout })
     }
 
-    /// All parameters.
+    /// All parameters that are trained.
     pub fn params(&self) -> Vec<Param> {
-        self.model_params.iter().chain(&self.exit_params).cloned().collect()
+        let all = self.model_params.iter().chain(&self.added_params);
+        all.filter(|p| !self.still.iter().any(|s| s == key(p))).cloned().collect()
     }
 
     /// A pass with gradients. Errors where dropout is asked for and the model has no place for it.
@@ -94,7 +125,7 @@ impl Net {
                 logits.extend(exits.logits(&mut cx, idx + 1, &state)?);
             }
         }
-        logits.push(answer(&trunk.head(&mut cx, state)?)?.clone());
+        logits.push(answer(&trunk.head(&mut cx, state)?)?);
         if self.dropout > 0.0 && cx.drops == 0 {
             let what = format!("the family {} has no place for dropout", self.entry.name);
             return Err(Error::Nn(NnError::config("train.dropout", what)));
@@ -156,11 +187,53 @@ impl Net {
     }
 }
 
-/// The logits of an output, one row a member or one a token. Shapes: -> `[n, classes]`.
-pub fn answer(out: &Output) -> Result<&Tensor> {
-    match out.get_rows("logits") {
-        Some((logits, _)) => Ok(logits),
-        None => Ok(out.get("logits")?),
+/// The logits of an output, one row a member or one a token; of answers in a passage the scores of first and last tokens.
+/// Shapes: -> `[n, classes]`.
+pub fn answer(out: &Output) -> Result<Tensor> {
+    match (out.get_rows("logits"), out.get_rows("start_logits"), out.get_rows("end_logits")) {
+        (Some((logits, _)), _, _) => Ok(logits.clone()),
+        (_, Some((start, _)), Some((end, _))) => Ok(Tensor::stack(&[start, end], 1)?),
+        _ => Ok(out.get("logits")?.clone()),
+    }
+}
+
+/// A checkpoint that training starts from.
+struct Begun<'a> {
+    start: &'a recipe::Start,
+    entry: &'static Entry,
+    config: ConfigMap,
+    files: Files,
+}
+
+impl<'a> Begun<'a> {
+    fn read(start: &'a recipe::Start) -> Result<Self> {
+        let folder = Folder::disk(&start.folder)?;
+        let (entry, config) = read_config(&folder)?;
+        let plain = Quantization::read(&config)? == Quantization::None && config.get("switch").is_none();
+        if !plain {
+            let what = format!("{} has switches of its own; start from a plain checkpoint", start.folder.display());
+            return Err(Error::Nn(NnError::config("start.folder", what)));
+        }
+        let files = Files::open(&folder, &entry.names)?;
+        Ok(Begun { start, entry, config, files })
+    }
+
+    /// The model's tensors, or those of the experts that are added to it.
+    fn weights(&self, seed: u64, deviation: f32, experts: bool) -> Weights {
+        let mut fresh = self.start.fresh.clone();
+        if experts {
+            fresh.push(format!(".{ADDED}.router"));
+        }
+        let copy_of = experts.then_some(dense_twin as fn(&str) -> Option<String>);
+        let still = self.start.still.clone();
+        Weights::start(self.files.clone(), Start { fresh, still, seed, deviation, copy_of })
+    }
+
+    /// Names of the parameters that stay as they are.
+    fn still(&self, model: &[Param], added: &[Param]) -> Vec<String> {
+        let start = Start { still: self.start.still.clone(), ..Start::default() };
+        let names = model.iter().chain(added).map(key);
+        names.filter(|n| start.is_still(n)).map(str::to_string).collect()
     }
 }
 

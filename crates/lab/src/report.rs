@@ -7,7 +7,7 @@ use switchformer_nn::{InputSpec, Point, Trace};
 use switchformer_zoo::Opened;
 
 use crate::error::{Error, Result};
-use crate::measure::{fitted, Measured, on_front, pixels, predict};
+use crate::measure::{Measured, fitted, on_front, pixels, predict};
 
 /// Where and on what the figures were taken.
 #[derive(Clone, Debug, serde::Serialize)]

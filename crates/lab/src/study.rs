@@ -18,11 +18,11 @@ use crate::task::{self, Figures};
 use crate::train::{self, TrainOptions};
 
 const RESULT: &str = "result.json";
-/// Ends of the names of figures that are the ends of an interval.
-const LOW: &str = " low";
-const HIGH: &str = " high";
 /// Name of the point that a recipe without `eval.points` is measured at.
 const REST: &str = "rest";
+
+/// Ends of the names of figures that are the ends of another's interval.
+const ENDS: [&str; 2] = [" low", " high"];
 
 /// How to run a study.
 #[derive(Clone, Debug, Default)]
@@ -155,21 +155,26 @@ fn write_table(study: &Study, o: &StudyOptions, path: &Path) -> Result<Vec<RunRe
 fn table(study: &Study, done: &[RunResult]) -> String {
     let mut names: Vec<&str> =
         done.iter().flat_map(|r| r.figures.values()).flat_map(|f| f.keys()).map(|k| &**k).collect();
-    // The loss first, then by name; the ends of an interval stand beside their figure.
-    names.retain(|n| !n.ends_with(LOW) && !n.ends_with(HIGH));
+    // The loss first, then by name; ends of intervals stand beside their figure.
+    names.retain(|n| !ENDS.iter().any(|end| n.ends_with(end)));
     names.sort_unstable_by_key(|n| (*n != "loss", *n));
     names.dedup();
     let mut variants: Vec<&str> = study.runs.iter().map(|r| r.variant.as_str()).collect();
     let mut seen = std::collections::BTreeSet::new();
     variants.retain(|v| seen.insert(*v));
     let mut text = format!("# {}\n\n", study.name);
+    let intervals = done.iter().flat_map(|r| r.figures.values()).flat_map(|f| f.keys()).any(|k| k.ends_with(ENDS[0]));
     let _ = writeln!(
         text,
-        "{} of {} runs. Each figure: mean over seeds, and in brackets the spread, largest less smallest; of a single run \
-         the 95 % interval where it has one. Times are those of the machine and its load at the time.\n",
+        "{} of {} runs. Each figure: mean over seeds, and in brackets the spread, largest less smallest{}. Times \
+         are those of the machine and its load at the time.\n",
         done.len(),
-        study.runs.len()
+        study.runs.len(),
+        if intervals { ", then the means of the ends of the intervals (95 %)" } else { "" }
     );
+    if !study.note.is_empty() {
+        let _ = writeln!(text, "{}\n", study.note.trim());
+    }
     let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s a step | minutes |", names.join(" | "));
     let _ = writeln!(text, "|{}", "---|".repeat(6 + names.len()));
     for variant in variants {
@@ -179,13 +184,12 @@ fn table(study: &Study, done: &[RunResult]) -> String {
             let cells: Vec<String> = names
                 .iter()
                 .map(|name| {
-                    let of = |name: &str| -> Vec<f64> {
+                    let values = |name: &str| -> Vec<f64> {
                         own.iter().filter_map(|r| r.figures.get(point)?.get(name).copied()).collect()
                     };
-                    match (&of(name)[..], &of(&format!("{name}{LOW}"))[..], &of(&format!("{name}{HIGH}"))[..]) {
-                        ([value], [low], [high]) => format!("{value:.3} ({low:.3} to {high:.3})"),
-                        (values, ..) => mean_and_spread(values),
-                    }
+                    let [low, high] = ENDS.map(|end| mean(&values(&format!("{name}{end}"))));
+                    let interval = low.zip(high).map_or_else(String::new, |(l, h)| format!(" [{l:.3}, {h:.3}]"));
+                    mean_and_spread(&values(name)) + &interval
                 })
                 .collect();
             let minutes = own.iter().map(|r| r.seconds).sum::<f64>() / own.len() as f64 / 60.0;
@@ -202,11 +206,12 @@ fn table(study: &Study, done: &[RunResult]) -> String {
     text
 }
 
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 fn mean_and_spread(values: &[f64]) -> String {
-    if values.is_empty() {
-        return String::new();
-    }
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let Some(mean) = mean(values) else { return String::new() };
     let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
     if values.len() == 1 { format!("{mean:.3}") } else { format!("{mean:.3} ({:.3})", high - low) }
 }

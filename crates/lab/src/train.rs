@@ -158,6 +158,7 @@ impl<'a> Run<'a> {
         let plan = Plan {
             schema: 1,
             exits: r.switch.exits.clone(),
+            experts: r.start.as_ref().and_then(|s| s.experts.clone()),
             default_point: r.rest(),
             provenance: json!({
                 "recipe": r.name,
@@ -171,9 +172,9 @@ impl<'a> Run<'a> {
         };
         let net = &self.net;
         self.exported(|| {
-            let (model, exits) = (&net.model_params, &net.exit_params);
+            let (model, added) = (&net.model_params, &net.added_params);
             let files = self.task.files(&net.config)?;
-            export::write(dir, &Export { entry: net.entry, config: &net.config, model, exits, plan: &plan, files })
+            export::write(dir, &Export { entry: net.entry, config: &net.config, model, added, plan: &plan, files })
         })
     }
 }

@@ -85,6 +85,11 @@ impl<'a> Ctx<'a> {
         Ok((&x * Tensor::from_vec(mask, x.shape(), x.device())?)?)
     }
 
+    /// Whether [`Ctx::drop`] would drop anything; what knows that it would not may take a road that is fused.
+    pub fn drops_here(&self) -> bool {
+        self.train && self.dropout > 0.0
+    }
+
     /// Weighted sum of the losses that leaves asked for, if any did.
     pub fn aux_loss(&self) -> Result<Option<Tensor>> {
         let mut total: Option<Tensor> = None;

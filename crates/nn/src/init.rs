@@ -84,13 +84,13 @@ pub const INITIALIZER_RANGE: f32 = 0.02;
 
 /// How a tensor of a fresh model starts.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub enum Start {
+pub enum Draw {
     /// As its shape says: truncated normal of the model's own deviation for matrices and tables, ones for weights of
     /// norms, zeros for biases.
     #[default]
     Range,
     /// The kernel of a convolution with so many groups: normal, variance 2 / (kernel places * outputs of a group). A
-    /// vector starts as in [`Start::Range`].
+    /// vector starts as in [`Draw::Range`].
     FanOut(usize),
     /// Truncated normal of this deviation, whatever the shape.
     Normal(f32),
@@ -99,13 +99,13 @@ pub enum Start {
 }
 
 /// The values of a tensor of a fresh model; `deviation` is the model's own (DeiT and BERT both start so).
-pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, start: Start) -> Vec<f32> {
+pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, start: Draw) -> Vec<f32> {
     let n = shape.iter().product::<usize>();
     let mut stream = Stream::named(name).fork(seed);
     match start {
-        Start::Constant(value) => return vec![value; n],
-        Start::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
-        Start::Range | Start::FanOut(_) => {}
+        Draw::Constant(value) => return vec![value; n],
+        Draw::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
+        Draw::Range | Draw::FanOut(_) => {}
     }
     if shape.len() <= 1 {
         let lower = name.to_lowercase();
@@ -113,7 +113,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, start: Star
         return vec![if one { 1.0 } else { 0.0 }; n];
     }
     let deviation = match start {
-        Start::FanOut(groups) => {
+        Draw::FanOut(groups) => {
             let fan_out = shape[0] * shape[2..].iter().product::<usize>() / groups.max(1);
             (2.0 / fan_out.max(1) as f32).sqrt()
         }
@@ -136,13 +136,13 @@ mod tests {
         const CUT: f32 = 0.8796;
         let draw = |shape: &[usize], start| fresh("a.weight", shape, 7, 0.05, start);
         let near = |got: f32, want: f32| assert!((got / (CUT * want) - 1.0).abs() < 0.03, "{got} {want}");
-        near(deviation(&draw(&[64, 128], Start::Range)), 0.05);
-        near(deviation(&draw(&[64, 32, 3, 3], Start::FanOut(1))), (2f32 / (9.0 * 64.0)).sqrt());
-        near(deviation(&draw(&[512, 1, 5, 5], Start::FanOut(512))), (2f32 / 25.0).sqrt());
-        near(deviation(&draw(&[9000], Start::Normal(0.3))), 0.3);
-        assert_eq!(draw(&[3, 1], Start::Constant(-2.0)), [-2.0; 3]);
-        assert_eq!(draw(&[2], Start::FanOut(1)), [1.0; 2]);
-        assert_eq!(fresh("a.bias", &[2], 7, 0.05, Start::FanOut(1)), [0.0; 2]);
-        assert_ne!(draw(&[2, 2], Start::Range), fresh("a.weight", &[2, 2], 8, 0.05, Start::Range));
+        near(deviation(&draw(&[64, 128], Draw::Range)), 0.05);
+        near(deviation(&draw(&[64, 32, 3, 3], Draw::FanOut(1))), (2f32 / (9.0 * 64.0)).sqrt());
+        near(deviation(&draw(&[512, 1, 5, 5], Draw::FanOut(512))), (2f32 / 25.0).sqrt());
+        near(deviation(&draw(&[9000], Draw::Normal(0.3))), 0.3);
+        assert_eq!(draw(&[3, 1], Draw::Constant(-2.0)), [-2.0; 3]);
+        assert_eq!(draw(&[2], Draw::FanOut(1)), [1.0; 2]);
+        assert_eq!(fresh("a.bias", &[2], 7, 0.05, Draw::FanOut(1)), [0.0; 2]);
+        assert_ne!(draw(&[2, 2], Draw::Range), fresh("a.weight", &[2, 2], 8, 0.05, Draw::Range));
     }
 }

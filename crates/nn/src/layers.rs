@@ -341,12 +341,30 @@ impl EncoderBlock {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if self.norm_first {
-            let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
-            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
+            let x = self.attended(cx, &self.norm1.forward(x)?, rows, x)?;
+            self.fed(cx, &self.norm2.forward(&x)?, rows, &x)
         } else {
-            let x = self.norm1.forward(&self.attn.forward_onto(cx, x, rows, x)?)?;
-            self.norm2.forward(&self.ffn.forward_onto(cx, &x, rows, &x)?)
+            let x = self.norm1.forward(&self.attended(cx, x, rows, x)?)?;
+            self.norm2.forward(&self.fed(cx, &x, rows, &x)?)
         }
+    }
+
+    /// The attention's answer on the residual `onto`; in training, places of the answer drop out.
+    fn attended(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, onto: &Tensor) -> Result<Tensor> {
+        if !cx.drops_here() {
+            return self.attn.forward_onto(cx, x, rows, onto);
+        }
+        let y = self.attn.forward(cx, x, rows)?;
+        ops::add(onto, &cx.drop(y, "attn")?)
+    }
+
+    /// The feed-forward network's answer on the residual `onto`, as above.
+    fn fed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, onto: &Tensor) -> Result<Tensor> {
+        if !cx.drops_here() {
+            return self.ffn.forward_onto(cx, x, rows, onto);
+        }
+        let y = self.ffn.forward(cx, x, rows)?;
+        ops::add(onto, &cx.drop(y, "ffn")?)
     }
 
     /// Cost for members of the given lengths.

@@ -1,6 +1,7 @@
 //! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
 
 mod files;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -12,12 +13,14 @@ use serde_json::Value;
 
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
-use crate::init::{self, Start};
+use crate::init::{self, Draw};
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
 use crate::leaf::{Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
 
 pub use files::{Files, Stored, inspect};
+pub use source::Start;
+use source::{Fill, Promise, Source};
 
 /// Loading stops after this many missing or misshaped tensors: the config is of another model.
 const MAX_FAULTS: usize = 1_000;
@@ -95,44 +98,6 @@ pub trait LeafMaker: Send + Sync {
     }
 }
 
-enum Source {
-    Files(Files),
-    /// Name-seeded values for a manifest.
-    Manifest(BTreeMap<String, Promise>),
-    /// Any tensor that is asked for.
-    Open(Fill),
-}
-
-/// A tensor of a manifest.
-#[derive(Clone, PartialEq, Eq)]
-struct Promise {
-    shape: Vec<usize>,
-    /// Name to seed with.
-    seed: String,
-    /// Its place among the tensors that are stored as one, and their number.
-    part: Option<(usize, usize)>,
-}
-
-impl Promise {
-    fn values(&self) -> Vec<f32> {
-        let Some((i, n)) = self.part else { return init::seeded(&self.seed, &self.shape) };
-        let whole = init::seeded(&self.seed, &[&[n], self.shape.as_slice()].concat());
-        let each = whole.len() / n;
-        whole[i * each..(i + 1) * each].to_vec()
-    }
-}
-
-/// What an open source answers with.
-#[derive(Clone, Copy)]
-enum Fill {
-    /// Values drawn from the tensor's name.
-    Seeded,
-    /// A fresh start for training: seed, deviation of matrices.
-    Fresh(u64, f32),
-    /// Stand-ins without memory: only shapes and counts are real.
-    Shapes,
-}
-
 struct Shared {
     source: Source,
     trainable: bool,
@@ -157,13 +122,13 @@ pub struct Weights {
     shared: Arc<Shared>,
     path: String,
     /// How fresh tensors asked for from here on start.
-    start: Start,
+    start: Draw,
 }
 
 impl Weights {
     fn new(source: Source) -> Self {
         let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
-        Weights { shared: Arc::new(shared), path: String::new(), start: Start::Range }
+        Weights { shared: Arc::new(shared), path: String::new(), start: Draw::Range }
     }
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
@@ -211,6 +176,11 @@ impl Weights {
         Weights::new(Source::Open(Fill::Fresh(seed, deviation)))
     }
 
+    /// Another model's tensors as the start of this one's training; see [`Start`].
+    pub fn start(files: Files, start: Start) -> Self {
+        Weights::new(Source::Start(files, start))
+    }
+
     /// No values at all: for counting the parameters of sizes that would not fit.
     pub fn shapes_only() -> Self {
         Weights::new(Source::Open(Fill::Shapes))
@@ -246,7 +216,7 @@ impl Weights {
     }
 
     /// The same place, whose tensors start otherwise when a model is made afresh. What a file holds is not touched.
-    pub fn starting(&self, start: Start) -> Weights {
+    pub fn starting(&self, start: Draw) -> Weights {
         Weights { start, ..self.clone() }
     }
 
@@ -264,7 +234,7 @@ impl Weights {
     pub fn has(&self, part: &str) -> bool {
         let name = self.name(part);
         match &self.shared.source {
-            Source::Files(f) => f.entries.contains_key(&name),
+            Source::Files(f) | Source::Start(f, _) => f.entries.contains_key(&name),
             Source::Manifest(m) => m.contains_key(&name),
             Source::Open(_) => false,
         }
@@ -272,7 +242,7 @@ impl Weights {
 
     /// Shape of a tensor in the checkpoint; `None` where there is none, or no checkpoint.
     pub fn shape_of(&self, part: &str) -> Option<&[usize]> {
-        let Source::Files(f) = &self.shared.source else { return None };
+        let (Source::Files(f) | Source::Start(f, _)) = &self.shared.source else { return None };
         f.entries.get(&self.name(part)).map(|e| e.shape.as_slice())
     }
 
@@ -293,7 +263,7 @@ impl Weights {
         let path = format!("{}.", self.name(part));
         let below = |n: &&String| n.starts_with(&path);
         let names: Vec<String> = match &self.shared.source {
-            Source::Files(f) => f.entries.keys().filter(below).cloned().collect(),
+            Source::Files(f) | Source::Start(f, _) => f.entries.keys().filter(below).cloned().collect(),
             Source::Manifest(m) => m.keys().filter(below).cloned().collect(),
             Source::Open(_) => Vec::new(),
         };
@@ -304,7 +274,7 @@ impl Weights {
     pub fn is_copy(&self, part: &str, other: &str) -> bool {
         let (part, other) = (self.name(part), self.name(other));
         match &self.shared.source {
-            Source::Files(f) => match (f.entries.get(&part), f.entries.get(&other)) {
+            Source::Files(f) | Source::Start(f, _) => match (f.entries.get(&part), f.entries.get(&other)) {
                 (Some(a), Some(b)) => a.dtype == b.dtype && a.shape == b.shape && f.bytes(a) == f.bytes(b),
                 _ => false,
             },
@@ -325,6 +295,7 @@ impl Weights {
         ledger.elements += n as u64;
         let found = match &self.shared.source {
             Source::Files(f) => f.entries.get(&name).map(|e| e.shape.clone()),
+            Source::Start(f, start) => start.shape(f, &name, shape),
             Source::Manifest(m) => m.get(&name).map(|p| p.shape.clone()),
             Source::Open(_) => {
                 if n > MAX_RANDOM {
@@ -349,9 +320,12 @@ impl Weights {
                 drop(ledger);
                 return Ok(Some(match &self.shared.source {
                     Source::Files(f) => f.read(&name)?,
+                    Source::Start(f, start) => start.values(f, &name, shape, self.start)?,
                     Source::Manifest(m) => m[&name].values(),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
-                    Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(&name, shape, *seed, *deviation, self.start),
+                    Source::Open(Fill::Fresh(seed, deviation)) => {
+                        init::fresh(&name, shape, *seed, *deviation, self.start)
+                    }
                     Source::Open(Fill::Shapes) => return Ok(None),
                 }));
             }
@@ -420,9 +394,18 @@ impl Weights {
             return Ok(t);
         }
         let var = Var::from_tensor(&t)?;
-        let out = var.as_tensor().clone();
+        // No gradient is computed for what stays; it is a parameter all the same, so that it is saved.
+        let out = if self.is_still(&names) { var.as_tensor().detach() } else { var.as_tensor().clone() };
         self.ledger().params.push(Param { names, var, kind, saved_shape });
         Ok(out)
+    }
+
+    /// Whether a start keeps these tensors as they are.
+    fn is_still(&self, names: &[(String, usize)]) -> bool {
+        match &self.shared.source {
+            Source::Start(_, start) => names.iter().all(|(name, _)| start.is_still(name)),
+            _ => false,
+        }
     }
 
     /// Signed bytes of an I8 tensor with the given shape, if the source stores it so.
@@ -535,7 +518,8 @@ impl Weights {
     /// Stored tensors that nobody has asked for yet.
     fn unused<'a>(&'a self, ledger: &'a Ledger) -> Box<dyn Iterator<Item = &'a String> + 'a> {
         let all: Box<dyn Iterator<Item = &String>> = match &self.shared.source {
-            Source::Files(f) => Box::new(f.entries.keys()),
+            Source::Start(_, start) if start.copy_of.is_some() => Box::new(std::iter::empty()),
+            Source::Files(f) | Source::Start(f, _) => Box::new(f.entries.keys()),
             Source::Manifest(m) => Box::new(m.keys()),
             Source::Open(_) => Box::new(std::iter::empty()),
         };
@@ -591,14 +575,4 @@ fn elements(shape: &[usize]) -> Result<usize> {
         max: 1 << 40,
         hint: "check the sizes in config.json".into(),
     })
-}
-
-impl Source {
-    fn share(&self) -> Source {
-        match self {
-            Source::Files(f) => Source::Files(f.clone()),
-            Source::Manifest(m) => Source::Manifest(m.clone()),
-            Source::Open(s) => Source::Open(*s),
-        }
-    }
 }

@@ -77,7 +77,12 @@ impl Opened {
         };
         match (&plan.experts, &extras, nested) {
             (Some(experts), Some(we), inner) => {
-                w = w.with_leaves(Arc::new(ExpertLeaves { extras: we.clone(), plan: experts.clone(), inner }));
+                w = w.with_leaves(Arc::new(ExpertLeaves {
+                    extras: we.clone(),
+                    plan: experts.clone(),
+                    blocks: entry.blocks,
+                    inner,
+                }));
             }
             (_, _, Some(leaves)) => w = w.with_leaves(leaves),
             _ => {}

@@ -92,10 +92,14 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     entry.build(&config, &dense)?;
     let mut params = [dense.n_elements(); 2];
     let mut tensors = added(&folder, &old)?;
-    for (path, (dim, network)) in &found {
+    let taken: Vec<_> = found.iter().filter(|(path, _)| plan.takes(entry.blocks, path)).collect();
+    for (path, (dim, network)) in &taken {
         let name = format!("{path}.router.classifier.weight");
         let shape = [plan.count, *dim];
-        tensors.insert(name.clone(), Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Start::Range)));
+        tensors.insert(
+            name.clone(),
+            Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Draw::Range)),
+        );
         params[1] += (plan.count * dim) as u64;
         for (name, tensor) in network {
             params[1] += (plan.count - 1) as u64 * tensor.shape.iter().product::<usize>() as u64;
@@ -113,7 +117,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     files.insert("switch.safetensors".into(), safetensors_bytes(&tensors)?);
     let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
     write_folder(out, &files)?;
-    Ok(Upcycled { banks: found.len(), params })
+    Ok(Upcycled { banks: taken.len(), params })
 }
 
 /// What the checkpoint keeps in `switch.safetensors` already: its exit heads.

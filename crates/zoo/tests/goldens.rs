@@ -222,6 +222,17 @@ fn loss(case: &Case, out: &Output, side: &Side) -> Tensor {
     }
     let labels =
         case.tensors["in.labels"].to_dtype(DType::I64).unwrap().flatten_all().unwrap().to_vec1::<i64>().unwrap();
+    if let Some((_, rows)) = out.get_rows("start_logits") {
+        // First and last places of answers, each among the rows of its member.
+        let of = |i: usize, (kind, name): (usize, &str)| {
+            let range = rows.range(i);
+            let logits = out.get_rows(name).unwrap().0.narrow(0, range.start, range.len()).unwrap();
+            (logits.log_sum_exp(0).unwrap() - logits.get(labels[2 * i + kind] as usize).unwrap()).unwrap()
+        };
+        let both = [(0, "start_logits"), (1, "end_logits")];
+        let all: Vec<Tensor> = (0..rows.n()).flat_map(|i| both.map(|kind| of(i, kind))).collect();
+        return Tensor::stack(&all, 0).unwrap().mean_all().unwrap();
+    }
     let (logits, labels): (Tensor, Vec<i64>) = match out.get_rows("logits") {
         Some((t, rows)) => {
             let places = (0..rows.n()).flat_map(|i| rows.range(i).map(move |r| i * width + cols[r] as usize));

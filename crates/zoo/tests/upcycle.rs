@@ -20,7 +20,7 @@ use switchformer_zoo::{Entry, OpenOptions, Opened, find};
 /// Relative: shares that sum to one up to rounding, and products with stored integers, which add in an order that depends
 /// on the number of rows.
 const ROUNDING: f32 = 1e-5;
-const PLAN: ExpertPlan = ExpertPlan { count: 3, top_k: 1 };
+const PLAN: ExpertPlan = ExpertPlan::copies(3, 1);
 
 /// A toy checkpoint as others would publish it.
 fn publish(dir: &Path, entry: &'static Entry, architecture: &str) {
@@ -146,7 +146,7 @@ fn what_cannot_be_upcycled_is_refused_by_name() {
     publish(&dir("bert"), find("bert").unwrap(), "BertModel");
     publish(&dir("switch"), find("switch_transformers").unwrap(), "SwitchTransformersEncoderModel");
     let refused = |from: &str, to: &str, count: usize, top_k: usize, word: &str| {
-        let e = upcycle(&dir(from), &dir(to), &ExpertPlan { count, top_k }, 0).err().unwrap();
+        let e = upcycle(&dir(from), &dir(to), &ExpertPlan::copies(count, top_k), 0).err().unwrap();
         assert!(e.to_string().contains(word), "{e}");
     };
     refused("bert", "new", 0, 1, "count");

@@ -17,6 +17,8 @@ const DEPTH: usize = 768;
 const BLOCK: usize = 96 * 1024;
 /// Rows of one task, at most: enough to use the block of panels many times, few enough to share out evenly.
 const ROWS: usize = 384;
+/// Rows of a panel that are asked for ahead of their use where several tasks share it.
+const AHEAD: usize = 64;
 /// Multiply-adds below which one thread is quicker.
 const PARALLEL_MACS: usize = 96 * 1024;
 /// One product with a packed right factor.
@@ -234,6 +236,10 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
     let pack = p.a.cs != 1;
     let mut buffer = lend(&STRIP, if pack { DEPTH * mr } else { 0 });
     let cols = (from * nr, (to * nr).min(p.n));
+    // With all rows in one task, every panel comes from memory, once.
+    let near = last - first < p.m;
+    // The panels of the task that this thread most likely takes next.
+    let after = (to - from) * threads();
     let mut done = 0;
     // At least once: a product without depth is zero, or only its epilogue.
     while done < p.k || done == 0 {
@@ -254,6 +260,14 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
             };
             for panel in from..to {
                 let b = p.panels[(panel * p.k + done) * nr..].as_ptr();
+                let (ahead, ahead_step) = if near {
+                    (b.wrapping_add(AHEAD * nr), nr)
+                } else {
+                    // This strip's share of the panel that comes next in this one's place: memory is read all the
+                    // time, and not only while the first strip waits for it.
+                    let next = if end { (panel + after) * p.k } else { panel * p.k + done + depth };
+                    (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), nr / strips)
+                };
                 let at = panel * nr;
                 // SAFETY: rows row..row + rows and columns at..at + cols are this task's own and inside C, as
                 // `product` checked; the strip and the panel hold `depth` columns and rows.
@@ -261,7 +275,8 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
                     let c = p.c.ptr(row * p.c_rs + at);
                     let cols = nr.min(p.n - at);
                     let add = p.add || done > 0;
-                    let t = Tile { k: depth, a, a_rs, a_cs, b, b_rs: nr, c, c_rs: p.c_rs, cols, add };
+                    let t =
+                        Tile { k: depth, a, a_rs, a_cs, b, b_rs: nr, ahead, ahead_step, c, c_rs: p.c_rs, cols, add };
                     tile_of(s, rows, t);
                 }
             }

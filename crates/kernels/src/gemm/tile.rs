@@ -16,6 +16,9 @@ pub(super) struct Tile {
     /// One panel, rows `b_rs` apart.
     pub(super) b: *const f32,
     pub(super) b_rs: usize,
+    /// What is asked for meanwhile: `k` steps of `ahead_step` floats each. Any address will do.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_step: usize,
     pub(super) c: *mut f32,
     pub(super) c_rs: usize,
     /// Columns of C that exist.
@@ -24,9 +27,6 @@ pub(super) struct Tile {
     pub(super) add: bool,
 }
 
-/// Lines of the panel that are asked for ahead of their use: weights that come from memory cross pages, where the
-/// processor's own prefetching stops.
-const AHEAD: usize = 64;
 /// Floats of a cache line.
 const LINE: usize = 16;
 
@@ -38,7 +38,7 @@ const LINE: usize = 16;
 unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
     let mut acc = [[s.splat(0.0); NV]; MR];
     let rows: [*const f32; MR] = std::array::from_fn(|r| t.a.wrapping_add(r * t.a_rs));
-    let (mut b, mut at) = (t.b, 0);
+    let (mut b, mut at, mut ahead) = (t.b, 0, t.ahead);
     // SAFETY: the caller's promise covers every offset below.
     unsafe {
         for _ in 0..t.k {
@@ -47,7 +47,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
             for (v, lane) in line.iter_mut().enumerate() {
                 *lane = s.load_ptr(b.add(v * S::LANES));
                 if v * S::LANES % LINE == 0 {
-                    s.prefetch_ptr(b.wrapping_add(AHEAD * t.b_rs + v * S::LANES));
+                    s.prefetch_ptr(ahead.wrapping_add(v * S::LANES));
                 }
             }
             for r in 0..MR {
@@ -58,6 +58,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
             }
             b = b.add(t.b_rs);
             at += t.a_cs;
+            ahead = ahead.wrapping_add(t.ahead_step);
         }
         for (r, acc) in acc.iter().enumerate() {
             let row = t.c.add(r * t.c_rs);

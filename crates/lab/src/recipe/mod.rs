@@ -3,7 +3,7 @@
 pub mod study;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,6 +11,7 @@ use switchformer_data::batch::Augment;
 use switchformer_nn::Point;
 use switchformer_nn::json::read_capped;
 use switchformer_switch::leaf::bits::VIEWS;
+use switchformer_switch::leaf::experts::ExpertPlan;
 
 use crate::error::{Error, Result};
 
@@ -26,8 +27,12 @@ pub struct Recipe {
     /// Seed of initial weights, data order, augmentation and sampled points.
     #[serde(default)]
     pub seed: u64,
-    /// `config.json` of the model, less what the data set decides (classes).
+    /// `config.json` of the model, less what the data set decides (classes) and what a start says already.
+    #[serde(default)]
     pub model: Map<String, Value>,
+    /// The checkpoint that training starts from; random weights where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     /// Data.
     pub data: Data,
     /// Switches trained into the checkpoint.
@@ -51,6 +56,25 @@ pub enum TaskKind {
     SpanCorruption,
     /// Write the translation of a sentence.
     Translate,
+    /// Find the answer to a question in a passage.
+    Questions,
+}
+
+/// A checkpoint to start from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Its folder. The recipe's `[model]` is laid over its config.
+    pub folder: PathBuf,
+    /// First parts of the names of tensors that it may lack; these begin with random values.
+    #[serde(default)]
+    pub fresh: Vec<String>,
+    /// First parts of the names of tensors that stay as they are.
+    #[serde(default)]
+    pub still: Vec<String>,
+    /// Experts in the place of feed-forward networks, each a copy of the network at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertPlan>,
 }
 
 /// Data set and augmentation.
@@ -61,7 +85,7 @@ pub struct Data {
     #[serde(default)]
     pub task: TaskKind,
     /// `fashion-mnist` for images; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
-    /// corruption.
+    /// corruption; `squad` for questions.
     pub set: String,
     /// Probability of a mirror image.
     #[serde(default)]
@@ -75,10 +99,10 @@ pub struct Data {
     /// Side that pictures are resized to; 0 leaves them as they are.
     #[serde(default)]
     pub side: usize,
-    /// Train on the first this many images, documents or pairs only (0 = all).
+    /// Train on the first this many images, documents, pairs or questions only (0 = all).
     #[serde(default)]
     pub limit: usize,
-    /// Images kept from training, or texts of the validation split, that the validation loss is over.
+    /// Images kept from training, or texts or questions of the validation split, that the validation loss is over.
     #[serde(default)]
     pub valid: usize,
     /// The other language of a translation, as Debian names it.
@@ -87,7 +111,7 @@ pub struct Data {
     /// Pieces of the tokenizer that is trained on the training split.
     #[serde(default = "vocab")]
     pub vocab: usize,
-    /// Most tokens of a text; longer ones are cut into pieces, longer pairs left out.
+    /// Most tokens of a text; longer ones are cut into pieces, longer pairs left out, longer passages read in windows.
     #[serde(default = "max_len")]
     pub max_len: usize,
     /// Share of the tokens that are cut out.
@@ -96,6 +120,12 @@ pub struct Data {
     /// Mean length of what is cut out at one place.
     #[serde(default = "span")]
     pub span: f64,
+    /// Tokens that neighbouring windows of a passage share.
+    #[serde(default = "overlap")]
+    pub overlap: usize,
+    /// Variations of every question and passage that are trained on beside them.
+    #[serde(default)]
+    pub eda: usize,
 }
 
 impl Data {
@@ -145,6 +175,9 @@ pub struct Eval {
     /// Sentences that are translated for BLEU (0 = all of the test split).
     #[serde(default)]
     pub sentences: usize,
+    /// Questions of each set that are answered (0 = all).
+    #[serde(default)]
+    pub questions: usize,
 }
 
 impl Eval {
@@ -263,6 +296,9 @@ fn noise() -> f64 {
 fn span() -> f64 {
     3.0
 }
+fn overlap() -> usize {
+    128
+}
 
 /// Keys that recipes did not always have, with the values that they had all the same: these lines are no part of a
 /// fingerprint, so that runs begun before them go on.
@@ -278,6 +314,8 @@ const LATER: &[(&str, &[&str])] = &[
             "max_len = 64",
             "noise = 0.15",
             "span = 3.0",
+            "overlap = 128",
+            "eda = 0",
         ],
     ),
     ("[switch]", &["draws = 1", "agree = 0.0"]),
@@ -312,7 +350,8 @@ impl Recipe {
 
     /// Reads a recipe of one run and applies `key.sub=value` overrides (TOML values). Errors name file, key and value.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe> {
-        let table = Recipe::table(path, overrides)?;
+        let mut table = Recipe::table(path, overrides)?;
+        table.remove("note"); // of a study's results
         if table.contains_key("variant") {
             let what = "holds several variants; train them with --all, or one with --variant NAME".into();
             return Err(Error::Recipe { path: path.to_path_buf(), what });
@@ -334,15 +373,27 @@ impl Recipe {
             TaskKind::Images => d.set == "fashion-mnist",
             TaskKind::SpanCorruption => d.set == "debian" || d.set == "text",
             TaskKind::Translate => d.set == "debian",
+            TaskKind::Questions => d.set == "squad",
         };
+        let asks = d.task == TaskKind::Questions;
+        let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
         let named = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let checks = [
             (named, "name must be letters, digits, - _ ."),
             (
                 fits,
-                "data.set must be \"fashion-mnist\" for images, \"debian\" for text, or \"text\" for span-corruption",
+                "data.set must be \"fashion-mnist\" for images, \"debian\" for text, \"text\" for span-corruption, or \
+                 \"squad\" for questions",
             ),
             (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),
+            (!asks || self.start.is_some(), "data.task = \"questions\" needs start.folder, a model with its tokenizer"),
+            (
+                !asks || (t.label_smoothing == 0.0 && s.draws == 1 && s.bits.is_empty() && s.exits.is_empty()),
+                "data.task = \"questions\" has no label_smoothing, draws, bits or exits",
+            ),
+            (asks || d.eda == 0, "data.eda is for questions"),
+            (d.eda <= 16, "data.eda must be at most 16"),
+            (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),
             ((300..=65_536).contains(&d.vocab), "data.vocab must be 300 to 65,536"),
             ((8..=4_096).contains(&d.max_len), "data.max_len must be 8 to 4,096"),
             (d.noise > 0.0 && d.noise <= 0.5 && d.span >= 1.0, "data.noise must be up to 0.5, data.span at least 1"),

@@ -22,6 +22,8 @@ const MAX_RUNS: usize = 1_000;
 pub struct Study {
     /// Name of the study, of its folder and of its results.
     pub name: String,
+    /// What a reader of the results must know, in the file's own words (`note`).
+    pub note: String,
     /// All runs: every variant with the first seed, then with the next.
     pub runs: Vec<StudyRun>,
 }
@@ -48,6 +50,10 @@ impl Study {
             None => vec![toml::Table::new()],
             Some(list) => list.try_into().map_err(|_| bad("write variants as [[variant]] tables".into()))?,
         };
+        let note = match base.remove("note") {
+            None => String::new(),
+            Some(note) => note.try_into().map_err(|_| bad("note must be a text".into()))?,
+        };
         if seeds.is_empty() || variants.is_empty() || seeds.len().saturating_mul(variants.len()) > MAX_RUNS {
             return Err(bad(format!("needs a seed and a variant at least, and at most {MAX_RUNS} runs")));
         }
@@ -73,7 +79,7 @@ impl Study {
         if let Some(twice) = names.windows(2).find(|w| w[0] == w[1]) {
             return Err(bad(format!("{} occurs twice; variants and seeds must differ", twice[0])));
         }
-        Ok(Study { name, runs })
+        Ok(Study { name, note, runs })
     }
 
     /// The first run of a variant. Errors list the variants.

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use switchformer_data::batch::{Draw, permutation};
 use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
-use switchformer_nn::config::ConfigMap;
 use switchformer_nn::Point;
+use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
 use switchformer_zoo::save::json_bytes;
 

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod images;
+mod questions;
 mod spans;
 mod translate;
 
@@ -65,6 +66,7 @@ pub trait Task {
 pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
     Ok(match recipe.data.task {
         TaskKind::Images => Box::new(images::Images::open(recipe, places)?),
+        TaskKind::Questions => Box::new(questions::Questions::open(recipe, places)?),
         TaskKind::SpanCorruption => Box::new(spans::Spans::open(recipe, places)?),
         TaskKind::Translate => Box::new(translate::Pairs::open(recipe, places)?),
     })
@@ -77,7 +79,7 @@ fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figure
     let mut loads: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
     for batch in batches {
         let (out, trace) = opened.run(point, &batch.input)?;
-        let loss = label_loss(answer(&out)?, &batch.labels, 0.0)?.to_scalar::<f32>()?;
+        let loss = label_loss(&answer(&out)?, &batch.labels, 0.0)?.to_scalar::<f32>()?;
         sum += f64::from(loss) * batch.labels.len() as f64;
         n += batch.labels.len();
         gather_loads(&trace, &mut loads);

@@ -22,12 +22,18 @@ pub static ENTRY: Entry = Entry {
     name: "bert",
     paper: "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding, arXiv 1810.04805",
     summary: "post-norm Transformer encoder over word pieces",
-    architectures: &["BertModel", "BertForMaskedLM", "BertForSequenceClassification", "BertForTokenClassification"],
+    architectures: &[
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+    ],
     variants: VARIANTS,
     names: NAMES,
     blocks: "encoder.layer.",
     prefix: "bert.",
-    heads: &["cls", "classifier"],
+    heads: &["cls", "classifier", "qa_outputs"],
     toy: r#"{"model_type":"bert","architectures":["BertForSequenceClassification"],"vocab_size":50,"hidden_size":32,
         "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"max_position_embeddings":32,
         "num_labels":3}"#,
@@ -232,6 +238,8 @@ enum Head {
     MaskedLm(MaskedLm),
     Sequence(Pooler, Box<dyn Linear>),
     Token(Box<dyn Linear>),
+    /// Where an answer begins and ends.
+    Question(Box<dyn Linear>),
 }
 
 /// The model.
@@ -250,7 +258,7 @@ impl Bert {
         let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
         let pooler = |w: &Weights| Pooler::load(w, "pooler.dense", dim);
         let architecture = ENTRY.architecture(c)?;
-        if matches!(architecture, "BertForMaskedLM" | "BertForTokenClassification") {
+        if matches!(architecture, "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering") {
             // Published pre-training files carry a pooler that these heads do not read.
             ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
         }
@@ -262,6 +270,10 @@ impl Bert {
                 Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
             }
             "BertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            "BertForQuestionAnswering" => {
+                c.only("num_labels", &[2.into()])?;
+                Head::Question(w.linear("qa_outputs", dim, 2, true)?)
+            }
             _ => {
                 // A pre-training file opened as a bare encoder: its head is known and unused.
                 LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
@@ -317,6 +329,11 @@ impl Staged for Bert {
                 out.member("logits", classifier.forward(cx, &pooled)?)
             }
             Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
+            Head::Question(both) => {
+                let both = both.forward(cx, &state.x)?; // [total, 2]
+                let column = |i: usize| -> Result<Tensor> { Ok(both.narrow(1, i, 1)?.flatten_all()?) };
+                out.rows("start_logits", column(0)?, &state.rows).rows("end_logits", column(1)?, &state.rows)
+            }
         })
     }
     fn classifier(&self) -> Option<(usize, usize)> {
@@ -337,7 +354,7 @@ impl Staged for Bert {
             Head::Encoder(pooler) => pooler.cost(point, lens.len()),
             Head::MaskedLm(lm) => lm.cost(point, rows),
             Head::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
-            Head::Token(c) => c.cost(point, rows),
+            Head::Token(c) | Head::Question(c) => c.cost(point, rows),
         }
     }
 }

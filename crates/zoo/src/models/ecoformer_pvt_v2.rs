@@ -11,7 +11,7 @@
 //! counts the row's own value and not the sum of all (`own_value`, true unless the config says otherwise).
 
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::init::Start;
+use switchformer_nn::init::Draw;
 use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
@@ -105,8 +105,8 @@ impl HashAttention {
         let (dim, heads) = (c.dims[stage], c.heads[stage]);
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
         // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
-        let start = |deviation: f32| hash.starting(Start::Normal(deviation));
-        let mean = hash.starting(Start::Constant((-0.5f32).exp()));
+        let start = |deviation: f32| hash.starting(Draw::Normal(deviation));
+        let mean = hash.starting(Draw::Constant((-0.5f32).exp()));
         let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias: c.qkv_bias };
         Ok(HashAttention {
             qk_v: w.linear_of(&parts)?,

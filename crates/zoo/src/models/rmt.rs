@@ -9,8 +9,8 @@
 //! Departs from the reference: none known.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
-use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
 use switchformer_nn::staged::State;
@@ -270,7 +270,7 @@ impl Block {
         let (dim, ffn) = (c.dims[stage], w.at("ffn"));
         let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
         let factor = |name: &str| -> Result<Tensor> {
-            let w = w.starting(Start::Constant(1e-5));
+            let w = w.starting(Draw::Constant(1e-5));
             Ok(w.tensor(name, &[1, 1, 1, dim], ParamKind::Vector)?.reshape((1, dim))?)
         };
         Ok(Block {

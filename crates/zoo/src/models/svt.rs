@@ -11,8 +11,8 @@
 //! (there it gives both heads apart, and mixes images).
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
-use switchformer_nn::init::Start;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
@@ -149,7 +149,7 @@ struct Scatter {
 impl Scatter {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
-        let w = w.starting(Start::Normal(0.02));
+        let w = w.starting(Draw::Normal(0.02));
         let width = dim / GROUPS;
         let layer = |i: usize| -> Result<[Tensor; 2]> {
             let part = |what: &str| format!("complex_weight_lh_{what}{i}");

@@ -11,9 +11,9 @@
 use std::sync::OnceLock;
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
+use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
 use switchformer_nn::leaf::Ffn;
-use switchformer_nn::init::Start;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{
     PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, relative_index, windowed,
@@ -305,7 +305,15 @@ impl WindowAttention {
             order: if c.timm { PadOrder::ShiftThenPad } else { PadOrder::PadThenShift },
             // Swin v2 in transformers adds its mask twice.
             far: if v2 && !c.timm { -200.0 } else { -100.0 },
-            logit_scale: if v2 { Some(own.starting(Start::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?) } else { None },
+            logit_scale: if v2 {
+                Some(own.starting(Draw::Constant(10f32.ln())).tensor(
+                    "logit_scale",
+                    &[heads, 1, 1],
+                    ParamKind::Table,
+                )?)
+            } else {
+                None
+            },
             positions,
             fixed: (!w.is_trainable()).then(OnceLock::new),
         })

@@ -20,13 +20,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::dense_ffn;
 use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
 
 use group::{Assignment, run};
-pub use leaves::{ADDED, ExpertLeaves, ExpertPlan};
+pub use leaves::{ADDED, ExpertLeaves, ExpertPlan, dense_twin};
 pub use load::Loads;
 pub use setting::{Experts, Grain, Offer, Setting, task_of};
 
@@ -34,11 +35,13 @@ pub use setting::{Experts, Grain, Offer, Setting, task_of};
 pub const MAX_EXPERTS: usize = 4_096;
 
 /// Factor of an expert that was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Factor {
     /// The gate's probability (Switch Transformer, M3ViT).
     Probability,
     /// Its share among the chosen: they sum to one, and a lone one is exactly one.
+    #[default]
     Share,
 }
 

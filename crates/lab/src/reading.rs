@@ -1,0 +1,119 @@
+//! Answers that a model finds in passages.
+
+use std::path::Path;
+
+use switchformer_data::reader::{Found, best};
+use switchformer_data::{Reader, Squad, Tokenizer, Window};
+use switchformer_nn::{Input, InputSpec, Point, Rows, Trace};
+use switchformer_zoo::Opened;
+
+use crate::error::{Error, Result};
+
+/// Tokens of a window where the model reads as many, and those that neighbours share (as published for SQuAD).
+const WINDOW: [usize; 2] = [384, 128];
+/// Windows that are read at once.
+const AT_ONCE: usize = 16;
+
+/// How a model of a folder reads passages. Errors where it finds no answers.
+pub fn reader(opened: &Opened, dir: &Path) -> Result<Reader> {
+    let InputSpec::Tokens { max_len, .. } = opened.model.spec() else {
+        return Err(no_answers(opened));
+    };
+    if !finds_answers(opened) {
+        return Err(no_answers(opened));
+    }
+    let [len, overlap] = WINDOW;
+    Ok(Reader::new(Tokenizer::load(dir, None)?, len.min(max_len), overlap)?)
+}
+
+/// Whether a model answers with a stretch of a passage.
+pub fn finds_answers(opened: &Opened) -> bool {
+    opened.config.architecture().is_some_and(|a| a.ends_with("ForQuestionAnswering"))
+}
+
+fn no_answers(opened: &Opened) -> Error {
+    let what = format!("{} finds no answers in a passage", opened.config.architecture().unwrap_or(opened.entry.name));
+    Error::Nn(switchformer_nn::Error::input(what, "name a model with a head such as BertForQuestionAnswering"))
+}
+
+/// Windows as one batch.
+pub fn input<'a>(windows: impl Iterator<Item = &'a Window> + Clone) -> Result<Input> {
+    let rows = Rows::new(&windows.clone().map(|w| w.ids.len()).collect::<Vec<_>>())?;
+    Ok(Input::Tokens {
+        ids: windows.clone().flat_map(|w| w.ids.iter().copied()).collect(),
+        types: windows.flat_map(|w| w.types.iter().copied()).collect(),
+        columns: rows.positions().to_vec(),
+        rows,
+    })
+}
+
+/// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken.
+pub fn answers(
+    opened: &Opened,
+    point: &Point,
+    reader: &Reader,
+    question: &str,
+    passage: &str,
+) -> Result<(Vec<Found>, Trace)> {
+    let windows = reader.windows(question, passage)?;
+    let mut scores: Vec<[Vec<f32>; 2]> = Vec::with_capacity(windows.len());
+    let mut whole = Trace::default();
+    for part in windows.chunks(AT_ONCE) {
+        let (own, trace) = read(opened, point, part.iter())?;
+        scores.extend(own);
+        whole.macs += trace.macs;
+        whole.decision_macs += trace.decision_macs;
+        whole.decisions.extend(trace.decisions);
+    }
+    Ok((choose(&windows, &scores), whole))
+}
+
+/// The likeliest answer to questions of a set, by their number; `None` where a passage has no word.
+pub fn answer_all(
+    opened: &Opened,
+    point: &Point,
+    reader: &Reader,
+    set: &Squad,
+    asked: &[u32],
+) -> Result<Vec<Option<String>>> {
+    let mut given = Vec::with_capacity(asked.len());
+    for part in asked.chunks(AT_ONCE) {
+        let pairs = part.iter().map(|i| {
+            let question = &set.questions[*i as usize];
+            (question, set.passages[question.passage].text.as_str())
+        });
+        let windows = pairs.clone().map(|(q, text)| Ok(reader.windows(&q.text, text)?)).collect::<Result<Vec<_>>>()?;
+        let mut scores = Vec::new();
+        let flat: Vec<&Window> = windows.iter().flatten().collect();
+        for some in flat.chunks(AT_ONCE) {
+            scores.extend(read(opened, point, some.iter().copied())?.0);
+        }
+        let mut from = 0;
+        for ((_, text), own) in pairs.zip(&windows) {
+            let found = choose(own, &scores[from..from + own.len()]);
+            from += own.len();
+            given.push(found.first().and_then(|f| text.get(f.range.clone())).map(str::to_string));
+        }
+    }
+    Ok(given)
+}
+
+fn choose(windows: &[Window], scores: &[[Vec<f32>; 2]]) -> Vec<Found> {
+    best(windows.iter().zip(scores).map(|(w, [start, end])| (w, [start.as_slice(), end.as_slice()])))
+}
+
+/// Scores of every window's tokens as first and last of an answer.
+fn read<'a>(
+    opened: &Opened,
+    point: &Point,
+    windows: impl Iterator<Item = &'a Window> + Clone,
+) -> Result<(Vec<[Vec<f32>; 2]>, Trace)> {
+    let (out, trace) = opened.run(point, &input(windows)?)?;
+    let side = |name: &str| -> Result<(Vec<f32>, Rows)> {
+        let (scores, rows) = out.get_rows(name).ok_or_else(|| no_answers(opened))?;
+        Ok((scores.to_vec1()?, rows.clone()))
+    };
+    let ((start, rows), (end, _)) = (side("start_logits")?, side("end_logits")?);
+    let each = |i: usize| [start[rows.range(i)].to_vec(), end[rows.range(i)].to_vec()];
+    Ok(((0..rows.n()).map(each).collect(), trace))
+}

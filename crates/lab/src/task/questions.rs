@@ -1,0 +1,229 @@
+//! Answers to questions about passages, trained on most articles of a set, measured on its others and on other sources
+//! (SQuAD, arXiv 1606.05250; shifted sets, arXiv 2004.14444).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde_json::{Map, Value};
+use switchformer_data::eda::{vary, vary_around};
+use switchformer_data::squad::Offsets;
+use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
+use switchformer_nn::Point;
+use switchformer_nn::config::ConfigMap;
+use switchformer_zoo::Opened;
+
+use super::corpus::Packing;
+use super::{Batch, Figures, Places, Task};
+use crate::error::{Error, Result};
+use crate::loss::span_loss;
+use crate::metric::{Answers, bootstrap};
+use crate::reading::{answer_all, input};
+use crate::recipe::{Eval, Recipe};
+
+/// Usual folder of the files.
+const HOME: &str = "models/squad";
+/// The published training part, where there is one, and the part that is published for development.
+const TRAIN: &str = "train-v1.1.json";
+const DEV: &str = "squaddev_v1.1.json";
+/// Sets of other sources, by the name of their figures.
+const SHIFTED: [(&str, &str); 4] = [
+    ("new-wiki", "new_wiki_v1.0.json"),
+    ("nyt", "nyt_v1.0.json"),
+    ("amazon", "amazon_reviews_v1.0.json"),
+    ("reddit", "reddit_v1.0.json"),
+];
+/// One article in so many is kept for validation where there is no training part.
+const KEPT: usize = 5;
+/// Stream of the variations.
+const VARIATIONS: u64 = 12;
+/// Tokens of a validation batch.
+const BATCH: usize = 4_096;
+/// Resamples of an interval, its level, and their seed.
+const INTERVAL: (usize, f64, u64) = (1_000, 0.95, 12_345);
+
+/// A window with the places of its answer.
+struct Sample {
+    window: Window,
+    places: [u32; 2],
+}
+
+pub(super) struct Questions {
+    home: PathBuf,
+    start: PathBuf,
+    reader: Reader,
+    train: Vec<Sample>,
+    valid: Vec<Sample>,
+    dev: Squad,
+    /// Numbers of the questions of `dev` that are not trained on.
+    held: Vec<u32>,
+    packing: Packing,
+}
+
+impl Questions {
+    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
+        let data = &recipe.data;
+        let home = places.data.clone().unwrap_or_else(|| HOME.into());
+        let start = recipe.start.as_ref().map(|s| s.folder.clone()).unwrap_or_default();
+        let reader = Reader::new(Tokenizer::load(&start, None)?, data.max_len, data.overlap)?;
+        let dev = open(&home, DEV)?;
+        let all: Vec<u32> = (0..dev.questions.len() as u32).collect();
+        let whole = home.join(TRAIN).exists().then(|| open(&home, TRAIN)).transpose()?;
+        let (source, trained, held) = match &whole {
+            Some(train) => (train, (0..train.questions.len() as u32).collect(), all),
+            None => {
+                let kept = kept_articles(&dev);
+                let title = |i: &u32| dev.passages[dev.questions[*i as usize].passage].title.as_str();
+                let (held, trained) = all.into_iter().partition(|i| kept.contains(title(i)));
+                (&dev, trained, held)
+            }
+        };
+        let trained = mixed(&trained, data.limit);
+        let mut train = Vec::new();
+        for i in &trained {
+            train.extend(samples(&reader, source, *i, None)?);
+            for copy in 0..data.eda {
+                let rng = Rng::of(&[VARIATIONS, recipe.seed, u64::from(*i), copy as u64]);
+                train.extend(samples(&reader, source, *i, Some(rng))?);
+            }
+        }
+        let valid: Vec<Vec<Sample>> =
+            mixed(&held, data.valid.max(1)).iter().map(|i| samples(&reader, &dev, *i, None)).collect::<Result<_>>()?;
+        let lengths = train.iter().map(|s| s.window.ids.len() as u32).collect();
+        let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, &home)?;
+        Ok(Questions { home, start, reader, train, valid: valid.into_iter().flatten().collect(), dev, held, packing })
+    }
+
+    fn score(&self, opened: &Opened, point: &Point, set: &Squad, asked: &[u32], name: &str) -> Result<Figures> {
+        let given = answer_all(opened, point, &self.reader, set, asked)?;
+        let accepted: Vec<Vec<&str>> = asked.iter().map(|i| set.answers(*i as usize)).collect();
+        let stats = Answers::stats(&given, &accepted)?;
+        let (samples, level, seed) = INTERVAL;
+        let mut figures = Figures::new();
+        for (kind, score) in [("EM", Answers::exact as fn(&[f64]) -> f64), ("F1", Answers::f1)] {
+            let interval = bootstrap(&stats, score, samples, level, seed)?;
+            figures.insert(format!("{kind} {name}"), score(&stats.total()));
+            figures.insert(format!("{kind} {name} low"), interval.low);
+            figures.insert(format!("{kind} {name} high"), interval.high);
+        }
+        Ok(figures)
+    }
+}
+
+/// A file of the folder. Published offsets are not all right; what stands elsewhere is found.
+fn open(home: &Path, name: &str) -> Result<Squad> {
+    let path = home.join(name);
+    if !path.exists() {
+        let what = format!("{} holds no {name}", home.display());
+        let hint = "scripts/fetch-models.sh squad fetches it; name another folder with --data";
+        return Err(Error::Nn(switchformer_nn::Error::input(what, hint)));
+    }
+    Ok(Squad::open(path, Offsets::Nearest)?)
+}
+
+/// Titles of every fifth article in a fixed random order.
+fn kept_articles(set: &Squad) -> BTreeSet<&str> {
+    let mut titles: Vec<&str> = set.passages.iter().map(|p| p.title.as_str()).collect();
+    titles.dedup();
+    let order = permutation(0, 0, titles.len() as u32);
+    order.iter().take(titles.len().div_ceil(KEPT)).map(|i| titles[*i as usize]).collect()
+}
+
+/// The first `limit` (0 = all) of a fixed random order.
+fn mixed(items: &[u32], limit: usize) -> Vec<u32> {
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    permutation(0, 0, items.len() as u32).iter().map(|i| items[*i as usize]).take(limit).collect()
+}
+
+/// The windows of a question that hold its first answer, or those of a variation.
+fn samples(reader: &Reader, set: &Squad, question: u32, varied: Option<Rng>) -> Result<Vec<Sample>> {
+    let q = &set.questions[question as usize];
+    let Some(answer) = q.answers.first() else { return Ok(Vec::new()) };
+    let text = &set.passages[q.passage].text;
+    let (asked, text, answer) = match varied {
+        None => (q.text.clone(), text.clone(), answer.clone()),
+        Some(mut rng) => {
+            let (text, answer) = vary_around(text, answer, &mut rng);
+            (vary(&q.text, &mut rng), text, answer)
+        }
+    };
+    let windows = reader.windows(&asked, &text)?;
+    let placed = |window: Window| window.place(&answer).map(|places| Sample { window, places });
+    Ok(windows.into_iter().filter_map(placed).collect())
+}
+
+fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> {
+    let input = input(samples.clone().map(|s| &s.window))?;
+    let size = samples.clone().map(|s| s.window.ids.len()).sum();
+    Ok(Batch { input, labels: samples.flat_map(|s| s.places).collect(), size })
+}
+
+impl Task for Questions {
+    fn unit(&self) -> &'static str {
+        "tokens"
+    }
+    fn complete(&self, _: &mut Map<String, Value>) {}
+    fn batch(&mut self, index: u64) -> Result<Batch> {
+        let (_, picked) = self.packing.take(index)?;
+        make(picked.iter().map(|i| &self.train[*i as usize]))
+    }
+    fn loss(&self, logits: &Tensor, batch: &Batch, _: f64) -> Result<Tensor> {
+        match &batch.input {
+            switchformer_nn::Input::Tokens { rows, .. } => span_loss(logits, rows, &batch.labels),
+            _ => Err(Error::Nn(switchformer_nn::Error::input("questions are texts", "this is a bug"))),
+        }
+    }
+    fn valid(&self) -> Result<Vec<Batch>> {
+        let longest = self.valid.iter().map(|s| s.window.ids.len()).max().unwrap_or(1);
+        self.valid.chunks((BATCH / longest).max(1)).map(|part| make(part.iter())).collect()
+    }
+    fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
+        let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
+        let kept = names.iter().map(|name| (name, self.start.join(name))).filter(|(_, path)| path.exists());
+        let read = |path: &Path| std::fs::read(path).map_err(|e| Error::Nn(switchformer_nn::Error::io(path, e)));
+        kept.map(|(name, path)| Ok((name.to_string(), read(&path)?))).collect()
+    }
+    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
+        let mut figures = self.score(opened, point, &self.dev, &mixed(&self.held, eval.questions), "squad")?;
+        for (name, file) in SHIFTED {
+            let set = open(&self.home, file)?;
+            let all: Vec<u32> = (0..set.questions.len() as u32).collect();
+            figures.extend(self.score(opened, point, &set, &mixed(&all, eval.questions), name)?);
+        }
+        Ok(figures)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_articles_are_a_fifth_and_always_the_same() {
+        let passages =
+            (0..48 * 3).map(|i| switchformer_data::squad::Passage { title: format!("t{}", i / 3), text: "x".into() });
+        let set = Squad { passages: passages.collect(), ..Squad::default() };
+        let kept = kept_articles(&set);
+        assert_eq!(kept.len(), 10);
+        assert_eq!(kept, kept_articles(&set));
+    }
+
+    #[test]
+    fn variations_point_at_their_answers() {
+        let vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nold\ntown\nlies\nby\nriver\nwhere\n";
+        let tokenizer = Tokenizer::from_vocab(vocab.as_bytes(), &Value::Null, Path::new("v"), None).unwrap();
+        let reader = Reader::new(tokenizer, 80, 8).unwrap();
+        let json = r#"{"data":[{"title":"a","paragraphs":[{"context":"the old town lies by the old river",
+            "qas":[{"id":"1","question":"where","answers":[{"text":"old river","answer_start":25}]}]}]}]}"#;
+        let set = Squad::from_bytes(json.as_bytes().to_vec(), Path::new("x"), Offsets::Exact).unwrap();
+        for seed in 0..20 {
+            for s in samples(&reader, &set, 0, (seed > 0).then(|| Rng::of(&[seed]))).unwrap() {
+                let [from, to] = s.places.map(|p| p as usize);
+                assert_eq!(s.window.ids[from..=to], [6, 10], "old river");
+            }
+        }
+        let batch = make(samples(&reader, &set, 0, None).unwrap().iter()).unwrap();
+        assert_eq!((batch.labels, batch.size), (vec![9, 10], 12));
+    }
+}
