@@ -15,6 +15,10 @@ use switchformer_zoo::{Entry, ZOO};
 pub fn toy(entry: &Entry, architecture: &str) -> Json {
     let mut config: Json = serde_json::from_str(entry.toy).unwrap();
     config["architectures"] = json!([architecture]);
+    if architecture.ends_with("QuestionAnswering") {
+        // A start and an end.
+        config["num_labels"] = 2.into();
+    }
     config
 }
 
