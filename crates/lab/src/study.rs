@@ -252,6 +252,6 @@ mod tests {
         );
         let text = table(&study, &[alone]);
         assert!(text.contains("| seeds | share | parameters |"), "{text}");
-        assert!(text.contains("| 1 | 0.500 (0.400 to 0.600) | 7 |"), "{text}");
+        assert!(text.contains("| 1 | 0.500 [0.400, 0.600] | 7 |"), "{text}");
     }
 }

@@ -41,12 +41,12 @@ pub fn config_cases(t: &mut Table) {
     t.bert("model_type/a number", &|f| set(f, json!({"model_type": 7})), VALUE, &["model_type", "text"]);
     let long = "x".repeat(500_000) + "\u{1b}[2J";
     t.bert("model_type/half a megabyte", &|f| set(f, json!({"model_type": long})), NO, &["model_type", "xxx..."]);
-    let arch = json!({"architectures": ["BertForQuestionAnswering"]});
+    let arch = json!({"architectures": ["BertForMultipleChoice"]});
     t.bert(
         "architectures/unknown",
         &|f| set(f, arch.clone()),
         NO,
-        &["architectures", "BertForQuestionAnswering", "BertModel"],
+        &["architectures", "BertForMultipleChoice", "BertModel"],
     );
     t.bert(
         "architectures/another model's",
