@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use switchformer_data::batch::Norm;
 use switchformer_lab::recipe::Recipe;
+use switchformer_lab::recipe::study::Study;
 use switchformer_lab::train::{TrainOptions, run};
 use switchformer_lab::{Error, recipe};
 use switchformer_nn::{Input, Point};
@@ -169,4 +170,26 @@ fn runs_begun_by_the_first_version_go_on() {
     std::fs::remove_dir(o.out.join("checkpoints")).unwrap();
     let resumed = run(&recipe, &TrainOptions { stop_after: None, ..o }).unwrap();
     assert_eq!(files(&whole.model), files(&resumed.model));
+}
+
+#[test]
+fn every_vision_variant_trains_and_opens_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let (_, data) = tiny(temp.path(), &[]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/vision-fashion.toml");
+    let small = ["train.steps=2", "train.batch=4", "train.warmup=1"].map(String::from);
+    let study = Study::read(&path, &small).unwrap();
+    assert!(study.runs.len() >= 19);
+    let mut norms = 0;
+    for run_of in &study.runs {
+        let report = run(&run_of.recipe, &options(temp.path(), &run_of.variant, &data, None)).unwrap();
+        Opened::open(&report.model, OpenOptions::default()).unwrap();
+        let kept = candle_core::safetensors::load(report.model.join("model.safetensors"), &Device::Cpu).unwrap();
+        for (name, mean) in kept.iter().filter(|(name, _)| name.ends_with("running_mean")) {
+            let mean = mean.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(mean.iter().any(|&v| v != 0.0), "{}: {name} has seen nothing", run_of.variant);
+            norms += 1;
+        }
+    }
+    assert!(norms > 0, "no variant has batch norms");
 }
