@@ -226,32 +226,15 @@ pub(crate) enum Inside {
 }
 
 /// A feed-forward with a depth-wise convolution inside.
-pub(crate) struct ConvFfn {
-    pub(crate) fc1: Box<dyn Linear>,
-    pub(crate) conv: Depthwise,
-    pub(crate) fc2: Box<dyn Linear>,
-    pub(crate) act: Activation,
-    pub(crate) inside: Inside,
+struct ConvFfn {
+    fc1: Box<dyn Linear>,
+    conv: Depthwise,
+    fc2: Box<dyn Linear>,
+    act: Activation,
+    inside: Inside,
 }
 
 impl ConvFfn {
-    /// The projections under these names at `w`, the convolution at `dwconv.dwconv`.
-    pub(crate) fn load(
-        w: &Weights,
-        [fc1, fc2]: [&str; 2],
-        [dim, hidden]: [usize; 2],
-        act: Activation,
-        inside: Inside,
-    ) -> Result<Self> {
-        Ok(ConvFfn {
-            fc1: w.linear(fc1, dim, hidden, true)?,
-            conv: Depthwise::load(&w.at("dwconv.dwconv"), hidden, 3)?,
-            fc2: w.linear(fc2, hidden, dim, true)?,
-            act,
-            inside,
-        })
-    }
-
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let mut hidden = self.fc1.forward(cx, x)?;
         if matches!(self.inside, Inside::BehindRelu) {
@@ -269,12 +252,49 @@ impl ConvFfn {
     }
 }
 
+/// How a family writes its [`Block`]s.
+pub(crate) struct BlockSpec {
+    /// Names of both norms.
+    pub(crate) norms: [&'static str; 2],
+    pub(crate) eps: f64,
+    /// Names of the projections below `mlp`; the convolution is at `mlp.dwconv.dwconv`.
+    pub(crate) fc: [&'static str; 2],
+    pub(crate) act: Activation,
+    pub(crate) inside: Inside,
+}
+
 /// A block in front of whose parts stand norms: something that mixes rows, and a feed-forward with a convolution inside.
 pub(crate) struct Block {
-    pub(crate) norm1: LayerNorm,
-    pub(crate) mixer: Box<dyn Mixer>,
-    pub(crate) norm2: LayerNorm,
-    pub(crate) ffn: ConvFfn,
+    norm1: LayerNorm,
+    mixer: Box<dyn Mixer>,
+    norm2: LayerNorm,
+    ffn: ConvFfn,
+}
+
+impl BlockSpec {
+    /// As the authors of PVT v2 write them, whom SMT and SVT follow: GELU, and these names.
+    pub(crate) const fn of_authors(eps: f64, inside: Inside) -> Self {
+        BlockSpec { norms: ["norm1", "norm2"], eps, fc: ["fc1", "fc2"], act: Activation::Gelu, inside }
+    }
+}
+
+impl Block {
+    /// The block at the path of `w`, around its mixer; `dims` are those of rows and of the feed-forward's hidden rows.
+    pub(crate) fn load(w: &Weights, spec: &BlockSpec, dims: [usize; 2], mixer: Box<dyn Mixer>) -> Result<Self> {
+        let ([dim, hidden], mlp) = (dims, w.at("mlp"));
+        Ok(Block {
+            norm1: w.layer_norm(spec.norms[0], dim, spec.eps)?,
+            mixer,
+            norm2: w.layer_norm(spec.norms[1], dim, spec.eps)?,
+            ffn: ConvFfn {
+                fc1: mlp.linear(spec.fc[0], dim, hidden, true)?,
+                conv: Depthwise::load(&mlp.at("dwconv.dwconv"), hidden, 3)?,
+                fc2: mlp.linear(spec.fc[1], hidden, dim, true)?,
+                act: spec.act,
+                inside: spec.inside,
+            },
+        })
+    }
 }
 
 impl MapBlock for Block {

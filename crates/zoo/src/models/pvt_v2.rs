@@ -17,7 +17,7 @@ use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Block, ConvFfn, Downsample, Inside, Mixer, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, Stages, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -297,16 +297,17 @@ pub(super) fn build(
     let layer = |s: usize| w.at("encoder.layers").at(s);
     let n = config.stages.n();
     let patches = |s: usize| patch_embedding(&config, &layer(s).at("patch_embedding"), s);
+    let spec = BlockSpec {
+        norms: ["layer_norm_1", "layer_norm_2"],
+        eps: config.eps,
+        fc: ["dense1", "dense2"],
+        act: config.act,
+        inside: if config.linear { Inside::BehindRelu } else { Inside::Plain },
+    };
     let block = |(s, i): (usize, usize)| -> Result<Block> {
-        let w = layer(s).at("blocks").at(i);
-        let (dim, inside) = (config.dims[s], if config.linear { Inside::BehindRelu } else { Inside::Plain });
-        let dims = [dim, dim * config.mlp_ratios[s]];
-        Ok(Block {
-            norm1: w.layer_norm("layer_norm_1", dim, config.eps)?,
-            mixer: mixer(&config, &w.at("attention"), s)?,
-            norm2: w.layer_norm("layer_norm_2", dim, config.eps)?,
-            ffn: ConvFfn::load(&w.at("mlp"), ["dense1", "dense2"], dims, config.act, inside)?,
-        })
+        let (w, dim) = (layer(s).at("blocks").at(i), config.dims[s]);
+        let mixer = mixer(&config, &w.at("attention"), s)?;
+        Block::load(&w, &spec, [dim, dim * config.mlp_ratios[s]], mixer)
     };
     let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
     Ok(Pyramid {

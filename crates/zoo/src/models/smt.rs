@@ -18,7 +18,7 @@ use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Ro
 
 use crate::entry::{Entry, Variant};
 use crate::pyramid::{
-    self, Block, ConvFfn, Downsample, Inside, Mixer, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in,
+    self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in,
 };
 use crate::timm::Timm;
 
@@ -264,22 +264,12 @@ impl Mixer for Attention {
 
 fn block(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Block> {
     let (dim, attn) = (c.dims[stage], w.at("attn"));
-    Ok(Block {
-        norm1: w.layer_norm("norm1", dim, EPS)?,
-        mixer: if c.gated(stage, within) {
-            Box::new(Modulation::load(c, &attn, stage)?)
-        } else {
-            Box::new(Attention::load(c, &attn, stage)?)
-        },
-        norm2: w.layer_norm("norm2", dim, EPS)?,
-        ffn: ConvFfn::load(
-            &w.at("mlp"),
-            ["fc1", "fc2"],
-            [dim, dim * c.mlp_ratios[stage]],
-            Activation::Gelu,
-            Inside::Added,
-        )?,
-    })
+    let mixer: Box<dyn Mixer> = if c.gated(stage, within) {
+        Box::new(Modulation::load(c, &attn, stage)?)
+    } else {
+        Box::new(Attention::load(c, &attn, stage)?)
+    };
+    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Added), [dim, dim * c.mlp_ratios[stage]], mixer)
 }
 
 /// Pixels to the first map: a strided convolution, batch norm, ReLU, and 2x2 squares to rows.

@@ -22,7 +22,7 @@ use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Re
 
 use crate::entry::{Entry, Variant};
 use crate::pyramid::{
-    self, Block, ConvFfn, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between, rows_in,
+    self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between, rows_in,
 };
 use crate::timm::Timm;
 
@@ -288,22 +288,12 @@ impl Mixer for Attention {
 
 fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
     let (dim, attn) = (c.dims[stage], w.at("attn"));
-    Ok(Block {
-        norm1: w.layer_norm("norm1", dim, EPS)?,
-        mixer: if stage == 0 {
-            Box::new(Scatter::load(c, &attn)?)
-        } else {
-            Box::new(Attention::load(&attn, dim, c.heads[stage])?)
-        },
-        norm2: w.layer_norm("norm2", dim, EPS)?,
-        ffn: ConvFfn::load(
-            &w.at("mlp"),
-            ["fc1", "fc2"],
-            [dim, dim * c.mlp_ratios[stage]],
-            Activation::Gelu,
-            Inside::Plain,
-        )?,
-    })
+    let mixer: Box<dyn Mixer> = if stage == 0 {
+        Box::new(Scatter::load(c, &attn)?)
+    } else {
+        Box::new(Attention::load(&attn, dim, c.heads[stage])?)
+    };
+    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Plain), [dim, dim * c.mlp_ratios[stage]], mixer)
 }
 
 /// Pixels to the first map: three convolutions with batch norm and ReLU, and one to half the size.
