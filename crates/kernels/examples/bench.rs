@@ -76,6 +76,25 @@ fn products() {
     }
 }
 
+/// The feed-forward networks of twelve layers one after the other: 226 MB of weights, which come from memory each time.
+fn streamed() {
+    let layers: Vec<[PackedMatrix; 2]> =
+        (0..12).map(|_| [(768, 3072), (3072, 768)].map(|(i, o)| PackedMatrix::new(i, o, &floats(i * o)))).collect();
+    let weights = (12 * 2 * 768 * 3072) as f64;
+    for m in [1, 4, 16, 64, 128, 256] {
+        let x = floats(m * 768);
+        let (mut hidden, mut y) = (vec![0.0; m * 3072], vec![0.0; m * 768]);
+        let t = time(|| {
+            for [up, down] in &layers {
+                linear_packed(m, &x, up, &Epilogue::default(), &mut hidden);
+                linear_packed(m, &hidden, down, &Epilogue::default(), black_box(&mut y));
+            }
+        });
+        show(&format!("12 networks 768 x 3072, {m} rows"), t, 4.0 * weights, "GB/s");
+        show("  the same in work", t, 2.0 * weights * m as f64, "GFLOP/s");
+    }
+}
+
 fn attentions() {
     let cases =
         [(64, 50, 4, 16), (64, 50, 4, 24), (64, 50, 4, 32), (64, 50, 4, 64), (12, 197, 12, 64), (4, 512, 12, 64)];
@@ -239,8 +258,9 @@ fn main() {
         _ => {}
     }
     println!("{:?}, {} threads", isa::current(), threads());
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("products", products),
+        ("streamed", streamed),
         ("groups", groups),
         ("attentions", attentions),
         ("options", options),

@@ -12,7 +12,7 @@ pub(crate) trait Simd: Copy {
     const WIDE: bool;
 
     fn splat(self, x: f32) -> Self::V;
-    /// Asks for the cache line at `p` ahead of its use. Any address will do.
+    /// Asks for the cache line at `p`, into the second level, ahead of its use. Any address will do.
     #[inline(always)]
     fn prefetch_ptr(self, p: *const f32) {
         let _ = p;

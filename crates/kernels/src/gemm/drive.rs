@@ -17,7 +17,7 @@ const DEPTH: usize = 768;
 const BLOCK: usize = 96 * 1024;
 /// Rows of one task, at most: enough to use the block of panels many times, few enough to share out evenly.
 const ROWS: usize = 384;
-/// Rows of a panel that are asked for ahead of their use where several tasks share it.
+/// Rows of its own panel that a strip asks for ahead of their use, where it does not ask for the next panel.
 const AHEAD: usize = 64;
 /// Multiply-adds below which one thread is quicker.
 const PARALLEL_MACS: usize = 96 * 1024;
@@ -236,8 +236,8 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
     let pack = p.a.cs != 1;
     let mut buffer = lend(&STRIP, if pack { DEPTH * mr } else { 0 });
     let cols = (from * nr, (to * nr).min(p.n));
-    // With all rows in one task, every panel comes from memory, once.
-    let near = last - first < p.m;
+    // Where several strips are all the rows there are, the panels come from memory, for the first of them to wait for.
+    let shared = strips > 1 && last - first == p.m;
     // The panels of the task that this thread most likely takes next.
     let after = (to - from) * threads();
     let mut done = 0;
@@ -260,13 +260,13 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
             };
             for panel in from..to {
                 let b = p.panels[(panel * p.k + done) * nr..].as_ptr();
-                let (ahead, ahead_step) = if near {
-                    (b.wrapping_add(AHEAD * nr), nr)
-                } else {
+                let (ahead, ahead_step) = if shared {
                     // This strip's share of the panel that comes next in this one's place: memory is read all the
-                    // time, and not only while the first strip waits for it.
+                    // time, and not only in the first strip's.
                     let next = if end { (panel + after) * p.k } else { panel * p.k + done + depth };
-                    (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), nr / strips)
+                    (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), nr.div_ceil(strips))
+                } else {
+                    (b.wrapping_add(AHEAD * nr), nr)
                 };
                 let at = panel * nr;
                 // SAFETY: rows row..row + rows and columns at..at + cols are this task's own and inside C, as
