@@ -99,10 +99,10 @@ pub enum Draw {
 }
 
 /// The values of a tensor of a fresh model; `deviation` is the model's own (DeiT and BERT both start so).
-pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, start: Draw) -> Vec<f32> {
+pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw) -> Vec<f32> {
     let n = shape.iter().product::<usize>();
     let mut stream = Stream::named(name).fork(seed);
-    match start {
+    match draw {
         Draw::Constant(value) => return vec![value; n],
         Draw::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
         Draw::Range | Draw::FanOut(_) => {}
@@ -112,7 +112,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, start: Draw
         let one = lower.ends_with("weight") || lower.ends_with("running_var");
         return vec![if one { 1.0 } else { 0.0 }; n];
     }
-    let deviation = match start {
+    let deviation = match draw {
         Draw::FanOut(groups) => {
             let fan_out = shape[0] * shape[2..].iter().product::<usize>() / groups.max(1);
             (2.0 / fan_out.max(1) as f32).sqrt()

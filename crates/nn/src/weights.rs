@@ -122,13 +122,13 @@ pub struct Weights {
     shared: Arc<Shared>,
     path: String,
     /// How fresh tensors asked for from here on start.
-    start: Draw,
+    draw: Draw,
 }
 
 impl Weights {
     fn new(source: Source) -> Self {
         let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
-        Weights { shared: Arc::new(shared), path: String::new(), start: Draw::Range }
+        Weights { shared: Arc::new(shared), path: String::new(), draw: Draw::Range }
     }
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
@@ -188,26 +188,26 @@ impl Weights {
 
     /// Makes every tensor a variable, recorded in [`Weights::params`].
     pub fn trainable(self) -> Self {
-        let Weights { shared, path, start } = self;
+        let Weights { shared, path, draw } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: true,
             leaves: s.leaves.clone(),
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, start }
+        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, draw }
     }
 
     /// Lets a plan decide the form of projections.
     pub fn with_leaves(self, leaves: Arc<dyn LeafMaker>) -> Self {
-        let Weights { shared, path, start } = self;
+        let Weights { shared, path, draw } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: s.trainable,
             leaves: None,
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, start }
+        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, draw }
     }
 
     /// The same checkpoint one part deeper.
@@ -216,8 +216,8 @@ impl Weights {
     }
 
     /// The same place, whose tensors start otherwise when a model is made afresh. What a file holds is not touched.
-    pub fn starting(&self, start: Draw) -> Weights {
-        Weights { start, ..self.clone() }
+    pub fn drawn(&self, draw: Draw) -> Weights {
+        Weights { draw, ..self.clone() }
     }
 
     /// Full dotted name of a tensor below this path.
@@ -320,11 +320,11 @@ impl Weights {
                 drop(ledger);
                 return Ok(Some(match &self.shared.source {
                     Source::Files(f) => f.read(&name)?,
-                    Source::Start(f, start) => start.values(f, &name, shape, self.start)?,
+                    Source::Start(f, start) => start.values(f, &name, shape, self.draw)?,
                     Source::Manifest(m) => m[&name].values(),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
                     Source::Open(Fill::Fresh(seed, deviation)) => {
-                        init::fresh(&name, shape, *seed, *deviation, self.start)
+                        init::fresh(&name, shape, *seed, *deviation, self.draw)
                     }
                     Source::Open(Fill::Shapes) => return Ok(None),
                 }));

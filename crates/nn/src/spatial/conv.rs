@@ -28,7 +28,7 @@ impl Conv {
     pub fn load(w: &Weights, shape: [usize; 3], step: [usize; 2], bias: bool) -> Result<Conv> {
         let [out, channels, kernel] = shape;
         Ok(Conv {
-            weight: w.starting(Draw::FanOut(1)).conv_matrix("weight", &[out, channels, kernel, kernel])?,
+            weight: w.drawn(Draw::FanOut(1)).conv_matrix("weight", &[out, channels, kernel, kernel])?,
             bias: if bias { Some(w.tensor("bias", &[out], ParamKind::Vector)?) } else { None },
             channels,
             kernel,
@@ -86,7 +86,7 @@ pub struct Depthwise {
 impl Depthwise {
     /// Loads `weight [dim, 1, k, k]` and `bias [dim]` at the path of `w`.
     pub fn load(w: &Weights, dim: usize, kernel: usize) -> Result<Depthwise> {
-        let weight = w.starting(Draw::FanOut(dim)).conv_matrix("weight", &[dim, 1, kernel, kernel])?;
+        let weight = w.drawn(Draw::FanOut(dim)).conv_matrix("weight", &[dim, 1, kernel, kernel])?;
         Ok(Depthwise { weight, bias: w.tensor("bias", &[dim], ParamKind::Vector)?, kernel })
     }
 

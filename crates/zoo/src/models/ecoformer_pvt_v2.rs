@@ -105,8 +105,8 @@ impl HashAttention {
         let (dim, heads) = (c.dims[stage], c.heads[stage]);
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
         // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
-        let start = |deviation: f32| hash.starting(Draw::Normal(deviation));
-        let mean = hash.starting(Draw::Constant((-0.5f32).exp()));
+        let start = |deviation: f32| hash.drawn(Draw::Normal(deviation));
+        let mean = hash.drawn(Draw::Constant((-0.5f32).exp()));
         let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias: c.qkv_bias };
         Ok(HashAttention {
             qk_v: w.linear_of(&parts)?,

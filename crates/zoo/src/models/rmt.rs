@@ -270,7 +270,7 @@ impl Block {
         let (dim, ffn) = (c.dims[stage], w.at("ffn"));
         let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
         let factor = |name: &str| -> Result<Tensor> {
-            let w = w.starting(Draw::Constant(1e-5));
+            let w = w.drawn(Draw::Constant(1e-5));
             Ok(w.tensor(name, &[1, 1, 1, dim], ParamKind::Vector)?.reshape((1, dim))?)
         };
         Ok(Block {

@@ -173,10 +173,7 @@ impl Modulation {
             value: w.linear("v", dim, dim, c.qkv_bias)?,
             source: w.linear("s", dim, dim, c.qkv_bias)?,
             convs: (0..parts).map(conv).collect::<Result<_>>()?,
-            mix: w
-                .at("proj0")
-                .starting(Draw::FanOut(dim / parts))
-                .conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
+            mix: w.at("proj0").drawn(Draw::FanOut(dim / parts)).conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
             mix_bias: w.at("proj0").tensor("bias", &[EXPAND * dim], ParamKind::Vector)?,
             norm: w.batch_norm("bn", EXPAND * dim, CONV_EPS)?,
             join: Conv::load(&w.at("proj1"), [dim, EXPAND * dim, 1], [1, 0], true)?,

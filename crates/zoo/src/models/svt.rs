@@ -149,7 +149,7 @@ struct Scatter {
 impl Scatter {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
-        let w = w.starting(Draw::Normal(0.02));
+        let w = w.drawn(Draw::Normal(0.02));
         let width = dim / GROUPS;
         let layer = |i: usize| -> Result<[Tensor; 2]> {
             let part = |what: &str| format!("complex_weight_lh_{what}{i}");

@@ -306,11 +306,7 @@ impl WindowAttention {
             // Swin v2 in transformers adds its mask twice.
             far: if v2 && !c.timm { -200.0 } else { -100.0 },
             logit_scale: if v2 {
-                Some(own.starting(Draw::Constant(10f32.ln())).tensor(
-                    "logit_scale",
-                    &[heads, 1, 1],
-                    ParamKind::Table,
-                )?)
+                Some(own.drawn(Draw::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?)
             } else {
                 None
             },
