@@ -160,7 +160,7 @@ impl Net {
         Ok(Loss { value, moments: passes.into_iter().flat_map(|p| p.moments).collect() })
     }
 
-    /// Takes what batch norms saw into their kept statistics.
+    /// Takes what batch norms saw into their kept statistics; those of tensors that stay (`still`) stay.
     pub fn keep(&self, moments: &[Moments]) -> Result<()> {
         let of = |id| self.model_params.iter().find(|p| p.var.as_tensor().id() == id);
         for (id, new) in moments.iter().flat_map(|m| m.of.iter().zip(&m.values)) {
