@@ -11,16 +11,22 @@ static POOL: Pool = Pool;
 #[test]
 fn large_blocks_are_kept_and_given_out_again() {
     // Sizes around the classes' edges.
-    let sizes: Vec<usize> = [1usize << 16, 1 << 17, 3 << 20]
+    let sizes: Vec<usize> = [1usize << 16, 1 << 17, 3 << 20, 5 << 20]
         .into_iter()
         .flat_map(|n| [n - 4, n, n + 4, n + n / 4, n + n / 4 + 4])
         .collect();
     let mut held: Vec<Vec<u32>> = Vec::new();
     for (i, &bytes) in sizes.iter().enumerate() {
         let block = vec![i as u32; bytes / 4];
-        if bytes >= 1 << 16 {
-            assert_eq!(block.as_ptr() as usize % 64, 0, "{bytes} bytes do not start at a cache line");
-        }
+        // A huge page, a cache line, or wherever the system puts it.
+        let align = if bytes >= 4 << 20 {
+            2 << 20
+        } else if bytes >= 1 << 16 {
+            64
+        } else {
+            4
+        };
+        assert_eq!(block.as_ptr() as usize % align, 0, "{bytes} bytes do not start at a multiple of {align}");
         held.push(block);
     }
     for (i, block) in held.iter().enumerate() {
