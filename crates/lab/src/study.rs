@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use switchformer_data::trim::Keep;
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Folder, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
@@ -14,8 +15,9 @@ use switchformer_zoo::{OpenOptions, Opened};
 use crate::error::Result;
 use crate::recipe::Recipe;
 use crate::recipe::study::Study;
-use crate::task::{self, Figures};
+use crate::task::{self, Figures, Places, Task};
 use crate::train::{self, TrainOptions};
+use crate::trim::trim_vocab;
 
 const RESULT: &str = "result.json";
 /// Name of the point that a recipe without `eval.points` is measured at.
@@ -128,6 +130,13 @@ pub fn measure(
     for (name, point) in points {
         figures.insert(name.to_string(), task.measure(&opened, &point, &recipe.eval)?);
     }
+    for (name, min_count) in &recipe.eval.trims {
+        let dir = trimmed(task.as_ref(), recipe, options, &report.model, name, *min_count)?;
+        let places = Places { words: Some(dir.clone()), ..options.places() };
+        let task = task::open(recipe, &places)?;
+        let opened = Opened::open(&dir, OpenOptions::default())?;
+        figures.insert(name.clone(), task.measure(&opened, &recipe.rest(), &recipe.eval)?);
+    }
     Ok(RunResult {
         variant: variant.to_string(),
         seed: recipe.seed,
@@ -137,6 +146,26 @@ pub fn measure(
         seconds: report.seconds,
         figures,
     })
+}
+
+/// The model with its vocabulary cut to the training texts of one language, beside the whole one.
+fn trimmed(
+    task: &dyn Task,
+    recipe: &Recipe,
+    options: &TrainOptions,
+    model: &Path,
+    name: &str,
+    min_count: u64,
+) -> Result<PathBuf> {
+    let dir = options.out.join(format!("model-{name}"));
+    if dir.exists() {
+        // A measurement that was interrupted left it.
+        fs::remove_dir_all(&dir).map_err(|e| switchformer_nn::Error::io(&dir, e))?;
+    }
+    let corpus = options.out.join(format!("texts-{}.txt", recipe.eval.language));
+    write_atomic(&corpus, task.texts(&recipe.eval.language).join("\n").as_bytes())?;
+    trim_vocab(model, &dir, &[corpus], &Keep { min_count, size: None, first: 0 })?;
+    Ok(dir)
 }
 
 fn write_table(study: &Study, o: &StudyOptions, path: &Path) -> Result<Vec<RunResult>> {

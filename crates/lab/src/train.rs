@@ -55,7 +55,7 @@ pub static INTERRUPT: AtomicBool = AtomicBool::new(false);
 impl TrainOptions {
     /// Where the task finds its data.
     pub fn places(&self) -> Places {
-        Places { data: self.data.clone(), shared: self.shared.clone().unwrap_or_else(|| self.out.clone()) }
+        Places { data: self.data.clone(), shared: self.shared.clone().unwrap_or_else(|| self.out.clone()), words: None }
     }
 }
 

@@ -18,15 +18,16 @@ fn recipe_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
 }
 
-/// Descriptions of made-up packages in two languages, as apt keeps them.
+/// Descriptions of made-up packages in three languages, as apt keeps them.
 fn debian(dir: &Path) -> PathBuf {
     let things = ["editor", "library", "game", "viewer", "server", "client", "parser", "compiler"];
-    let (mut english, mut german) = (String::new(), String::new());
+    let languages = [("en", "for the"), ("de", "fuer den"), ("it", "per il")];
+    let mut files = languages.map(|_| String::new());
     for i in 0..400u32 {
         let (a, b) = (things[i as usize % 8], things[(i as usize / 8) % 8]);
         // Letters alone tell families apart.
         let name: String = format!("{i:03}").bytes().map(|d| char::from(d - b'0' + b'a')).collect();
-        for (out, field, of) in [(&mut english, "en", "for the"), (&mut german, "de", "fuer den")] {
+        for (out, (field, of)) in files.iter_mut().zip(languages) {
             writeln!(out, "Package: {a}{name}\nDescription-md5: {i:032x}").unwrap();
             writeln!(
                 out,
@@ -37,8 +38,9 @@ fn debian(dir: &Path) -> PathBuf {
     }
     let data = dir.join("debian");
     std::fs::create_dir_all(&data).unwrap();
-    std::fs::write(data.join("Translation-en"), english).unwrap();
-    std::fs::write(data.join("Translation-de"), german).unwrap();
+    for (text, (field, _)) in files.iter().zip(languages) {
+        std::fs::write(data.join(format!("Translation-{field}")), text).unwrap();
+    }
     data
 }
 
@@ -194,4 +196,41 @@ fn what_cannot_be_trained_is_refused_and_a_run_that_diverges_keeps_its_state() {
     assert!(saved.ends_with("step-0000000002") && e.to_string().contains("last good state"), "{e}");
     assert!(std::fs::read(home.join("state.safetensors")).unwrap() == bytes, "nothing is saved over it");
     assert!(std::fs::read_dir(o.out.join("checkpoints")).unwrap().count() == 1 && !o.out.join("model").exists());
+}
+
+#[test]
+fn a_vocabulary_is_cut_to_one_language_and_measured_beside_the_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = debian(temp.path());
+    let overrides = ["data.languages=[\"en\",\"de\"]", "seeds=[1]", "train.steps=30", "train.lr=0.01"];
+    let study = study("idt5-trim.toml", &overrides);
+    let o = StudyOptions {
+        out: temp.path().join("runs"),
+        results: temp.path().join("results"),
+        data: Some(data.clone()),
+        only: None,
+        quiet: true,
+    };
+    let figures = run_all(&study, &o).unwrap().done.remove(0).figures;
+    assert_eq!(figures.keys().collect::<Vec<_>>(), ["german", "german-8", "rest"]);
+    let of = |point: &str, name: &str| figures[point][name];
+    for name in ["vocabulary", "million parameters", "MB"] {
+        let [rest, german, few] = ["rest", "german", "german-8"].map(|point| of(point, name));
+        assert!(german < rest && few <= german, "{name}: {rest} {german} {few}");
+    }
+    // Rows and special tokens are all that is gone: the parameters say so.
+    let rows = of("rest", "vocabulary") - of("german", "vocabulary");
+    let gone = 1e6 * (of("rest", "million parameters") - of("german", "million parameters"));
+    assert!((gone - rows * 2.0 * 16.0).abs() < 0.5, "two tables of 16: {gone} for {rows} rows");
+    // German test texts use no token that German training texts lack here, so they are the same tokens, with fewer rivals.
+    assert_eq!(of("german", "tokens a kB"), of("rest", "tokens a kB"));
+    assert!(of("german", "nats a kB") <= of("rest", "nats a kB") + 1e-3);
+    let words = switchformer_data::Tokenizer::load(o.out.join("idt5-trim-s1/model-german"), None).unwrap();
+    assert!(words.token_to_id("<extra_id_31>").is_some());
+    let text = std::fs::read_to_string(o.results.join("idt5-trim.md")).unwrap();
+    assert!(text.contains("| idt5-trim | german-8 | 1 |"), "{text}");
+    let path = recipe_file("idt5-trim.toml");
+    let refuse = |o: &str| Study::read(&path, &[o.to_string()]).unwrap_err().to_string();
+    assert!(refuse("eval.language=\"pl\"").contains("eval.language"));
+    assert!(refuse("data.set=text").contains("data.languages"));
 }

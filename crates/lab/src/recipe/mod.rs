@@ -108,6 +108,9 @@ pub struct Data {
     /// The other language of a translation, as Debian names it.
     #[serde(default)]
     pub language: String,
+    /// Languages of the texts that spans are cut out of, as Debian names them; English alone where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
     /// Pieces of the tokenizer that is trained on the training split.
     #[serde(default = "vocab")]
     pub vocab: usize,
@@ -178,6 +181,13 @@ pub struct Eval {
     /// Questions of each set that are answered (0 = all).
     #[serde(default)]
     pub questions: usize,
+    /// The one language that is measured; all where empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub language: String,
+    /// Vocabularies that the model is cut to afterwards, by name: tokens that occur in the training texts of `language` at
+    /// least so often stay. Each is measured beside the whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trims: BTreeMap<String, u64>,
 }
 
 impl Eval {
@@ -375,6 +385,8 @@ impl Recipe {
             TaskKind::Translate => d.set == "debian",
             TaskKind::Questions => d.set == "squad",
         };
+        let spans = d.task == TaskKind::SpanCorruption && d.set == "debian";
+        let known = self.eval.language.is_empty() || d.languages.contains(&self.eval.language);
         let asks = d.task == TaskKind::Questions;
         let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
         let named = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -391,6 +403,9 @@ impl Recipe {
                 !asks || (t.label_smoothing == 0.0 && s.draws == 1 && s.bits.is_empty() && s.exits.is_empty()),
                 "data.task = \"questions\" has no label_smoothing, draws, bits or exits",
             ),
+            (spans || d.languages.is_empty(), "data.languages are for span-corruption of \"debian\""),
+            (known, "eval.language must be among data.languages"),
+            (self.eval.trims.is_empty() || !self.eval.language.is_empty(), "eval.trims needs eval.language"),
             (asks || d.eda == 0, "data.eda is for questions"),
             (d.eda <= 16, "data.eda must be at most 16"),
             (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),

@@ -47,26 +47,46 @@ fn descriptions(places: &Places, language: &str) -> Result<Descriptions> {
     }
 }
 
-/// Texts to write spans of, with their splits, in a fixed order that no alphabet shows in. A paragraph occurs once.
-pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<(String, Split)>> {
+/// A text to write spans of.
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) split: Split,
+    /// As Debian names it; empty for texts of one's own.
+    pub(super) language: String,
+}
+
+/// Texts with their splits, in a fixed order that no alphabet shows in. A paragraph occurs once. Of several languages
+/// each has as many texts at most as the limit says.
+pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<Text>> {
     let mut seen = std::collections::HashSet::new();
-    let mut all: Vec<(String, Split)> = Vec::new();
+    let mut all: Vec<Text> = Vec::new();
     if data.set == "debian" {
-        for entry in descriptions(places, "en")?.entries {
-            let mut parts = vec![entry.short];
-            parts.extend(entry.paragraphs);
-            parts.retain(|p| !p.is_empty() && seen.insert(p.clone()));
-            if !parts.is_empty() {
-                all.push((parts.join(" "), Split::of(&entry.package)));
+        let english = ["en".to_string()];
+        let languages = if data.languages.is_empty() { english.as_slice() } else { &data.languages };
+        for language in languages {
+            let mut own = Vec::new();
+            for entry in descriptions(places, language)?.entries {
+                let mut parts = vec![entry.short];
+                parts.extend(entry.paragraphs);
+                parts.retain(|p| !p.is_empty() && seen.insert(p.clone()));
+                if !parts.is_empty() {
+                    let (text, split) = (parts.join(" "), Split::of(&entry.package));
+                    own.push(Text { text, split, language: language.clone() });
+                }
             }
+            all.extend(mixed(own, data.limit));
         }
+        if languages.len() == 1 {
+            return Ok(all);
+        }
+        return Ok(mixed(all, 0));
     } else {
         for document in plain::documents(text_folder(places))? {
             for paragraph in document.split("\n\n") {
                 let text = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
                 if !text.is_empty() && seen.insert(text.clone()) {
                     let split = Split::of(&text);
-                    all.push((text, split));
+                    all.push(Text { text, split, language: String::new() });
                 }
             }
         }
@@ -96,8 +116,12 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// The tokenizer of the training texts: from the shared folder, or trained now and kept there.
+    /// The tokenizer of a folder that is named; else that of the training texts, from the shared folder or trained now and
+    /// kept there.
     pub(super) fn of<'a>(data: &Data, places: &Places, texts: impl Iterator<Item = &'a str>) -> Result<Words> {
+        if let Some(dir) = &places.words {
+            return Words::load(dir.clone());
+        }
         let mut left = SAMPLE;
         let sample: Vec<&str> = texts
             .take_while(|t| {
@@ -116,6 +140,10 @@ impl Words {
         if !dir.join("tokenizer.json").exists() {
             recipe.save(&recipe.train(&sample)?, &dir)?;
         }
+        Words::load(dir)
+    }
+
+    fn load(dir: PathBuf) -> Result<Words> {
         let tokenizer = Tokenizer::load(&dir, None)?;
         let end = tokenizer.token_to_id("</s>").unwrap_or(1);
         Ok(Words { tokenizer, dir, end })

@@ -27,6 +27,8 @@ pub struct Places {
     pub data: Option<PathBuf>,
     /// Folder for what runs of one study share, such as a trained tokenizer.
     pub shared: PathBuf,
+    /// Folder of the tokenizer, in the place of one that is trained on the texts.
+    pub words: Option<PathBuf>,
 }
 
 /// One batch.
@@ -58,6 +60,11 @@ pub trait Task {
     fn valid(&self) -> Result<Vec<Batch>>;
     /// Files that the exported folder needs beside the model.
     fn files(&self, config: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>>;
+    /// Training texts of one language, where the task knows languages.
+    fn texts(&self, language: &str) -> Vec<&str> {
+        let _ = language;
+        Vec::new()
+    }
     /// Measures an exported model on the test split.
     fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures>;
 }

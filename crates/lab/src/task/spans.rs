@@ -1,13 +1,15 @@
 //! Span corruption (T5, arXiv 1910.10683): stretches of a text are cut out and a mark put in their place; the decoder
 //! writes every mark and what stood there.
 
+use std::time::Instant;
+
 use serde_json::{Map, Value};
 use switchformer_data::{Rng, Split};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Input, Point};
 use switchformer_zoo::Opened;
 
-use super::corpus::{Packing, SENTINELS, Words, sentinel, shifted, texts};
+use super::corpus::{Packing, SENTINELS, Text, Words, sentinel, shifted, texts};
 use super::{Batch, Figures, Places, Task, mean_loss, text_folder};
 use crate::error::Result;
 use crate::recipe::{Data, Eval, Recipe};
@@ -18,6 +20,8 @@ const SHORTEST: usize = 8;
 const CUTS: u64 = 11;
 /// The epoch whose cuts validation and test use.
 const FIXED: u64 = u64::MAX;
+/// Texts of one language that are measured.
+const TEXTS: usize = 500;
 /// Most texts of the test split that are measured.
 const MEASURED: usize = 1_000;
 
@@ -27,6 +31,9 @@ pub(super) struct Spans {
     train: Vec<Vec<u32>>,
     valid: Vec<Vec<u32>>,
     test: Vec<Vec<u32>>,
+    /// Bytes of the texts of the test split.
+    tested: usize,
+    all: Vec<Text>,
     packing: Packing,
     settings: Data,
     seed: u64,
@@ -37,17 +44,25 @@ impl Spans {
     pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
         let data = &recipe.data;
         let all = texts(data, places)?;
-        let words = Words::of(data, places, all.iter().filter(|t| t.1 == Split::Train).map(|t| t.0.as_str()))?;
+        let words = Words::of(data, places, all.iter().filter(|t| t.split == Split::Train).map(|t| t.text.as_str()))?;
         let sentinels = (0..SENTINELS).filter_map(|i| words.tokenizer.token_to_id(&sentinel(i))).collect();
-        let (mut train, mut valid, mut test) = (Vec::new(), Vec::new(), Vec::new());
-        for (text, split) in &all {
-            let part = match split {
+        let (mut train, mut valid, mut test, mut tested) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let language = &recipe.eval.language;
+        let asked = |t: &Text| language.is_empty() || t.language == *language;
+        // By number of texts where vocabularies are compared, so that the texts are the same.
+        let mut left = if language.is_empty() { usize::MAX } else { TEXTS };
+        for t in &all {
+            let part = match t.split {
                 Split::Train => &mut train,
                 Split::Valid if valid.len() < data.valid => &mut valid,
-                Split::Test if test.len() < MEASURED => &mut test,
+                Split::Test if asked(t) && left > 0 && (test.len() < MEASURED || !language.is_empty()) => {
+                    left -= 1;
+                    tested += t.text.len();
+                    &mut test
+                }
                 _ => continue,
             };
-            let mut ids = words.ids(text)?;
+            let mut ids = words.ids(&t.text)?;
             ids.pop(); // the end token belongs behind the marks
             part.extend(ids.chunks(data.max_len).filter(|c| c.len() >= SHORTEST).map(<[u32]>::to_vec));
         }
@@ -55,7 +70,7 @@ impl Spans {
         let lengths = train.iter().map(|t| t.len() as u32).collect();
         let packing = Packing::new(lengths, budget, recipe.seed, text_folder(places))?;
         let settings = data.clone();
-        Ok(Spans { words, sentinels, train, valid, test, packing, settings, seed: recipe.seed, budget })
+        Ok(Spans { words, sentinels, train, valid, test, tested, all, packing, settings, seed: recipe.seed, budget })
     }
 
     /// Texts with their cuts as one batch; a text is named by its index in its split.
@@ -99,8 +114,27 @@ impl Task for Spans {
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         self.words.files()
     }
-    fn measure(&self, opened: &Opened, point: &Point, _: &Eval) -> Result<Figures> {
-        mean_loss(opened, point, &self.fixed(&self.test)?)
+    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
+        let batches = self.fixed(&self.test)?;
+        let begun = Instant::now();
+        let mut figures = mean_loss(opened, point, &batches)?;
+        if !eval.language.is_empty() {
+            let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
+            let read: usize = batches.iter().map(|b| b.size).sum();
+            // Vocabularies cut a text into other tokens; its bytes are the same for all.
+            let nats = figures["loss"] * labels as f64 / self.tested.max(1) as f64;
+            figures.insert("nats a kB".into(), 1e3 * nats);
+            figures.insert("kB a second".into(), self.tested as f64 / 1e3 / begun.elapsed().as_secs_f64());
+            figures.insert("tokens a kB".into(), 1e3 * read as f64 / self.tested.max(1) as f64);
+            figures.insert("vocabulary".into(), self.words.tokenizer.vocab_size() as f64);
+            figures.insert("million parameters".into(), opened.n_params as f64 / 1e6);
+            figures.insert("MB".into(), opened.file_bytes as f64 / 1e6);
+        }
+        Ok(figures)
+    }
+    fn texts(&self, language: &str) -> Vec<&str> {
+        let own = self.all.iter().filter(|t| t.split == Split::Train && t.language == language);
+        own.map(|t| t.text.as_str()).collect()
     }
 }
 
