@@ -323,7 +323,7 @@ mod tests {
         let text = format!(
             "name = \"x\"\n[model]\nmodel_type = \"switch_transformers\"\nd_model = 16\nd_kv = 8\nd_ff = 24\n\
              num_heads = 2\nnum_layers = 2\nnum_decoder_layers = 2\nnum_sparse_encoder_layers = 1\n\
-             num_sparse_decoder_layers = 1\ninitializer_range = 0.3\nrouter_jitter_noise = 0.0\n{model}\n\
+             num_sparse_decoder_layers = 1\nrouter_jitter_noise = 0.0\n{model}\n\
              [data]\nset = \"debian\"\n[train]\nsteps = 1\nbatch = 1\nlr = 1.0\nwarmup = 0\n{rest}"
         );
         toml::from_str(&text).unwrap()

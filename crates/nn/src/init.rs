@@ -79,7 +79,7 @@ pub fn seeded(name: &str, shape: &[usize]) -> Vec<f32> {
     (0..shape.iter().product::<usize>()).map(|_| base + (2.0 * stream.unit() - 1.0) * scale).collect()
 }
 
-/// Deviation that BERT, ViT and T5 start matrices with when `initializer_range` says nothing else.
+/// Deviation that BERT and ViT start matrices with when `initializer_range` says nothing else.
 pub const INITIALIZER_RANGE: f32 = 0.02;
 
 /// How a tensor of a fresh model starts.
@@ -92,6 +92,9 @@ pub enum Draw {
     /// The kernel of a convolution with so many groups: normal, variance 2 / (kernel places * outputs of a group). A
     /// vector starts as in [`Draw::Range`].
     FanOut(usize),
+    /// A matrix `[out, in]`: truncated normal, of this deviation over the root of `in` (T5). A vector starts as in
+    /// [`Draw::Range`].
+    FanIn(f32),
     /// Truncated normal of this deviation, whatever the shape.
     Normal(f32),
     /// This number everywhere.
@@ -105,7 +108,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw)
     match draw {
         Draw::Constant(value) => return vec![value; n],
         Draw::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
-        Draw::Range | Draw::FanOut(_) => {}
+        Draw::Range | Draw::FanOut(_) | Draw::FanIn(_) => {}
     }
     if shape.len() <= 1 {
         let lower = name.to_lowercase();
@@ -117,6 +120,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw)
             let fan_out = shape[0] * shape[2..].iter().product::<usize>() / groups.max(1);
             (2.0 / fan_out.max(1) as f32).sqrt()
         }
+        Draw::FanIn(own) => own / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt(),
         _ => deviation,
     };
     (0..n).map(|_| deviation * stream.trunc_normal()).collect()
@@ -139,6 +143,7 @@ mod tests {
         near(deviation(&draw(&[64, 128], Draw::Range)), 0.05);
         near(deviation(&draw(&[64, 32, 3, 3], Draw::FanOut(1))), (2f32 / (9.0 * 64.0)).sqrt());
         near(deviation(&draw(&[512, 1, 5, 5], Draw::FanOut(512))), (2f32 / 25.0).sqrt());
+        near(deviation(&draw(&[64, 128], Draw::FanIn(2.0))), 2.0 / 128f32.sqrt());
         near(deviation(&draw(&[9000], Draw::Normal(0.3))), 0.3);
         assert_eq!(draw(&[3, 1], Draw::Constant(-2.0)), [-2.0; 3]);
         assert_eq!(draw(&[2], Draw::FanOut(1)), [1.0; 2]);

@@ -121,14 +121,14 @@ struct Ledger {
 pub struct Weights {
     shared: Arc<Shared>,
     path: String,
-    /// How fresh tensors asked for from here on start.
-    draw: Draw,
+    /// How fresh tensors at or below a path start; the last one counts.
+    draws: Vec<(String, Draw)>,
 }
 
 impl Weights {
     fn new(source: Source) -> Self {
         let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
-        Weights { shared: Arc::new(shared), path: String::new(), draw: Draw::Range }
+        Weights { shared: Arc::new(shared), path: String::new(), draws: Vec::new() }
     }
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
@@ -188,26 +188,26 @@ impl Weights {
 
     /// Makes every tensor a variable, recorded in [`Weights::params`].
     pub fn trainable(self) -> Self {
-        let Weights { shared, path, draw } = self;
+        let Weights { shared, path, draws } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: true,
             leaves: s.leaves.clone(),
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, draw }
+        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, draws }
     }
 
     /// Lets a plan decide the form of projections.
     pub fn with_leaves(self, leaves: Arc<dyn LeafMaker>) -> Self {
-        let Weights { shared, path, draw } = self;
+        let Weights { shared, path, draws } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: s.trainable,
             leaves: None,
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, draw }
+        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, draws }
     }
 
     /// The same checkpoint one part deeper.
@@ -217,7 +217,22 @@ impl Weights {
 
     /// The same place, whose tensors start otherwise when a model is made afresh. What a file holds is not touched.
     pub fn drawn(&self, draw: Draw) -> Weights {
-        Weights { draw, ..self.clone() }
+        let mut w = self.clone();
+        w.draws.push((w.path.clone(), draw));
+        w
+    }
+
+    /// As [`Weights::drawn`], for what is at or below `part` only.
+    pub fn drawn_at(&self, part: &str, draw: Draw) -> Weights {
+        let mut w = self.clone();
+        w.draws.push((self.name(part), draw));
+        w
+    }
+
+    /// How a tensor starts.
+    fn draw(&self, name: &str) -> Draw {
+        let found = self.draws.iter().rev().find(|(path, _)| path.is_empty() || source::below(name, path));
+        found.map_or(Draw::Range, |(_, draw)| *draw)
     }
 
     /// Full dotted name of a tensor below this path.
@@ -320,11 +335,11 @@ impl Weights {
                 drop(ledger);
                 return Ok(Some(match &self.shared.source {
                     Source::Files(f) => f.read(&name)?,
-                    Source::Start(f, start) => start.values(f, &name, shape, self.draw)?,
+                    Source::Start(f, start) => start.values(f, &name, shape, self.draw(&name))?,
                     Source::Manifest(m) => m[&name].values(),
                     Source::Open(Fill::Seeded) => init::seeded(&name, shape),
                     Source::Open(Fill::Fresh(seed, deviation)) => {
-                        init::fresh(&name, shape, *seed, *deviation, self.draw)
+                        init::fresh(&name, shape, *seed, *deviation, self.draw(&name))
                     }
                     Source::Open(Fill::Shapes) => return Ok(None),
                 }));

@@ -68,7 +68,7 @@ pub struct Start {
 }
 
 /// Whether a name is `path` or below it; a path that begins with a dot may begin anywhere.
-fn below(name: &str, path: &str) -> bool {
+pub(super) fn below(name: &str, path: &str) -> bool {
     if path.starts_with('.') {
         return name.match_indices(path).any(|(at, _)| below(&name[at + 1..], &path[1..]));
     }

@@ -10,6 +10,7 @@
 //! Departs from the reference: packed rows, no padding; a source without any token is refused.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
+use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
 use switchformer_nn::leaf::{Dense, Then};
 use switchformer_nn::names::Names;
@@ -136,6 +137,8 @@ struct Config {
     max_len: usize,
     start: u32,
     ends: Vec<u32>,
+    /// `initializer_factor`: scale of a fresh model's tensors.
+    factor: f32,
 }
 
 impl Config {
@@ -174,6 +177,7 @@ impl Config {
                 None => id("pad_token_id", 0)?,
             },
             ends: c.ids("eos_token_id", 1.min(vocab - 1), vocab - 1)?,
+            factor: c.float("initializer_factor", 1.0, 0.0, 1e3)? as f32,
         };
         if config.heads.saturating_mul(config.head_dim) > MAX_DIM {
             return Err(Error::config("num_heads", format!("times d_kv exceeds {MAX_DIM}")));
@@ -192,6 +196,11 @@ impl Config {
 
     fn inner(&self) -> usize {
         self.heads * self.head_dim
+    }
+
+    /// Queries of a fresh model are small in place of a scale of the scores.
+    fn queries(&self) -> Draw {
+        Draw::Normal(self.factor / ((self.dim * self.head_dim) as f32).sqrt())
     }
 }
 
@@ -245,7 +254,7 @@ struct Cross {
 
 impl Cross {
     fn load(w: &Weights, c: &Config) -> Result<Self> {
-        let a = w.at("EncDecAttention");
+        let a = w.at("EncDecAttention").drawn_at("q", c.queries());
         Ok(Cross {
             norm: w.rms_norm("layer_norm", c.dim, c.eps)?,
             q: project(&a, &["q"], c.dim, c.inner())?,
@@ -277,7 +286,7 @@ type Seen<'a> = (&'a Tensor, &'a Tensor, &'a Rows);
 impl Block {
     fn load(w: &Weights, c: &Config, site: Site, feed: Feed) -> Result<Self> {
         let (w, cross) = (w.at("layer"), site.decoder);
-        let (own, ff) = (w.at("0.SelfAttention"), w.at(if cross { 2 } else { 1 }));
+        let (own, ff) = (w.at("0.SelfAttention").drawn_at("q", c.queries()), w.at(if cross { 2 } else { 1 }));
         let sizes = Ff { dim: c.dim, hidden: c.ff, act: c.act, gated: c.gated };
         Ok(Block {
             norm: w.rms_norm("0.layer_norm", c.dim, c.eps)?,
@@ -368,7 +377,7 @@ impl Stack {
             blocks: (0..depth)
                 .map(|block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, feed))
                 .collect::<Result<_>>()?,
-            bias: w.embedding(table, c.buckets, c.heads)?,
+            bias: w.drawn(Draw::Normal(c.factor / (c.dim as f32).sqrt())).embedding(table, c.buckets, c.heads)?,
             max_distance: c.max_distance,
             heads: c.heads,
             causal: decoder,
@@ -417,6 +426,7 @@ pub struct T5 {
 impl T5 {
     pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults, feed: Feed) -> Result<Self> {
         let config = Config::read(c, defaults)?;
+        let w = &w.drawn(Draw::FanIn(config.factor)).drawn_at("shared", Draw::Normal(config.factor));
         let shared = w.embedding("shared", config.vocab, config.dim)?;
         let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false, feed)?;
         let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true, feed);
