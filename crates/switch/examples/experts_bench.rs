@@ -1,5 +1,6 @@
-//! Time of a bank of experts against its dense network, in brackets as a ratio: the work is that of `top_k` networks,
-//! however many there are.
+//! Time of a bank of experts against its dense network, in brackets as a ratio, and the bytes of weights that each reads.
+//! The work is that of `top_k` networks, however many there are; the bytes are those of the experts that rows meet, so
+//! that few rows over many experts take the time of reading them.
 //!
 //! `cargo run --release -p switchformer-switch --example experts_bench`
 
@@ -30,12 +31,13 @@ fn time(ffn: &dyn Ffn, point: &Point, x: &Tensor, rows: &Rows) -> Result<f64> {
 
 fn main() -> Result<()> {
     let dense = dense_ffn(&Weights::fresh(1, 0.02), &SPEC)?;
-    for n in [1usize, 64, 512] {
+    for n in [1usize, 64, 512, 4096] {
         let mut stream = Stream::named("rows");
         let data: Vec<f32> = (0..n * SPEC.dim).map(|_| 2.0 * stream.unit() - 1.0).collect();
         let (x, rows) = (Tensor::from_vec(data, (n, SPEC.dim), &Device::Cpu)?, Rows::new(&[n])?);
         let plain = time(dense.as_ref(), &Point::new(), &x, &rows)?;
-        println!("{n} rows: dense {plain:.3} ms");
+        let mb = |ffn: &dyn Ffn| ffn.cost(&Point::new(), n).bytes as f64 / 1e6;
+        println!("{n} rows: dense {plain:.3} ms, {:.1} MB", mb(dense.as_ref()));
         for experts in [8, 64, 256] {
             let gating = Gating { balance: 0.0, z: 0.0, ..Gating::plain(1, Factor::Probability) };
             let bank = Bank::load(&Weights::fresh(1, 0.02), &BankSpec { experts, bias: false, gating }, &SPEC)?;
@@ -43,7 +45,8 @@ fn main() -> Result<()> {
             let fixed = time(&bank, &Point::new().with("experts", json!({"router": "fixed", "expert": 1})), &x, &rows)?;
             let (many, one) = (learned / plain, fixed / plain);
             println!(
-                "  {experts:>3} experts: learned top-1 {learned:.3} ms ({many:.2}), one fixed {fixed:.3} ms ({one:.2})"
+                "  {experts:>3} experts: learned top-1 {learned:.3} ms ({many:.2}), {:.1} MB; one fixed {fixed:.3} ms ({one:.2})",
+                mb(&bank)
             );
         }
     }

@@ -452,7 +452,7 @@ impl Ffn for Bank {
         });
         let met = match &setting {
             Setting::Step { .. } | Setting::Fixed { .. } | Setting::Random { grain: Grain::Batch } => slots,
-            _ => n,
+            _ => n.min(rows * slots),
         };
         let one = self.experts[0].cost(point, rows * slots);
         gate + LeafCost { macs: one.macs, bytes: one.bytes * met as u64 }
