@@ -4,6 +4,10 @@ use std::path::Path;
 
 use maud::{PreEscaped, html};
 use plotters::prelude::*;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::symbols::Marker;
+use ratatui::widgets::{Axis, Chart, GraphType, Widget};
 use serde_json::Value;
 use switchformer_nn::store::write_atomic;
 
@@ -88,29 +92,26 @@ pub fn write_page(run: &Path, name: &str, recipe: &str) -> Result<()> {
     Ok(write_atomic(&run.join("report.html"), page.into_string().as_bytes())?)
 }
 
-/// Lowest of the characters that show two by four dots, and the bit of each dot by column and row.
-const BRAILLE: u32 = 0x2800;
-const DOTS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
-
-/// A curve in `width` by `height` characters, with the largest and smallest value beside it; empty without values.
-pub fn sketch(curve: &Curve, width: usize, height: usize) -> String {
-    let thin = thinned(curve, 2 * width);
-    let (Some((low, high)), Some(last)) = (bounds(&[&thin]), thin.last()) else { return String::new() };
-    let first = thin[0].0;
-    let mut cells = vec![vec![BRAILLE; width]; height];
-    for (x, y) in &thin {
-        let across = (x - first) / (last.0 - first).max(1e-9) * (2 * width - 1) as f64;
-        let down = (high - y) / (high - low) * (4 * height - 1) as f64;
-        let (column, row) = (across.round() as usize, down.round() as usize);
-        cells[row / 4][column / 2] |= DOTS[column % 2][row % 4];
-    }
-    let mut lines: Vec<String> =
-        cells.iter().map(|row| row.iter().filter_map(|c| char::from_u32(*c)).collect()).collect();
-    lines[0].push_str(&format!(" {high:.3}"));
-    if height > 1 {
-        lines[height - 1].push_str(&format!(" {low:.3}"));
-    }
-    lines.join("\n")
+/// Losses of training and validation against steps in `width` by `height` characters; empty without values.
+pub fn sketch(loss: &Curve, valid: &Curve, width: u16, height: u16) -> String {
+    let loss = thinned(loss, 2 * usize::from(width));
+    let (Some((low, high)), Some(last)) = (bounds(&[&loss, valid]), loss.last().or(valid.last())) else {
+        return String::new();
+    };
+    let set = |name: &'static str, curve, marker, kind| {
+        ratatui::widgets::Dataset::default().name(name).data(curve).marker(marker).graph_type(kind)
+    };
+    let sets = vec![
+        set("training", loss.as_slice(), Marker::Braille, GraphType::Line),
+        set("validation", valid.as_slice(), Marker::Dot, GraphType::Scatter),
+    ];
+    let x = Axis::default().bounds([0.0, last.0]).labels(["0".into(), format!("{:.0} steps", last.0)]);
+    let y = Axis::default().bounds([low, high]).labels([format!("{low:.3}"), format!("{high:.3}")]);
+    let area = Rect::new(0, 0, width, height);
+    let mut buffer = Buffer::empty(area);
+    Chart::new(sets).x_axis(x).y_axis(y).render(area, &mut buffer);
+    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+    (0..height).map(|y| row(y).trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }
 
 const COLOURS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 96, 20)];
@@ -154,14 +155,15 @@ mod tests {
 
     #[test]
     fn a_sketch_falls_from_the_upper_left_to_the_lower_right() {
-        let curve: Curve = (0..8).map(|i| (f64::from(i), 8.0 - f64::from(i))).collect();
-        let text = sketch(&curve, 4, 2);
-        let lines: Vec<Vec<char>> = text.lines().map(|l| l.chars().collect()).collect();
-        assert!(text.contains(" 8.000") && text.contains(" 1.000"), "{text}");
-        assert!(lines[0][0] != '\u{2800}' && lines[0][3] == '\u{2800}', "{text}");
-        assert!(lines[1][0] == '\u{2800}' && lines[1][3] != '\u{2800}', "{text}");
-        assert!(sketch(&vec![(3.0, 1.0)], 4, 2).contains("1.000"));
-        assert_eq!(sketch(&Curve::new(), 4, 2), "");
+        let curve: Curve = (0..9).map(|i| (f64::from(i), 8.0 - f64::from(i))).collect();
+        let text = sketch(&curve, &vec![(8.0, 0.5)], 40, 8);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 8 && lines[0].starts_with("8.000") && text.contains("\n0.000"), "{text}");
+        let drawn = |line: &str| line.chars().position(|c| ('\u{2801}'..='\u{28ff}').contains(&c));
+        assert!(drawn(lines[0]).unwrap() < 8 && drawn(lines[5]).unwrap() > 20, "{text}");
+        assert!(text.contains('\u{2022}') && text.contains("8 steps"), "{text}");
+        assert!(sketch(&vec![(3.0, 1.0)], &Curve::new(), 40, 8).contains("1.000"));
+        assert_eq!(sketch(&Curve::new(), &Curve::new(), 40, 8), "");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use switchformer_nn::store::write_atomic;
 
-use crate::curves::{Curve, sketch};
+use crate::curves::{Curve, Curves, sketch};
 use crate::error::Result;
 
 /// Steps between lines of the metrics file.
@@ -19,8 +19,8 @@ const EVERY: u64 = 20;
 const PLAIN_EVERY: u64 = 100;
 
 /// Size of the curve on a terminal, in characters.
-const WIDTH: usize = 60;
-const HEIGHT: usize = 6;
+const WIDTH: u16 = 72;
+const HEIGHT: u16 = 12;
 
 /// One step, for the log.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,8 @@ pub struct Log {
     bar: Option<ProgressBar>,
     plain: bool,
     recent: VecDeque<f64>,
-    /// Mean losses of a few steps each, for the sketch.
-    curve: Curve,
+    /// Mean losses of a few steps each, and validation losses, for the sketch.
+    curves: [Curve; 2],
     started: Instant,
     seen: usize,
     steps: u64,
@@ -76,7 +76,10 @@ impl Log {
         });
         let started = Instant::now();
         let plain = plain && !quiet;
-        Ok(Log { file, path, bar, plain, recent: VecDeque::new(), curve: Curve::new(), started, seen: 0, steps, unit })
+        // A run that goes on shows what it was before.
+        let old = if bar.is_some() { Curves::read(run)? } else { Curves::default() };
+        let curves = [old.loss, old.valid];
+        Ok(Log { file, path, bar, plain, recent: VecDeque::new(), curves, started, seen: 0, steps, unit })
     }
 
     fn line(&mut self, line: &Value) -> Result<()> {
@@ -94,8 +97,8 @@ impl Log {
             bar.set_position(s.step);
             bar.set_prefix(format!("loss {:.4}", self.recent()));
             if s.step.is_multiple_of(EVERY) {
-                self.curve.push((s.step as f64, self.recent()));
-                bar.set_message(sketch(&self.curve, WIDTH, HEIGHT));
+                self.curves[0].push((s.step as f64, self.recent()));
+                bar.set_message(sketch(&self.curves[0], &self.curves[1], WIDTH, HEIGHT));
             }
         }
         if s.step.is_multiple_of(EVERY) || s.step == self.steps {
@@ -113,6 +116,7 @@ impl Log {
     /// A validation was done.
     pub fn valid(&mut self, step: u64, loss: f64) -> Result<()> {
         self.line(&json!({"step": step, "valid": loss}))?;
+        self.curves[1].push((step as f64, loss));
         if self.plain {
             eprintln!("step {step}/{} validation loss {loss:.4}", self.steps);
         }
