@@ -4,6 +4,9 @@
 //! names (`encoder.layer.N...`), `PEERS_INPUT` one with `x` `[b, n, 768]` and `lens` `[b]` (i64), `PEERS_OUTPUT`
 //! receives `y` `[sum of lens, 768]`. `PEERS_POINT` is an operating point such as `{"bits": 8}`.
 //! `peers train`: forward, backward and AdamW of a pre-norm encoder (dim 256, heads 4, depth 4, 32 x 256 tokens).
+//! `peers t5`: forward, backward and AdamW of the T5 whose config `PEERS_CONFIG` is, without dropout, as
+//! `scripts/peers_t5.py` asks for it. `PEERS_BATCH` is `{"source": [[ids]], "target": [[ids]], "labels": [ids]}`;
+//! with `PEERS_WEIGHTS` the model begins with these. Also prints `losses`, of each step.
 //!
 //! `PEERS_THREADS` sets the threads. The last line printed is `{"seconds": [..]}`, seconds of each timed call.
 
@@ -13,11 +16,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use switchformer_lab::loss::{cross_entropy, targets};
+use switchformer_lab::loss::{cross_entropy, label_loss, targets};
+use switchformer_lab::net::answer;
 use switchformer_lab::optim::Optimiser;
+use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
-use switchformer_nn::{Ctx, Folder, Point, Rows, Taps, Trace, Weights, machine, ops, record};
+use switchformer_nn::{Ctx, Folder, Input, Point, Rows, Taps, Trace, Weights, machine, ops, record, staged};
 use switchformer_switch::leaf::bits::NestedLeaves;
 
 /// Large buffers are kept from one pass to the next.
@@ -144,6 +149,42 @@ fn train() -> Done<Vec<f64>> {
     seconds
 }
 
+/// Steps of a T5; also the loss of each.
+fn t5() -> Done<(Vec<f64>, Vec<f32>)> {
+    #[derive(serde::Deserialize)]
+    struct Batch {
+        source: Vec<Vec<u32>>,
+        target: Vec<Vec<u32>>,
+        labels: Vec<u32>,
+    }
+    let config = ConfigMap::new(serde_json::from_slice(&std::fs::read(path("PEERS_CONFIG")?)?)?)?;
+    let batch: Batch = serde_json::from_slice(&std::fs::read(path("PEERS_BATCH")?)?)?;
+    let entry = switchformer_zoo::entry::find(&config.text("model_type", "")?)?;
+    let file = path("PEERS_WEIGHTS")?;
+    let name = file.file_name().and_then(|n| n.to_str()).ok_or("PEERS_WEIGHTS names no file")?;
+    let folder = Folder::disk(file.parent().ok_or("PEERS_WEIGHTS names no file")?)?;
+    let w = Weights::file(&folder, name, &entry.names)?.trainable();
+    let model = entry.build(&config, &w)?;
+    let mut optimiser = Optimiser::adamw(w.params(), 0.999, 0.01);
+    let input = Input::pair(Input::tokens(&batch.source)?, Input::tokens(&batch.target)?)?;
+    let (point, mut losses) = (Point::new(), Vec::new());
+    let seconds = time(|| {
+        let forward = || {
+            let (mut taps, mut trace) = (Taps::none(), Trace::default());
+            let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+            cx.train = true;
+            let out = staged::run(model.trunk(), &[], &mut cx, &input)?;
+            label_loss(&answer(&out)?, &batch.labels, 0.0)
+        };
+        let (loss, tape) = record(forward)?;
+        optimiser.step(&tape.backward(&loss)?, 3e-4, f64::INFINITY, losses.len() as u64)?;
+        losses.push(loss.to_scalar()?);
+        Ok(())
+    })?;
+    eprintln!("peak memory {}", peak().unwrap_or_else(|| "unknown".into()));
+    Ok((seconds, losses))
+}
+
 /// The most memory this process has held, as the kernel prints it.
 fn peak() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -154,11 +195,12 @@ fn main() -> Done<()> {
     if let Ok(n) = std::env::var("PEERS_THREADS") {
         machine::set_threads(n.parse()?);
     }
-    let seconds = match std::env::args().nth(1).as_deref() {
-        Some("encoder") => encoder()?,
-        Some("train") => train()?,
-        _ => return Err("usage: peers encoder|train".into()),
+    let (seconds, losses) = match std::env::args().nth(1).as_deref() {
+        Some("encoder") => (encoder()?, Vec::new()),
+        Some("train") => (train()?, Vec::new()),
+        Some("t5") => t5()?,
+        _ => return Err("usage: peers encoder|train|t5".into()),
     };
-    println!("{}", serde_json::json!({ "seconds": seconds }));
+    println!("{}", serde_json::json!({ "seconds": seconds, "losses": losses, "peak": peak() }));
     Ok(())
 }

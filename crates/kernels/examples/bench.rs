@@ -76,6 +76,18 @@ fn products() {
     }
 }
 
+/// Products of BERT-base on packed weights, as one JSON object of least seconds: what `scripts/peers_gemm.py` reads.
+fn gemm() {
+    let one = |(m, i, o): (usize, usize, usize)| {
+        let (x, packed, mut y) = (floats(m * i), PackedMatrix::new(i, o, &floats(o * i)), vec![0.0; m * o]);
+        let t = time(|| linear_packed(m, &x, &packed, &Epilogue::default(), black_box(&mut y)));
+        format!("\"{m}x{i}x{o}\": {t:e}")
+    };
+    let shapes = [(768, 768), (768, 3072), (3072, 768)];
+    let all = [2458, 128, 16, 1].into_iter().flat_map(|m| shapes.map(|(i, o)| one((m, i, o))));
+    println!("{{{}}}", all.collect::<Vec<_>>().join(", "));
+}
+
 /// The feed-forward networks of twelve layers one after the other: 226 MB of weights, which come from memory each time.
 fn streamed() {
     let layers: Vec<[PackedMatrix; 2]> =
@@ -258,7 +270,8 @@ fn main() {
         _ => {}
     }
     println!("{:?}, {} threads", isa::current(), threads());
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
+        ("gemm", gemm),
         ("products", products),
         ("streamed", streamed),
         ("groups", groups),
