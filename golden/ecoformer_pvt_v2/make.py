@@ -1,5 +1,6 @@
 """EcoFormer cases. The authors' package is not on PyPI, so the reference here is our own, written from the paper's
 description; golden/README.md says how it compares with the authors' code."""
+import math
 import pathlib
 import sys
 
@@ -46,15 +47,30 @@ class Hash(nn.Module):
         return Sign.apply(y)
 
 
-class Attention(nn.Module):
-    def __init__(self, dim, heads, bits, anchors, hashed):
+class RandomFeatures(nn.Module):
+    """Positive random features (arXiv 2009.14794); the largest logarithm is that of the image."""
+
+    def __init__(self, dim):
         super().__init__()
-        self.heads, self.hashed, self.proj = heads, hashed, nn.Linear(dim, dim)
-        if hashed:
+        self.register_buffer("projection_matrix", torch.zeros(int(dim * math.log(dim)), dim))
+
+    def forward(self, x, over):
+        x = x * x.shape[-1] ** -0.25
+        along = x @ self.projection_matrix.T
+        return (along - (x * x).sum(-1, keepdim=True) / 2 - along.amax(over, keepdim=True)).exp() + 1e-4
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads, bits, anchors, kind):
+        super().__init__()
+        self.heads, self.kind, self.proj = heads, kind, nn.Linear(dim, dim)
+        if kind == "ecoformer":
             self.to_qk, self.to_v = nn.Linear(dim, dim), nn.Linear(dim, dim)
             self.fast_attention = nn.ModuleDict({"ksh": Hash(heads, dim // heads, bits, anchors)})
         else:
             self.qkv = nn.Linear(dim, 3 * dim)
+        if kind == "performer":
+            self.fast_attention = RandomFeatures(dim // heads)
 
     def forward(self, x):
         b, h, w, c = x.shape
@@ -62,7 +78,11 @@ class Attention(nn.Module):
         def split(t):
             return t.reshape(b, h * w, self.heads, -1).transpose(1, 2)
 
-        if self.hashed:
+        if self.kind == "performer":
+            q, k, v = [split(t) for t in self.qkv(x).chunk(3, -1)]
+            weights = self.fast_attention(q, -1) @ self.fast_attention(k, (1, 2, 3)).transpose(-1, -2)
+            mixed = weights @ v / weights.sum(-1, keepdim=True)
+        elif self.kind == "ecoformer":
             codes = self.fast_attention["ksh"](F.normalize(split(self.to_qk(x)), dim=-1))
             v, always = split(self.to_v(x)), codes.shape[-1] + 1
             weights = codes @ codes.transpose(-1, -2)  # every pair, where the model needs none
@@ -105,12 +125,12 @@ class Patch(nn.Module):
 
 
 class EcoFormer(nn.Module):
-    def __init__(self, embed_dims, depths, num_heads, mlp_ratios, in_chans, nbits, m):
+    def __init__(self, embed_dims, depths, num_heads, mlp_ratios, in_chans, nbits, m, attn_type="ecoformer"):
         super().__init__()
         self.n, d = len(depths), [in_chans, *embed_dims]
         for s in range(self.n):
             setattr(self, f"patch_embed{s + 1}", Patch(d[s], d[s + 1], 3 if s else 7, 2 if s else 4))
-            attn = [Attention(d[s + 1], num_heads[s], nbits, m, s + 1 < self.n) for _ in range(depths[s])]
+            attn = [Attention(d[s + 1], num_heads[s], nbits, m, attn_type if s + 1 < self.n else "msa") for _ in range(depths[s])]
             setattr(self, f"block{s + 1}", nn.ModuleList(Block(d[s + 1], mlp_ratios[s], a) for a in attn))
             setattr(self, f"norm{s + 1}", nn.LayerNorm(d[s + 1], eps=1e-6))
         self.head = nn.Linear(d[-1], 7)
@@ -137,6 +157,19 @@ GRADS = ("patch_embed1.proj.weight", "block1.0.attn.to_qk.weight", "block2.1.att
          "head.weight")
 
 
+def control(name, kind, grads):
+    """Another attention in the hash's place."""
+    shape = dict(embed_dims=[8, 16, 16, 24], depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], mlp_ratios=[2, 2, 1, 1],
+                 in_chans=3)
+    loaded = o.from_buffered(EcoFormer(**shape, nbits=16, m=25, attn_type=kind), {
+        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": {**shape, "attn_type": kind}})
+    x = {"pixel_values": o.uniform(f"golden.ecoformer_pvt_v2.{name}.pixels", (2, 3, 32, 40)),
+         "labels": o.integers(f"golden.ecoformer_pvt_v2.{name}.labels", (2,), 0, 7)}
+    o.run_maps(HERE / name, loaded, x, loaded.module.blocks(), lambda r: r["maps"], grads,
+               "tap.stages.<s>: the map behind the norm of stage s.", lambda m, kw: m(kw["pixel_values"]))
+    return loaded
+
+
 def case(name, size=(64, 64), note="", **hash):
     kw = {"nbits": 16, "m": 25, **hash}
     loaded = o.from_buffered(EcoFormer(**SHAPE, **kw), {
@@ -155,6 +188,54 @@ def case(name, size=(64, 64), note="", **hash):
                f"largest value. {note}", lambda m, kw: m(kw["pixel_values"]))
 
 
+def fitted(x, at, a, top_k, steps=100, rate=5e-4, momentum=0.9):
+    """Hash of unit rows x [b, heads, n, d]: anchors are rows `at` of the first image, a [heads, bits, m] the first values."""
+    (_, _, n, _), bits = x.shape, a.shape[1]
+    anchor, alike = x[:1, :, at], x @ x.mT
+    wanted = torch.zeros_like(alike).scatter(3, alike.topk(top_k).indices, 1.0)
+    left = bits * wanted.scatter(3, alike.topk(top_k, largest=False).indices, -1.0)
+    apart = ((x[..., None, :] - anchor[..., None, :, :]) ** 2).sum(-1)
+    kernels = (-apart / (2 * apart.mean((-1, -2), keepdim=True))).exp()
+    means = kernels.mean((0, 2), keepdim=True)
+    kernels = kernels - means
+
+    def loss(y):
+        return -(y * (left @ y[..., None])[..., 0]).sum(-1).mean() / (n * bits)
+
+    a, better = a.clone(), []
+    for r in range(bits):
+        moving = torch.nn.Parameter(a[:, r].clone())
+        descent = torch.optim.SGD([moving], lr=rate, momentum=momentum, nesterov=True)
+        for _ in range(steps):
+            descent.zero_grad()
+            loss(torch.tanh(torch.einsum("bhnm,hm->bhn", kernels, moving) / 2)).backward()
+            descent.step()
+        hard = [torch.where(torch.einsum("bhnm,hm->bhn", kernels, v.detach()) > 0, 1.0, -1.0).to(x) for v in (moving, a[:, r])]
+        better.append(bool(loss(hard[0]) < loss(hard[1])))
+        if better[-1]:
+            a[:, r] = moving.detach()
+        y = hard[0] if better[-1] else hard[1]
+        left = left - y[..., :, None] * y[..., None, :]
+    return {"out.anchor": anchor[0], "out.means": means[0, :, 0], "out.matrix": a, "out.better": torch.tensor(better)}
+
+
+def fitting(b=2, heads=2, n=40, d=8, bits=16, m=25, top_k=10):
+    """Numbers of a fit; rows lie around six centres, so that some are alike."""
+    draw = lambda name, shape: torch.from_numpy(o.uniform(f"golden.ecoformer_pvt_v2.fit.{name}", shape))
+    rows = draw("centres", (6, heads * d))[torch.arange(b * n) % 6] + 0.5 * draw("rows", (b * n, heads * d))
+    start, at = 1.5 * draw("start", (heads, bits, m)), torch.arange(m) * 3 % n
+    x = F.normalize(rows.double().reshape(b, n, heads, d).transpose(1, 2), dim=-1)
+    out = fitted(x, at, start.double(), top_k)
+    stored = {"in.rows": rows, "in.start": start, "in.places": at.int(), **out}
+    narrow = {k: v.float() if v.is_floating_point() else v.int() for k, v in stored.items()}
+    o.save_file({k: v.numpy() for k, v in narrow.items()}, HERE / "fit.safetensors")
+    return x, at, start, top_k, out
+
+
 if __name__ == "__main__":
+    fitting()
+    qkv = "block1.0.attn.qkv.weight"
+    control("performer", "performer", (qkv, "block1.0.attn.qkv.bias", "patch_embed1.proj.weight", "head.weight"))
+    control("msa", "msa", (qkv, "head.weight"))
     case("image")
     case("odd", (59, 45), "Not square, divides by nothing; other hash sizes than the usual.", nbits=8, m=11)

@@ -51,6 +51,8 @@ struct Timed {
     /// Tokens or images.
     items: usize,
     macs: u64,
+    /// Energy by the forecast, as if all were f32.
+    millijoules: f64,
     /// Median, fastest, slowest.
     ms: [f64; 3],
     peak: u64,
@@ -81,7 +83,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
                 json!({
                     "case": t.name, "items": t.items, "macs": t.macs, "ms_median": t.ms[0], "ms_min": t.ms[1],
                     "ms_max": t.ms[2], "items_per_s": t.per_second(), "gemm_share": t.rate() / limit,
-                    "peak_memory": t.peak,
+                    "peak_memory": t.peak, "millijoules": t.millijoules,
                 })
             })
             .collect();
@@ -103,11 +105,12 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
                 format!("{:.2}", t.macs as f64 / 1e9),
                 format!("{:.1}", t.rate() / 1e9),
                 format!("{:.0}", 100.0 * t.rate() / limit),
+                format!("{:.2}", t.millijoules),
             ]
         })
         .collect();
     let unit = if matches!(opened.model.spec(), InputSpec::Pixels { .. }) { "images/s" } else { "tokens/s" };
-    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM"];
+    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "mJ"];
     print(&format!(
         "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
         a.model,
@@ -133,8 +136,9 @@ fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
     for (name, input, items) in cases(a, opened)? {
         reset_peak();
         let macs = opened.run(point, &input)?.1.macs;
+        let millijoules = opened.cost(point, &opened.model.lens(&input)?)?.millijoules();
         let ms = time(a.warmup, a.iters as usize, || opened.run(point, &input).map(|_| ()))?;
-        results.push(Timed { name, items, macs, ms, peak: peak_memory() });
+        results.push(Timed { name, items, macs, millijoules, ms, peak: peak_memory() });
     }
     Ok(results)
 }

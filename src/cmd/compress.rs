@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use serde_json::json;
 use switchformer::data::trim::Keep;
 use switchformer::lab::trim::trim_vocab;
+use switchformer::nn::Input;
 use switchformer::switch::leaf::experts::ExpertPlan;
+use switchformer::zoo::hash::{HashFit, hash_attention};
 use switchformer::zoo::upcycle::upcycle;
 
-use super::{print, print_json};
+use super::run::{from_images, from_tensors};
+use super::{open, print, print_json};
 use crate::fail::Fail;
 
 /// `compress MODEL`.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab"])))]
+#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab", "hash_attention"])))]
 pub(crate) struct Args {
     /// A model folder
     model: PathBuf,
@@ -23,9 +26,21 @@ pub(crate) struct Args {
     /// Experts per row at rest
     #[arg(long, value_name = "K", default_value_t = 1, requires = "upcycle")]
     top_k: usize,
-    /// Seed of the fresh routers
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "upcycle")]
+    /// Seed of the fresh routers, or of the hash's anchors and first values
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "trim_vocab")]
     seed: u64,
+    /// Fit EcoFormer's hash to a PVT v2 that was trained with whole attention (sr_ratios 1), on some pictures
+    #[arg(long)]
+    hash_attention: bool,
+    /// A picture to fit the hash to; may be given several times
+    #[arg(long, value_name = "FILE", requires = "hash_attention", conflicts_with = "tensors")]
+    image: Vec<PathBuf>,
+    /// A safetensors file with pixel_values [b,c,h,w] to fit the hash to
+    #[arg(long, value_name = "FILE", requires = "hash_attention")]
+    tensors: Option<PathBuf>,
+    /// Bits of a code
+    #[arg(long, value_name = "N", default_value_t = HashFit::default().bits, requires = "hash_attention")]
+    hash_bits: usize,
     /// Cut the vocabulary to the tokens that a text file, or a folder of .txt files, uses; may be given several times
     #[arg(long, value_name = "PATH")]
     trim_vocab: Vec<PathBuf>,
@@ -47,8 +62,46 @@ pub(crate) struct Args {
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     match a.upcycle {
         Some(count) => experts(a, &ExpertPlan::copies(count, a.top_k), as_json),
+        None if a.hash_attention => hash(a, as_json),
         None => vocabulary(a, as_json),
     }
+}
+
+fn hash(a: &Args, as_json: bool) -> Result<(), Fail> {
+    let model = a.model.to_str().ok_or_else(|| Fail::Usage("the model's path is not UTF-8".into()))?;
+    let given = match &a.tensors {
+        Some(file) => from_tensors(file)?,
+        None if a.image.is_empty() => {
+            return Err(Fail::Usage("--hash-attention fits a hash to pictures: give --image or --tensors".into()));
+        }
+        None => {
+            let (opened, place) = open(model, false)?;
+            from_images(&opened, &place, &a.image)?
+        }
+    };
+    let Input::Pixels(pixels) = &given.input else {
+        return Err(Fail::Usage("--hash-attention fits a hash to pictures: give pixel_values".into()));
+    };
+    let how = HashFit { seed: a.seed, bits: a.hash_bits, ..HashFit::default() };
+    let made = hash_attention(&a.model, &a.out, pixels, &how)?;
+    let [before, after] = made.params;
+    if as_json {
+        return print_json(&json!({
+            "out": a.out, "errors": made.errors, "bits_improved": made.improved[0], "bits": made.improved[1],
+            "params_before": before, "params": after,
+        }));
+    }
+    let [drawn, fitted] = [0, 1].map(|i| made.errors.iter().map(|e| e[i]).sum::<f64>() / made.errors.len() as f64);
+    print(&format!(
+        "{}: {} blocks hashed to {} bits, {before} parameters before, {after} now\n\
+         the fit made {} of {} bits better; codes miss the wanted products by {drawn:.2} squared as drawn, by {fitted:.2} \
+         now\n",
+        a.out.display(),
+        made.errors.len(),
+        how.bits,
+        made.improved[0],
+        made.improved[1],
+    ))
 }
 
 fn experts(a: &Args, plan: &ExpertPlan, as_json: bool) -> Result<(), Fail> {

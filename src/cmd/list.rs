@@ -1,7 +1,9 @@
 //! `list` and `describe`: what the registry holds.
 
 use serde_json::{Value, json};
-use switchformer::zoo::{Entry, ZOO, find};
+use switchformer::nn::LeafCost;
+use switchformer::zoo::open::TEXT;
+use switchformer::zoo::{Entry, Opened, Variant, ZOO, find};
 
 use super::table::{aligned, thousands};
 use super::{print, print_json};
@@ -44,18 +46,43 @@ pub(crate) fn list(json: bool) -> Result<(), Fail> {
     print(&format!("{}\n{}", aligned(&["family", "what it is"], &families, 2), variants(ZOO)))
 }
 
-/// Describes one family.
+/// Describes one family: its sizes, and what a forward pass of each costs by its config alone.
 pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
     let e = find(&a.name).map_err(|e| Fail::Usage(e.to_string()))?;
+    let costs = e.variants.iter().map(|v| Ok((v, Opened::forecast(v.name)?)));
+    let costs = costs.collect::<Result<Vec<(&Variant, LeafCost)>, Fail>>()?;
     if json {
-        return print_json(&as_json(e));
+        let mut doc = as_json(e);
+        doc["costs"] = costs
+            .iter()
+            .map(|(v, c)| {
+                json!({
+                    "name": v.name, "macs": c.macs, "multiplications": c.muls(), "additions": c.adds(),
+                    "millijoules": c.millijoules(), "weight_bytes": c.bytes,
+                })
+            })
+            .collect();
+        return print_json(&doc);
     }
+    let rows: Vec<Vec<String>> = costs
+        .iter()
+        .map(|(v, c)| {
+            let giga = |n: u64| format!("{:.2}", n as f64 / 1e9);
+            let energy = format!("{:.1}", c.millijoules());
+            vec![v.name.into(), giga(c.macs), giga(c.muls()), giga(c.adds()), energy]
+        })
+        .collect();
     print(&format!(
-        "{}: {}\npaper: {}\narchitectures: {}\n\n{}",
+        "{}: {}\npaper: {}\narchitectures: {}\n\n{}\n{}\nOne image of the trained size, or {TEXT} tokens (read, and written \
+         where it writes), by the config alone.\nmJ: {} pJ a multiplication and {} pJ an addition (f32 at 45 nm): a model of a \
+         chip, not measured.\n",
         e.name,
         e.summary,
         e.paper,
         e.architectures.join(", "),
-        variants(&[e])
+        variants(&[e]),
+        aligned(&["published size", "GMAC", "G mul", "G add", "mJ"], &rows, 1),
+        LeafCost::PJ_MUL,
+        LeafCost::PJ_ADD,
     ))
 }

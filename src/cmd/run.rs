@@ -57,8 +57,8 @@ pub(crate) struct Args {
 }
 
 /// An input, its column counts where it came padded, and the names to print.
-struct Given {
-    input: Input,
+pub(crate) struct Given {
+    pub(crate) input: Input,
     /// Columns of `input_ids` and of `decoder_input_ids`.
     widths: [Option<usize>; 2],
     names: Vec<String>,
@@ -171,7 +171,8 @@ fn from_text(tokenizer: &Tokenizer, texts: &[String]) -> Result<Given, Fail> {
     Ok(Given { input, widths: [None; 2], names: texts.to_vec() })
 }
 
-fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Given, Fail> {
+/// Pictures as the folder's preprocessing makes them.
+pub(crate) fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Given, Fail> {
     let InputSpec::Pixels { channels, size, .. } = opened.model.spec() else {
         return Err(Fail::Usage("this model reads text: use --text".into()));
     };
@@ -220,7 +221,8 @@ fn from_timm(place: &Place) -> Result<Option<Preprocessor>, Fail> {
 const ACCEPTED: [&str; 6] =
     ["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask", "pixel_values"];
 
-fn from_tensors(file: &Path) -> Result<Given, Fail> {
+/// A model's input from a file of tensors.
+pub(crate) fn from_tensors(file: &Path) -> Result<Given, Fail> {
     let damaged = |what: String| {
         let hint = "write it with safetensors' save_file";
         Fail::Nn(switchformer::nn::Error::format(file, "safetensors.header", what, hint))

@@ -53,7 +53,7 @@ impl BatchNorm {
 
     /// Bytes of its weights.
     pub fn cost(&self) -> LeafCost {
-        LeafCost { macs: 0, bytes: 8 * self.weight.elem_count() as u64 }
+        LeafCost::bytes(8 * self.weight.elem_count() as u64)
     }
 }
 

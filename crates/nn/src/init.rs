@@ -99,6 +99,9 @@ pub enum Draw {
     Normal(f32),
     /// This number everywhere.
     Constant(f32),
+    /// A matrix whose rows, taken as many at a time as they are long, are at right angles and as long as normal rows are
+    /// (random features of Performers).
+    Orthogonal,
 }
 
 /// The values of a tensor of a fresh model; `deviation` is the model's own (DeiT and BERT both start so).
@@ -108,6 +111,7 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw)
     match draw {
         Draw::Constant(value) => return vec![value; n],
         Draw::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
+        Draw::Orthogonal => return orthogonal(&mut stream, n, shape.last().copied().unwrap_or(1)),
         Draw::Range | Draw::FanOut(_) | Draw::FanIn(_) => {}
     }
     if shape.len() <= 1 {
@@ -124,6 +128,34 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw)
         _ => deviation,
     };
     (0..n).map(|_| deviation * stream.trunc_normal()).collect()
+}
+
+/// `n` values in rows of `width`; see [`Draw::Orthogonal`].
+fn orthogonal(stream: &mut Stream, n: usize, width: usize) -> Vec<f32> {
+    let mut all: Vec<Vec<f64>> = Vec::with_capacity(n / width.max(1));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let mut normal = || -> Vec<f64> { (0..width).map(|_| f64::from(stream.trunc_normal())).collect() };
+    while all.len() * width < n {
+        let block = all.len() / width * width;
+        let mut row = normal();
+        for other in &all[block..] {
+            let along = dot(&row, other);
+            row.iter_mut().zip(other).for_each(|(r, o)| *r -= along * o);
+        }
+        let long = dot(&row, &row).sqrt();
+        // What is nearly in the span of the others is drawn again.
+        if long > 1e-3 {
+            all.push(row.iter().map(|r| r / long).collect());
+        }
+    }
+    let long: Vec<f64> = all
+        .iter()
+        .map(|_| {
+            let v = normal();
+            dot(&v, &v).sqrt()
+        })
+        .collect();
+    all.iter().zip(long).flat_map(|(row, long)| row.iter().map(move |r| (r * long) as f32)).collect()
 }
 
 #[cfg(test)]
@@ -147,6 +179,13 @@ mod tests {
         near(deviation(&draw(&[9000], Draw::Normal(0.3))), 0.3);
         assert_eq!(draw(&[3, 1], Draw::Constant(-2.0)), [-2.0; 3]);
         assert_eq!(draw(&[2], Draw::FanOut(1)), [1.0; 2]);
+        let rows = draw(&[10, 4], Draw::Orthogonal);
+        for (i, a) in rows.chunks(4).enumerate() {
+            for (j, b) in rows.chunks(4).enumerate() {
+                let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                assert!(if i == j { dot > 0.05 } else { i / 4 != j / 4 || dot.abs() < 1e-4 }, "{i} {j} {dot}");
+            }
+        }
         assert_eq!(fresh("a.bias", &[2], 7, 0.05, Draw::FanOut(1)), [0.0; 2]);
         assert_ne!(draw(&[2, 2], Draw::Range), fresh("a.weight", &[2, 2], 8, 0.05, Draw::Range));
     }

@@ -34,7 +34,7 @@ impl LayerNorm {
 
     /// Bytes of its weights.
     pub fn cost(&self) -> LeafCost {
-        LeafCost { macs: 0, bytes: 8 * self.weight.elem_count() as u64 }
+        LeafCost::bytes(8 * self.weight.elem_count() as u64)
     }
 }
 
@@ -58,7 +58,7 @@ impl RmsNorm {
 
     /// Bytes of its weights.
     pub fn cost(&self) -> LeafCost {
-        LeafCost { macs: 0, bytes: 4 * self.weight.elem_count() as u64 }
+        LeafCost::bytes(4 * self.weight.elem_count() as u64)
     }
 }
 
@@ -94,7 +94,7 @@ impl Embedding {
 
     /// Bytes of its weights.
     pub fn cost(&self) -> LeafCost {
-        LeafCost { macs: 0, bytes: 4 * self.table.elem_count() as u64 }
+        LeafCost::bytes(4 * self.table.elem_count() as u64)
     }
 }
 
@@ -271,7 +271,7 @@ impl Attend for SelfAttention {
         let (dim, _) = self.qkv.dims();
         let rows = lens.iter().sum();
         let products = lens.iter().map(|n| 2 * n * n * dim).sum::<usize>() as u64;
-        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost { macs: products, bytes: 0 }
+        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(products)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod entry;
 pub mod generate;
+pub mod hash;
 pub mod models;
 pub mod open;
 mod pyramid;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights, staged,
+    Ctx, Error, Folder, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights,
+    staged,
 };
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
@@ -20,6 +21,9 @@ use crate::timm;
 
 /// Largest `config.json` and its small companions.
 pub(crate) const MAX_CONFIG: u64 = 1 << 20;
+
+/// Tokens that [`Opened::forecast`] counts.
+pub const TEXT: usize = 128;
 
 /// Most entries of `modules.json`.
 const MAX_MODULES: usize = 16;
@@ -142,6 +146,26 @@ impl Opened {
         }
         let known: Vec<_> = crate::ZOO.iter().flat_map(|e| e.variants).map(|v| v.name).collect();
         Err(Error::unsupported("preset", name, known.join(", ")))
+    }
+
+    /// Cost of a published size, decided from its config alone: one image of the trained size, or [`TEXT`] tokens (read,
+    /// and written where it writes).
+    pub fn forecast(name: &str) -> Result<LeafCost> {
+        let config = ConfigMap::new(Opened::preset(name)?)?;
+        Opened::forecast_of(&config)
+    }
+
+    /// Cost of the model of a config, as [`Opened::forecast`].
+    pub fn forecast_of(config: &ConfigMap) -> Result<LeafCost> {
+        let model = find(&config.text("model_type", "")?)?.build(config, &Weights::shapes_only())?;
+        let lens = match model.spec() {
+            InputSpec::Pixels { channels, size: (h, w), .. } => {
+                model.lens(&Input::Pixels(Tensor::zeros((1, channels, h, w), DType::F32, &Device::Cpu)?))?
+            }
+            InputSpec::Tokens { max_len, .. } => vec![TEXT.min(max_len)],
+            InputSpec::Pair { max_len, .. } => vec![TEXT.min(max_len); 2],
+        };
+        Ok(staged::cost(model.trunk(), &[], &Point::new(), &lens))
     }
 
     /// Runs an input at a point. Returns the outputs and every decision taken.

@@ -7,35 +7,18 @@ mod common;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use common::{batch, bits, distance, everything, toy};
+use common::{batch, bits, distance, everything, publish, toy};
 use serde_json::{Value as Json, json};
-use switchformer_nn::config::ConfigMap;
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::{Error, Output, Point, Weights};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
+use switchformer_nn::{Error, Output, Point};
 use switchformer_switch::leaf::experts::ExpertPlan;
-use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::upcycle::upcycle;
-use switchformer_zoo::{Entry, OpenOptions, Opened, find};
+use switchformer_zoo::{OpenOptions, Opened, find};
 
 /// Relative: shares that sum to one up to rounding, and products with stored integers, which add in an order that depends
 /// on the number of rows.
 const ROUNDING: f32 = 1e-5;
 const PLAN: ExpertPlan = ExpertPlan::copies(3, 1);
-
-/// A toy checkpoint as others would publish it.
-fn publish(dir: &Path, entry: &'static Entry, architecture: &str) {
-    let config = toy(entry, architecture);
-    let w = Weights::seeded().trainable();
-    entry.build(&ConfigMap::new(config.clone()).unwrap(), &w).unwrap();
-    let tensors = published_tensors(entry, architecture, &w.params()).unwrap();
-    let files = [
-        ("config.json", json_bytes(&config)),
-        ("model.safetensors", safetensors_bytes(&tensors).unwrap()),
-        ("vocab.txt", b"a\n".to_vec()),
-        ("1_Pooling/config.json", b"{}\n".to_vec()),
-    ];
-    write_folder(dir, &files).unwrap();
-}
 
 fn open(dir: &Path, nested: bool) -> Opened {
     Opened::open(dir, OpenOptions { nested }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
@@ -56,7 +39,7 @@ fn copies_are_the_dense_model_under_every_router() {
     let mut models = 0;
     for (entry, architecture) in everything().filter(|(e, _)| !OWN.contains(&e.name)) {
         let (dense, out) = (temp.path().join(architecture), temp.path().join(format!("{architecture}-3")));
-        publish(&dense, entry, architecture);
+        publish(&dense, entry, toy(entry, architecture));
         if WITHOUT.contains(&entry.name) {
             let refused = upcycle(&dense, &out, &PLAN, 1).unwrap_err().to_string();
             assert!(refused.contains("convolution"), "{refused}");
@@ -103,7 +86,7 @@ fn experts_that_differ_are_told_apart() {
     let temp = tempfile::tempdir().unwrap();
     let entry = find("bert").unwrap();
     let (dense, out) = (temp.path().join("bert"), temp.path().join("wide"));
-    publish(&dense, entry, "BertForSequenceClassification");
+    publish(&dense, entry, toy(entry, "BertForSequenceClassification"));
     upcycle(&dense, &out, &PLAN, 1).unwrap();
     // Expert 1 of the first bank forgets what it knew.
     let file = out.join("switch.safetensors");
@@ -143,8 +126,10 @@ fn experts_that_differ_are_told_apart() {
 fn what_cannot_be_upcycled_is_refused_by_name() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join(name);
-    publish(&dir("bert"), find("bert").unwrap(), "BertModel");
-    publish(&dir("switch"), find("switch_transformers").unwrap(), "SwitchTransformersEncoderModel");
+    let toy_of = |name: &str, architecture: &str| toy(find(name).unwrap(), architecture);
+    publish(&dir("bert"), find("bert").unwrap(), toy_of("bert", "BertModel"));
+    let switch = toy_of("switch_transformers", "SwitchTransformersEncoderModel");
+    publish(&dir("switch"), find("switch_transformers").unwrap(), switch);
     let refused = |from: &str, to: &str, count: usize, top_k: usize, word: &str| {
         let e = upcycle(&dir(from), &dir(to), &ExpertPlan::copies(count, top_k), 0).err().unwrap();
         assert!(e.to_string().contains(word), "{e}");

@@ -71,7 +71,7 @@ impl Conv {
     pub fn cost(&self, rows: usize) -> LeafCost {
         let n = self.weight.elem_count();
         let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
-        LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + biases) as u64 }
+        LeafCost::new((rows * n) as u64, 4 * (n + biases) as u64)
     }
 }
 
@@ -121,7 +121,7 @@ impl Depthwise {
     /// Cost for a number of rows.
     pub fn cost(&self, rows: usize) -> LeafCost {
         let n = self.weight.elem_count();
-        LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + self.bias.elem_count()) as u64 }
+        LeafCost::new((rows * n) as u64, 4 * (n + self.bias.elem_count()) as u64)
     }
 }
 

@@ -194,7 +194,7 @@ impl Linear for NestedTraining {
 fn nested_cost((inner, out): (usize, usize), scales: usize, bias: bool, bits: u8, rows: usize) -> LeafCost {
     let packed = (inner * out * bits as usize).div_ceil(8);
     let vectors = 4 * (scales + if bias { out } else { 0 });
-    LeafCost { macs: (rows * inner * out) as u64, bytes: (packed + vectors) as u64 }
+    LeafCost::new((rows * inner * out) as u64, (packed + vectors) as u64)
 }
 
 /// Suffix under which the log of the row scales is kept in training state.

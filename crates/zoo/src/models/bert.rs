@@ -211,8 +211,7 @@ impl MaskedLm {
 
     pub(crate) fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         // The table itself is counted with the embeddings.
-        let decode =
-            LeafCost { macs: (rows * self.table.elem_count()) as u64, bytes: 4 * self.bias.elem_count() as u64 };
+        let decode = LeafCost::new((rows * self.table.elem_count()) as u64, 4 * self.bias.elem_count() as u64);
         self.dense.cost(point, rows) + self.norm.cost() + decode
     }
 }

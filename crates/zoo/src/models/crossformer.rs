@@ -363,7 +363,7 @@ impl PositionBias {
     fn cost(&self) -> LeafCost {
         let own = |pair: &[Tensor; 2]| pair.iter().map(Tensor::elem_count).sum::<usize>();
         let n = own(&self.enter) + self.layers.iter().map(|(_, pair)| own(pair)).sum::<usize>();
-        self.layers.iter().map(|(norm, _)| norm.cost()).sum::<LeafCost>() + LeafCost { macs: 0, bytes: 4 * n as u64 }
+        self.layers.iter().map(|(norm, _)| norm.cost()).sum::<LeafCost>() + LeafCost::bytes(4 * n as u64)
     }
 }
 
@@ -453,7 +453,7 @@ impl MapBlock for Block {
         };
         let (macs, pads) = sizes.iter().map(forecast).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         self.qkv.cost(point, rows + pads)
-            + LeafCost { macs: macs as u64, bytes: 0 }
+            + LeafCost::macs(macs as u64)
             + self.positions.cost()
             + self.out.cost(point, rows)
             + self.ffn.cost(point, rows)

@@ -341,7 +341,7 @@ impl Visit {
     }
 
     fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {
-        let products = LeafCost { macs: (2 * n * (m + 1) * self.query.dims().0) as u64, bytes: 0 };
+        let products = LeafCost::macs((2 * n * (m + 1) * self.query.dims().0) as u64);
         self.norm.cost()
             + self.query.cost(point, n)
             + self.key_value.cost(point, n * (m + 1))
@@ -500,7 +500,7 @@ impl Staged for CrossVit {
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
         let tables: usize = self.class.iter().chain(&self.positions).map(Tensor::elem_count).sum();
         let patches = (0..2).map(|b| self.patches[b].cost(self.config.sizes[b], lens.len()));
-        patches.sum::<LeafCost>() + LeafCost { macs: 0, bytes: 4 * tables as u64 }
+        patches.sum::<LeafCost>() + LeafCost::bytes(4 * tables as u64)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.groups[idx].cost(point, lens.len(), [self.config.n_patches(0), self.config.n_patches(1)])

@@ -185,7 +185,7 @@ impl Branch {
 
     fn cost(&self, sizes: &[Size]) -> LeafCost {
         let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), 1, self.dim).0).sum();
-        self.conv.cost(rows_in(sizes)) + LeafCost { macs: macs as u64, bytes: 0 }
+        self.conv.cost(rows_in(sizes)) + LeafCost::macs(macs as u64)
     }
 }
 

@@ -7,14 +7,16 @@
 //! 17 is the weight of a pair, always positive, so sums over keys come first and no pair is ever formed. The last stage
 //! attends as usual, without the reduced map of PVT v2.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
-//! Departs from the reference: the hash is read from the file and never fitted. As there, the constant part of a weight
-//! counts the row's own value and not the sum of all (`own_value`, true unless the config says otherwise).
+//! Departs from the reference: the hash is read from the file; `compress --hash-attention` fits it, training does not.
+//! As there, the constant part of a weight counts the row's own value and not the sum of all (`own_value`, true unless the
+//! config says otherwise). `attn_type` names the controls as the authors do: `msa` (softmax) and `performer` (positive
+//! random features, arXiv 2009.14794), whose keys are scaled by the largest of their own image and not of the batch.
 
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Draw;
 use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{Ctx, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, Variant};
 use crate::models::pvt_v2::{Config, RULES, build};
@@ -28,8 +30,7 @@ pub static ENTRY: Entry = Entry {
     summary: "PVT v2 with attention over binary codes, linear in the number of rows",
     architectures: &["EcoFormerPvtV2"],
     variants: VARIANTS,
-    // Left over from another kind of attention.
-    names: Names { rules: RULES, ignore: &["**.fast_attention.projection_matrix"] },
+    names: Names { rules: RULES, ignore: &[] },
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -55,6 +56,7 @@ pub static TIMM: Timm = Timm {
         ("sr_ratios", "sr_ratios"),
         ("qkv_bias", "qkv_bias"),
         ("linear", "linear_attention"),
+        ("attn_type", "attn_type"),
         ("nbits", "nbits"),
         ("m", "m"),
     ],
@@ -85,6 +87,35 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "EcoFormerPvtV2", config, params }
 }
 
+/// Attention of each map on its own, from projections that lie side by side.
+/// Shapes: x `[total, parts * dim]` -> `[total, dim]`; `mix` gets each part as `[heads, n, head_dim]` and gives as much.
+fn by_member(
+    x: &Tensor,
+    rows: &Rows,
+    [heads, dim]: [usize; 2],
+    mix: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut all = Vec::with_capacity(rows.n());
+    for i in (0..rows.n()).filter(|i| rows.len(*i) > 0) {
+        let n = rows.len(i);
+        let part = |k: usize| -> Result<Tensor> {
+            let one = x.narrow(0, rows.range(i).start, n)?.narrow(1, k * dim, dim)?;
+            Ok(one.reshape((n, heads, dim / heads))?.transpose(0, 1)?.contiguous()?)
+        };
+        let parts = (0..x.dims()[1] / dim).map(part).collect::<Result<Vec<_>>>()?;
+        all.push(mix(&parts)?.transpose(0, 1)?.contiguous()?.reshape((n, dim))?);
+    }
+    Ok(if all.is_empty() { x.narrow(1, 0, dim)? } else { Tensor::cat(&all, 0)? })
+}
+
+/// Values under the weights `q k`, and the sum of each row's weights, without forming a pair.
+/// Shapes: q, k `[heads, n, features]`, v `[heads, n, d]` -> `[heads, n, d]`, `[heads, n, 1]`.
+fn sums(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+    let context = k.t()?.contiguous()?.matmul(v)?; // [heads, features, d]
+    let below = q.broadcast_mul(&k.sum_keepdim(1)?)?.sum_keepdim(2)?;
+    Ok((q.matmul(&context)?, below))
+}
+
 /// Attention over codes.
 struct HashAttention {
     /// What is hashed, and values.
@@ -94,7 +125,7 @@ struct HashAttention {
     anchors: Tensor,
     /// Mean of every kernel, `[heads, 1, anchors]`.
     means: Tensor,
-    /// `[heads, anchors, bits]`.
+    /// `[heads, bits, anchors]`.
     matrix: Tensor,
     heads: usize,
     own_value: bool,
@@ -113,7 +144,7 @@ impl HashAttention {
             out: w.linear("proj", dim, dim, true)?,
             anchors: start(1.0 / (own as f32).sqrt()).buffer("anchor", &[1, heads, anchors, own])?.squeeze(0)?,
             means: mean.buffer("mvec", &[1, heads, 1, anchors])?.squeeze(0)?,
-            matrix: start(1.0).buffer("A", &[heads, bits, anchors])?.transpose(1, 2)?.contiguous()?,
+            matrix: start(1.0).buffer("A", &[heads, bits, anchors])?,
             heads,
             own_value,
         })
@@ -126,23 +157,28 @@ impl HashAttention {
         let apart = unit.unsqueeze(2)?.broadcast_sub(&self.anchors.unsqueeze(1)?)?.sqr()?.sum(3)?; // [h, n, anchors]
         let width = (apart.mean_keepdim(2)?.mean_keepdim(1)? * -2.0)?;
         let kernels = apart.broadcast_div(&width)?.exp()?.broadcast_sub(&self.means)?;
-        let y = kernels.contiguous()?.matmul(&self.matrix)?;
+        let y = kernels.contiguous()?.matmul(&self.matrix.t()?.contiguous()?)?;
         let sign = (y.gt(0.0)?.to_dtype(y.dtype())? - y.lt(0.0)?.to_dtype(y.dtype())?)?;
         let inside = y.abs()?.lt(1.0)?.to_dtype(y.dtype())?.detach();
         let slope = (&y * inside)?;
         Ok((&slope + (sign - &slope)?.detach())?)
     }
 
-    /// Multiply-adds of hash and sums for `rows` rows.
-    fn macs(&self, rows: usize) -> usize {
+    /// Hash and sums for `rows` rows. Products with a code are additions; a distance subtracts before it squares, codes
+    /// are summed over rows, and the constant part of the weights is added to every row.
+    fn sums(&self, rows: usize) -> LeafCost {
         let (dim, [heads, anchors, bits]) = (self.out.dims().0, self.sizes());
-        rows * (anchors * dim + heads * anchors * bits + 2 * bits * dim + heads * bits)
+        let signs = 2 * bits * dim + heads * bits;
+        let macs = anchors * dim + heads * anchors * bits + signs;
+        let sums = anchors * dim + heads * bits + dim;
+        let of = |n: usize| (rows * n) as u64;
+        LeafCost { signs: of(signs), sums: of(sums), ..LeafCost::macs(of(macs)) }
     }
 
     /// Heads, anchors, bits.
     fn sizes(&self) -> [usize; 3] {
         let d = self.matrix.dims();
-        [d[0], d[1], d[2]]
+        [d[0], d[2], d[1]]
     }
 }
 
@@ -151,33 +187,95 @@ impl Mixer for HashAttention {
         let dim = self.out.dims().0;
         let always = (self.sizes()[2] + 1) as f64;
         let qk_v = self.qk_v.forward(cx, x)?; // [total, 2 * dim]
-        cx.count(self.macs(rows.total()));
-        let mut parts = Vec::with_capacity(rows.n());
-        for i in (0..rows.n()).filter(|i| rows.len(*i) > 0) {
-            let n = rows.len(i);
-            let part = |k: usize| -> Result<Tensor> {
-                let one = qk_v.narrow(0, rows.range(i).start, n)?.narrow(1, k * dim, dim)?;
-                Ok(one.reshape((n, self.heads, dim / self.heads))?.transpose(0, 1)?.contiguous()?)
-            };
-            let (codes, v) = (self.codes(&part(0)?)?, part(1)?);
-            let context = codes.t()?.contiguous()?.matmul(&v)?; // [h, bits, d]
-            let constant = if self.own_value { v } else { v.sum_keepdim(1)? };
-            let above = codes.matmul(&context)?.broadcast_add(&(constant * always)?)?;
-            let below = (codes.broadcast_mul(&codes.sum_keepdim(1)?)?.sum_keepdim(2)? + n as f64 * always)?;
-            let mixed = above.broadcast_div(&below)?; // [h, n, d]
-            parts.push(mixed.transpose(0, 1)?.contiguous()?.reshape((n, dim))?);
+        let hashed = format!("blocks.{}.attn.qk", cx.block);
+        if cx.taps.wants(&hashed) {
+            cx.taps.put(&hashed, &qk_v.narrow(1, 0, dim)?.contiguous()?);
         }
-        let mixed = if parts.is_empty() { x.clone() } else { Tensor::cat(&parts, 0)? };
+        cx.count(self.sums(rows.total()).macs as usize);
+        let mixed = by_member(&qk_v, rows, [self.heads, dim], |parts| {
+            let (codes, v) = (self.codes(&parts[0])?, &parts[1]);
+            let (above, below) = sums(&codes, &codes, v)?;
+            let constant = if self.own_value { v.clone() } else { v.sum_keepdim(1)? };
+            let below = (below + v.dims()[1] as f64 * always)?;
+            Ok(above.broadcast_add(&(constant * always)?)?.broadcast_div(&below)?)
+        })?;
         self.out.forward(cx, &mixed)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
-        self.qk_v.cost(point, rows) + self.out.cost(point, rows) + LeafCost { macs: self.macs(rows) as u64, bytes: 0 }
+        self.qk_v.cost(point, rows) + self.out.cost(point, rows) + self.sums(rows)
     }
 }
 
-/// Attention of all rows to all rows, in the last stage.
+/// Attention by positive random features: softmax in the mean over draws of the matrix, linear in the number of rows.
+struct Performer {
+    qkv: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    /// `[features, head_dim]`.
+    matrix: Tensor,
+    heads: usize,
+}
+
+impl Performer {
+    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
+        let (dim, heads) = (c.dims[stage], c.heads[stage]);
+        let own = dim / heads;
+        let features = ((own as f64 * (own as f64).ln()) as usize).max(1);
+        let draw = w.at("fast_attention").drawn(Draw::Orthogonal);
+        Ok(Performer {
+            qkv: fused(c, w, dim)?,
+            out: w.linear("proj", dim, dim, true)?,
+            matrix: draw.buffer("projection_matrix", &[features, own])?,
+            heads,
+        })
+    }
+
+    /// Features of rows whose logarithms are at most zero: less the largest of a row (queries), or of all (keys).
+    /// Shapes: x `[heads, n, head_dim]` -> `[heads, n, features]`.
+    fn features(&self, x: &Tensor, by_row: bool) -> Result<Tensor> {
+        let (n, d) = (self.matrix.dims()[0] as f64, x.dims()[2] as f64);
+        let x = (x * d.powf(-0.25))?;
+        let along = x.broadcast_matmul(&self.matrix.t()?.contiguous()?)?;
+        let own = (x.sqr()?.sum_keepdim(2)? / 2.0)?;
+        let top =
+            if by_row { along.max_keepdim(2)? } else { along.flatten_all()?.max_keepdim(0)?.reshape((1, 1, 1))? };
+        let all = along.broadcast_sub(&own)?.broadcast_sub(&top.detach())?.exp()?;
+        Ok(((all + FEATURE_EPS)? * n.powf(-0.5))?)
+    }
+
+    fn macs(&self, rows: usize) -> usize {
+        rows * self.matrix.dims()[0] * (4 * self.out.dims().0 + self.heads)
+    }
+}
+
+/// Added to every feature, so that no weight is zero.
+const FEATURE_EPS: f64 = 1e-4;
+
+impl Mixer for Performer {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let qkv = self.qkv.forward(cx, x)?;
+        cx.count(self.macs(rows.total()));
+        let mixed = by_member(&qkv, rows, [self.heads, self.out.dims().0], |parts| {
+            let (q, k) = (self.features(&parts[0], true)?, self.features(&parts[1], false)?);
+            let (above, below) = sums(&q, &k, &parts[2])?;
+            Ok(above.broadcast_div(&below)?)
+        })?;
+        self.out.forward(cx, &mixed)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(self.macs(rows) as u64)
+    }
+}
+
+/// Queries, keys and values in one projection.
+fn fused(c: &Config, w: &Weights, dim: usize) -> Result<Box<dyn Linear>> {
+    w.linear_of(&LinearSpec { parts: &["qkv"], fused: None, in_dim: dim, out_dim: 3 * dim, bias: c.qkv_bias })
+}
+
+/// Attention of all rows to all rows.
 struct FullAttention {
     qkv: Box<dyn Linear>,
     out: Box<dyn Linear>,
@@ -194,7 +292,7 @@ impl Mixer for FullAttention {
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
         let macs: usize = sizes.iter().map(|(h, w)| 2 * h * w * h * w * self.out.dims().0).sum();
-        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost { macs: macs as u64, bytes: 0 }
+        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
     }
 }
 
@@ -205,21 +303,24 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
     let own_value = c.flag("own_value", true)?;
     let last = config.stages.n() - 1;
     let head = PooledHead::load(c, w, Some("classifier"), config.dims[last])?;
+    let kind = c.text("attn_type", "ecoformer")?;
+    if !["ecoformer", "performer", "msa"].contains(&kind.as_str()) {
+        return Err(Error::unsupported("attn_type", kind, "ecoformer, performer, msa (the family pvt_v2 has sra)"));
+    }
     build(config, w, head, |config, w, stage| {
-        if stage < last {
-            return Ok(Box::new(HashAttention::load(config, w, stage, hash, own_value)?));
-        }
         let dim = config.dims[stage];
-        Ok(Box::new(FullAttention {
-            qkv: w.linear_of(&LinearSpec {
-                parts: &["qkv"],
-                fused: None,
-                in_dim: dim,
-                out_dim: 3 * dim,
-                bias: config.qkv_bias,
-            })?,
-            out: w.linear("proj", dim, dim, true)?,
-            heads: config.heads[stage],
-        }))
+        Ok(match kind.as_str() {
+            "ecoformer" if stage < last => {
+                // Left over from the other kind of attention.
+                w.skip("fast_attention.projection_matrix");
+                Box::new(HashAttention::load(config, w, stage, hash, own_value)?)
+            }
+            "performer" if stage < last => Box::new(Performer::load(config, w, stage)?),
+            _ => Box::new(FullAttention {
+                qkv: fused(config, w, dim)?,
+                out: w.linear("proj", dim, dim, true)?,
+                heads: config.heads[stage],
+            }),
+        })
     })
 }

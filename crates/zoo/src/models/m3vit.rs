@@ -345,7 +345,7 @@ impl TaskVector {
 
     fn cost(&self) -> LeafCost {
         let n: usize = [&self.fc1, &self.bias1, &self.fc2, &self.bias2].map(|t| t.elem_count()).iter().sum();
-        LeafCost { macs: 0, bytes: 4 * n as u64 } + self.norm.cost()
+        LeafCost::bytes(4 * n as u64) + self.norm.cost()
     }
 }
 
@@ -607,10 +607,7 @@ impl Staged for M3Vit {
         let tables = self.positions.elem_count() + 2 * self.config.dim;
         let vector = self.vector.as_ref().map(|v| v.cost()).unwrap_or_default();
         vector
-            + LeafCost {
-                macs: (patches * inner * self.config.dim) as u64,
-                bytes: 4 * (inner * self.config.dim + tables) as u64,
-            }
+            + LeafCost::new((patches * inner * self.config.dim) as u64, 4 * (inner * self.config.dim + tables) as u64)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.blocks[idx].cost(point, lens)

@@ -274,7 +274,7 @@ impl Mixer for Attention {
             + self.key_value.cost(point, small)
             + self.out.cost(point, rows)
             + reduction
-            + LeafCost { macs: products as u64, bytes: 0 }
+            + LeafCost::macs(products as u64)
     }
 }
 

@@ -246,10 +246,7 @@ impl Retention {
             self.passes(*size).into_iter().map(|window| Windows::forecast(&[*size], window, 1, dim).0).sum()
         };
         let macs: usize = sizes.iter().map(of).sum();
-        self.qkv.cost(point, rows)
-            + self.conv.cost(rows)
-            + self.out.cost(point, rows)
-            + LeafCost { macs: macs as u64, bytes: 0 }
+        self.qkv.cost(point, rows) + self.conv.cost(rows) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
     }
 }
 
@@ -316,7 +313,7 @@ impl MapBlock for Block {
             + self.fc2.cost(point, rows)
             + self.norm1.cost()
             + self.norm2.cost()
-            + LeafCost { macs: 0, bytes: 4 * factors as u64 }
+            + LeafCost::bytes(4 * factors as u64)
     }
 }
 

@@ -203,7 +203,7 @@ impl Mixer for Modulation {
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let (rows, n) = (rows_in(sizes), self.mix.elem_count());
-        let mix = LeafCost { macs: (rows * n) as u64, bytes: 4 * (n + self.mix_bias.elem_count()) as u64 };
+        let mix = LeafCost::new((rows * n) as u64, 4 * (n + self.mix_bias.elem_count()) as u64);
         self.value.cost(point, rows)
             + self.source.cost(point, rows)
             + self.convs.iter().map(|c| c.cost(rows)).sum()
@@ -255,7 +255,7 @@ impl Mixer for Attention {
             + self.key_value.cost(point, rows)
             + self.conv.cost(rows)
             + self.out.cost(point, rows)
-            + LeafCost { macs: products as u64, bytes: 0 }
+            + LeafCost::macs(products as u64)
     }
 }
 

@@ -225,10 +225,10 @@ impl Mixer for Scatter {
 
     fn cost(&self, _: &Point, sizes: &[Size]) -> LeafCost {
         let weights: usize = self.layers.iter().flatten().map(Tensor::elem_count).sum();
-        LeafCost {
-            macs: sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
-            bytes: 4 * (self.gains.elem_count() + weights) as u64,
-        }
+        LeafCost::new(
+            sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
+            4 * (self.gains.elem_count() + weights) as u64,
+        )
     }
 }
 
@@ -267,7 +267,7 @@ impl Attention {
         self.query.cost(point, asking)
             + self.key_value.cost(point, rows)
             + self.out.cost(point, asking)
-            + LeafCost { macs: (2 * pairs * self.query.dims().0) as u64, bytes: 0 }
+            + LeafCost::macs((2 * pairs * self.query.dims().0) as u64)
     }
 }
 

@@ -371,7 +371,7 @@ impl WindowAttention {
             Positions::Network { fc1, bias, fc2, .. } => fc1.elem_count() + bias.elem_count() + fc2.elem_count(),
         };
         let biases = self.biases.iter().flatten().chain(&self.logit_scale).map(Tensor::elem_count).sum::<usize>();
-        let own = LeafCost { macs: macs as u64, bytes: 4 * (table + biases) as u64 };
+        let own = LeafCost::new(macs as u64, 4 * (table + biases) as u64);
         self.qkv.cost(point, rows + pads) + self.out.cost(point, rows) + own
     }
 }
@@ -544,10 +544,7 @@ impl Staged for Swin {
     }
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
         let n = self.patch_weight.elem_count();
-        let own = LeafCost {
-            macs: (lens.iter().sum::<usize>() * n) as u64,
-            bytes: 4 * (n + self.patch_bias.elem_count()) as u64,
-        };
+        let own = LeafCost::new((lens.iter().sum::<usize>() * n) as u64, 4 * (n + self.patch_bias.elem_count()) as u64);
         own + self.patch_norm.cost()
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {

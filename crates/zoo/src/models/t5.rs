@@ -241,7 +241,7 @@ fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &T
 /// Multiply-adds of the products of one attention.
 fn products(inner: usize, queries: &[usize], keys: &[usize]) -> LeafCost {
     let macs = queries.iter().zip(keys).map(|(n, m)| 2 * n * m * inner).sum::<usize>() as u64;
-    LeafCost { macs, bytes: 0 }
+    LeafCost::macs(macs)
 }
 
 /// Attention of what is written to what was read.

@@ -171,7 +171,7 @@ impl Attention {
     }
 
     fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
-        let products = LeafCost { macs: (2 * n * len * len * self.v.dims().0) as u64, bytes: 0 };
+        let products = LeafCost::macs((2 * n * len * len * self.v.dims().0) as u64);
         self.qk.cost(point, n * len) + self.v.cost(point, n * len) + self.out.cost(point, n * len) + products
     }
 }
@@ -376,14 +376,14 @@ impl Staged for Tnt {
         let tables = self.word_positions.elem_count() + self.class.elem_count() + self.positions.elem_count();
         self.pixels.cost(patches * self.config.n_words())
             + self.flatten.cost(point, patches)
-            + LeafCost { macs: 0, bytes: 4 * tables as u64 }
+            + LeafCost::bytes(4 * tables as u64)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         let (block, patches) = (&self.blocks[idx], lens.iter().map(|n| n - 1).sum());
         let outer = lens.iter().map(|n| block.outer.cost(point, 1, *n));
         // The weights are read once, however many members there are.
         let bytes = block.outer.cost(point, 0, 0).bytes;
-        let outer = LeafCost { macs: outer.map(|c| c.macs).sum(), bytes };
+        let outer = LeafCost::new(outer.map(|c| c.macs).sum(), bytes);
         block.inner.cost(point, patches, self.config.n_words()) + block.flatten.cost(point, patches) + outer
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {

@@ -218,10 +218,7 @@ impl Body {
         let inner = self.patch_weight.dims()[1];
         let patches: usize = lens.iter().map(|l| l - self.n_prefix()).sum();
         let tables = self.positions.elem_count() + (self.n_prefix() + 1) * self.config.dim;
-        LeafCost {
-            macs: (patches * inner * self.config.dim) as u64,
-            bytes: 4 * (inner * self.config.dim + tables) as u64,
-        }
+        LeafCost::new((patches * inner * self.config.dim) as u64, 4 * (inner * self.config.dim + tables) as u64)
     }
 
     pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {

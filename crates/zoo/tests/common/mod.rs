@@ -3,12 +3,16 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
+use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
+use switchformer_nn::store::{safetensors_bytes, write_folder};
 use switchformer_nn::{Input, InputSpec, Model, Output, Point, Staged, Value, Weights};
 use switchformer_switch::leaf::experts::Offer;
+use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{Entry, ZOO};
 
 /// The toy config of a model under one of its architectures.
@@ -20,6 +24,21 @@ pub fn toy(entry: &Entry, architecture: &str) -> Json {
         config["num_labels"] = 2.into();
     }
     config
+}
+
+/// A toy checkpoint as others would publish it.
+pub fn publish(dir: &Path, entry: &'static Entry, config: Json) {
+    let w = Weights::seeded().trainable();
+    let parsed = ConfigMap::new(config.clone()).unwrap();
+    entry.build(&parsed, &w).unwrap();
+    let tensors = published_tensors(entry, entry.architecture(&parsed).unwrap(), &w.params()).unwrap();
+    let files = [
+        ("config.json", json_bytes(&config)),
+        ("model.safetensors", safetensors_bytes(&tensors).unwrap()),
+        ("vocab.txt", b"a\n".to_vec()),
+        ("1_Pooling/config.json", b"{}\n".to_vec()),
+    ];
+    write_folder(dir, &files).unwrap();
 }
 
 /// The architecture of the toy config itself.

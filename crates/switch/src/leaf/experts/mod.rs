@@ -446,15 +446,17 @@ impl Ffn for Bank {
             Setting::Task { task, .. } => self.choosers.gates.get(*task),
             _ => None,
         };
-        let gate = gate.map_or(LeafCost::default(), |g| LeafCost {
-            macs: (rows * g.reach(n).1 * self.dim) as u64,
-            bytes: 4 * (g.weight.elem_count() + if g.bias.is_some() { n } else { 0 }) as u64,
+        let gate = gate.map_or(LeafCost::default(), |g| {
+            LeafCost::new(
+                (rows * g.reach(n).1 * self.dim) as u64,
+                4 * (g.weight.elem_count() + if g.bias.is_some() { n } else { 0 }) as u64,
+            )
         });
         let met = match &setting {
             Setting::Step { .. } | Setting::Fixed { .. } | Setting::Random { grain: Grain::Batch } => slots,
             _ => n.min(rows * slots),
         };
         let one = self.experts[0].cost(point, rows * slots);
-        gate + LeafCost { macs: one.macs, bytes: one.bytes * met as u64 }
+        gate + LeafCost::new(one.macs, one.bytes * met as u64)
     }
 }
