@@ -18,6 +18,7 @@ mod preprocess_config;
 pub mod reader;
 pub mod resize;
 pub mod rng;
+pub mod scenes;
 pub mod squad;
 pub mod text;
 mod text_config;

@@ -135,7 +135,8 @@ impl Net {
 
     /// The loss of a batch: the mean over its points of the task's loss, pulls between answers, and what leaves ask for.
     pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled, smoothing: f64) -> Result<Loss> {
-        let passes: Vec<Passed> = sampled.points.iter().map(|p| self.pass(p, &batch.input)).collect::<Result<_>>()?;
+        let passes: Vec<Passed> =
+            sampled.points.iter().map(|p| self.pass(&batch.at(p), &batch.input)).collect::<Result<_>>()?;
         let mut total = Sum::default();
         for (i, pass) in passes.iter().enumerate() {
             let taught: f64 = sampled.pulls.iter().map(|p| p.share_taught(i)).sum();
@@ -177,7 +178,8 @@ impl Net {
         let (mut sum, mut n) = (0f64, 0usize);
         for batch in batches {
             let (mut taps, mut trace) = (Taps::none(), Trace::default());
-            let mut cx = Ctx::new(point, &mut taps, &mut trace);
+            let point = batch.at(point);
+            let mut cx = Ctx::new(&point, &mut taps, &mut trace);
             let out = staged::run(self.model.trunk(), &[], &mut cx, &batch.input)?;
             let loss = task.loss(&answer(&out)?.detach(), batch, 0.0)?;
             sum += f64::from(loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
@@ -306,7 +308,12 @@ mod tests {
         fn batch(&mut self, _: u64) -> Result<Batch> {
             let source = Input::tokens(&[vec![5, 9, 3, 12, 7, 1], vec![8, 4, 17, 1]])?;
             let target = Input::tokens(&[vec![0, 6, 11], vec![0, 19, 2, 14]])?;
-            Ok(Batch { input: Input::pair(source, target)?, labels: vec![6, 11, 1, 19, 2, 14, 1], size: 17 })
+            Ok(Batch {
+                input: Input::pair(source, target)?,
+                labels: vec![6, 11, 1, 19, 2, 14, 1],
+                size: 17,
+                task: None,
+            })
         }
         fn valid(&self) -> Result<Vec<Batch>> {
             Ok(Vec::new())

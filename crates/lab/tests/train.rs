@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -28,16 +30,7 @@ fn tiny(dir: &Path, overrides: &[&str]) -> (Recipe, PathBuf) {
         "train.save_every=3",
     ];
     let all: Vec<String> = small.iter().chain(overrides).map(|s| s.to_string()).collect();
-    let data = dir.join("data");
-    std::fs::create_dir_all(&data).unwrap();
-    let set = switchformer_data::embedded_fashion().unwrap().head(64);
-    let (images, labels) =
-        switchformer_data::packed_images::write(set.images(), set.height(), set.width(), set.labels()).unwrap();
-    for part in ["train", "t10k"] {
-        std::fs::write(data.join(format!("{part}-images-idx3-ubyte.gz")), &images).unwrap();
-        std::fs::write(data.join(format!("{part}-labels-idx1-ubyte.gz")), &labels).unwrap();
-    }
-    (Recipe::read(&path, &all).unwrap(), data)
+    (Recipe::read(&path, &all).unwrap(), common::write_set(dir))
 }
 
 fn options(dir: &Path, name: &str, data: &Path, stop_after: Option<u64>) -> TrainOptions {

@@ -18,6 +18,7 @@ pub mod bleu;
 pub mod calibration;
 pub mod chrf;
 pub mod labels;
+pub mod maps;
 pub mod significance;
 pub mod tokenize;
 

@@ -58,6 +58,8 @@ pub enum TaskKind {
     Translate,
     /// Find the answer to a question in a passage.
     Questions,
+    /// Say of every pixel of a scene what it shows, or whether a piece ends there: one task or several (M3ViT).
+    Scenes,
 }
 
 /// A checkpoint to start from.
@@ -84,7 +86,7 @@ pub struct Data {
     /// What is learned from the data.
     #[serde(default)]
     pub task: TaskKind,
-    /// `fashion-mnist` for images; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
+    /// `fashion-mnist` for images and scenes; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
     /// corruption; `squad` for questions.
     pub set: String,
     /// Probability of a mirror image.
@@ -188,6 +190,13 @@ pub struct Eval {
     /// least so often stay. Each is measured beside the whole.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub trims: BTreeMap<String, u64>,
+    /// Scenes that are measured (0 = 512).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub scenes: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Eval {
@@ -380,7 +389,7 @@ impl Recipe {
     fn check(&self) -> Result<(), String> {
         let (t, d, s) = (&self.train, &self.data, &self.switch);
         let fits = match d.task {
-            TaskKind::Images => d.set == "fashion-mnist",
+            TaskKind::Images | TaskKind::Scenes => d.set == "fashion-mnist",
             TaskKind::SpanCorruption => d.set == "debian" || d.set == "text",
             TaskKind::Translate => d.set == "debian",
             TaskKind::Questions => d.set == "squad",
@@ -388,13 +397,14 @@ impl Recipe {
         let spans = d.task == TaskKind::SpanCorruption && d.set == "debian";
         let known = self.eval.language.is_empty() || d.languages.contains(&self.eval.language);
         let asks = d.task == TaskKind::Questions;
+        let scenes = d.task == TaskKind::Scenes;
         let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
         let named = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let checks = [
             (named, "name must be letters, digits, - _ ."),
             (
                 fits,
-                "data.set must be \"fashion-mnist\" for images, \"debian\" for text, \"text\" for span-corruption, or \
+                "data.set must be \"fashion-mnist\" for images and scenes, \"debian\" for text, \"text\" for span-corruption, or \
                  \"squad\" for questions",
             ),
             (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),
@@ -406,6 +416,10 @@ impl Recipe {
             (spans || d.languages.is_empty(), "data.languages are for span-corruption of \"debian\""),
             (known, "eval.language must be among data.languages"),
             (self.eval.trims.is_empty() || !self.eval.language.is_empty(), "eval.trims needs eval.language"),
+            (
+                !scenes || (s.draws == 1 && s.bits.is_empty() && s.exits.is_empty() && s.experts.is_none()),
+                "data.task = \"scenes\" has no draws, bits, exits or experts setting: each batch names its task's gate",
+            ),
             (asks || d.eda == 0, "data.eda is for questions"),
             (d.eda <= 16, "data.eda must be at most 16"),
             (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),

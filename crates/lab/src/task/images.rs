@@ -7,9 +7,8 @@ use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
 use switchformer_nn::Point;
 use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
-use switchformer_zoo::save::json_bytes;
 
-use super::{Batch, Figures, Places, Task};
+use super::{Batch, Figures, Places, Task, preprocessor};
 use crate::error::{Error, Result};
 use crate::loss::{cross_entropy, targets};
 use crate::measure::{answer, fitted, pixels, time, wilson};
@@ -63,7 +62,7 @@ impl Task for Images {
         let (epoch, indices) = self.order.take(index, self.batch);
         let draw = Draw { augment: self.settings.augment(), seed: self.seed, epoch };
         let input = pixels(&self.data, &indices, Some(&draw))?;
-        Ok(Batch { input, labels: self.labels(&indices)?, size: self.batch })
+        Ok(Batch { input, labels: self.labels(&indices)?, size: self.batch, task: None })
     }
 
     fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
@@ -74,25 +73,20 @@ impl Task for Images {
     fn valid(&self) -> Result<Vec<Batch>> {
         let held: Vec<u32> = (self.order.n as u32..self.data.len() as u32).collect();
         let one = |part: &[u32]| {
-            Ok(Batch { input: pixels(&self.data, part, None)?, labels: self.labels(part)?, size: part.len() })
+            Ok(Batch {
+                input: pixels(&self.data, part, None)?,
+                labels: self.labels(part)?,
+                size: part.len(),
+                task: None,
+            })
         };
         held.chunks(BATCH).map(one).collect()
     }
 
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         let norm = self.data.norm();
-        let preprocessor = json!({
-            "image_processor_type": "ViTImageProcessor",
-            "do_resize": true,
-            "size": {"height": self.data.height(), "width": self.data.width()},
-            "resample": 2,
-            "do_rescale": true,
-            "rescale_factor": 1.0 / 255.0,
-            "do_normalize": true,
-            "image_mean": vec![norm.mean; self.data.channels()],
-            "image_std": vec![norm.std; self.data.channels()],
-        });
-        Ok(vec![("preprocessor_config.json".into(), json_bytes(&preprocessor))])
+        let size = (self.data.height(), self.data.width());
+        Ok(vec![preprocessor(size, self.data.channels(), [norm.mean, norm.std])])
     }
 
     /// Accuracy with its 95 % interval, work of an image, and images a second in batches of 64.

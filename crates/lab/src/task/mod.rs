@@ -3,6 +3,7 @@
 mod corpus;
 mod images;
 mod questions;
+mod scenes;
 mod spans;
 mod translate;
 
@@ -10,10 +11,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Input, Point, Trace};
+use switchformer_nn::{Input, Point, Size, Trace};
 use switchformer_zoo::Opened;
+use switchformer_zoo::save::json_bytes;
 
 use crate::error::Result;
 use crate::loss::label_loss;
@@ -39,7 +41,22 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Images or tokens in it.
     pub size: usize,
+    /// The task it is for, where a model has a gate and an answer for each of several.
+    pub task: Option<usize>,
 }
+
+impl Batch {
+    /// A point for this batch: the gate of its task, where it is for one.
+    pub fn at(&self, point: &Point) -> Point {
+        match self.task {
+            Some(task) => point.clone().with("experts", json!({"router": "task", "task": task})),
+            None => point.clone(),
+        }
+    }
+}
+
+/// Rows that each expert took, bank by bank.
+type Loads = BTreeMap<String, BTreeMap<String, f64>>;
 
 /// Figures of a measurement, by name.
 pub type Figures = BTreeMap<String, f64>;
@@ -74,6 +91,7 @@ pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
     Ok(match recipe.data.task {
         TaskKind::Images => Box::new(images::Images::open(recipe, places)?),
         TaskKind::Questions => Box::new(questions::Questions::open(recipe, places)?),
+        TaskKind::Scenes => Box::new(scenes::Scenes::open(recipe, places)?),
         TaskKind::SpanCorruption => Box::new(spans::Spans::open(recipe, places)?),
         TaskKind::Translate => Box::new(translate::Pairs::open(recipe, places)?),
     })
@@ -83,7 +101,7 @@ pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
 /// of its bank, 0 where one took all; absent without experts.
 fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figures> {
     let (mut sum, mut n) = (0f64, 0usize);
-    let mut loads: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+    let mut loads = Loads::new();
     for batch in batches {
         let (out, trace) = opened.run(point, &batch.input)?;
         let loss = label_loss(&answer(&out)?, &batch.labels, 0.0)?.to_scalar::<f32>()?;
@@ -101,7 +119,7 @@ fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figure
 }
 
 /// Adds the rows that each expert of each bank took.
-fn gather_loads(trace: &Trace, loads: &mut BTreeMap<String, BTreeMap<String, f64>>) {
+fn gather_loads(trace: &Trace, loads: &mut Loads) {
     for d in trace.decisions.iter().filter(|d| d.switch == "experts") {
         let bank = loads.entry(d.at.clone()).or_default();
         for (expert, rows) in d.choice["load"].as_object().into_iter().flatten() {
@@ -115,6 +133,22 @@ fn evenness(load: impl Iterator<Item = f64> + Clone, experts: usize) -> f64 {
     let total: f64 = load.clone().sum();
     let entropy: f64 = load.filter(|l| *l > 0.0).map(|l| -(l / total) * (l / total).ln()).sum();
     entropy / (experts as f64).ln()
+}
+
+/// The file that says how pictures become a model's input.
+fn preprocessor((height, width): Size, channels: usize, [mean, deviation]: [f32; 2]) -> (String, Vec<u8>) {
+    let steps = json!({
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": true,
+        "size": {"height": height, "width": width},
+        "resample": 2,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": vec![mean; channels],
+        "image_std": vec![deviation; channels],
+    });
+    ("preprocessor_config.json".into(), json_bytes(&steps))
 }
 
 /// A folder that was named, or Debian's own for lists of packages.

@@ -155,7 +155,7 @@ fn samples(reader: &Reader, set: &Squad, question: u32, varied: Option<Rng>) -> 
 fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> {
     let input = input(samples.clone().map(|s| &s.window))?;
     let size = samples.clone().map(|s| s.window.ids.len()).sum();
-    Ok(Batch { input, labels: samples.flat_map(|s| s.places).collect(), size })
+    Ok(Batch { input, labels: samples.flat_map(|s| s.places).collect(), size, task: None })
 }
 
 impl Task for Questions {

@@ -86,7 +86,7 @@ impl Spans {
             sources.push(source);
             labels.extend(target);
         }
-        Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size })
+        Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size, task: None })
     }
 
     /// A split in batches, its cuts the same for every recipe and seed.

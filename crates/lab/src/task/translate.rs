@@ -67,7 +67,7 @@ fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> 
     let inputs: Vec<Vec<u32>> = samples.clone().map(|s| shifted(&s.target)).collect();
     let labels: Vec<u32> = samples.flat_map(|s| s.target.iter().copied()).collect();
     let size = sources.iter().map(|s| s.len()).sum::<usize>() + labels.len();
-    Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size })
+    Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size, task: None })
 }
 
 impl Task for Pairs {
