@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Tokens per text
     #[arg(long, value_delimiter = ',', default_values_t = [16, 128])]
     seq: Vec<usize>,
+    /// Sides of square pictures, in pixels, instead of the model's own
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    side: Vec<usize>,
     /// File of sequence lengths, one per line or a JSON list: one ragged batch instead of --batch and --seq
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
@@ -62,9 +65,11 @@ struct Timed {
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if a.model == "zoo" && !Path::new("zoo").exists() {
         let batch = if a.batch.is_empty() { vec![1, 16] } else { a.batch.clone() };
-        if a.lengths.is_some() || a.point.is_some() || a.nested {
+        if a.lengths.is_some() || a.point.is_some() || a.nested || !a.side.is_empty() {
             return Err(Fail::Usage(
-                "`bench zoo` times pictures at full precision: leave --lengths, --point and --nested out".into(),
+                "`bench zoo` times pictures of each model's own size at full precision: leave --lengths, --point, --side \
+                 and --nested out"
+                    .into(),
             ));
         }
         return bench_zoo::run(a, &a.models, &bounded(&batch, 4096, "--batch")?, as_json);
@@ -105,12 +110,12 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
                 format!("{:.2}", t.macs as f64 / 1e9),
                 format!("{:.1}", t.rate() / 1e9),
                 format!("{:.0}", 100.0 * t.rate() / limit),
-                format!("{:.2}", t.millijoules),
+                format!("{:.0}", t.peak as f64 / 1e6),
             ]
         })
         .collect();
     let unit = if matches!(opened.model.spec(), InputSpec::Pixels { .. }) { "images/s" } else { "tokens/s" };
-    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "mJ"];
+    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "peak MB"];
     print(&format!(
         "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
         a.model,
@@ -151,14 +156,18 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
         InputSpec::Pixels { .. } if a.lengths.is_some() => {
             return Err(Fail::Usage("--lengths is for models that read text".into()));
         }
-        InputSpec::Pixels { channels, size: (h, w), .. } => {
-            for b in bounded(&batch, 4096, "--batch")? {
+        InputSpec::Pixels { channels, size, .. } => {
+            let asked = bounded(&a.side, 4096, "--side")?.into_iter().map(|n| (n, n)).collect::<Vec<_>>();
+            let sizes = if asked.is_empty() { vec![size] } else { asked };
+            let batch = bounded(&batch, 4096, "--batch")?;
+            for ((h, w), b) in sizes.into_iter().flat_map(|size| batch.iter().map(move |b| (size, *b))) {
                 let mut stream = Stream::named("bench");
                 let data: Vec<f32> = (0..b * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
                 let t = Tensor::from_vec(data, (b, channels, h, w), &Device::Cpu)?;
                 all.push((format!("batch {b}, {h}x{w}"), Input::Pixels(t), b));
             }
         }
+        _ if !a.side.is_empty() => return Err(Fail::Usage("--side is for models that look at pictures".into())),
         spec @ (InputSpec::Tokens { vocab, max_len } | InputSpec::Pair { vocab, max_len }) => {
             let pair = matches!(spec, InputSpec::Pair { .. });
             let ids = |n: usize| -> Vec<u32> {
