@@ -94,7 +94,8 @@ impl Tape {
         let mut grads = Grads::of(loss)?;
         while let Some((result, node)) = self.nodes.pop() {
             let Some(g) = grads.0.remove(&result.id()) else { continue };
-            let g = g.contiguous()?;
+            // A gradient that the library computed remembers what it was computed from; below, it is a number.
+            let g = g.contiguous()?.detach();
             match node {
                 Node::One(x, op) => grads.add(&x, op.bwd(&x, &result, &g)?)?,
                 Node::Two([x, y], op) => {
@@ -202,4 +203,25 @@ pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
     }
     let made = with([x, y, z], |[(s, l), (t, m), (u, n)]| op.cpu_fwd(s, l, t, m, u, n))?;
     leaf(&[x, y, z], made, Node::Three([x.clone(), y.clone(), z.clone()], Arc::new(op)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The library's gradient of the outer product holds `w`; ours hands it on to the inner one as it is.
+    #[test]
+    fn a_gradient_is_not_differentiated_again() {
+        let var = |v: [f32; 2]| Var::from_vec(v.to_vec(), (1, 2), &Device::Cpu).unwrap();
+        let (a, w) = (var([2.0, -1.0]), var([3.0, 0.5]));
+        let (a, w) = (a.as_tensor(), w.as_tensor());
+        // (a + a w) w, whose slope by w is a + 2 a w.
+        let loss = || -> Result<Tensor> { Ok((ops::add(a, &(a * w)?)? * w)?.sum_all()?) };
+        let (total, tape) = record(loss).unwrap();
+        let grads = tape.backward(&total).unwrap();
+        let slope = |g: &Grads| g.get(w).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(slope(&grads), [14.0, -2.0]);
+        assert_eq!(slope(&Grads::of(&loss().unwrap()).unwrap()), [14.0, -2.0]);
+    }
 }
