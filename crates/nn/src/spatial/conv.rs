@@ -4,19 +4,21 @@ use candle_core::Tensor;
 
 use super::Places;
 use crate::ctx::Ctx;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::init::Draw;
 use crate::leaf::LeafCost;
 use crate::ops;
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};
 
-/// A convolution with a square kernel: rows of a map to rows of a smaller one.
+/// A convolution with a square kernel: rows of a map to rows of a smaller one. Its channels may be split into groups, each
+/// of which sees its own alone.
 #[derive(Clone, Debug)]
 pub struct Conv {
     weight: Tensor,
     bias: Option<Tensor>,
     channels: usize,
+    groups: usize,
     kernel: usize,
     stride: usize,
     pad: usize,
@@ -26,11 +28,23 @@ impl Conv {
     /// Loads `weight [out, channels, k, k]` and perhaps `bias [out]` at the path of `w`; `shape` is
     /// `[out, channels, kernel]`, `step` is `[stride, pad]`.
     pub fn load(w: &Weights, shape: [usize; 3], step: [usize; 2], bias: bool) -> Result<Conv> {
+        Conv::grouped(w, shape, step, 1, bias)
+    }
+
+    /// The same in groups: `weight [out, channels / groups, k, k]`. Errors where the groups do not divide the channels on
+    /// both sides.
+    pub fn grouped(w: &Weights, shape: [usize; 3], step: [usize; 2], groups: usize, bias: bool) -> Result<Conv> {
         let [out, channels, kernel] = shape;
+        if groups == 0 || !channels.is_multiple_of(groups) || !out.is_multiple_of(groups) {
+            let what = format!("{channels} channels to {out} that divide into {groups} groups");
+            return Err(Error::shape(w.name("weight"), what, &[out, channels]));
+        }
+        let kernels = [out, channels / groups, kernel, kernel];
         Ok(Conv {
-            weight: w.drawn(Draw::FanOut(1)).conv_matrix("weight", &[out, channels, kernel, kernel])?,
+            weight: w.drawn(Draw::FanOut(groups)).conv_matrix("weight", &kernels)?,
             bias: if bias { Some(w.tensor("bias", &[out], ParamKind::Vector)?) } else { None },
             channels,
+            groups,
             kernel,
             stride: step[0],
             pad: step[1],
@@ -45,7 +59,33 @@ impl Conv {
 
     /// Shapes: x `[total, channels]` -> `[total', out]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
-        let (k, c, out) = (self.kernel, self.channels, self.weight.dims2()?.0);
+        let (patches, after) = self.patches(x, rows)?;
+        let (places, c, n) = (self.kernel * self.kernel, self.channels / self.groups, after.total());
+        let out = self.weight.dims2()?.0 / self.groups;
+        cx.count(self.groups * n * places * c * out);
+        // A group at a time, as one product: its rows then have the same bits in any batch.
+        let group = |g: usize| -> Result<Tensor> {
+            let seen = if self.groups == 1 { patches.clone() } else { patches.narrow(2, g * c, c)?.contiguous()? };
+            // Published kernels have the channel before the place; the rows have it behind.
+            let weight = self.weight.narrow(0, g * out, out)?.reshape((out, c, places))?;
+            let weight = weight.transpose(1, 2)?.contiguous()?.reshape((out, places * c))?;
+            let bias = self.bias.as_ref().map(|b| b.narrow(0, g * out, out)?.contiguous()).transpose()?;
+            ops::linear(&seen.reshape((n, places * c))?, &weight, bias.as_ref())
+        };
+        let y = if self.groups == 1 {
+            group(0)?
+        } else {
+            Tensor::cat(&(0..self.groups).map(group).collect::<Result<Vec<_>>>()?, 1)?
+        };
+        Ok((y, after))
+    }
+
+    /// What the kernel sees at each of its places. Shapes: x `[total, channels]` -> `[total', k * k, channels]`.
+    fn patches(&self, x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
+        let k = self.kernel;
+        if (k, self.stride, self.pad) == (1, 1, 0) {
+            return Ok((x.reshape((rows.total(), 1, self.channels))?, rows.clone()));
+        }
         let sizes = rows.sizes()?;
         let small: Vec<Size> = sizes.iter().map(|s| self.size(*s)).collect();
         let after = rows.resized(&small)?;
@@ -60,11 +100,7 @@ impl Conv {
                 }
             }
         }
-        let patches = places.gather(x)?.reshape((after.total(), k * k * c))?;
-        cx.count(after.total() * k * k * c * out);
-        // Published kernels have the channel before the place; the rows have it behind.
-        let weight = self.weight.reshape((out, c, k * k))?.transpose(1, 2)?.contiguous()?.reshape((out, k * k * c))?;
-        Ok((ops::linear(&patches, &weight, self.bias.as_ref())?, after))
+        Ok((places.gather(x)?.reshape((after.total(), k * k, self.channels))?, after))
     }
 
     /// Cost for `rows` rows that come out.
@@ -134,7 +170,7 @@ mod tests {
     /// Against the tensor library's own convolution over `[b, c, h, w]`.
     #[test]
     fn convolutions_agree_with_the_library() {
-        let (b, c, h, w) = (2, 3, 7, 5);
+        let (b, c, h, w) = (2, 6, 7, 5);
         let pixels = Tensor::rand(-1f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
@@ -144,10 +180,13 @@ mod tests {
             (rows - map).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
         };
         let source = Weights::seeded();
-        for (kernel, stride, pad) in [(3, 2, 1), (7, 4, 3), (2, 2, 0)] {
-            let conv = Conv::load(&source.at(kernel), [4, c, kernel], [stride, pad], false).unwrap();
-            let kernels = conv.weight.reshape((4, c, kernel, kernel)).unwrap();
-            let want = pixels.conv2d(&kernels, pad, stride, 1, 1).unwrap();
+        let layers = [(3, 2, 1, 1), (7, 4, 3, 1), (2, 2, 0, 1), (3, 1, 1, 3), (3, 2, 1, 2), (1, 1, 0, 3), (1, 2, 0, 1)];
+        for (kernel, stride, pad, groups) in layers {
+            let (out, step) = (4 * groups, [stride, pad]);
+            let conv = Conv::grouped(&source.at(kernel).at(stride), [out, c, kernel], step, groups, true).unwrap();
+            let kernels = conv.weight.reshape((out, c / groups, kernel, kernel)).unwrap();
+            let want = pixels.conv2d(&kernels, pad, stride, 1, groups).unwrap();
+            let want = want.broadcast_add(&conv.bias.as_ref().unwrap().reshape((1, out, 1, 1)).unwrap()).unwrap();
             let (got, after) = conv.forward(&mut cx, &x, &rows).unwrap();
             assert_eq!(after.sizes().unwrap()[0], (want.dims()[2], want.dims()[3]));
             assert!(apart(&got, &want) < 1e-5);

@@ -4,6 +4,7 @@
 //! rows by index (a place outside the picture is a row of zeros) around a projection or a product, and has gradients.
 
 mod conv;
+mod folding;
 mod resize;
 pub mod wavelet;
 mod window;
@@ -15,6 +16,7 @@ use crate::ops;
 use crate::rows::{Rows, Size};
 
 pub use conv::{Conv, Depthwise};
+pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
 pub use resize::resize_maps;
 pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
 
@@ -85,6 +87,36 @@ pub fn merge_squares(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
     let rows = rows.resized(&small)?;
     let squares = places.gather(x)?.reshape((rows.total(), 4 * x.dims2()?.1))?;
     Ok((squares, rows))
+}
+
+/// Size of a map of which squares of `side` x `side` became one place; those at the edge may be cut.
+pub fn squared((h, w): Size, side: usize) -> Size {
+    (h.div_ceil(side), w.div_ceil(side))
+}
+
+/// Means over squares of `side` x `side`; at the lower and right edge over what is there (PyTorch's average pooling with
+/// `ceil_mode` and without counting padding). Shapes: x `[total, dim]` -> `[about total / side^2, dim]`.
+pub fn mean_squares(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)> {
+    if side == 1 {
+        return Ok((x.clone(), rows.clone()));
+    }
+    let sizes = rows.sizes()?;
+    let small: Vec<Size> = sizes.iter().map(|s| squared(*s, side)).collect();
+    let after = rows.resized(&small)?;
+    let mut places = Places::new(rows.total(), after.total() * side * side);
+    let mut shares = Vec::with_capacity(after.total());
+    for (i, (h, w)) in sizes.iter().copied().enumerate() {
+        let first = rows.range(i).start;
+        for (top, left) in (0..small[i].0).flat_map(|y| (0..small[i].1).map(move |x| (side * y, side * x))) {
+            for (y, x) in (top..top + side).flat_map(|y| (left..left + side).map(move |x| (y, x))) {
+                places.push((y < h && x < w).then(|| first + y * w + x));
+            }
+            shares.push(1.0 / (side.min(h - top) * side.min(w - left)) as f32);
+        }
+    }
+    let n = after.total();
+    let sums = places.gather(x)?.reshape((n, side * side, x.dims2()?.1))?.sum(1)?;
+    Ok((sums.broadcast_mul(&Tensor::from_vec(shares, (n, 1), x.device())?)?, after))
 }
 
 /// Mean over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
@@ -166,6 +198,15 @@ mod tests {
         assert_eq!(small.sizes().unwrap(), [(1, 1), (2, 1)]);
         let want = [[1., 3., 2., 4.], [5., 6., 0., 0.], [7., 0., 0., 0.]];
         assert_eq!(x.to_vec2::<f32>().unwrap(), want);
+    }
+
+    #[test]
+    fn means_of_squares_at_the_edge_are_over_what_is_there() {
+        let rows = Rows::maps(&[(2, 2), (3, 1)]).unwrap();
+        let (x, small) = mean_squares(&numbered(&rows), &rows, 2).unwrap();
+        assert_eq!(small.sizes().unwrap(), [(1, 1), (2, 1)]);
+        assert_eq!(x.to_vec2::<f32>().unwrap(), [[2.5], [5.5], [7.0]]);
+        assert_eq!(mean_squares(&x, &small, 1).unwrap().1.sizes().unwrap(), small.sizes().unwrap());
     }
 
     #[test]

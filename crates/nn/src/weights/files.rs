@@ -150,8 +150,12 @@ impl Files {
         &self.maps[e.file].bytes()[e.range.0..e.range.1]
     }
 
-    pub(super) fn read(&self, canonical: &str) -> Result<Vec<f32>> {
-        let e = &self.entries[canonical];
+    /// Values of a tensor by its canonical name, as f32. Errors where there is none, and on integers.
+    pub fn read(&self, canonical: &str) -> Result<Vec<f32>> {
+        let e = self
+            .entries
+            .get(canonical)
+            .ok_or_else(|| Error::input(format!("there is no {canonical}"), "see the config"))?;
         let b = self.bytes(e);
         Ok(match e.dtype {
             Dtype::F32 => le::<4, _>(b, f32::from_le_bytes),
