@@ -8,6 +8,7 @@ use switchformer::lab::trim::trim_vocab;
 use switchformer::nn::Input;
 use switchformer::switch::leaf::experts::ExpertPlan;
 use switchformer::zoo::hash::{HashFit, hash_attention};
+use switchformer::zoo::fold::fold;
 use switchformer::zoo::upcycle::upcycle;
 
 use super::run::{from_images, from_tensors};
@@ -16,7 +17,7 @@ use crate::fail::Fail;
 
 /// `compress MODEL`.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab", "hash_attention"])))]
+#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab", "hash_attention", "fold"])))]
 pub(crate) struct Args {
     /// A model folder
     model: PathBuf,
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// Keep the first N ids of the vocabulary whatever the text says
     #[arg(long, value_name = "N", default_value_t = 0, requires = "trim_vocab")]
     keep_first: usize,
+    /// Fold every batch norm, and every sum of branches, into one convolution or product: the same answers, less work
+    #[arg(long)]
+    fold: bool,
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -63,6 +67,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     match a.upcycle {
         Some(count) => experts(a, &ExpertPlan::copies(count, a.top_k), as_json),
         None if a.hash_attention => hash(a, as_json),
+        None if a.fold => folded(a, as_json),
         None => vocabulary(a, as_json),
     }
 }
@@ -102,6 +107,18 @@ fn hash(a: &Args, as_json: bool) -> Result<(), Fail> {
         made.improved[0],
         made.improved[1],
     ))
+}
+
+fn folded(a: &Args, as_json: bool) -> Result<(), Fail> {
+    let made = fold(&a.model, &a.out)?;
+    let [before, after] = made.params;
+    if as_json {
+        return print_json(&json!({
+            "out": a.out, "layers": made.layers, "params_before": before, "params": after,
+        }));
+    }
+    let out = a.out.display();
+    print(&format!("{out}: {} layers folded, {before} parameters before, {after} now\n", made.layers))
 }
 
 fn experts(a: &Args, plan: &ExpertPlan, as_json: bool) -> Result<(), Fail> {

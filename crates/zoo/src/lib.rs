@@ -1,6 +1,7 @@
 //! The models, one readable file each, and the registry through which everything else reaches them.
 
 pub mod entry;
+pub mod fold;
 pub mod generate;
 pub mod hash;
 pub mod models;
