@@ -57,6 +57,7 @@ pub static ZOO: &[&Entry] = &[
     &models::deit::ENTRY,
     &models::distilbert::ENTRY,
     &models::ecoformer_pvt_v2::ENTRY,
+    &models::fmvit::ENTRY,
     &models::m3vit::ENTRY,
     &models::mt5::ENTRY,
     &models::pvt_v2::ENTRY,

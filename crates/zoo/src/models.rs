@@ -9,6 +9,7 @@ pub mod cswin;
 pub mod deit;
 pub mod distilbert;
 pub mod ecoformer_pvt_v2;
+pub mod fmvit;
 pub mod m3vit;
 pub mod mt5;
 pub mod pvt_v2;

@@ -85,7 +85,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     if found.is_empty() {
         return Err(Error::input(
             "this model has no feed-forward network that experts can stand in for",
-            "a feed-forward with a convolution inside (EcoFormer, PVT v2, RMT, SMT) has none; see `switchformer list`",
+            "a feed-forward with a convolution inside (EcoFormer, FMViT, PVT v2, RMT, SMT) has none; see `switchformer list`",
         ));
     }
     let dense = Weights::open(&folder, &entry.names)?;

@@ -31,7 +31,7 @@ fn at(setting: Json) -> Point {
 /// Families with experts of their own.
 const OWN: [&str; 2] = ["m3vit", "switch_transformers"];
 /// Families whose feed-forwards have a convolution inside: no bank of experts has one.
-const WITHOUT: [&str; 5] = ["ecoformer_pvt_v2", "pvt_v2", "rmt", "smt", "svt"];
+const WITHOUT: [&str; 6] = ["ecoformer_pvt_v2", "fmvit", "pvt_v2", "rmt", "smt", "svt"];
 
 #[test]
 fn copies_are_the_dense_model_under_every_router() {

@@ -58,6 +58,7 @@ pub const NO_EXIT_HEADS: &[&str] = &[
     "crossformer",
     "cswin",
     "ecoformer_pvt_v2",
+    "fmvit",
     "m3vit",
     "mt5",
     "pvt_v2",

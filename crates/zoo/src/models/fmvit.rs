@@ -1,0 +1,403 @@
+//! FMViT-style - convolutions and attention mixed at several frequencies, in layers that fold.
+//!
+//! Paper: "FMViT: A multiple-frequency mixing Vision Transformer", arXiv 2311.05707. Code: none published. Weights: none.
+//! **Clean-room**: the paper's abstract names the parts (convolutional multi-group re-parameterisation, a lightweight
+//! attention, a convolutional fusion block, mixtures of high and low frequencies); every size, kernel and connection here
+//! is our own design in the line of Next-ViT, and no number of the paper is claimed for it.
+//! Idea: convolutions keep high frequencies, attention to pooled keys keeps low ones, and a third path convolves their
+//! sum; the three are joined by one product. While it trains a layer is a sum of branches with a batch norm each; for
+//! running all norms fold, exactly, into convolutions and products (`deploy` in the config, [`crate::fold`]).
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
+use switchformer_nn::layers::Activation;
+use switchformer_nn::leaf::Then;
+use switchformer_nn::names::Names;
+use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares, squared};
+use switchformer_nn::staged::State;
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
+
+use crate::entry::{Entry, Variant};
+use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "fmvit",
+    paper: "FMViT: A multiple-frequency mixing Vision Transformer, arXiv 2311.05707 (clean-room, in its style)",
+    summary: "convolutions and attention mixed at several frequencies, in layers that fold (clean-room)",
+    architectures: &["FMViT"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &["**.num_batches_tracked"] },
+    blocks: "blocks.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"fmvit","architectures":["FMViT"],"embed_dims":[8,16],"depths":[2,2],"sr_ratios":[1,2],
+        "head_dim":4,"group_width":4,"hidden_act":"gelu","mlp_ratio":4,"img_size":32,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(load(config, w)?)),
+};
+
+const VARIANTS: &[Variant] = &[
+    variant("fmvit-style-s", 22_453_160, r#"{"num_labels":1000}"#),
+    variant("fmvit-style-s-deploy", 14_714_120, r#"{"deploy":true,"num_labels":1000}"#),
+];
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "FMViT", config, params }
+}
+
+/// Epsilon of all batch norms.
+const EPS: f64 = 1e-5;
+/// Numbers of groups of the branches of a product of the feed-forward.
+const GROUPS: [usize; 3] = [1, 2, 4];
+/// Side of the kernels.
+const KERNEL: usize = 3;
+
+/// What a mixture joins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frequencies {
+    /// Attention, convolution, and convolution of their sum.
+    Mixed,
+    /// Attention alone.
+    Low,
+    /// Convolution alone.
+    High,
+}
+
+/// Our own fields, checked.
+struct Config {
+    stages: Stages,
+    dims: Vec<usize>,
+    /// Side of the squares whose means attention looks at.
+    reductions: Vec<usize>,
+    head_dim: usize,
+    group_width: usize,
+    mlp_ratio: usize,
+    act: Activation,
+    /// Which blocks mix frequencies; the others convolve.
+    mixtures: fn(&Stages, (usize, usize)) -> bool,
+    frequencies: Frequencies,
+    /// Whether all norms are folded.
+    deploy: bool,
+    channels: usize,
+    image: Size,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let image = c.pair("img_size", 224, MAX_SIDE)?;
+        let stages = Stages::read(c, "depths", &[3, 4, 12, 3], squared(squared(image, 2), 2))?;
+        let n = Some(stages.n());
+        let config = Config {
+            dims: c.stages("embed_dims", &[64, 128, 256, 512], n, MAX_DIM)?,
+            reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
+            head_dim: c.size("head_dim", Some(32), MAX_DIM)?,
+            group_width: c.size("group_width", Some(32), MAX_DIM)?,
+            mlp_ratio: c.size("mlp_ratio", Some(3), 64)?,
+            act: Activation::parse("hidden_act", &c.text("hidden_act", "relu")?)?,
+            mixtures: match c.text("mixtures", "last")?.as_str() {
+                "last" => Stages::ends,
+                "all" => |_, _| true,
+                "none" => |_, _| false,
+                other => return Err(Error::unsupported("mixtures", other, "last, all, none")),
+            },
+            frequencies: match c.text("frequencies", "mixed")?.as_str() {
+                "mixed" => Frequencies::Mixed,
+                "low" => Frequencies::Low,
+                "high" => Frequencies::High,
+                other => return Err(Error::unsupported("frequencies", other, "mixed, low, high")),
+            },
+            deploy: c.flag("deploy", false)?,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            stages,
+        };
+        for dim in &config.dims {
+            let half = dim / 2;
+            if half == 0 || !dim.is_multiple_of(4) || !half.is_multiple_of(config.group_width) {
+                let width = config.group_width;
+                let what = format!("holds {dim}, which must divide by 4 and whose half by group_width {width}");
+                return Err(Error::config("embed_dims", what));
+            }
+            if !half.is_multiple_of(config.head_dim) {
+                let what = format!("is {}, which does not divide {half}, half of embed_dims", config.head_dim);
+                return Err(Error::config("head_dim", what));
+            }
+        }
+        Ok(config)
+    }
+
+    /// A convolution in groups that keeps the map.
+    fn wide(&self, w: &Weights, part: &str, dim: usize) -> Result<Folding> {
+        let spec = FoldSpec::wide([dim, dim, KERNEL], dim / self.group_width, 1, EPS);
+        Folding::load(w, part, &spec, self.deploy)
+    }
+
+    /// A product of rows: a sum of those in `groups`.
+    fn point(&self, w: &Weights, part: &str, [dim, out]: [usize; 2], groups: &[usize]) -> Result<Folding> {
+        Folding::load(w, part, &FoldSpec::point(out, dim, groups, EPS), self.deploy)
+    }
+}
+
+fn activated(act: Activation) -> Then<'static> {
+    Then { act: Some(act), ..Then::default() }
+}
+
+fn onto(residual: &Tensor) -> Then<'_> {
+    Then { residual: Some(residual), ..Then::default() }
+}
+
+/// `x + out(act(conv(x)))`: high frequencies.
+struct Fusion {
+    act: Activation,
+    conv: Folding,
+    out: Box<dyn Linear>,
+}
+
+impl Fusion {
+    fn load(c: &Config, w: &Weights, dim: usize) -> Result<Self> {
+        Ok(Fusion { act: c.act, conv: c.wide(w, "conv", dim)?, out: w.linear("out", dim, dim, true)? })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (hidden, _) = self.conv.forward_then(cx, x, rows, &activated(self.act))?;
+        self.out.forward_then(cx, &hidden, &onto(x))
+    }
+
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.conv.cost(point, rows) + self.out.cost(point, rows)
+    }
+}
+
+/// `x + attention(x)`, where keys and values are those of means over squares: low frequencies.
+struct Attention {
+    query: Folding,
+    key_value: Folding,
+    out: Box<dyn Linear>,
+    dim: usize,
+    heads: usize,
+    reduction: usize,
+}
+
+impl Attention {
+    fn load(c: &Config, w: &Weights, dim: usize, stage: usize) -> Result<Self> {
+        Ok(Attention {
+            query: c.point(w, "q", [dim, dim], &[1])?,
+            key_value: c.point(w, "kv", [dim, 2 * dim], &[1])?,
+            out: w.linear("proj", dim, dim, true)?,
+            dim,
+            heads: dim / c.head_dim,
+            reduction: c.reductions[stage],
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let (seen, k_rows) = mean_squares(x, rows, self.reduction)?;
+        let (q, kv) = (self.query.forward(cx, x, rows)?, self.key_value.forward(cx, &seen, &k_rows)?);
+        let (k, v) = (kv.narrow(1, 0, self.dim)?, kv.narrow(1, self.dim, self.dim)?);
+        cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * self.dim).sum());
+        let scale = ((self.dim / self.heads) as f64).powf(-0.5);
+        let mixed = attend(&q, &k, &v, &AttendSpec::new(rows, &k_rows, self.heads, scale))?;
+        self.out.forward_then(cx, &mixed, &onto(x))
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let seen: Vec<Size> = sizes.iter().map(|s| squared(*s, self.reduction)).collect();
+        let products: usize = sizes.iter().zip(&seen).map(|(a, b)| 2 * a.0 * a.1 * b.0 * b.1 * self.dim).sum();
+        self.query.cost(point, rows_in(sizes))
+            + self.key_value.cost(point, rows_in(&seen))
+            + self.out.cost(point, rows_in(sizes))
+            + LeafCost { macs: products as u64, bytes: 0 }
+    }
+}
+
+/// Paths of half the width: attention, convolution of what it gives, convolution of the sum of both.
+struct Mixture {
+    enter: Box<dyn Linear>,
+    low: Option<Attention>,
+    high: Option<Fusion>,
+    both: Option<Fusion>,
+    join: Box<dyn Linear>,
+}
+
+impl Mixture {
+    fn load(c: &Config, w: &Weights, dim: usize, stage: usize) -> Result<Self> {
+        let (half, which) = (dim / 2, c.frequencies);
+        let low = (which != Frequencies::High).then(|| Attention::load(c, &w.at("attn"), half, stage)).transpose()?;
+        let high = (which != Frequencies::Low).then(|| Fusion::load(c, &w.at("high"), half)).transpose()?;
+        let both = (which == Frequencies::Mixed).then(|| Fusion::load(c, &w.at("both"), half)).transpose()?;
+        let paths = if both.is_some() { 3 } else { 1 };
+        let (enter, join) = (w.linear("enter", dim, half, true)?, w.linear("join", paths * half, dim, true)?);
+        Ok(Mixture { enter, low, high, both, join })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, dim]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let mut low = self.enter.forward(cx, x)?;
+        if let Some(attention) = &self.low {
+            low = attention.forward(cx, &low, rows)?;
+        }
+        let high = self.high.as_ref().map(|f| f.forward(cx, &low, rows)).transpose()?;
+        let joined = match (high, &self.both) {
+            (None, _) => low,
+            (Some(high), None) => high,
+            (Some(high), Some(both)) => {
+                let both = both.forward(cx, &ops::add(&low, &high)?, rows)?;
+                Tensor::cat(&[low, high, both], 1)?
+            }
+        };
+        self.join.forward_then(cx, &joined, &onto(x))
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        self.enter.cost(point, rows)
+            + self.low.as_ref().map(|a| a.cost(point, sizes)).unwrap_or_default()
+            + [&self.high, &self.both].into_iter().flatten().map(|f| f.cost(point, rows)).sum()
+            + self.join.cost(point, rows)
+    }
+}
+
+enum Mixer {
+    Fusion(Fusion),
+    Mixture(Box<Mixture>),
+}
+
+/// Something that mixes places, and `x + fc2(act(fc1(x)))`.
+struct Block {
+    mixer: Mixer,
+    fc1: Folding,
+    act: Activation,
+    fc2: Folding,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, at: (usize, usize)) -> Result<Self> {
+        let (dim, mlp) = (c.dims[at.0], w.at("mlp"));
+        let hidden = dim * c.mlp_ratio;
+        Ok(Block {
+            mixer: if (c.mixtures)(&c.stages, at) {
+                Mixer::Mixture(Box::new(Mixture::load(c, &w.at("mix"), dim, at.0)?))
+            } else {
+                Mixer::Fusion(Fusion::load(c, &w.at("fuse"), dim)?)
+            },
+            fc1: c.point(&mlp, "fc1", [dim, hidden], &GROUPS)?,
+            act: c.act,
+            fc2: c.point(&mlp, "fc2", [hidden, dim], &GROUPS)?,
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = match &self.mixer {
+            Mixer::Fusion(fusion) => fusion.forward(cx, x, rows)?,
+            Mixer::Mixture(mixture) => mixture.forward(cx, x, rows)?,
+        };
+        let (hidden, _) = self.fc1.forward_then(cx, &x, rows, &activated(self.act))?;
+        Ok(self.fc2.forward_then(cx, &hidden, rows, &onto(&x))?.0)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let mixer = match &self.mixer {
+            Mixer::Fusion(fusion) => fusion.cost(point, rows),
+            Mixer::Mixture(mixture) => mixture.cost(point, sizes),
+        };
+        mixer + self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
+    }
+}
+
+/// Four convolutions, each with the activation behind it; the first and the last halve the map.
+struct Convolutions {
+    layers: Vec<Folding>,
+    act: Activation,
+}
+
+impl Convolutions {
+    fn load(c: &Config, w: &Weights) -> Result<Self> {
+        let (half, dim) = (c.dims[0] / 2, c.dims[0]);
+        let layers = [[half, c.channels, 2], [half, half, 1], [half, half, 1], [dim, half, 2]];
+        let layer = |(i, [out, dim, stride]): (usize, [usize; 3])| {
+            Folding::load(w, &i.to_string(), &FoldSpec::wide([out, dim, KERNEL], 1, stride, EPS), c.deploy)
+        };
+        Ok(Convolutions { layers: layers.into_iter().enumerate().map(layer).collect::<Result<_>>()?, act: c.act })
+    }
+
+    /// Cost for rows between the image and the first map, and of the first map.
+    fn spent(&self, [between, rows]: [usize; 2]) -> LeafCost {
+        let last = self.layers.len() - 1;
+        let rows = |i: usize| if i == last { rows } else { between };
+        self.layers.iter().enumerate().map(|(i, layer)| layer.cost(&Point::new(), rows(i))).sum()
+    }
+}
+
+impl Shrink for Convolutions {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let mut state = State::new(x.clone(), rows.clone());
+        for layer in &self.layers {
+            let (x, rows) = layer.forward_then(cx, &state.x, &state.rows, &activated(self.act))?;
+            state = State::new(x, rows);
+        }
+        Ok(state)
+    }
+    fn size(&self, from: Size) -> Size {
+        self.layers.iter().fold(from, |size, layer| layer.size(size))
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.spent([4 * rows, rows])
+    }
+}
+
+impl Stem for Convolutions {
+    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
+        self.spent([rows_between(lens, self.layers[0].size(image), self.size(image)), lens.iter().sum()])
+    }
+}
+
+/// Means over squares of two by two places, and a product.
+struct Down(Folding);
+
+impl Shrink for Down {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (x, rows) = mean_squares(x, rows, 2)?;
+        Ok(State::new(self.0.forward(cx, &x, &rows)?, rows))
+    }
+    fn size(&self, from: Size) -> Size {
+        squared(from, 2)
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.0.cost(&Point::new(), rows)
+    }
+}
+
+impl MapHead for FoldingHead {
+    fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
+        Ok(Output::new().member("logits", FoldingHead::forward(self, cx, &hidden, &end.rows)?))
+    }
+    fn cost(&self, point: &Point, members: usize, _rows: usize) -> LeafCost {
+        FoldingHead::cost(self, point, members)
+    }
+}
+
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Convolutions, Down, FoldingHead>> {
+    let config = Config::read(c)?;
+    let n = config.stages.n();
+    let down = |s: usize| {
+        Ok(Down(config.point(&w.at("downs"), &s.to_string(), [config.dims[s - 1], config.dims[s]], &[1])?))
+    };
+    let block = |(k, at): (usize, (usize, usize))| Block::load(&config, &w.at("blocks").at(k), at);
+    Ok(Pyramid {
+        stem: Convolutions::load(&config, &w.at("stem"))?,
+        downs: (1..n).map(down).collect::<Result<_>>()?,
+        blocks: config.stages.all().enumerate().map(block).collect::<Result<_>>()?,
+        norms: vec![None; n],
+        head: FoldingHead::load(w, ["norm", "head"], [c.n_labels()?, config.dims[n - 1]], EPS, config.deploy)?,
+        patch: 4,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+    })
+}
