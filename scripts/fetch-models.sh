@@ -1,11 +1,12 @@
 #!/bin/sh
-# Fetches the real checkpoints, Fashion-MNIST and SQuAD's development part into ./models (ignored by git). Safe to run again: what is already
+# Fetches the real checkpoints, Fashion-MNIST, SQuAD's development part and CIFAR-10's test pictures into ./models (ignored by git). Safe to run again: what is already
 # there and complete is left alone.
 #
-#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist] [squad]      (default: all)
+#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist] [squad] [cifar-10]
+#   (default: all)
 #
 # Needs python3 with pip; Fashion-MNIST also needs apt-get and dpkg-deb unless the Debian package
-# dataset-fashion-mnist is installed. SQuAD is inside the sdist of BIG-bench (358 MB; Python's venv is needed too). PYTHON names another interpreter.
+# dataset-fashion-mnist is installed. SQuAD and CIFAR-10 are inside the sdist of BIG-bench (358 MB; Python's venv is needed too). PYTHON names another interpreter.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -17,7 +18,11 @@ fail() {
     echo "fetch-models: $*" >&2
     exit 1
 }
-cleanup() { [ -z "$work" ] || rm -rf "$work"; }
+store=
+cleanup() {
+    [ -z "$work" ] || rm -rf "$work"
+    [ -z "$store" ] || rm -rf "$store"
+}
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
@@ -114,42 +119,48 @@ a770cdc1b460e3bd256a9f95aae021ed6502768b1713be777f3dd8740a4a1965 nyt_v1.0.json
 db57c9269e4965fdb5dc045afb00e02f03668790ad6f66ab0354bf74b0fc63fe reddit_v1.0.json
 45089eff3cf52004b1dca6814cde5c57082fdb09872f18c79a5d944d45be523a squaddev_v1.1.json'
 
-# SQuAD v1.1's development part and four sets of other sources, out of the sdist of BIG-bench. BIGBENCH names an sdist that
-# is already there.
-squad() {
-    to=$models/squad
-    if [ "$(cat "$to/.source" 2>/dev/null)" = "$squad_sums" ]; then
-        echo "squad: already there"
+cifar_sums='226298409875f5b93ccda063863181f88723d39bac7eeef28a79843ae0aace31 task.json'
+
+# Sets $archive to the sdist of BIG-bench. BIGBENCH names one that is already there.
+archive=${BIGBENCH:-}
+bigbench_sdist() {
+    [ -z "$archive" ] || return 0
+    echo "downloading bigbench==1.0.0 (358 MB)"
+    store=$(mktemp -d)
+    # pip asks an sdist for its metadata, and this one answers only where wheel is installed.
+    "$python" -m venv "$store/venv" && "$store/venv/bin/pip" install --quiet wheel setuptools ||
+        fail "no venv with wheel"
+    "$store/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary=:all: \
+        --no-build-isolation --dest "$store" bigbench==1.0.0 || fail "pip could not download bigbench==1.0.0"
+    archive=$store/bigbench-1.0.0.tar.gz
+}
+
+# Files of BIG-bench: name under models, folder of the tasks, SHA-256 and name of each file.
+bigbench() {
+    name=$1 inner=bigbench-1.0.0/bigbench/benchmark_tasks/$2 sums=$3
+    to=$models/$name
+    if [ "$(cat "$to/.source" 2>/dev/null)" = "$sums" ]; then
+        echo "$name: already there"
         return
     fi
-    work=$(mktemp -d)
-    archive=${BIGBENCH:-}
-    if [ -z "$archive" ]; then
-        echo "squad: downloading bigbench==1.0.0 (358 MB)"
-        # pip asks an sdist for its metadata, and this one answers only where wheel is installed.
-        "$python" -m venv "$work/venv" && "$work/venv/bin/pip" install --quiet wheel setuptools ||
-            fail "squad: no venv with wheel"
-        "$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --no-binary=:all: \
-            --no-build-isolation --dest "$work" bigbench==1.0.0 || fail "pip could not download bigbench==1.0.0"
-        archive=$work/bigbench-1.0.0.tar.gz
-    fi
+    bigbench_sdist
     check "$archive" 1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2
+    work=$(mktemp -d)
     mkdir -p "$work/out"
-    inner=bigbench-1.0.0/bigbench/benchmark_tasks/squad_shifts
-    printf '%s\n' "$squad_sums" | while read -r sum file; do
+    printf '%s\n' "$sums" | while read -r sum file; do
         tar -xzOf "$archive" "$inner/$file" >"$work/out/$file" || fail "bigbench holds no $file"
         check "$work/out/$file" "$sum"
     done
-    printf '%s\n' "$squad_sums" >"$work/out/.source"
+    printf '%s\n' "$sums" >"$work/out/.source"
     mkdir -p "$models"
     rm -rf "${to:?}"
     mv "$work/out" "$to"
     rm -rf "$work"
     work=
-    echo "squad: done"
+    echo "$name: done"
 }
 
-[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist squad
+[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist squad cifar-10
 for want in "$@"; do
     case $want in
     all-MiniLM-L6-v2)
@@ -168,7 +179,8 @@ for want in "$@"; do
             rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k rxnmapper-0.4.3.dist-info/licenses
         ;;
     fashion-mnist) fashion_mnist ;;
-    squad) squad ;;
+    squad) bigbench squad squad_shifts "$squad_sums" ;;
+    cifar-10) bigbench cifar-10 cifar10_classification/base64 "$cifar_sums" ;;
     *) fail "unknown name: $want" ;;
     esac
 done

@@ -7,8 +7,8 @@ use switchformer::data::trim::Keep;
 use switchformer::lab::trim::trim_vocab;
 use switchformer::nn::Input;
 use switchformer::switch::leaf::experts::ExpertPlan;
-use switchformer::zoo::hash::{HashFit, hash_attention};
 use switchformer::zoo::fold::fold;
+use switchformer::zoo::hash::{HashFit, hash_attention};
 use switchformer::zoo::upcycle::upcycle;
 
 use super::run::{from_images, from_tensors};

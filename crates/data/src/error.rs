@@ -226,6 +226,12 @@ pub enum Error {
         /// The folders tried.
         looked: Vec<PathBuf>,
     },
+    /// CIFAR-10 is not where it was looked for.
+    #[error("CIFAR-10 was not found (looked for {}); run scripts/fetch-models.sh cifar-10, or name the folder", path.display())]
+    CifarMissing {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
     /// Images and labels of a dataset do not fit together.
     #[error("{} is not a usable image dataset ({kind}); fetch it again", path.display())]
     Dataset {
@@ -366,6 +372,7 @@ impl Error {
             Error::IdxLength { .. } => "idx.length",
             Error::IdxGzip { .. } => "idx.gzip",
             Error::FashionMissing { .. } => "fashion.missing",
+            Error::CifarMissing { .. } => "cifar.missing",
             Error::Dataset { .. } => "dataset.invalid",
             Error::Packed { .. } => "file.packed",
             Error::Gzip { .. } => "file.gzip",

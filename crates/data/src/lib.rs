@@ -4,12 +4,14 @@
 //! panics of third-party decoders become errors, and every error has a stable [`Error::code`].
 
 pub mod batch;
+pub mod cifar;
 pub mod debian;
 pub mod eda;
 pub mod error;
 pub mod fashion;
 pub mod idx;
 pub mod image;
+pub mod image_set;
 pub mod pack;
 pub mod packed_images;
 pub mod plain;
@@ -26,10 +28,12 @@ pub mod train_tokenizer;
 pub mod trim;
 
 pub use batch::{Augment, order_at, permutation};
+pub use cifar::Cifar10;
 pub use debian::{Descriptions, Split};
 pub use error::{Error, Result};
 pub use fashion::{Dataset, FashionMnist, LABELS};
 pub use image::Picture;
+pub use image_set::{IMAGE_SETS, ImageSet};
 pub use pack::Batches;
 pub use packed_images::embedded_fashion;
 pub use preprocess::Pixels;

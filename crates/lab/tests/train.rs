@@ -166,6 +166,27 @@ fn runs_begun_by_the_first_version_go_on() {
 }
 
 #[test]
+fn photographs_have_the_variants_of_clothes_in_colour() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name);
+        Study::read(&path, &["train.steps=7".into(), "train.warmup=1".into()]).unwrap()
+    };
+    let (gray, colour) = (read("vision-fashion.toml"), read("vision-cifar.toml"));
+    assert_eq!(colour.name, "vision-cifar");
+    assert_eq!(gray.runs.len(), colour.runs.len());
+    for (gray, colour) in gray.runs.iter().zip(&colour.runs) {
+        assert_eq!(gray.variant, colour.variant);
+        let channels = |model: &serde_json::Map<String, serde_json::Value>| -> Vec<u64> {
+            let names = ["num_channels", "in_chans", "in_channels"];
+            names.iter().filter_map(|n| model.get(*n)).map(|v| v.as_u64().unwrap()).collect()
+        };
+        assert_eq!((channels(&gray.recipe.model), channels(&colour.recipe.model)), (vec![1], vec![3]));
+        assert_eq!((colour.recipe.data.set.as_str(), colour.recipe.data.valid), ("cifar-10", 500));
+        assert_eq!((colour.recipe.data.flip, colour.recipe.train.steps), (gray.recipe.data.flip, 7));
+    }
+}
+
+#[test]
 fn every_vision_variant_trains_and_opens_again() {
     let temp = tempfile::tempdir().unwrap();
     let (_, data) = tiny(temp.path(), &[]);

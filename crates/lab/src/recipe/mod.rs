@@ -1,5 +1,6 @@
 //! Recipes: a TOML file that fully describes one training run, or a study of several (see [`study`]).
 
+mod based;
 pub mod study;
 
 use std::collections::BTreeMap;
@@ -7,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use switchformer_data::IMAGE_SETS;
 use switchformer_data::batch::Augment;
 use switchformer_nn::Point;
-use switchformer_nn::json::read_capped;
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
 
@@ -86,7 +87,7 @@ pub struct Data {
     /// What is learned from the data.
     #[serde(default)]
     pub task: TaskKind,
-    /// `fashion-mnist` for images and scenes; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
+    /// `fashion-mnist` for images and scenes, `cifar-10` for images; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
     /// corruption; `squad` for questions.
     pub set: String,
     /// Probability of a mirror image.
@@ -358,9 +359,7 @@ impl Recipe {
     /// The table of a file with `key.sub=value` overrides (TOML values).
     fn table(path: &Path, overrides: &[String]) -> Result<toml::Table> {
         let bad = |what: String| Error::Recipe { path: path.to_path_buf(), what };
-        let bytes = read_capped(path, MAX_RECIPE)?;
-        let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8 text".into()))?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let mut table = based::read(path)?;
         for o in overrides {
             set(&mut table, o).map_err(bad)?;
         }
@@ -389,7 +388,8 @@ impl Recipe {
     fn check(&self) -> Result<(), String> {
         let (t, d, s) = (&self.train, &self.data, &self.switch);
         let fits = match d.task {
-            TaskKind::Images | TaskKind::Scenes => d.set == "fashion-mnist",
+            TaskKind::Images => IMAGE_SETS.contains(&d.set.as_str()),
+            TaskKind::Scenes => d.set == "fashion-mnist",
             TaskKind::SpanCorruption => d.set == "debian" || d.set == "text",
             TaskKind::Translate => d.set == "debian",
             TaskKind::Questions => d.set == "squad",
@@ -404,7 +404,7 @@ impl Recipe {
             (named, "name must be letters, digits, - _ ."),
             (
                 fits,
-                "data.set must be \"fashion-mnist\" for images and scenes, \"debian\" for text, \"text\" for span-corruption, or \
+                "data.set must be \"fashion-mnist\" for images and scenes, \"cifar-10\" for images, \"debian\" for text, \"text\" for span-corruption, or \
                  \"squad\" for questions",
             ),
             (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),

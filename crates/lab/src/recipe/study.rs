@@ -7,7 +7,7 @@
 //! model = { num_experts = 4 }
 //! ```
 //!
-//! The tables of a variant are laid over those of the file, key by key.
+//! The tables of a variant are laid over those of the file, key by key. A file may be based on another ([`super::based`]).
 
 use std::path::Path;
 
@@ -94,7 +94,7 @@ impl Study {
 }
 
 /// Puts the values of `over` into `base`; tables are merged.
-fn lay_over(base: &mut toml::Table, over: toml::Table) {
+pub(super) fn lay_over(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(own)) => lay_over(below, own),

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use switchformer_data::batch::{Draw, permutation};
-use switchformer_data::fashion::{Dataset, FashionMnist, LABELS};
+use switchformer_data::{Dataset, ImageSet};
 use switchformer_nn::Point;
 use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
@@ -25,12 +25,12 @@ pub(super) struct Images {
     seed: u64,
     batch: usize,
     order: Order,
-    source: FashionMnist,
+    source: ImageSet,
 }
 
 impl Images {
     pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
-        let source = FashionMnist::open(places.data.as_deref())?;
+        let source = ImageSet::open(&recipe.data.set, places.data.as_deref())?;
         let data = source.train()?;
         let data = if recipe.data.limit > 0 { data.head(recipe.data.limit) } else { data };
         let data = if recipe.data.side > 0 { data.resized(recipe.data.side)? } else { data };
@@ -54,7 +54,7 @@ impl Task for Images {
     }
 
     fn complete(&self, model: &mut Map<String, Value>) {
-        let labels = LABELS.iter().enumerate().map(|(i, name)| (i.to_string(), json!(name)));
+        let labels = self.source.classes().into_iter().enumerate().map(|(i, name)| (i.to_string(), json!(name)));
         model.insert("id2label".into(), Value::Object(labels.collect()));
     }
 
@@ -67,7 +67,7 @@ impl Task for Images {
 
     fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
         let labels: Vec<u8> = batch.labels.iter().map(|l| *l as u8).collect();
-        cross_entropy(logits, &targets(&labels, LABELS.len(), smoothing)?)
+        cross_entropy(logits, &targets(&labels, self.source.classes().len(), smoothing)?)
     }
 
     fn valid(&self) -> Result<Vec<Batch>> {
