@@ -202,7 +202,7 @@ impl Folding {
             }
             Branch::Same => spec.out == spec.dim && spec.stride == 1,
         };
-        if spec.kernel % 2 == 0 || spec.branches.is_empty() || !spec.branches.iter().all(fits) {
+        if spec.kernel.is_multiple_of(2) || spec.branches.is_empty() || !spec.branches.iter().all(fits) {
             return Err(Error::shape(at.name("branches"), "branches that fit into one kernel", &[spec.kernel]));
         }
         let conv = |w: &Weights, kernel: usize, groups: usize, bias: bool| {

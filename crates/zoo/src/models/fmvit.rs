@@ -209,7 +209,7 @@ impl Attention {
         self.query.cost(point, rows_in(sizes))
             + self.key_value.cost(point, rows_in(&seen))
             + self.out.cost(point, rows_in(sizes))
-            + LeafCost { macs: products as u64, bytes: 0 }
+            + LeafCost::macs(products as u64)
     }
 }
 
