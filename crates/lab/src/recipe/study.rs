@@ -7,7 +7,7 @@
 //! model = { num_experts = 4 }
 //! ```
 //!
-//! The tables of a variant are laid over those of the file, key by key. A file may be based on another ([`super::based`]).
+//! The tables of a variant are laid over those of the file, key by key. A file may be based on another (`base`).
 
 use std::path::Path;
 
