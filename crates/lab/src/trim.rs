@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use switchformer_data::trim::{Counts, Keep, companions, count};
 use switchformer_data::{Tokenizer, Vocabulary};
-use switchformer_nn::Error as NnError;
-use switchformer_nn::store::write_folder;
+use switchformer_nn::store::{unused, write_folder};
 use switchformer_zoo::trim::{named_ids, trim};
 use switchformer_zoo::{OpenOptions, Opened};
 
@@ -33,9 +32,7 @@ pub struct Trimmed {
 /// Writes to `out` the checkpoint of `dir` with the tokens that `corpora` (files of lines, folders of documents) use and
 /// `rule` keeps. Errors where `out` exists, and on what cannot be cut, by name.
 pub fn trim_vocab(dir: &Path, out: &Path, corpora: &[PathBuf], rule: &Keep) -> Result<Trimmed> {
-    if out.exists() {
-        return Err(NnError::input(format!("{} exists already", out.display()), "name a new folder").into());
-    }
+    unused(out)?;
     let also = named_ids(dir)?;
     let vocabulary = Vocabulary::load(dir)?;
     let mut tokenizer = Tokenizer::load(dir, None)?;
@@ -51,8 +48,7 @@ pub fn trim_vocab(dir: &Path, out: &Path, corpora: &[PathBuf], rule: &Keep) -> R
     files.extend(companions(dir, &kept)?);
     files.insert("tokenizer.json".into(), json);
     let before = weights(dir)?;
-    let list: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
-    write_folder(out, &list)?;
+    write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     // What does not open again is not left behind.
     let after = weights(out).inspect_err(|_| drop(std::fs::remove_dir_all(out)))?;
     let total: u64 = counts.values().sum();

@@ -90,13 +90,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_dir(path)
 }
 
+/// Errors where something of this name exists: what a command makes of a checkpoint replaces nothing.
+pub fn unused(out: &Path) -> Result<()> {
+    match out.exists() {
+        true => Err(Error::input(format!("{} exists already", out.display()), "name a new folder")),
+        false => Ok(()),
+    }
+}
+
 /// Writes a folder of files (names may lead into subfolders): all or nothing. An existing folder of that name is replaced.
-pub fn write_folder(dir: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+pub fn write_folder<N: AsRef<str>>(dir: &Path, files: &[(N, Vec<u8>)]) -> Result<()> {
     let temp = sibling(dir);
     fs::create_dir_all(&temp).map_err(|e| Error::io(&temp, e))?;
     let fill = || -> Result<()> {
         for (name, bytes) in files {
-            let path = temp.join(name);
+            let path = temp.join(name.as_ref());
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
             }

@@ -6,14 +6,14 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::spatial::{FOLDS, Fold};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
+use switchformer_nn::store::{Saved, SavedMap, unused, write_folder};
 use switchformer_nn::weights::Files;
 use switchformer_nn::{Error, Folder, Result, Weights};
 use switchformer_switch::{Plan, Quantization};
 
 use crate::entry::Entry;
 use crate::open::read_config;
-use crate::save::{copies, json_bytes};
+use crate::save::remade;
 
 /// Field of a config that says whether norms are folded; every family that folds reads it.
 const FIELD: &str = "deploy";
@@ -30,9 +30,7 @@ pub struct Made {
 /// Writes to `out` the checkpoint of `dir` with all norms folded. Errors on models that do not fold or are folded already,
 /// on stored integers, on checkpoints with experts or exits, and where `out` exists.
 pub fn fold(dir: &Path, out: &Path) -> Result<Made> {
-    if out.exists() {
-        return Err(Error::input(format!("{} exists already", out.display()), "name a new folder"));
-    }
+    unused(out)?;
     let folder = Folder::disk(dir)?;
     let (entry, config) = read_config(&folder)?;
     let plan = Plan::read(&folder, &config)?;
@@ -45,7 +43,12 @@ pub fn fold(dir: &Path, out: &Path) -> Result<Made> {
     }
     let w = Weights::open(&folder, &entry.names)?;
     entry.build(&config, &w)?;
-    let folds: Vec<Fold> = w.notes(FOLDS).into_iter().filter_map(|note| serde_json::from_value(note).ok()).collect();
+    let folds: Vec<Fold> = w
+        .notes(FOLDS)
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<serde_json::Result<_>>()
+        .map_err(|e| Error::config(FOLDS, e.to_string()))?;
     if folds.is_empty() {
         return Err(if config.flag(FIELD, false).unwrap_or(false) {
             Error::input("this model is folded already", "open it as it is")
@@ -60,12 +63,8 @@ pub fn fold(dir: &Path, out: &Path) -> Result<Made> {
     let after = Weights::shapes_only();
     entry.build(&folded, &after)?;
 
-    let mut files = copies(dir, &["json", "txt", "md"])?;
-    files.retain(|name, _| !name.ends_with(".index.json"));
-    files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
-    files.insert("model.safetensors".into(), safetensors_bytes(&tensors(&folder, entry, &config, &folds)?)?);
-    let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
-    write_folder(out, &files)?;
+    let files = remade(dir, &fields, &tensors(&folder, entry, &config, &folds)?)?;
+    write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     Ok(Made { layers: folds.len(), params: [w.n_elements(), after.n_elements()] })
 }
 

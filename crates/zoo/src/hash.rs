@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::Left;
-use switchformer_nn::store::{SavedMap, safetensors_bytes, write_folder};
+use switchformer_nn::store::{SavedMap, unused, write_folder};
 use switchformer_nn::{Ctx, Error, Folder, Input, Model, Param, Point, Result, Taps, Trace, Weights, walk};
 use switchformer_switch::Quantization;
 
@@ -23,7 +23,7 @@ pub use fit::{Fitted, Sample, fit, places};
 
 use crate::entry::find;
 use crate::open::read_config;
-use crate::save::{copies, json_bytes, published_tensors};
+use crate::save::{published_tensors, remade};
 
 /// How a hash is fitted; the published numbers by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,7 @@ pub struct Hashed {
 /// sees a reduced map, where a map has fewer rows than the fit needs, and where `out` exists.
 /// Shapes: pixels `[b, c, h, w]`.
 pub fn hash_attention(dir: &Path, out: &Path, pixels: &Tensor, how: &HashFit) -> Result<Hashed> {
-    if out.exists() {
-        return Err(Error::input(format!("{} exists already", out.display()), "name a new folder"));
-    }
+    unused(out)?;
     let (source, config, before) = whole_attention(dir)?;
     let mut fields = config.as_map().clone();
     let name = "ecoformer_pvt_v2";
@@ -82,13 +80,9 @@ pub fn hash_attention(dir: &Path, out: &Path, pixels: &Tensor, how: &HashFit) ->
     let mut made = Hashed { errors: Vec::new(), improved: [0; 2], params: [before, w.n_elements()] };
     fit_blocks(model.as_ref(), &params, pixels, how, &mut made)?;
 
-    let mut files = copies(dir, &["json", "txt", "md"])?;
-    files.retain(|name, _| !name.ends_with(".index.json") && name != "switch.json");
-    files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
-    let tensors = published_tensors(entry, entry.architectures[0], &params)?;
-    files.insert("model.safetensors".into(), safetensors_bytes(&tensors)?);
-    let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
-    write_folder(out, &files)?;
+    let mut files = remade(dir, &fields, &published_tensors(entry, entry.architectures[0], &params)?)?;
+    files.remove("switch.json");
+    write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     Ok(made)
 }
 

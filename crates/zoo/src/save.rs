@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use switchformer_nn::store::{SavedMap, split_param};
+use serde_json::{Map, Value};
+use switchformer_nn::store::{SavedMap, safetensors_bytes, split_param};
 use switchformer_nn::{Error, Param, Result};
 
 use crate::entry::Entry;
@@ -25,6 +25,15 @@ pub fn json_bytes(value: &Value) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     bytes.push(b'\n');
     bytes
+}
+
+/// Files of a checkpoint that is made of the one in `dir`: its companions, a new config and new tensors in one file.
+pub(crate) fn remade(dir: &Path, config: &Map<String, Value>, tensors: &SavedMap) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = copies(dir, &["json", "txt", "md"])?;
+    files.retain(|name, _| !name.ends_with(".index.json"));
+    files.insert("config.json".into(), json_bytes(&Value::Object(config.clone())));
+    files.insert("model.safetensors".into(), safetensors_bytes(tensors)?);
+    Ok(files)
 }
 
 /// Most files of a checkpoint folder that are copied.

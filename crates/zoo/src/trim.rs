@@ -8,13 +8,13 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
+use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::Files;
 use switchformer_nn::{Error, Folder, InputSpec, Model, Result, Weights};
 
 use crate::entry::Entry;
 use crate::open::{MAX_CONFIG, read_config};
-use crate::save::{copies, json_bytes};
+use crate::save::{json_bytes, remade};
 
 /// Families and their tensors with one row per token, by canonical name. What else a family may store is not cut.
 const TABLES: &[(&[&str], &[&str])] = &[
@@ -141,21 +141,19 @@ pub fn trim(dir: &Path, kept: &[u32]) -> Result<Trimmed> {
         return Err(Error::config("pad_token_id", "would move, and positions count from it: keep all ids below it"));
     }
 
-    let mut files = copies(dir, &["json", "txt", "md"])?;
+    let mut files = remade(dir, cut.as_map(), &slices(&folder, entry, tables, vocab, kept)?)?;
     let left_out: Vec<String> = REPLACED.iter().filter(|f| folder.has(f)).map(|f| (*f).to_string()).collect();
-    files.retain(|name, _| !left_out.contains(name) && !name.ends_with(".index.json"));
+    files.retain(|name, _| !left_out.contains(name));
     let extras = "switch.safetensors";
     if folder.has(extras) {
         files.insert(extras.into(), folder.blob(extras)?.bytes().to_vec());
     }
-    files.insert("config.json".into(), json_bytes(&Json::Object(cut.as_map().clone())));
     if let Some(Json::Object(mut generation)) =
         folder.has(CONFIGS[1]).then(|| folder.json(CONFIGS[1], MAX_CONFIG)).transpose()?
     {
         renumber(&mut generation, &mut |id| new(id))?;
         files.insert(CONFIGS[1].into(), json_bytes(&Json::Object(generation)));
     }
-    files.insert("model.safetensors".into(), safetensors_bytes(&slices(&folder, entry, tables, vocab, kept)?)?);
     Ok(Trimmed { files, rows: [vocab, kept.len()], params: [before, shape(entry, &cut)?.1], left_out })
 }
 

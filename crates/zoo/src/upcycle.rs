@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use serde_json::{Value as Json, json};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, unused, write_folder};
 use switchformer_nn::weights::{LeafMaker, LinearSpec, inspect};
 use switchformer_nn::{Error, Ffn, FfnSpec, Folder, Linear, ParamKind, Result, Weights, init};
 use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Offer};
@@ -65,10 +65,7 @@ impl LeafMaker for Reader {
 /// each bank, drawn by `seed`. Errors on stored integers, on models that have experts, and where `out` exists.
 pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<Upcycled> {
     plan.check()?;
-    if out.exists() {
-        let hint = "name a new folder";
-        return Err(Error::input(format!("{} exists already", out.display()), hint));
-    }
+    unused(out)?;
     let folder = Folder::disk(dir)?;
     let (entry, config) = read_config(&folder)?;
     let old = Plan::read(&folder, &config)?;
@@ -115,8 +112,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
     files.insert("switch.json".into(), json_bytes(&serde_json::to_value(&new).unwrap_or_default()));
     files.insert("switch.safetensors".into(), safetensors_bytes(&tensors)?);
-    let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
-    write_folder(out, &files)?;
+    write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     Ok(Upcycled { banks: taken.len(), params })
 }
 
