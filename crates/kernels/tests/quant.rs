@@ -4,7 +4,7 @@ mod common;
 use common::{Rng, assert_close, each_isa};
 use switchformer_kernels::nested::round_to;
 use switchformer_kernels::quant::{
-    Int8Rows, IntPath, MAX_INT_ROW, PackedCodes, WIDTHS, allow_vnni, int_path, reference,
+    Int8Rows, IntPath, MAX_INT_ROW, PackedCodes, WIDTHS, force_int_path, int_paths, reference,
 };
 use switchformer_kernels::{isa, set_threads};
 
@@ -28,7 +28,7 @@ const SHAPES: [(usize, usize); 15] = [
 ];
 
 /// Rows of `x`: none, one, tails of tiles.
-const ROWS: [usize; 9] = [0, 1, 2, 3, 4, 5, 7, 13, 64];
+const ROWS: [usize; 11] = [0, 1, 2, 3, 4, 5, 7, 13, 33, 47, 64];
 
 fn random_codes(rng: &mut Rng, n: usize) -> Vec<i8> {
     (0..n).map(|_| rng.bits() as i8).collect()
@@ -42,10 +42,11 @@ fn random_map(rng: &mut Rng, d_in: usize, d_out: usize) -> (Vec<i8>, Vec<f32>, V
 /// Runs `f` on every path of integer products that this machine has.
 fn each_path(f: impl Fn(IntPath)) {
     each_isa(|_| {
-        f(int_path());
-        allow_vnni(false);
-        f(int_path());
-        allow_vnni(true);
+        for path in int_paths() {
+            force_int_path(Some(path));
+            f(path);
+        }
+        force_int_path(None);
     });
 }
 
@@ -183,24 +184,24 @@ fn int8_results_are_the_same_bits_everywhere() {
             for threads in [1, 2, 5] {
                 set_threads(threads);
                 for isa in isa::available() {
-                    for vnni in [true, false] {
-                        isa::force(Some(isa));
-                        allow_vnni(vnni);
+                    isa::force(Some(isa));
+                    for path in int_paths() {
+                        force_int_path(Some(path));
                         let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
                         let mut y = vec![f32::NAN; m * d_out];
                         packed.linear_int8(&Int8Rows::quantize(m, d_in, d_in, &x), bits, Some(&bias), &mut y);
                         let y: Vec<u32> = y.iter().map(|v| v.to_bits()).collect();
                         match &want {
                             None => want = Some(y),
-                            Some(want) => assert!(*want == y, "{isa:?}, VNNI {vnni}, {threads} threads, {bits} bits"),
+                            Some(want) => assert!(*want == y, "{path:?}, {threads} threads, {bits} bits"),
                         }
                     }
+                    force_int_path(None);
                 }
             }
         }
     }
     isa::force(None);
-    allow_vnni(true);
     set_threads(0);
 }
 

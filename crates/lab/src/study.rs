@@ -1,10 +1,14 @@
 //! Runs of a study one after the other: trained, measured, and put into one table.
+//!
+//! Beside the table, `<name>.md`, lies its record, `<name>.json`: what the table is made of. A run that is in the record
+//! is not done again, wherever the record came from, so a table can be filled on several machines.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use switchformer_data::trim::Keep;
@@ -14,12 +18,14 @@ use switchformer_zoo::{OpenOptions, Opened};
 
 use crate::error::Result;
 use crate::recipe::Recipe;
-use crate::recipe::study::Study;
+use crate::recipe::study::{Study, StudyRun};
 use crate::task::{self, Figures, Places, Task};
 use crate::train::{self, TrainOptions};
 use crate::trim::trim_vocab;
 
 const RESULT: &str = "result.json";
+/// Largest file of results.
+const MAX_RECORD: u64 = 4 << 20;
 /// Name of the point that a recipe without `eval.points` is measured at.
 const REST: &str = "rest";
 
@@ -31,7 +37,7 @@ const ENDS: [&str; 2] = [" low", " high"];
 pub struct StudyOptions {
     /// Folder of the study: one folder a run.
     pub out: PathBuf,
-    /// Folder of `<name>.md`.
+    /// Folder of the table and its record.
     pub results: PathBuf,
     /// Folder of the data set, when it is not in a usual place.
     pub data: Option<PathBuf>,
@@ -74,9 +80,9 @@ pub struct StudyReport {
 
 /// Trains and measures every run that is not finished, in order; the table is written anew after each.
 pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
-    let table = o.results.join(format!("{}.md", study.name));
+    let mut done = write_table(study, o)?;
     for r in &study.runs {
-        if o.only.as_ref().is_some_and(|v| *v != r.variant) || finished(&r.recipe, &o.out)?.is_some() {
+        if o.only.as_ref().is_some_and(|v| *v != r.variant) || done.iter().any(|d| d.is_of(r)) {
             continue;
         }
         if !o.quiet {
@@ -94,20 +100,24 @@ pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
         let result = measure(&r.variant, &r.recipe, &options, &report)?;
         let text = serde_json::to_vec_pretty(&result).unwrap_or_default();
         write_atomic(&out.join(RESULT), &text)?;
-        write_table(study, o, &table)?;
+        done = write_table(study, o)?;
     }
-    let done = write_table(study, o, &table)?;
-    Ok(StudyReport { table, done, runs: study.runs.len() })
+    Ok(StudyReport { table: o.results.join(format!("{}.md", study.name)), done, runs: study.runs.len() })
 }
 
-/// The result of a run, where it has one of the same recipe.
-fn finished(recipe: &Recipe, out: &Path) -> Result<Option<RunResult>> {
-    let dir = out.join(&recipe.name);
-    if !dir.join(RESULT).exists() {
-        return Ok(None);
+impl RunResult {
+    /// Whether this came of a run, by the same recipe.
+    fn is_of(&self, run: &StudyRun) -> bool {
+        self.variant == run.variant && self.seed == run.recipe.seed && self.recipe == run.recipe.fingerprint()
     }
-    let result: RunResult = json::typed(Folder::disk(&dir)?.json(RESULT, 1 << 20)?, &dir.join(RESULT))?;
-    Ok((result.recipe == recipe.fingerprint()).then_some(result))
+}
+
+/// Results that are in a file.
+fn read_results<T: DeserializeOwned + Default>(dir: &Path, name: &str) -> Result<T> {
+    if !dir.join(name).exists() {
+        return Ok(T::default());
+    }
+    Ok(json::typed(Folder::disk(dir)?.json(name, MAX_RECORD)?, &dir.join(name))?)
 }
 
 /// Measures a finished run at the points of its recipe.
@@ -168,15 +178,31 @@ fn trimmed(
     Ok(dir)
 }
 
-fn write_table(study: &Study, o: &StudyOptions, path: &Path) -> Result<Vec<RunResult>> {
-    let mut done = Vec::new();
-    for r in &study.runs {
-        done.extend(finished(&r.recipe, &o.out)?);
+/// Brings record and table up to what the folders of the runs hold; -> the results of this study's runs.
+fn write_table(study: &Study, o: &StudyOptions) -> Result<Vec<RunResult>> {
+    let record = format!("{}.json", study.name);
+    let (mut done, mut others) = (Vec::new(), Vec::new());
+    for result in read_results::<Vec<RunResult>>(&o.results, &record)? {
+        // Results of other recipes, such as one that `--set` made, are kept: someone may come back to them.
+        if study.runs.iter().any(|r| result.is_of(r)) { done.push(result) } else { others.push(result) }
     }
-    if !done.is_empty() {
-        fs::create_dir_all(&o.results).map_err(|e| switchformer_nn::Error::io(&o.results, e))?;
-        write_atomic(path, table(study, &done).as_bytes())?;
+    let known = done.len();
+    for run in &study.runs {
+        let own: Option<RunResult> = read_results(&o.out.join(&run.recipe.name), RESULT)?;
+        done.extend(own.filter(|r| r.is_of(run) && !done.iter().any(|d| d.is_of(run))));
     }
+    done.sort_by_key(|d| study.runs.iter().position(|r| d.is_of(r)));
+    if done.is_empty() {
+        return Ok(done);
+    }
+    fs::create_dir_all(&o.results).map_err(|e| switchformer_nn::Error::io(&o.results, e))?;
+    if done.len() > known {
+        let all: Vec<&RunResult> = done.iter().chain(&others).collect();
+        let mut text = serde_json::to_vec_pretty(&all).unwrap_or_default();
+        text.push(b'\n');
+        write_atomic(&o.results.join(&record), &text)?;
+    }
+    write_atomic(&o.results.join(format!("{}.md", study.name)), table(study, &done).as_bytes())?;
     Ok(done)
 }
 

@@ -163,6 +163,15 @@ fn a_study_is_trained_measured_and_continued() {
     let before = std::fs::metadata(&file).unwrap().modified().unwrap();
     assert_eq!(run_all(&study, &o).unwrap(), report);
     assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before);
+    // The record is enough to know it, and results of other recipes stay in it.
+    std::fs::remove_dir_all(&o.out).unwrap();
+    assert_eq!(run_all(&study, &o).unwrap(), report);
+    assert!(!o.out.exists());
+    let record = || std::fs::read_to_string(o.results.join("thor-translate.json")).unwrap();
+    let (before, other) = (record(), self::study("thor-translate.toml", &["train.steps=3", "eval.sentences=2"]));
+    assert_eq!(run_all(&other, &StudyOptions { only: Some("dense".into()), ..o.clone() }).unwrap().done.len(), 2);
+    assert!(record().contains(before.trim_matches(['[', ']', '\n'])) && record().len() > before.len());
+    assert_eq!(run_all(&study, &o).unwrap(), report);
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Products of packed codes with 8-bit activations, in integers.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::dots::Dots;
 #[cfg(target_arch = "x86_64")]
 use super::dots_x86::{Avx2Vnni, Avx512Vnni};
 use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offset, widen};
 use super::rows::Int8Rows;
-use super::vnni::{IntPath, int_path};
+use super::path::{IntPath, int_path};
 use super::{MAX_INT_ROW, PackedCodes};
 use crate::nested::FULL_BITS;
 use crate::simd::Scalar;
@@ -15,27 +17,27 @@ use crate::threads::{self, Shared, scratch};
 use std::ops::Range;
 
 /// Panels of a task: what they widen to fits the caches next to a core.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 /// Rows of `x` of a task, a multiple of every tile's: they and their results fit the second cache.
-const ROWS: usize = 120;
+const ROWS: usize = 192;
 
 /// Products below which a second thread costs more than it saves.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
 
 /// Where the results go.
 #[derive(Clone, Copy)]
-enum Out<'a> {
+pub(super) enum Out<'a> {
     Sums(Shared<'a, i32>),
     Floats { y: Shared<'a>, row_sums: &'a [f32], step: f32, bias: Option<&'a [f32]> },
 }
 
 /// What a task needs beside its panels.
-struct Job<'a> {
-    x: &'a Int8Rows,
-    w: &'a PackedCodes,
-    offset: i32,
-    out: Out<'a>,
+pub(super) struct Job<'a> {
+    pub(super) x: &'a Int8Rows,
+    pub(super) w: &'a PackedCodes,
+    pub(super) offset: i32,
+    pub(super) out: Out<'a>,
 }
 
 pub(super) fn sums(w: &PackedCodes, x: &Int8Rows, bits: u8, sums: &mut [i32]) {
@@ -81,14 +83,14 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
 }
 
 fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
-    /// Compiles the product for one path.
+    /// Compiles a body for one path.
     #[cfg(target_arch = "x86_64")]
     macro_rules! compiled {
-        ($features:literal, $token:ty) => {{
+        ($($body:ident)::+, $features:literal, $token:ty) => {{
             #[target_feature(enable = $features)]
             fn compiled(bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
                 // SAFETY: this function's own features are those the token stands for.
-                panels_body(unsafe { <$token>::new() }, bytes, first, rows, job);
+                $($body)::+(unsafe { <$token>::new() }, bytes, first, rows, job);
             }
             // SAFETY: `path` was found by asking the processor for these features.
             unsafe { compiled(bytes, first, rows, job) }
@@ -96,13 +98,17 @@ fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, 
     }
     match path {
         #[cfg(target_arch = "x86_64")]
-        IntPath::Avx512Vnni => compiled!("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni),
+        IntPath::Amx => compiled!(amx::panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni),
         #[cfg(target_arch = "x86_64")]
-        IntPath::Avx512 => compiled!("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq", Avx512),
+        IntPath::Avx512Vnni => {
+            compiled!(panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni)
+        }
         #[cfg(target_arch = "x86_64")]
-        IntPath::Avx2Vnni => compiled!("avx2,fma,avxvnni", Avx2Vnni),
+        IntPath::Avx512 => compiled!(panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq", Avx512),
         #[cfg(target_arch = "x86_64")]
-        IntPath::Avx2 => compiled!("avx2,fma", Avx2),
+        IntPath::Avx2Vnni => compiled!(panels_body, "avx2,fma,avxvnni", Avx2Vnni),
+        #[cfg(target_arch = "x86_64")]
+        IntPath::Avx2 => compiled!(panels_body, "avx2,fma", Avx2),
         _ => panels_body(Scalar, bytes, first, rows, job),
     }
 }
@@ -198,11 +204,7 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
             for p in 0..PANELS {
                 if let Out::Sums(out) = job.out {
                     if row + r < job.x.m {
-                        let first = (panel + p) * PANEL;
-                        let n = PANEL.min(job.w.d_out() - first);
-                        // SAFETY: these outputs belong to one panel, and each panel to one task.
-                        let out = unsafe { out.slice(((row + r) * groups + g) * job.w.d_out() + first, n) };
-                        out.copy_from_slice(&d.store(acc[r][p])[..n]);
+                        write_sums(out, &d.store(acc[r][p]), (panel + p) * PANEL, (row + r) * groups + g, job);
                     }
                 } else {
                     total[r][p] = d.scaled(total[r][p], acc[r][p], &scales[p][g]);
@@ -215,6 +217,14 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
             finish(&d.store_floats(total), panels[p], scales[p], (panel + p) * PANEL, row + r, job);
         }
     }
+}
+
+/// Writes integer sums of a row (or of a group of one) for the outputs of one panel, from `first` on.
+#[inline(always)]
+pub(super) fn write_sums(out: Shared<'_, i32>, sums: &[i32; PANEL], first: usize, row: usize, job: &Job<'_>) {
+    let n = PANEL.min(job.w.d_out() - first);
+    // SAFETY: these outputs belong to one panel, and each panel to one task.
+    unsafe { out.slice(row * job.w.d_out() + first, n) }.copy_from_slice(&sums[..n]);
 }
 
 /// The first floats for a whole panel, with zeros where there are fewer.
@@ -231,7 +241,7 @@ fn whole(floats: &[f32]) -> [f32; PANEL] {
 /// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
 /// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
+pub(super) fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
     let Out::Floats { y, row_sums, step, bias } = job.out else { return };
     let mut beyond = [0.0f32; PANEL];
     for wide in job.x.wide(row) {

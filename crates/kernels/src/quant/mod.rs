@@ -8,6 +8,8 @@
 //! and [`PackedCodes::linear_int8`], which rounds the activations to 8 bits row by row and sums in
 //! integers, exactly.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod codes;
 mod dots;
 #[cfg(target_arch = "x86_64")]
@@ -18,13 +20,13 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod layout;
+mod path;
 pub mod reference;
 mod rows;
-mod vnni;
 
 pub use codes::PackedCodes;
+pub use path::{IntPath, force_int_path, int_path, int_paths};
 pub use rows::Int8Rows;
-pub use vnni::{IntPath, allow_vnni, int_path};
 
 /// The widths that have a packed form.
 pub const WIDTHS: [u8; 4] = [8, 6, 4, 2];

@@ -132,6 +132,22 @@ pub struct Data {
     /// Variations of every question and passage that are trained on beside them.
     #[serde(default)]
     pub eda: usize,
+    /// Models that say every question and passage again, to be trained on beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<BackTranslation>,
+    /// Translate into English, not from it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reverse: bool,
+}
+
+/// Two models for a translation there and back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackTranslation {
+    /// Folder of the model from English.
+    pub there: PathBuf,
+    /// Folder of the model into English.
+    pub home: PathBuf,
 }
 
 impl Data {
@@ -194,6 +210,10 @@ pub struct Eval {
     /// Scenes that are measured (0 = 512).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub scenes: usize,
+}
+
+fn is_false(b: &bool) -> bool {
+    !*b
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -420,7 +440,8 @@ impl Recipe {
                 !scenes || (s.draws == 1 && s.bits.is_empty() && s.exits.is_empty() && s.experts.is_none()),
                 "data.task = \"scenes\" has no draws, bits, exits or experts setting: each batch names its task's gate",
             ),
-            (asks || d.eda == 0, "data.eda is for questions"),
+            (asks || (d.eda == 0 && d.back.is_none()), "data.eda and data.back are for questions"),
+            (!d.reverse || d.task == TaskKind::Translate, "data.reverse is for translate"),
             (d.eda <= 16, "data.eda must be at most 16"),
             (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),
             ((300..=65_536).contains(&d.vocab), "data.vocab must be 300 to 65,536"),

@@ -1,5 +1,6 @@
 //! What a batch is, what its loss is, and what is measured at the end: the seam between the loop and the data.
 
+mod back_translation;
 mod corpus;
 mod images;
 mod questions;

@@ -13,6 +13,7 @@ use switchformer_nn::Point;
 use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
 
+use super::back_translation::SaidAgain;
 use super::corpus::Packing;
 use super::{Batch, Figures, Places, Task};
 use crate::error::{Error, Result};
@@ -79,16 +80,29 @@ impl Questions {
             }
         };
         let trained = mixed(&trained, data.limit);
+        let again = match &data.back {
+            None => None,
+            Some(models) => {
+                let texts = trained.iter().flat_map(|i| {
+                    let q = &source.questions[*i as usize];
+                    [q.text.as_str(), source.passages[q.passage].text.as_str()]
+                });
+                Some(SaidAgain::of(models, &places.shared, texts)?)
+            }
+        };
         let mut train = Vec::new();
         for i in &trained {
-            train.extend(samples(&reader, source, *i, None)?);
+            train.extend(samples(&reader, source, *i, Said::AsItIs)?);
             for copy in 0..data.eda {
                 let rng = Rng::of(&[VARIATIONS, recipe.seed, u64::from(*i), copy as u64]);
-                train.extend(samples(&reader, source, *i, Some(rng))?);
+                train.extend(samples(&reader, source, *i, Said::Varied(rng))?);
+            }
+            if let Some(again) = &again {
+                train.extend(samples(&reader, source, *i, Said::Again(again))?);
             }
         }
         let valid: Vec<Vec<Sample>> =
-            mixed(&held, data.valid.max(1)).iter().map(|i| samples(&reader, &dev, *i, None)).collect::<Result<_>>()?;
+            mixed(&held, data.valid.max(1)).iter().map(|i| samples(&reader, &dev, *i, Said::AsItIs)).collect::<Result<_>>()?;
         let lengths = train.iter().map(|s| s.window.ids.len() as u32).collect();
         let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, &home)?;
         Ok(Questions { home, start, reader, train, valid: valid.into_iter().flatten().collect(), dev, held, packing })
@@ -135,16 +149,27 @@ fn mixed(items: &[u32], limit: usize) -> Vec<u32> {
     permutation(0, 0, items.len() as u32).iter().map(|i| items[*i as usize]).take(limit).collect()
 }
 
-/// The windows of a question that hold its first answer, or those of a variation.
-fn samples(reader: &Reader, set: &Squad, question: u32, varied: Option<Rng>) -> Result<Vec<Sample>> {
+/// How a question and its passage are put.
+enum Said<'a> {
+    AsItIs,
+    Varied(Rng),
+    Again(&'a SaidAgain),
+}
+
+/// The windows of a question that hold its first answer.
+fn samples(reader: &Reader, set: &Squad, question: u32, said: Said<'_>) -> Result<Vec<Sample>> {
     let q = &set.questions[question as usize];
     let Some(answer) = q.answers.first() else { return Ok(Vec::new()) };
     let text = &set.passages[q.passage].text;
-    let (asked, text, answer) = match varied {
-        None => (q.text.clone(), text.clone(), answer.clone()),
-        Some(mut rng) => {
+    let (asked, text, answer) = match said {
+        Said::AsItIs => (q.text.clone(), text.clone(), answer.clone()),
+        Said::Varied(mut rng) => {
             let (text, answer) = vary_around(text, answer, &mut rng);
             (vary(&q.text, &mut rng), text, answer)
+        }
+        Said::Again(again) => {
+            let (text, answer) = again.around(text, answer);
+            (again.whole(&q.text), text, answer)
         }
     };
     let windows = reader.windows(&asked, &text)?;
@@ -218,12 +243,12 @@ mod tests {
             "qas":[{"id":"1","question":"where","answers":[{"text":"old river","answer_start":25}]}]}]}]}"#;
         let set = Squad::from_bytes(json.as_bytes().to_vec(), Path::new("x"), Offsets::Exact).unwrap();
         for seed in 0..20 {
-            for s in samples(&reader, &set, 0, (seed > 0).then(|| Rng::of(&[seed]))).unwrap() {
+            for s in samples(&reader, &set, 0, if seed > 0 { Said::Varied(Rng::of(&[seed])) } else { Said::AsItIs }).unwrap() {
                 let [from, to] = s.places.map(|p| p as usize);
                 assert_eq!(s.window.ids[from..=to], [6, 10], "old river");
             }
         }
-        let batch = make(samples(&reader, &set, 0, None).unwrap().iter()).unwrap();
+        let batch = make(samples(&reader, &set, 0, Said::AsItIs).unwrap().iter()).unwrap();
         assert_eq!((batch.labels, batch.size), (vec![9, 10], 12));
     }
 }

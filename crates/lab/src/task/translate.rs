@@ -1,4 +1,4 @@
-//! Translation of sentences from English.
+//! Translation of sentences from English, or into it.
 
 use serde_json::{Map, Value};
 use switchformer_data::Split;
@@ -48,11 +48,13 @@ impl Pairs {
                 Split::Test if test.len() < MEASURED => &mut test,
                 _ => continue,
             };
-            let sample = Sample { source: words.ids(&pair.english)?, target: words.ids(&pair.other)? };
+            let (source, target) =
+                if data.reverse { (&pair.other, &pair.english) } else { (&pair.english, &pair.other) };
+            let sample = Sample { source: words.ids(source)?, target: words.ids(target)? };
             if sample.source.len().max(sample.target.len()) <= data.max_len {
                 part.push(sample);
                 if pair.split == Split::Test {
-                    references.push(pair.other.clone());
+                    references.push(target.clone());
                 }
             }
         }
