@@ -1,11 +1,11 @@
 //! Times the packed low-bit products: `quant_bench gemv|int8 [THREADS [avx2|scalar]]`.
 //!
 //! `gemv`: one row through distinct 768x3072 layers, 200 MB and more of codes in all, beside a plain
-//! sum over the same bytes. `int8`: integer products at transformer shapes.
+//! sum over the same bytes. `int8`: integer products at transformer shapes, by every set of instructions there is.
 
 use std::hint::black_box;
 use std::time::Instant;
-use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, int_path};
+use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, force_int_path, int_paths};
 use switchformer_kernels::{isa, set_threads};
 
 const D_IN: usize = 768;
@@ -34,7 +34,8 @@ fn read(words: &[u64], threads: usize) -> u64 {
     })
 }
 
-fn layer(seed: u64) -> PackedCodes {
+/// A layer with a scale for each `group` inputs.
+fn layer(seed: u64, group: usize) -> PackedCodes {
     let mut state = seed | 1;
     let codes: Vec<i8> = (0..D_IN * D_OUT)
         .map(|_| {
@@ -42,11 +43,11 @@ fn layer(seed: u64) -> PackedCodes {
             (state >> 56) as i8
         })
         .collect();
-    PackedCodes::new(D_IN, D_OUT, &codes, &vec![0.01; D_OUT])
+    PackedCodes::new(D_IN, D_OUT, &codes, &vec![0.01; D_OUT * D_IN / group])
 }
 
 fn gemv(threads: usize) {
-    let layers: Vec<PackedCodes> = (1..=360).map(layer).collect();
+    let layers: Vec<PackedCodes> = (1..=360).map(|seed| layer(seed, D_IN)).collect();
     let words = vec![1u64; layers.len() * D_IN * D_OUT / 8];
     let x: Vec<f32> = (0..8 * D_IN).map(|i| (i % 17) as f32 - 8.0).collect();
     let mut y = vec![0.0; 8 * D_OUT];
@@ -75,19 +76,23 @@ fn gemv(threads: usize) {
 }
 
 fn int8(threads: usize) {
-    let w = layer(1);
-    for m in [2458, 128, 16, 1] {
-        let x: Vec<f32> = (0..m * D_IN).map(|i| (i % 251) as f32 - 125.0).collect();
-        let mut y = vec![0.0; m * D_OUT];
-        for bits in WIDTHS {
+    for group in [D_IN, 192, 64] {
+        let w = layer(1, group);
+        for (m, bits) in [(2458, 8), (2458, 4), (128, 8), (16, 8), (1, 8)] {
+            let x: Vec<f32> = (0..m * D_IN).map(|i| (i % 251) as f32 - 125.0).collect();
+            let mut y = vec![0.0; m * D_OUT];
             w.prepare(bits);
-            let time = best(|| w.linear_int8(&Int8Rows::quantize(m, D_IN, D_IN, &x), bits, None, &mut y));
-            let rate = 2.0 * (m * D_IN * D_OUT) as f64 / time / 1e9;
-            println!(
-                "int8 {m}x{D_IN}x{D_OUT}, {bits} bits, {:?}, {threads} threads: {rate:.0} Gop/s, {:.3} ms",
-                int_path(),
-                time * 1e3
-            );
+            let mut line = format!("int8 {m}x{D_IN}x{D_OUT}, {bits} bits, groups of {group}, {threads} threads:");
+            let round = best(|| _ = black_box(Int8Rows::quantize(m, D_IN, group, &x)));
+            let rows = Int8Rows::quantize(m, D_IN, group, &x);
+            for path in int_paths() {
+                force_int_path(Some(path));
+                let time = best(|| w.linear_int8(&rows, bits, None, &mut y));
+                let rate = 2.0 * (m * D_IN * D_OUT) as f64 / time / 1e9;
+                line += &format!(" {path:?} {rate:.0} Gop/s, {:.3} ms;", time * 1e3);
+                force_int_path(None);
+            }
+            println!("{line} rounding {:.3} ms", round * 1e3);
         }
     }
 }

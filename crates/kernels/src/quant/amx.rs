@@ -5,10 +5,10 @@
 
 use super::dots::Dots;
 use super::dots_x86::Avx512Vnni;
-use super::int::{GROUP, Job, Out, finish, write_sums};
+use super::int::{Job, Out, finish, write_sums};
 use super::layout::{Block, FULL_BLOCKS, PANEL};
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, _mm512_load_si512, _xgetbv};
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -25,6 +25,16 @@ const LINE: usize = 64;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Sums([[i32; PANEL]; TILE]);
+
+impl Sums {
+    const ZERO: Self = Self([[0; PANEL]; TILE]);
+
+    fn add(&mut self, other: &Self) {
+        for (sum, other) in self.0.as_flattened_mut().iter_mut().zip(other.0.as_flattened()) {
+            *sum = sum.wrapping_add(*other);
+        }
+    }
+}
 
 /// Whether the processor has AMX for bytes, and the system lets this process use it.
 pub(super) fn ready() -> bool {
@@ -60,17 +70,16 @@ fn allowed() -> bool {
 
 /// The product by AMX: 32 rows of `x` and two panels at once, then what is left of either.
 #[inline(always)]
-pub(super) fn panels_body(d: Avx512Vnni, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
+pub(super) fn panels_body(d: Avx512Vnni, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
     let len = job.w.units() * FULL_BLOCKS;
-    let end = job.w.panel_count().min(first + GROUP);
     // SAFETY: this path was chosen because AMX is ready.
     let mut tiles = unsafe { Tiles::new() };
     for row in rows.clone().step_by(2 * TILE) {
         let n = (rows.end - row).min(2 * TILE);
-        let mut panel = first;
-        while panel < end {
-            let blocks = &bytes[(panel - first) * len..];
-            if n > TILE && panel + 2 <= end {
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let blocks = &bytes[(panel - panels.start) * len..];
+            if n > TILE && panel + 2 <= panels.end {
                 tiles_of::<2, 2>(d, &mut tiles, blocks, panel, row..row + n, job);
                 panel += 2;
                 continue;
@@ -97,40 +106,75 @@ fn tiles_of<const HEIGHT: usize, const PANELS: usize>(
     let len = job.w.units() * FULL_BLOCKS;
     let groups = job.w.groups();
     let per_group = len / groups;
-    let mut total = [[[d.no_floats(); TILE]; PANELS]; HEIGHT];
+    // What is left after whole steps is summed apart, as tiles have one shape at a time.
+    let whole = per_group / STEP * STEP;
+    // Two, so that tiles are multiplied while the sums of the group before are scaled.
+    let mut both = [[[Sums::ZERO; PANELS]; HEIGHT]; 2];
+    let mut totals = [[[d.no_floats(); TILE]; PANELS]; HEIGHT];
+    // The rows of an upper or lower tile, counted from its first.
+    let halves = |half: usize| 0..rows.len().saturating_sub(half * TILE).min(TILE);
+    let mut multiply = |g: usize, sums: &mut [[Sums; PANELS]; HEIGHT]| {
+        let mut part = |start: usize, end: usize, sums: &mut [[Sums; PANELS]; HEIGHT]| {
+            let from = g * per_group + start;
+            let x = &job.x.words[rows.start * len + from..][..(rows.len() - 1) * len + end - start];
+            let w = |p: usize| &blocks[p * len + from..][..end - start];
+            // SAFETY: the slices above hold all rows of `x` and blocks of the panels that are multiplied.
+            unsafe {
+                if const { HEIGHT == 2 && PANELS == 2 } {
+                    tiles.four(x.as_ptr(), len, rows.len() - TILE, [w(0), w(1)], sums.as_flattened_mut());
+                } else {
+                    tiles.one(x.as_ptr(), len, rows.len(), w(0), &mut sums[0][0]);
+                }
+            }
+        };
+        if per_group == 0 {
+            return; // rows of no inputs: sums are 0
+        }
+        part(0, if whole == 0 { per_group } else { whole }, sums);
+        if (1..per_group).contains(&whole) {
+            let mut rest = [[Sums::ZERO; PANELS]; HEIGHT];
+            part(whole, per_group, &mut rest);
+            for (sums, rest) in sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()) {
+                sums.add(rest);
+            }
+        }
+    };
+    multiply(0, &mut both[0]);
     for g in 0..groups {
-        let mut sums = [[Sums([[0; PANEL]; TILE]); PANELS]; HEIGHT];
-        for (r, row) in rows.clone().enumerate() {
-            // Takes the offset of the codes off; sums wrap round, which the last one undoes.
-            let start = job.offset.wrapping_mul(job.x.sums[row * groups + g]).wrapping_neg();
-            for sums in &mut sums[r / TILE] {
-                sums.0[r % TILE] = [start; PANEL];
-            }
+        if g + 1 < groups {
+            multiply(g + 1, &mut both[(g + 1) % 2]);
         }
-        let x = &job.x.words[rows.start * len + g * per_group..][..(rows.len() - 1) * len + per_group];
-        let w = |p: usize| &blocks[p * len + g * per_group..][..per_group];
-        // SAFETY: the slices above hold all rows of `x` and blocks of the panels that are multiplied.
-        unsafe {
-            if const { HEIGHT == 2 && PANELS == 2 } {
-                tiles.add_four(x.as_ptr(), len, rows.len() - TILE, [w(0), w(1)], sums.as_flattened_mut());
-            } else {
-                tiles.add(x.as_ptr(), len, rows.len(), w(0), &mut sums[0][0]);
+        let sums = &both[g % 2];
+        for half in 0..HEIGHT {
+            // Takes the offset of the codes off; sums wrap round, which this undoes.
+            let mut offsets = [0; TILE];
+            let first = g * job.x.m + rows.start + half * TILE;
+            for (offset, sum) in offsets.iter_mut().zip(&job.x.sums[first..][..halves(half).len()]) {
+                *offset = job.offset.wrapping_mul(*sum);
             }
-        }
-        for (r, row) in rows.clone().enumerate() {
             for p in 0..PANELS {
-                let sums = &sums[r / TILE][p].0[r % TILE];
+                let (sums, totals) = (&sums[half][p].0, &mut totals[half][p]);
                 if let Out::Sums(out) = job.out {
-                    write_sums(out, sums, (panel + p) * PANEL, row * groups + g, job);
+                    for r in halves(half) {
+                        let row = (rows.start + half * TILE + r) * groups + g;
+                        write_sums(out, &d.store(d.less(&sums[r], offsets[r])), (panel + p) * PANEL, row, job);
+                    }
                     continue;
                 }
-                let scales = &job.w.scale()[(panel + p) * groups..][..groups];
-                let total = &mut total[r / TILE][p][r % TILE];
-                *total = d.scaled(*total, unsafe { _mm512_load_si512(sums.as_ptr().cast()) }, &scales[g]);
-                if g + 1 == groups {
-                    let blocks = &blocks[p * len..][..len];
-                    finish(&d.store_floats(*total), blocks, scales, (panel + p) * PANEL, row, job);
+                let scale = &job.w.scale()[(panel + p) * groups + g];
+                for r in halves(half) {
+                    totals[r] = d.scaled(totals[r], d.less(&sums[r], offsets[r]), scale);
                 }
+            }
+        }
+    }
+    for half in 0..HEIGHT {
+        for p in 0..PANELS {
+            let scales = &job.w.scale()[(panel + p) * groups..][..groups];
+            for r in halves(half) {
+                let row = rows.start + half * TILE + r;
+                let total = d.store_floats(totals[half][p][r]);
+                finish(&total, &blocks[p * len..][..len], scales, (panel + p) * PANEL, row, job);
             }
         }
     }
@@ -151,100 +195,81 @@ impl Tiles {
         Self { shape: None }
     }
 
-    /// Adds to sums the codes of `rows` rows of `x` times `blocks` blocks of one panel.
+    /// Sums of the codes of `rows` rows of `x` times the blocks `w` of one panel: whole steps of 16 blocks, or fewer.
     ///
     /// # Safety
     /// `x` must have `rows` (1..=16) rows, `width` words apart, of as many words as `w` has blocks.
-    unsafe fn add(&mut self, x: *const u32, width: usize, rows: usize, w: &[Block], sums: &mut Sums) {
-        let (whole, rest) = (w.len() / STEP, w.len() % STEP);
-        for (from, steps, blocks) in [(0, whole, STEP), (whole * STEP, usize::from(rest > 0), rest)] {
-            if steps == 0 {
-                continue;
-            }
-            self.shape([rows as u8, rows as u8, blocks as u8]);
-            // SAFETY: the shape bounds every load by what the caller promises.
-            unsafe {
-                asm!(
-                    "tileloadd tmm0, [{sums} + {line}]",
-                    "2:",
-                    "tileloadd tmm4, [{x} + {width}]",
-                    "tileloadd tmm6, [{w} + {line}]",
-                    "tdpbsud tmm0, tmm4, tmm6",
-                    "add {x}, 64",
-                    "add {w}, 1024",
-                    "dec {steps}",
-                    "jnz 2b",
-                    "tilestored [{sums} + {line}], tmm0",
-                    x = inout(reg) x.add(from) => _,
-                    w = inout(reg) w.as_ptr().add(from) => _,
-                    steps = inout(reg) steps => _,
-                    width = in(reg) width * size_of::<u32>(),
-                    line = in(reg) LINE,
-                    sums = in(reg) sums.0.as_mut_ptr(),
-                    out("tmm0") _, out("tmm4") _, out("tmm6") _,
-                    options(nostack),
-                );
-            }
+    unsafe fn one(&mut self, x: *const u32, width: usize, rows: usize, w: &[Block], sums: &mut Sums) {
+        self.shape([rows as u8, rows as u8, w.len().min(STEP) as u8]);
+        // SAFETY: the shape bounds every load by what the caller promises.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "2:",
+                "tileloadd tmm4, [{x} + {width}]",
+                "tileloadd tmm6, [{w} + {line}]",
+                "tdpbsud tmm0, tmm4, tmm6",
+                "add {x}, 64",
+                "add {w}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line}], tmm0",
+                x = inout(reg) x => _,
+                w = inout(reg) w.as_ptr() => _,
+                steps = inout(reg) w.len().div_ceil(STEP) => _,
+                width = in(reg) width * size_of::<u32>(),
+                line = in(reg) LINE,
+                sums = in(reg) sums.0.as_mut_ptr(),
+                out("tmm0") _, out("tmm4") _, out("tmm6") _,
+                options(nostack),
+            );
         }
     }
 
-    /// [`add`](Self::add) for 16 rows of `x` and `below` rows after them, and for two panels: each load is used twice.
+    /// [`one`](Self::one) for 16 rows of `x` and `below` rows after them, and for two panels: each load is used twice.
     ///
     /// # Safety
     /// As there, with `below` (1..=16) rows more, both panels of the same length, and four sums: two for each tile of `x`.
-    unsafe fn add_four(
-        &mut self,
-        x: *const u32,
-        width: usize,
-        below: usize,
-        w: [&[Block]; 2],
-        sums: &mut [Sums],
-    ) {
-        let (whole, rest) = (w[0].len() / STEP, w[0].len() % STEP);
-        for (from, steps, blocks) in [(0, whole, STEP), (whole * STEP, usize::from(rest > 0), rest)] {
-            if steps == 0 {
-                continue;
-            }
-            self.shape([TILE as u8, below as u8, blocks as u8]);
-            // SAFETY: the shape bounds every load by what the caller promises.
-            unsafe {
-                asm!(
-                    "tileloadd tmm0, [{sums} + {line}]",
-                    "tileloadd tmm1, [{sums} + {line} + 1024]",
-                    "tileloadd tmm2, [{sums} + {line} + 2048]",
-                    "tileloadd tmm3, [{sums} + {line} + 3072]",
-                    "2:",
-                    "tileloadd tmm4, [{x} + {width}]",
-                    "tileloadd tmm6, [{w0} + {line}]",
-                    "tileloadd tmm7, [{w1} + {line}]",
-                    "tdpbsud tmm0, tmm4, tmm6",
-                    "tileloadd tmm5, [{below} + {width}]",
-                    "tdpbsud tmm1, tmm4, tmm7",
-                    "tdpbsud tmm2, tmm5, tmm6",
-                    "tdpbsud tmm3, tmm5, tmm7",
-                    "add {x}, 64",
-                    "add {below}, 64",
-                    "add {w0}, 1024",
-                    "add {w1}, 1024",
-                    "dec {steps}",
-                    "jnz 2b",
-                    "tilestored [{sums} + {line}], tmm0",
-                    "tilestored [{sums} + {line} + 1024], tmm1",
-                    "tilestored [{sums} + {line} + 2048], tmm2",
-                    "tilestored [{sums} + {line} + 3072], tmm3",
-                    x = inout(reg) x.add(from) => _,
-                    below = inout(reg) x.add(TILE * width + from) => _,
-                    w0 = inout(reg) w[0].as_ptr().add(from) => _,
-                    w1 = inout(reg) w[1].as_ptr().add(from) => _,
-                    steps = inout(reg) steps => _,
-                    width = in(reg) width * size_of::<u32>(),
-                    line = in(reg) LINE,
-                    sums = in(reg) sums.as_mut_ptr(),
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                );
-            }
+    unsafe fn four(&mut self, x: *const u32, width: usize, below: usize, w: [&[Block]; 2], sums: &mut [Sums]) {
+        self.shape([TILE as u8, below as u8, w[0].len().min(STEP) as u8]);
+        // SAFETY: the shape bounds every load by what the caller promises.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{x} + {width}]",
+                "tileloadd tmm6, [{w0} + {line}]",
+                "tileloadd tmm7, [{w1} + {line}]",
+                "tdpbsud tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{below} + {width}]",
+                "tdpbsud tmm1, tmm4, tmm7",
+                "tdpbsud tmm2, tmm5, tmm6",
+                "tdpbsud tmm3, tmm5, tmm7",
+                "add {x}, 64",
+                "add {below}, 64",
+                "add {w0}, 1024",
+                "add {w1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line}], tmm0",
+                "tilestored [{sums} + {line} + 1024], tmm1",
+                "tilestored [{sums} + {line} + 2048], tmm2",
+                "tilestored [{sums} + {line} + 3072], tmm3",
+                x = inout(reg) x => _,
+                below = inout(reg) x.add(TILE * width) => _,
+                w0 = inout(reg) w[0].as_ptr() => _,
+                w1 = inout(reg) w[1].as_ptr() => _,
+                steps = inout(reg) w[0].len().div_ceil(STEP) => _,
+                width = in(reg) width * size_of::<u32>(),
+                line = in(reg) LINE,
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
         }
     }
 

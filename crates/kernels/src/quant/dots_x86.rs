@@ -32,6 +32,13 @@ impl Avx512Vnni {
     pub(super) unsafe fn new() -> Self {
         Self(())
     }
+
+    /// `sums` less one number. It wraps round.
+    #[inline(always)]
+    pub(super) fn less(self, sums: &[i32; PANEL], number: i32) -> __m512i {
+        // SAFETY: the array is one vector long; the token proves the instructions.
+        unsafe { _mm512_sub_epi32(_mm512_loadu_si512(sums.as_ptr().cast()), _mm512_set1_epi32(number)) }
+    }
 }
 
 /// Bytes 0 and 2 of a word, and bytes 1 and 3, each sign-extended to 16 bits.

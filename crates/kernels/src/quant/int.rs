@@ -6,8 +6,8 @@ use super::dots::Dots;
 #[cfg(target_arch = "x86_64")]
 use super::dots_x86::{Avx2Vnni, Avx512Vnni};
 use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offset, widen};
-use super::rows::Int8Rows;
 use super::path::{IntPath, int_path};
+use super::rows::Int8Rows;
 use super::{MAX_INT_ROW, PackedCodes};
 use crate::nested::FULL_BITS;
 use crate::simd::Scalar;
@@ -16,8 +16,18 @@ use crate::simd_x86::{Avx2, Avx512};
 use crate::threads::{self, Shared, scratch};
 use std::ops::Range;
 
-/// Panels of a task: what they widen to fits the caches next to a core.
-pub(super) const GROUP: usize = 4;
+/// Panels of a tile, and of a task: what they widen to fits the caches next to a core.
+const GROUP: usize = 4;
+
+/// Panels of a task by AMX, for which codes in the second cache are near enough: rows of the result are written in long
+/// stretches. Fewer, down to [`GROUP`], where there would be too few tasks.
+const LONG_GROUP: usize = 16;
+
+/// Rows from which on AMX is faster than AVX-512.
+const FEW_ROWS: usize = 4;
+
+/// Tasks that divide well among threads.
+const TASKS: usize = 12;
 
 /// Rows of `x` of a task, a multiple of every tile's: they and their results fit the second cache.
 const ROWS: usize = 192;
@@ -60,45 +70,55 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
     if x.m == 0 || panels == 0 {
         return;
     }
-    let path = int_path();
+    let path = match int_path() {
+        // Tiles would be mostly empty.
+        IntPath::Amx if x.m < FEW_ROWS => IntPath::Avx512Vnni,
+        path => path,
+    };
     let job = Job { x, w, offset: offset(bits), out };
     let per_panel = units * blocks_per_unit(bits);
     let parallel = x.m * w.d_in() * w.d_out() >= PARALLEL_PRODUCTS;
-    let groups = panels.div_ceil(GROUP);
+    let mut group = if path == IntPath::Amx { LONG_GROUP } else { GROUP };
+    while group > GROUP && panels.div_ceil(group) * x.m.div_ceil(ROWS) < TASKS {
+        group /= 2;
+    }
+    let groups = panels.div_ceil(group);
     threads::run(groups * x.m.div_ceil(ROWS), parallel, |i| {
-        let first = i % groups * GROUP;
+        let first = i % groups * group;
         let rows = i / groups * ROWS;
         let rows = rows..x.m.min(rows + ROWS);
-        let n = GROUP.min(panels - first);
+        let n = group.min(panels - first);
         let packed = &packed[first * per_panel..][..n * per_panel];
         if bits == FULL_BITS {
-            return run_panels(path, packed, first, rows, &job);
+            return run_panels(path, packed, first..first + n, rows, &job);
         }
         let blocks = n * units * FULL_BLOCKS;
         let mut buffer = scratch((blocks + 1) * PANEL);
         let bytes = &mut as_blocks(&mut buffer)[..blocks];
         widen(packed, bits, bytes);
-        run_panels(path, bytes, first, rows, &job);
+        run_panels(path, bytes, first..first + n, rows, &job);
     });
 }
 
-fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
+fn run_panels(path: IntPath, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
     /// Compiles a body for one path.
     #[cfg(target_arch = "x86_64")]
     macro_rules! compiled {
         ($($body:ident)::+, $features:literal, $token:ty) => {{
             #[target_feature(enable = $features)]
-            fn compiled(bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
+            fn compiled(bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
                 // SAFETY: this function's own features are those the token stands for.
-                $($body)::+(unsafe { <$token>::new() }, bytes, first, rows, job);
+                $($body)::+(unsafe { <$token>::new() }, bytes, panels, rows, job);
             }
             // SAFETY: `path` was found by asking the processor for these features.
-            unsafe { compiled(bytes, first, rows, job) }
+            unsafe { compiled(bytes, panels, rows, job) }
         }};
     }
     match path {
         #[cfg(target_arch = "x86_64")]
-        IntPath::Amx => compiled!(amx::panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni),
+        IntPath::Amx => {
+            compiled!(amx::panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni)
+        }
         #[cfg(target_arch = "x86_64")]
         IntPath::Avx512Vnni => {
             compiled!(panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni)
@@ -109,18 +129,17 @@ fn run_panels(path: IntPath, bytes: &[Block], first: usize, rows: Range<usize>, 
         IntPath::Avx2Vnni => compiled!(panels_body, "avx2,fma,avxvnni", Avx2Vnni),
         #[cfg(target_arch = "x86_64")]
         IntPath::Avx2 => compiled!(panels_body, "avx2,fma", Avx2),
-        _ => panels_body(Scalar, bytes, first, rows, job),
+        _ => panels_body(Scalar, bytes, panels, rows, job),
     }
 }
 
 #[inline(always)]
-fn panels_body<D: Dots>(d: D, bytes: &[Block], first: usize, rows: Range<usize>, job: &Job<'_>) {
+fn panels_body<D: Dots>(d: D, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
     let len = job.w.units() * FULL_BLOCKS;
-    let end = job.w.panel_count().min(first + GROUP);
-    let mut panel = first;
-    while panel < end {
-        let blocks = &bytes[(panel - first) * len..];
-        if D::WIDE && panel + GROUP <= end {
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let blocks = &bytes[(panel - panels.start) * len..];
+        if D::WIDE && panel + GROUP <= panels.end {
             if job.w.groups() == 1 {
                 strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
             } else {
@@ -169,11 +188,9 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
     let groups = job.w.groups();
     let per_group = len / groups;
     let mut xs: [&[u32]; ROWS] = [&[]; ROWS];
-    let mut x_sums: [&[i32]; ROWS] = [&[]; ROWS];
     for r in 0..ROWS {
         let row = (row + r).min(job.x.m - 1);
         xs[r] = &job.x.words[row * len..][..len];
-        x_sums[r] = &job.x.sums[row * groups..][..groups];
     }
     let mut panels: [&[Block]; PANELS] = [&[]; PANELS];
     let mut scales: [&[[f32; PANEL]]; PANELS] = [&[]; PANELS];
@@ -186,7 +203,8 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
         let mut acc = [[d.splat(0); PANELS]; ROWS];
         for r in 0..ROWS {
             // Takes the offset of the codes off; sums wrap round, which the last one undoes.
-            acc[r] = [d.splat(job.offset.wrapping_mul(x_sums[r][g]).wrapping_neg()); PANELS];
+            let sum = job.x.sums[g * job.x.m + (row + r).min(job.x.m - 1)];
+            acc[r] = [d.splat(job.offset.wrapping_mul(sum).wrapping_neg()); PANELS];
         }
         for b in g * per_group..(g + 1) * per_group {
             let mut w = [d.weights(&panels[0][b]); PANELS];
@@ -241,7 +259,14 @@ fn whole(floats: &[f32]) -> [f32; PANEL] {
 /// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
 /// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-pub(super) fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
+pub(super) fn finish(
+    total: &[f32; PANEL],
+    blocks: &[Block],
+    scales: &[[f32; PANEL]],
+    first: usize,
+    row: usize,
+    job: &Job<'_>,
+) {
     let Out::Floats { y, row_sums, step, bias } = job.out else { return };
     let mut beyond = [0.0f32; PANEL];
     for wide in job.x.wide(row) {

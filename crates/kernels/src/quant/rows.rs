@@ -2,6 +2,7 @@
 
 use super::MAX_INT_ROW;
 use super::layout::UNIT;
+use crate::buffer::unfilled_words;
 use crate::dispatch::dispatch;
 use crate::simd::Simd;
 use crate::threads::{self, PARALLEL_FLOATS, Shared};
@@ -14,6 +15,9 @@ const INPUTS_PER_WIDE: usize = 64;
 
 /// Most values out of range that the range is chosen for.
 const WIDE_GOAL: usize = 4;
+
+/// A range without them is worth its cost where it is at most this share of the whole one.
+const WORTH: f32 = 0.75;
 
 /// Places for such values: equal ones may be more than the goal. Past this the range is the whole one.
 const WIDE_PLACES: usize = 8;
@@ -40,7 +44,7 @@ pub struct Int8Rows {
     pub(super) group: usize,
     /// `[m, units * 4]`: four codes to a word, the first lowest; padded with zeros.
     pub(super) words: Vec<u32>,
-    /// `[m, groups]`: the sum of each group's codes.
+    /// `[groups, m]`: the sum of each group's codes.
     pub(super) sums: Vec<i32>,
     /// What each row's codes are to be multiplied by.
     pub(super) scale: Vec<f32>,
@@ -65,7 +69,8 @@ impl Int8Rows {
     /// one scale for each `group` inputs (`in` for one scale a row).
     ///
     /// The range runs from the least to the greatest value of the row, but that it leaves out up to one
-    /// value in 64, four at most, on the sides where that makes it smallest; those keep all their bits.
+    /// value in 64, four at most, on the sides where that makes it smallest, if that takes a quarter off; those keep all
+    /// their bits.
     ///
     /// A row of equal values, or within 10^-36, gets scale 0; a row with an infinity or a NaN gets a
     /// NaN, and so do all its results.
@@ -81,12 +86,13 @@ impl Int8Rows {
         let (wide, wide_count) = (Shared::new(&mut rows.wide), Shared::new(&mut rows.wide_count));
         let chunk = (8192 / d_in.max(1)).max(1);
         threads::run(m.div_ceil(chunk), x.len() >= PARALLEL_FLOATS, |i| {
+            let mut own = vec![0; groups];
             for row in i * chunk..m.min((i + 1) * chunk) {
                 // SAFETY: each row belongs to one task.
                 let mut at = unsafe {
                     Row {
                         words: words.slice(row * width, width),
-                        sums: sums.slice(row * groups, groups),
+                        sums: &mut own,
                         scale: &mut scale.slice(row, 1)[0],
                         middle: &mut middle.slice(row, 1)[0],
                         wide: &mut wide.slice(row, 1)[0],
@@ -94,6 +100,10 @@ impl Int8Rows {
                     }
                 };
                 quantize_row(&x[row * d_in..][..d_in], group, &mut at);
+                for (g, sum) in own.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { sums.slice(g * m + row, 1)[0] = std::mem::take(sum) };
+                }
             }
         });
         rows
@@ -117,6 +127,7 @@ impl Int8Rows {
         let mut rows = Self::empty(m, d_in, group);
         rows.scale.copy_from_slice(scale);
         let width = rows.width();
+        rows.words.fill(0);
         for row in 0..m {
             let codes = &codes[row * d_in..][..d_in];
             for (word, four) in rows.words[row * width..][..width].iter_mut().zip(codes.chunks(4)) {
@@ -128,8 +139,9 @@ impl Int8Rows {
             }
         }
         if group > 0 {
-            for (sum, codes) in rows.sums.iter_mut().zip(codes.chunks_exact(group)) {
-                *sum = codes.iter().map(|&c| i32::from(c)).sum();
+            for (i, codes) in codes.chunks_exact(group).enumerate() {
+                let (row, g) = (i / rows.groups(), i % rows.groups());
+                rows.sums[g * m + row] = codes.iter().map(|&c| i32::from(c)).sum();
             }
         }
         rows
@@ -138,7 +150,7 @@ impl Int8Rows {
     fn empty(m: usize, d_in: usize, group: usize) -> Self {
         assert!(d_in <= MAX_INT_ROW, "rows of {d_in} are too long for 32-bit sums");
         assert!(d_in == group || d_in.is_multiple_of(group), "groups of {group} do not make a row of {d_in}");
-        let words = vec![0; m * d_in.div_ceil(UNIT) * WORDS];
+        let words = unfilled_words(m * d_in.div_ceil(UNIT) * WORDS);
         let groups = d_in.checked_div(group).unwrap_or(1);
         Self {
             m,
@@ -270,7 +282,8 @@ fn range(x: &[f32]) -> Option<(f32, f32, bool)> {
             }
         }
         let outside: usize = x.iter().map(|&v| usize::from(v < best.0 || v > best.1)).sum();
-        if outside > WIDE_PLACES {
+        let worth = best.1 * 0.5 - best.0 * 0.5 <= WORTH * (hi[0] * 0.5 - lo[0] * 0.5);
+        if outside > WIDE_PLACES || !worth {
             best = (lo[0], hi[0]);
         }
     }
@@ -283,6 +296,7 @@ fn quantize_body<S: Simd>(_s: S, x: &[f32], group: usize, row: &mut Row<'_>) {
         return;
     }
     let Some((lo, hi, outside)) = range(x) else {
+        row.words.fill(0);
         *row.scale = f32::NAN;
         return;
     };
@@ -302,14 +316,17 @@ fn quantize_body<S: Simd>(_s: S, x: &[f32], group: usize, row: &mut Row<'_>) {
         for (word, four) in row.words.iter_mut().zip(fours) {
             *word = u32::from_le_bytes(four.map(code));
         }
+        // Padding has code 0.
+        row.words[fours.len()..].fill(0);
         for (i, &v) in rest.iter().enumerate() {
             row.words[fours.len()] |= u32::from(code(v)) << (8 * i);
         }
-        // Padding has code 0.
         let whole = if group == x.len() { row.words.len() } else { group / 4 };
         for (sum, words) in row.sums.iter_mut().zip(row.words.chunks_exact(whole)) {
             *sum = words.iter().map(|w| w.to_le_bytes().iter().map(|&c| i32::from(c as i8)).sum::<i32>()).sum();
         }
+    } else {
+        row.words.fill(0);
     }
     if outside {
         for (c, chunk) in x.chunks(UNIT).enumerate() {
