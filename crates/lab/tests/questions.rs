@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -72,8 +74,7 @@ fn squad(dir: &Path) -> PathBuf {
 
 /// The recipe at toy sizes: three blocks at most, experts in the last one.
 fn study(start: &Path, overrides: &[&str]) -> Study {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/robust-qa.toml");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(common::recipe_file("robust-qa.toml")).unwrap();
     // Variants are out of reach of overrides.
     let text = text
         .replace("models/all-MiniLM-L6-v2", &start.display().to_string())
@@ -81,7 +82,8 @@ fn study(start: &Path, overrides: &[&str]) -> Study {
         .replace("encoder.layer.6", "encoder.layer.2")
         .replace("num_hidden_layers = 7", "num_hidden_layers = 3")
         .replace("from = 6", "from = 2")
-        .replace("from = 4", "from = 1");
+        .replace("from = 4", "from = 1")
+        .replace("\"runs/", &format!("\"{}/", start.with_file_name("runs").display()));
     let copy = start.with_extension("toml");
     std::fs::write(&copy, text).unwrap();
     let small = [
@@ -150,6 +152,47 @@ fn every_variant_goes_on_bit_for_bit_and_keeps_what_stays() {
         let found = reading::answers(&opened, &Point::new(), &reader, "where does anna live ?", text).unwrap().0;
         assert!(text.contains(&text[found[0].range.clone()]) && found[0].probability > 0.0);
     }
+}
+
+#[test]
+fn questions_are_said_again_by_models_of_ones_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let (start, data) = (checkpoint(temp.path(), "bert"), squad(temp.path()));
+    let recipe = one(&study(&start, &[]), "back");
+    let o = options(temp.path(), "back", &data, None);
+    let missing = run(&recipe, &o).unwrap_err().to_string();
+    assert!(missing.contains("data.back") && missing.contains("back-translation.toml"), "{missing}");
+    let small = ["d_model=16", "d_kv=8", "d_ff=32", "num_heads=2"].map(|s| format!("model.{s}"));
+    let short = ["data.vocab=400", "train.steps=2", "train.batch=200", "train.warmup=1", "eval.sentences=2"];
+    let all: Vec<String> = small.into_iter().chain(short.map(String::from)).collect();
+    let translators = Study::read(&common::recipe_file("back-translation.toml"), &all).unwrap();
+    let places = StudyOptions {
+        out: start.with_file_name("runs").join("back-translation"),
+        results: temp.path().join("results"),
+        data: Some(common::debian(temp.path())),
+        only: None,
+        quiet: true,
+    };
+    assert_eq!(run_all(&translators, &places).unwrap().done.len(), 2);
+    // What was translated once is not translated again.
+    let count = |recipe: &Recipe| {
+        let shared = temp.path().to_path_buf();
+        let mut task = task::open(recipe, &Places { data: Some(data.clone()), shared, words: None }).unwrap();
+        (0..40).map(|i| task.batch(i).unwrap().labels).collect::<Vec<_>>()
+    };
+    let first = count(&recipe);
+    let again = || {
+        let names = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().path());
+        names.filter(|p| p.to_string_lossy().contains("said-again")).collect::<Vec<_>>()
+    };
+    let file = again().pop().unwrap();
+    let known: BTreeMap<String, String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(known.keys().any(|k| k.starts_with("where does")), "{known:?}");
+    let before = std::fs::metadata(&file).unwrap().modified().unwrap();
+    assert_eq!(count(&recipe), first);
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), before);
+    assert_ne!(count(&one(&study(&start, &[]), "dense")), first);
+    assert!(run(&recipe, &TrainOptions { shared: Some(temp.path().to_path_buf()), ..o }).unwrap().loss.is_finite());
 }
 
 #[test]

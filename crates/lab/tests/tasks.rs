@@ -2,47 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::path::Path;
+
+use common::{debian, recipe_file};
 use sha2::Digest;
 use switchformer_lab::Error;
 use switchformer_lab::checkpoint::Checkpoints;
 use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
+use switchformer_lab::task::{self, Places};
 use switchformer_lab::train::{TrainOptions, run};
 use switchformer_zoo::{OpenOptions, Opened};
-
-fn recipe_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes").join(name)
-}
-
-/// Descriptions of made-up packages in three languages, as apt keeps them.
-fn debian(dir: &Path) -> PathBuf {
-    let things = ["editor", "library", "game", "viewer", "server", "client", "parser", "compiler"];
-    let languages = [("en", "for the"), ("de", "fuer den"), ("it", "per il")];
-    let mut files = languages.map(|_| String::new());
-    for i in 0..400u32 {
-        let (a, b) = (things[i as usize % 8], things[(i as usize / 8) % 8]);
-        // Letters alone tell families apart.
-        let name: String = format!("{i:03}").bytes().map(|d| char::from(d - b'0' + b'a')).collect();
-        for (out, (field, of)) in files.iter_mut().zip(languages) {
-            writeln!(out, "Package: {a}{name}\nDescription-md5: {i:032x}").unwrap();
-            writeln!(
-                out,
-                "Description-{field}: {a} {name} {of} {b}\n This {a} works with {name} {of} {b} number {i}.\n"
-            )
-            .unwrap();
-        }
-    }
-    let data = dir.join("debian");
-    std::fs::create_dir_all(&data).unwrap();
-    for (text, (field, _)) in files.iter().zip(languages) {
-        std::fs::write(data.join(format!("Translation-{field}")), text).unwrap();
-    }
-    data
-}
 
 const SMALL: &[&str] = &[
     "model.d_model=16",
@@ -59,6 +32,23 @@ const SMALL: &[&str] = &[
     "train.valid_every=3",
     "seeds=[1,2]",
 ];
+
+#[test]
+fn a_translator_learns_either_way() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = debian(temp.path());
+    let sources = |variant: &str| {
+        let recipe = one("back-translation.toml", variant, &[]);
+        let places = Places { data: Some(data.clone()), shared: temp.path().to_path_buf(), ..Places::default() };
+        let mut task = task::open(&recipe, &places).unwrap();
+        let batch = task.batch(0).unwrap();
+        let model = run(&recipe, &options(temp.path(), variant, &data, None)).unwrap().model;
+        let words = switchformer_data::Tokenizer::load(&model, None).unwrap();
+        words.decode(&batch.labels, true).unwrap()
+    };
+    assert!(sources("there").contains(" per il ") && !sources("there").contains(" for the "));
+    assert!(sources("home").contains(" for the ") && !sources("home").contains(" per il "));
+}
 
 fn study(file: &str, overrides: &[&str]) -> Study {
     let all: Vec<String> = SMALL.iter().chain(overrides).map(|s| s.to_string()).collect();

@@ -94,9 +94,8 @@ fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> {
     std::iter::from_fn(move || {
         let first = words.get(from)?.clone();
         let fits = words[from..].iter().take_while(|w| w.end - first.start <= PIECE).count().max(1);
-        let ends = |marks: &[char]| {
-            (0..fits).rev().find(|i| text[words[from + i].clone()].ends_with(marks)).map(|i| i + 1)
-        };
+        let ends =
+            |marks: &[char]| (0..fits).rev().find(|i| text[words[from + i].clone()].ends_with(marks)).map(|i| i + 1);
         let all = from + fits == words.len();
         let n = ends(&['.', '!', '?']).or_else(|| if all { None } else { ends(&[',', ';', ':']) }).unwrap_or(fits);
         let last = words[from + n - 1].end;

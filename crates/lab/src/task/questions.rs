@@ -101,8 +101,10 @@ impl Questions {
                 train.extend(samples(&reader, source, *i, Said::Again(again))?);
             }
         }
-        let valid: Vec<Vec<Sample>> =
-            mixed(&held, data.valid.max(1)).iter().map(|i| samples(&reader, &dev, *i, Said::AsItIs)).collect::<Result<_>>()?;
+        let valid: Vec<Vec<Sample>> = mixed(&held, data.valid.max(1))
+            .iter()
+            .map(|i| samples(&reader, &dev, *i, Said::AsItIs))
+            .collect::<Result<_>>()?;
         let lengths = train.iter().map(|s| s.window.ids.len() as u32).collect();
         let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, &home)?;
         Ok(Questions { home, start, reader, train, valid: valid.into_iter().flatten().collect(), dev, held, packing })
@@ -243,7 +245,9 @@ mod tests {
             "qas":[{"id":"1","question":"where","answers":[{"text":"old river","answer_start":25}]}]}]}]}"#;
         let set = Squad::from_bytes(json.as_bytes().to_vec(), Path::new("x"), Offsets::Exact).unwrap();
         for seed in 0..20 {
-            for s in samples(&reader, &set, 0, if seed > 0 { Said::Varied(Rng::of(&[seed])) } else { Said::AsItIs }).unwrap() {
+            for s in
+                samples(&reader, &set, 0, if seed > 0 { Said::Varied(Rng::of(&[seed])) } else { Said::AsItIs }).unwrap()
+            {
                 let [from, to] = s.places.map(|p| p as usize);
                 assert_eq!(s.window.ids[from..=to], [6, 10], "old river");
             }
