@@ -5,10 +5,10 @@
 
 use super::dots::Dots;
 use super::dots_x86::Avx512Vnni;
-use super::int::{Job, Out, finish, write_sums};
+use super::int::{Job, Out, whole, write_sums};
 use super::layout::{Block, FULL_BLOCKS, PANEL};
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -17,6 +17,9 @@ const TILE: usize = 16;
 
 /// Blocks of a panel that one step multiplies by: 64 inputs.
 const STEP: usize = 16;
+
+/// Groups of inputs whose sums are scaled in one go.
+const CHUNK: usize = 4;
 
 /// Bytes from one row of a tile of sums or weights to the next.
 const LINE: usize = 64;
@@ -68,114 +71,196 @@ fn allowed() -> bool {
     false
 }
 
+/// Results of the tiles at work: upper and lower rows of `x`, two panels.
+struct Work {
+    /// Sums of [`CHUNK`] groups.
+    sums: [[[Sums; 2]; 2]; CHUNK],
+    /// What a group takes off a row's sums, for the upper and the lower rows.
+    offsets: [[[i32; TILE]; 2]; CHUNK],
+    /// Scaled sums of the groups so far.
+    totals: [[Totals; 2]; 2],
+}
+
+/// Scaled sums of up to 16 rows for the outputs of one panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Totals([[f32; PANEL]; TILE]);
+
 /// The product by AMX: 32 rows of `x` and two panels at once, then what is left of either.
 #[inline(always)]
 pub(super) fn panels_body(d: Avx512Vnni, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
     let len = job.w.units() * FULL_BLOCKS;
+    let mut work = Work {
+        sums: [[[Sums::ZERO; 2]; 2]; CHUNK],
+        offsets: [[[0; TILE]; 2]; CHUNK],
+        totals: [[Totals([[0.0; PANEL]; TILE]); 2]; 2],
+    };
     // SAFETY: this path was chosen because AMX is ready.
     let mut tiles = unsafe { Tiles::new() };
     for row in rows.clone().step_by(2 * TILE) {
-        let n = (rows.end - row).min(2 * TILE);
-        let mut panel = panels.start;
-        while panel < panels.end {
+        let rows = row..rows.end.min(row + 2 * TILE);
+        for panel in panels.clone().step_by(2) {
             let blocks = &bytes[(panel - panels.start) * len..];
-            if n > TILE && panel + 2 <= panels.end {
-                tiles_of::<2, 2>(d, &mut tiles, blocks, panel, row..row + n, job);
-                panel += 2;
-                continue;
-            }
-            for row in (row..row + n).step_by(TILE) {
-                let rows = row..rows.end.min(row + TILE);
-                tiles_of::<1, 1>(d, &mut tiles, blocks, panel, rows, job);
-            }
-            panel += 1;
+            square(d, &mut tiles, &mut work, blocks, panel..panels.end.min(panel + 2), rows.clone(), job);
         }
     }
 }
 
-/// Rows of `x` in `HEIGHT` tiles (the last may be shorter) with `PANELS` panels from `panel`, the first of `blocks`.
+/// Up to 32 rows of `x` with up to two panels, whose codes are the first of `blocks`.
 #[inline(always)]
-fn tiles_of<const HEIGHT: usize, const PANELS: usize>(
+fn square(
     d: Avx512Vnni,
     tiles: &mut Tiles,
+    work: &mut Work,
     blocks: &[Block],
-    panel: usize,
+    panels: Range<usize>,
     rows: Range<usize>,
     job: &Job<'_>,
 ) {
     let len = job.w.units() * FULL_BLOCKS;
     let groups = job.w.groups();
-    let per_group = len / groups;
-    // What is left after whole steps is summed apart, as tiles have one shape at a time.
-    let whole = per_group / STEP * STEP;
-    // Two, so that tiles are multiplied while the sums of the group before are scaled.
-    let mut both = [[[Sums::ZERO; PANELS]; HEIGHT]; 2];
-    let mut totals = [[[d.no_floats(); TILE]; PANELS]; HEIGHT];
-    // The rows of an upper or lower tile, counted from its first.
-    let halves = |half: usize| 0..rows.len().saturating_sub(half * TILE).min(TILE);
-    let mut multiply = |g: usize, sums: &mut [[Sums; PANELS]; HEIGHT]| {
-        let mut part = |start: usize, end: usize, sums: &mut [[Sums; PANELS]; HEIGHT]| {
-            let from = g * per_group + start;
-            let x = &job.x.words[rows.start * len + from..][..(rows.len() - 1) * len + end - start];
-            let w = |p: usize| &blocks[p * len + from..][..end - start];
-            // SAFETY: the slices above hold all rows of `x` and blocks of the panels that are multiplied.
-            unsafe {
-                if const { HEIGHT == 2 && PANELS == 2 } {
-                    tiles.four(x.as_ptr(), len, rows.len() - TILE, [w(0), w(1)], sums.as_flattened_mut());
-                } else {
-                    tiles.one(x.as_ptr(), len, rows.len(), w(0), &mut sums[0][0]);
+    let halves = [rows.start..rows.end.min(rows.start + TILE), rows.end.min(rows.start + TILE)..rows.end];
+    for first in (0..groups).step_by(CHUNK) {
+        let n = CHUNK.min(groups - first);
+        for i in 0..n {
+            multiply(tiles, &mut work.sums[i], blocks, panels.len(), &halves, first + i, job);
+            for (offsets, rows) in work.offsets[i].iter_mut().zip(&halves) {
+                let sums = &job.x.sums[(first + i) * job.x.m..][..job.x.m][rows.clone()];
+                // Takes the offset of the codes off; sums wrap round, which this undoes.
+                for (offset, sum) in offsets.iter_mut().zip(sums) {
+                    *offset = job.offset.wrapping_mul(*sum);
                 }
             }
-        };
-        if per_group == 0 {
-            return; // rows of no inputs: sums are 0
         }
-        part(0, if whole == 0 { per_group } else { whole }, sums);
-        if (1..per_group).contains(&whole) {
-            let mut rest = [[Sums::ZERO; PANELS]; HEIGHT];
-            part(whole, per_group, &mut rest);
-            for (sums, rest) in sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()) {
-                sums.add(rest);
-            }
-        }
-    };
-    multiply(0, &mut both[0]);
-    for g in 0..groups {
-        if g + 1 < groups {
-            multiply(g + 1, &mut both[(g + 1) % 2]);
-        }
-        let sums = &both[g % 2];
-        for half in 0..HEIGHT {
-            // Takes the offset of the codes off; sums wrap round, which this undoes.
-            let mut offsets = [0; TILE];
-            let first = g * job.x.m + rows.start + half * TILE;
-            for (offset, sum) in offsets.iter_mut().zip(&job.x.sums[first..][..halves(half).len()]) {
-                *offset = job.offset.wrapping_mul(*sum);
-            }
-            for p in 0..PANELS {
-                let (sums, totals) = (&sums[half][p].0, &mut totals[half][p]);
+        for (half, rows) in halves.iter().enumerate() {
+            for (p, panel) in panels.clone().enumerate() {
                 if let Out::Sums(out) = job.out {
-                    for r in halves(half) {
-                        let row = (rows.start + half * TILE + r) * groups + g;
-                        write_sums(out, &d.store(d.less(&sums[r], offsets[r])), (panel + p) * PANEL, row, job);
+                    for (i, (r, row)) in (0..n).flat_map(|i| rows.clone().enumerate().map(move |r| (i, r))) {
+                        let sums = d.less(&work.sums[i][half][p].0[r], work.offsets[i][half][r]);
+                        write_sums(out, &d.store(sums), panel * PANEL, row * groups + first + i, job);
                     }
-                    continue;
-                }
-                let scale = &job.w.scale()[(panel + p) * groups + g];
-                for r in halves(half) {
-                    totals[r] = d.scaled(totals[r], d.less(&sums[r], offsets[r]), scale);
+                } else if !rows.is_empty() {
+                    let scales = &job.w.scale()[panel * groups + first..][..n];
+                    scale(d, work, [half, p], scales, first == 0);
                 }
             }
         }
     }
-    for half in 0..HEIGHT {
-        for p in 0..PANELS {
-            let scales = &job.w.scale()[(panel + p) * groups..][..groups];
-            for r in halves(half) {
-                let row = rows.start + half * TILE + r;
-                let total = d.store_floats(totals[half][p][r]);
-                finish(&total, &blocks[p * len..][..len], scales, (panel + p) * PANEL, row, job);
+    for (half, rows) in halves.into_iter().enumerate() {
+        for (p, panel) in panels.clone().enumerate() {
+            end(d, &work.totals[half][p], &blocks[p * len..][..len], panel, rows.clone(), job);
+        }
+    }
+}
+
+/// The integer sums of one group. What is left after whole steps is summed apart, as tiles have one shape at a time.
+#[inline(always)]
+fn multiply(
+    tiles: &mut Tiles,
+    sums: &mut [[Sums; 2]; 2],
+    blocks: &[Block],
+    panels: usize,
+    [above, below]: &[Range<usize>; 2],
+    group: usize,
+    job: &Job<'_>,
+) {
+    let len = job.w.units() * FULL_BLOCKS;
+    let per_group = len / job.w.groups();
+    let mut part = |start: usize, end: usize, sums: &mut [[Sums; 2]; 2]| {
+        let from = group * per_group + start;
+        let x = |rows: &Range<usize>| {
+            job.x.words[rows.start * len + from..][..(rows.len() - 1) * len + end - start].as_ptr()
+        };
+        let w = |p: usize| &blocks[p * len + from..][..end - start];
+        // SAFETY: the slices above hold all rows of `x` and blocks of the panels that are multiplied.
+        unsafe {
+            if panels == 2 && !below.is_empty() {
+                x(below);
+                return tiles.four(x(above), len, below.len(), [w(0), w(1)], sums);
             }
+            for (p, rows) in (0..panels).flat_map(|p| [(p, above), (p, below)]) {
+                if !rows.is_empty() {
+                    tiles.one(x(rows), len, rows.len(), w(p), &mut sums[usize::from(rows == below)][p]);
+                }
+            }
+        }
+    };
+    if per_group == 0 {
+        return; // rows of no inputs: sums are 0
+    }
+    let whole = per_group / STEP * STEP;
+    part(0, if whole == 0 { per_group } else { whole }, sums);
+    if (1..per_group).contains(&whole) {
+        let mut rest = [[Sums::ZERO; 2]; 2];
+        part(whole, per_group, &mut rest);
+        for (sums, rest) in sums.as_flattened_mut().iter_mut().zip(rest.as_flattened()) {
+            sums.add(rest);
+        }
+    }
+}
+
+/// Adds to the totals of one tile the sums of some groups times their scales; `fresh` totals begin at 0. Sums and totals
+/// of rows past the last have no meaning, and no one reads them.
+#[inline(always)]
+fn scale(_: Avx512Vnni, work: &mut Work, [half, p]: [usize; 2], scales: &[[f32; PANEL]], fresh: bool) {
+    /// Rows whose totals stay in registers.
+    const ROWS: usize = 8;
+    for first in (0..TILE).step_by(ROWS) {
+        // SAFETY: every array is one vector long; the token proves the instructions.
+        unsafe {
+            let mut own = [_mm512_setzero_ps(); ROWS];
+            for (r, own) in own.iter_mut().enumerate() {
+                if !fresh {
+                    *own = _mm512_load_ps(work.totals[half][p].0[first + r].as_ptr());
+                }
+            }
+            for (i, scale) in scales.iter().enumerate() {
+                let scale = _mm512_loadu_ps(scale.as_ptr());
+                for (r, own) in own.iter_mut().enumerate() {
+                    let sums = _mm512_load_si512(work.sums[i][half][p].0[first + r].as_ptr().cast());
+                    let sums = _mm512_sub_epi32(sums, _mm512_set1_epi32(work.offsets[i][half][first + r]));
+                    *own = _mm512_add_ps(*own, _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale));
+                }
+            }
+            for (r, own) in own.into_iter().enumerate() {
+                _mm512_store_ps(work.totals[half][p].0[first + r].as_mut_ptr(), own);
+            }
+        }
+    }
+}
+
+/// Writes the results of some rows for the outputs of one panel: the `finish` of the other paths in vectors, with the
+/// same roundings.
+#[inline(always)]
+fn end(_: Avx512Vnni, totals: &Totals, blocks: &[Block], panel: usize, rows: Range<usize>, job: &Job<'_>) {
+    let Out::Floats { y, row_sums, step, bias } = job.out else { return };
+    let (first, groups) = (panel * PANEL, job.w.groups());
+    let scales = &job.w.scale()[panel * groups..][..groups];
+    let n = PANEL.min(job.w.d_out() - first);
+    let (row_sums, bias) = (whole(&row_sums[first..]), bias.map(|b| whole(&b[first..])));
+    for (total, row) in totals.0.iter().zip(rows) {
+        // SAFETY: these outputs belong to one panel, and each panel to one task.
+        let y = unsafe { y.slice(row * job.w.d_out() + first, n) };
+        // SAFETY: every array is one vector long, and the mask has as many lanes as `y`; the token proves the instructions.
+        unsafe {
+            let mut beyond = _mm512_setzero_ps();
+            for wide in job.x.wide(row) {
+                let at = wide.at as usize;
+                let codes = _mm512_load_si512(blocks[at / 4].0.as_ptr().cast());
+                let codes = _mm512_srl_epi32(codes, _mm_cvtsi32_si128(8 * (wide.at % 4) as i32));
+                let codes = _mm512_and_si512(codes, _mm512_set1_epi32(255));
+                let codes = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(job.offset)));
+                let weights = _mm512_mul_ps(codes, _mm512_loadu_ps(scales[at / job.w.group()].as_ptr()));
+                beyond = _mm512_add_ps(beyond, _mm512_mul_ps(_mm512_set1_ps(wide.rest), weights));
+            }
+            let total = _mm512_mul_ps(_mm512_load_ps(total.as_ptr()), _mm512_set1_ps(job.x.scale[row]));
+            let middle = _mm512_mul_ps(_mm512_set1_ps(job.x.middle[row]), _mm512_loadu_ps(row_sums.as_ptr()));
+            let mut value = _mm512_add_ps(_mm512_add_ps(total, middle), beyond);
+            value = _mm512_mul_ps(value, _mm512_set1_ps(step));
+            if let Some(bias) = &bias {
+                value = _mm512_add_ps(value, _mm512_loadu_ps(bias.as_ptr()));
+            }
+            _mm512_mask_storeu_ps(y.as_mut_ptr(), u16::MAX >> (PANEL - n), value);
         }
     }
 }
@@ -230,7 +315,7 @@ impl Tiles {
     ///
     /// # Safety
     /// As there, with `below` (1..=16) rows more, both panels of the same length, and four sums: two for each tile of `x`.
-    unsafe fn four(&mut self, x: *const u32, width: usize, below: usize, w: [&[Block]; 2], sums: &mut [Sums]) {
+    unsafe fn four(&mut self, x: *const u32, width: usize, below: usize, w: [&[Block]; 2], sums: &mut [[Sums; 2]; 2]) {
         self.shape([TILE as u8, below as u8, w[0].len().min(STEP) as u8]);
         // SAFETY: the shape bounds every load by what the caller promises.
         unsafe {

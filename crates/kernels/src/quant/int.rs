@@ -176,6 +176,7 @@ fn strip<D: Dots, const ROWS: usize, const PANELS: usize>(
 }
 
 /// Up to `ROWS` rows of `x` from `row`; past the last a tile repeats it.
+#[allow(clippy::needless_range_loop)] // one index into several arrays
 #[inline(always)]
 fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
     d: D,
@@ -247,7 +248,7 @@ pub(super) fn write_sums(out: Shared<'_, i32>, sums: &[i32; PANEL], first: usize
 
 /// The first floats for a whole panel, with zeros where there are fewer.
 #[inline(always)]
-fn whole(floats: &[f32]) -> [f32; PANEL] {
+pub(super) fn whole(floats: &[f32]) -> [f32; PANEL] {
     if let Some(whole) = floats.first_chunk() {
         return *whole;
     }
@@ -259,14 +260,7 @@ fn whole(floats: &[f32]) -> [f32; PANEL] {
 /// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
 /// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-pub(super) fn finish(
-    total: &[f32; PANEL],
-    blocks: &[Block],
-    scales: &[[f32; PANEL]],
-    first: usize,
-    row: usize,
-    job: &Job<'_>,
-) {
+fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
     let Out::Floats { y, row_sums, step, bias } = job.out else { return };
     let mut beyond = [0.0f32; PANEL];
     for wide in job.x.wide(row) {
