@@ -281,9 +281,9 @@ fn range(x: &[f32]) -> Option<(f32, f32, bool)> {
                 best = (lo[i], hi[n - i]);
             }
         }
-        let outside: usize = x.iter().map(|&v| usize::from(v < best.0 || v > best.1)).sum();
         let worth = best.1 * 0.5 - best.0 * 0.5 <= WORTH * (hi[0] * 0.5 - lo[0] * 0.5);
-        if outside > WIDE_PLACES || !worth {
+        let outside = || x.iter().map(|&v| usize::from(v < best.0 || v > best.1)).sum::<usize>();
+        if !worth || outside() > WIDE_PLACES {
             best = (lo[0], hi[0]);
         }
     }
