@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use switchformer_nn::record;
+use sha2::{Digest, Sha256};
 use switchformer_nn::store::write_atomic;
+use switchformer_nn::{Input, record};
 use switchformer_switch::Plan;
+use switchformer_zoo::hash::{HashFit, hash_attention};
 
 use crate::checkpoint::{Checkpoints, Keep, Manifest};
 use crate::curves::write_page;
@@ -18,7 +20,7 @@ use crate::log::{Log, Step};
 use crate::net::{Loss, Net};
 use crate::optim::{Ema, Gathered, Optimiser, rate};
 use crate::points::sample;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Start, hex};
 use crate::task::{self, Batch, Places, Task};
 
 /// How to run a recipe.
@@ -59,6 +61,26 @@ impl TrainOptions {
     }
 }
 
+/// The start of a recipe that asks for a hash: a folder whose hash is fitted to the first batch, made once and kept beside
+/// what runs of a study share.
+fn hashed(recipe: &Recipe, task: &mut dyn Task, places: &Places) -> Result<Option<Start>> {
+    let Some((start, plan)) = recipe.start.as_ref().and_then(|s| Some((s, s.hash.as_ref()?))) else { return Ok(None) };
+    let file = start.folder.join("model.safetensors");
+    let mut hash = Sha256::new();
+    hash.update(fs::read(&file).map_err(|e| switchformer_nn::Error::io(&file, e))?);
+    hash.update(format!("{plan:?} {}", recipe.fingerprint()));
+    let folder = places.shared.join(format!("hashed-{}", &hex(&hash.finalize())[..16]));
+    if !folder.exists() {
+        let batch = task.batch(0)?;
+        let Input::Pixels(pixels) = &batch.input else {
+            return Err(Error::Nn(switchformer_nn::Error::input("start.hash is for images", "leave it out")));
+        };
+        let how = HashFit { seed: recipe.seed, bits: plan.bits, steps: plan.steps, ..HashFit::default() };
+        hash_attention(&start.folder, &folder, pixels, &how)?;
+    }
+    Ok(Some(Start { folder, hash: None, ..start.clone() }))
+}
+
 /// A run between two steps.
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -76,8 +98,11 @@ impl<'a> Run<'a> {
     /// Starts a run, or takes it up where its newest checkpoint left it.
     fn begin(recipe: &'a Recipe, options: &TrainOptions) -> Result<Self> {
         fs::create_dir_all(&options.out).map_err(|e| switchformer_nn::Error::io(&options.out, e))?;
-        let task = task::open(recipe, &options.places())?;
-        let net = Net::new(recipe, task.as_ref())?;
+        let mut task = task::open(recipe, &options.places())?;
+        let net = match hashed(recipe, task.as_mut(), &options.places())? {
+            Some(start) => Net::new(&Recipe { start: Some(start), ..recipe.clone() }, task.as_ref())?,
+            None => Net::new(recipe, task.as_ref())?,
+        };
         let mut optimiser = Optimiser::new(net.params(), &recipe.train);
         let mut ema = match recipe.train.ema {
             0.0 => None,

@@ -207,3 +207,47 @@ fn every_vision_variant_trains_and_opens_again() {
     }
     assert!(norms > 0, "no variant has batch norms");
 }
+
+#[test]
+fn a_hash_is_fitted_once_before_the_first_step() {
+    let temp = tempfile::tempdir().unwrap();
+    let (_, data) = tiny(temp.path(), &[]);
+    let text = std::fs::read_to_string(common::recipe_file("ecoformer-fitted.toml")).unwrap();
+    let path = temp.path().join("recipe.toml");
+    let home = temp.path().join("runs").display().to_string();
+    std::fs::write(&path, text.replace("runs/ecoformer-fitted", &home)).unwrap();
+    let read = |more: &[&str]| {
+        let small = ["train.batch=4", "train.warmup=1", "train.save_every=1"];
+        Study::read(&path, &small.iter().chain(more).map(|s| s.to_string()).collect::<Vec<_>>()).unwrap()
+    };
+    let study = read(&["train.steps=2"]);
+    let train = |variant: &str, name: &str, stop: Option<u64>| {
+        let mut recipe = study.variant(variant, &path).unwrap().recipe.clone();
+        // Variants are out of reach of overrides.
+        (recipe.train.steps, recipe.train.warmup) = (2, 1);
+        let shared = Some(temp.path().to_path_buf());
+        run(&recipe, &TrainOptions { shared, ..options(&temp.path().join("runs"), name, &data, stop) })
+    };
+    train("softmax", "softmax-s1", None).unwrap();
+    let hashed = || {
+        let names = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().path());
+        names.filter(|p| p.to_string_lossy().contains("hashed-")).collect::<Vec<_>>()
+    };
+    let whole = train("fitted", "fitted", None).unwrap().model;
+    let made = hashed();
+    assert_eq!(made.len(), 1);
+    let before = files(&made[0]);
+    assert!(train("fitted", "stopped", Some(1)).is_err());
+    let resumed = train("fitted", "stopped", None).unwrap().model;
+    assert!(files(&whole) == files(&resumed) && hashed() == made && files(&made[0]) == before);
+    let opened = Opened::open(&whole, OpenOptions::default()).unwrap();
+    assert_eq!(opened.entry.name, "ecoformer_pvt_v2");
+    // Bits as they were drawn are another folder; softmax goes on without one.
+    train("drawn", "drawn", None).unwrap();
+    assert_eq!(hashed().len(), 2);
+    let on = train("softmax-on", "softmax-on", None).unwrap().model;
+    assert_eq!(Opened::open(&on, OpenOptions::default()).unwrap().entry.name, "pvt_v2");
+    assert_eq!(hashed().len(), 2);
+    let refused = Study::read(&path, &["data.task=\"questions\"".into(), "data.set=\"squad\"".into()]).unwrap_err();
+    assert!(refused.to_string().contains("start"), "{refused}");
+}

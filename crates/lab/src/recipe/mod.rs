@@ -13,6 +13,7 @@ use switchformer_data::batch::Augment;
 use switchformer_nn::Point;
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
+use switchformer_zoo::hash::HashFit;
 
 use crate::error::{Error, Result};
 
@@ -78,6 +79,28 @@ pub struct Start {
     /// Experts in the place of feed-forward networks, each a copy of the network at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertPlan>,
+    /// EcoFormer's hash in the place of softmax: the folder holds a PVT v2 that attends to whole maps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashPlan>,
+}
+
+/// A hash that is fitted to the first training batch, before the first step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashPlan {
+    /// Bits of a code.
+    #[serde(default = "hash_bits")]
+    pub bits: usize,
+    /// Steps of descent per bit; 0 leaves the bits as they were drawn.
+    #[serde(default = "hash_steps")]
+    pub steps: usize,
+}
+
+fn hash_bits() -> usize {
+    HashFit::default().bits
+}
+fn hash_steps() -> usize {
+    HashFit::default().steps
 }
 
 /// Data set and augmentation.
@@ -419,6 +442,7 @@ impl Recipe {
         let asks = d.task == TaskKind::Questions;
         let scenes = d.task == TaskKind::Scenes;
         let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
+        let hash = self.start.as_ref().is_some_and(|s| s.hash.is_some());
         let named = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let checks = [
             (named, "name must be letters, digits, - _ ."),
@@ -444,6 +468,7 @@ impl Recipe {
             (!d.reverse || d.task == TaskKind::Translate, "data.reverse is for translate"),
             (d.eda <= 16, "data.eda must be at most 16"),
             (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),
+            (!hash || (d.task == TaskKind::Images && !experts), "start.hash is for images, without start.experts"),
             ((300..=65_536).contains(&d.vocab), "data.vocab must be 300 to 65,536"),
             ((8..=4_096).contains(&d.max_len), "data.max_len must be 8 to 4,096"),
             (d.noise > 0.0 && d.noise <= 0.5 && d.span >= 1.0, "data.noise must be up to 0.5, data.span at least 1"),

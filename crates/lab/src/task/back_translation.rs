@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use switchformer_data::Tokenizer;
@@ -131,7 +131,7 @@ impl Translator {
     }
 }
 
-fn no_model(path: &PathBuf, e: &std::io::Error) -> Error {
+fn no_model(path: &Path, e: &std::io::Error) -> Error {
     let what = format!("data.back names a model that is not there: {}: {e}", path.display());
     Error::Nn(switchformer_nn::Error::input(what, "train both: switchformer train recipes/back-translation.toml --all"))
 }
