@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, force_int_path, int_paths};
-use switchformer_kernels::{isa, set_threads};
+use switchformer_kernels::{Epilogue, isa, set_threads};
 
 const D_IN: usize = 768;
 const D_OUT: usize = 3072;
@@ -87,7 +87,7 @@ fn int8(threads: usize) {
             let rows = Int8Rows::quantize(m, D_IN, group, &x);
             for path in int_paths() {
                 force_int_path(Some(path));
-                let time = best(|| w.linear_int8(&rows, bits, None, &mut y));
+                let time = best(|| w.linear_int8(&rows, bits, &Epilogue::default(), &mut y));
                 let rate = 2.0 * (m * D_IN * D_OUT) as f64 / time / 1e9;
                 line += &format!(" {path:?} {rate:.0} Gop/s, {:.3} ms;", time * 1e3);
                 force_int_path(None);

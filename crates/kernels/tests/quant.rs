@@ -6,7 +6,7 @@ use switchformer_kernels::nested::round_to;
 use switchformer_kernels::quant::{
     Int8Rows, IntPath, MAX_INT_ROW, PackedCodes, WIDTHS, force_int_path, int_paths, reference,
 };
-use switchformer_kernels::{isa, set_threads};
+use switchformer_kernels::{Act, Epilogue, isa, set_threads};
 
 /// `(in, out)`: empty, single, primes, tails of panels and units, several tasks.
 const SHAPES: [(usize, usize); 15] = [
@@ -37,6 +37,10 @@ fn random_codes(rng: &mut Rng, n: usize) -> Vec<i8> {
 fn random_map(rng: &mut Rng, d_in: usize, d_out: usize) -> (Vec<i8>, Vec<f32>, Vec<f32>) {
     let scale = rng.floats(d_out).iter().map(|v| v.abs() / 128.0).collect();
     (random_codes(rng, d_in * d_out), scale, rng.floats(d_out))
+}
+
+fn biased(bias: Option<&[f32]>) -> Epilogue<'_> {
+    Epilogue { bias, ..Epilogue::default() }
 }
 
 /// Runs `f` on every path of integer products that this machine has.
@@ -96,7 +100,7 @@ fn five_bits_are_refused() {
 #[should_panic(expected = "inputs of x")]
 fn rows_of_another_length_are_refused() {
     let x = Int8Rows::quantize(1, 2, 2, &[1.0; 2]);
-    PackedCodes::new(3, 1, &[1; 3], &[1.0]).linear_int8(&x, 8, None, &mut [0.0]);
+    PackedCodes::new(3, 1, &[1; 3], &[1.0]).linear_int8(&x, 8, &Epilogue::default(), &mut [0.0]);
 }
 
 #[test]
@@ -189,7 +193,7 @@ fn int8_results_are_the_same_bits_everywhere() {
                         force_int_path(Some(path));
                         let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
                         let mut y = vec![f32::NAN; m * d_out];
-                        packed.linear_int8(&Int8Rows::quantize(m, d_in, d_in, &x), bits, Some(&bias), &mut y);
+                        packed.linear_int8(&Int8Rows::quantize(m, d_in, d_in, &x), bits, &biased(Some(&bias)), &mut y);
                         let y: Vec<u32> = y.iter().map(|v| v.to_bits()).collect();
                         match &want {
                             None => want = Some(y),
@@ -239,11 +243,36 @@ fn int8_products_are_the_scaled_sums() {
     for bits in WIDTHS {
         for bias in [None, Some(&bias[..])] {
             let mut y = vec![f32::NAN; m * d_out];
-            packed.linear_int8(&rows, bits, bias, &mut y);
+            packed.linear_int8(&rows, bits, &biased(bias), &mut y);
             let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, bias);
             assert_close(&y, &want, 1e-5, &format!("{bits} bits"));
         }
     }
+}
+
+#[test]
+fn what_follows_an_int8_product_is_done_to_its_results() {
+    each_path(|path| {
+        let mut rng = Rng::new(16);
+        for (m, d_in, d_out) in [(1, 64, 17), (21, 64, 300), (400, 16, 260)] {
+            let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
+            let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+            let rows = Int8Rows::quantize(m, d_in, d_in, &rng.floats(m * d_in));
+            let (gate, residual) = (rng.floats(m * d_out), rng.floats(m * d_out));
+            for bits in [8, 4] {
+                let run = |then: &Epilogue| {
+                    let mut y = vec![f32::NAN; m * d_out];
+                    packed.linear_int8(&rows, bits, then, &mut y);
+                    y
+                };
+                let plain = run(&biased(Some(&bias)));
+                let then =
+                    Epilogue { bias: Some(&bias), act: Some(Act::Relu), gate: Some(&gate), residual: Some(&residual) };
+                let want: Vec<f32> = (0..plain.len()).map(|i| plain[i].max(0.0) * gate[i] + residual[i]).collect();
+                assert_close(&run(&then), &want, 1e-6, &format!("{path:?} {m}x{d_in}x{d_out} at {bits} bits"));
+            }
+        }
+    });
 }
 
 #[test]
@@ -279,7 +308,7 @@ fn activations_are_rounded_as_told() {
     });
     let rows = Int8Rows::quantize(2, 2, 2, &[1.0, f32::NAN, 0.0, 0.0]);
     let mut y = [1.0; 2];
-    PackedCodes::new(2, 1, &[3, 4], &[1.0]).linear_int8(&rows, 8, Some(&[0.5]), &mut y);
+    PackedCodes::new(2, 1, &[3, 4], &[1.0]).linear_int8(&rows, 8, &biased(Some(&[0.5])), &mut y);
     assert!(y[0].is_nan() && y[1] == 0.5);
 }
 
@@ -305,7 +334,7 @@ fn groups_of_inputs_have_scales_of_their_own() {
                     packed.linear(m, &x, bits, Some(&bias), &mut floats);
                     let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, Some(&bias));
                     assert_close(&floats, &want, 2e-5, &at);
-                    packed.linear_int8(&rows, bits, Some(&bias), &mut ints);
+                    packed.linear_int8(&rows, bits, &biased(Some(&bias)), &mut ints);
                     let want = reference::linear(m, d_in, d_out, &rows.values(), &codes, &scale, bits, Some(&bias));
                     assert_close(&ints, &want, 2e-5, &at);
                 }

@@ -33,11 +33,11 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    pub(super) fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         self.bias.is_none() && self.act.is_none() && self.gate.is_none() && self.residual.is_none()
     }
 
-    pub(super) fn check(&self, m: usize, n: usize) {
+    pub(crate) fn check(&self, m: usize, n: usize) {
         assert!(self.bias.is_none_or(|b| b.len() == n), "length of bias");
         assert!(self.gate.is_none_or(|g| g.len() == m * n), "length of gate");
         assert!(self.residual.is_none_or(|r| r.len() == m * n), "length of residual");
@@ -48,7 +48,7 @@ dispatch!(
     /// Applies `then` to `y`, which is columns `col..` of row `row` of a result `n` wide.
     ///
     /// A function of its own: inlined between the tiles it would be compiled with their registers in mind.
-    pub(super) fn apply = apply_body(then: &Epilogue<'_>, y: &mut [f32], row: usize, col: usize, n: usize)
+    pub(crate) fn apply = apply_body(then: &Epilogue<'_>, y: &mut [f32], row: usize, col: usize, n: usize)
 );
 
 #[inline(always)]

@@ -9,7 +9,7 @@
 //! result depends neither on the other rows nor on the number of threads.
 
 mod drive;
-mod epilogue;
+pub(crate) mod epilogue;
 mod pack;
 mod tile;
 

@@ -2,6 +2,7 @@
 
 use super::layout::{Block, FULL_BLOCKS, PANEL, UNIT, blocks_per_unit, narrow, offset, pack_full, widen};
 use super::{WIDTHS, float, int, rows::Int8Rows};
+use crate::gemm::Epilogue;
 use crate::nested::FULL_BITS;
 use crate::threads::{self, Shared};
 use std::borrow::Cow;
@@ -124,14 +125,16 @@ impl PackedCodes {
     }
 
     /// [`linear`](Self::linear) with activations rounded to 8 bits row by row ([`Int8Rows`]): the sum of
-    /// each group is an exact integer, scaled to a float at its end. The same bits on every processor.
+    /// each group is an exact integer, scaled to a float at its end. The same bits on every processor, up to an activation
+    /// that follows.
     ///
     /// # Panics
     /// If a length does not match, `x` was not rounded in groups of [`group`](Self::group), `bits` is not
     /// one of [`WIDTHS`], or `in` is above [`MAX_INT_ROW`](super::MAX_INT_ROW).
-    pub fn linear_int8(&self, x: &Int8Rows, bits: u8, bias: Option<&[f32]>, y: &mut [f32]) {
-        self.check_out(x.rows(), bias, y.len());
-        int::linear(self, x, bits, bias, y);
+    pub fn linear_int8(&self, x: &Int8Rows, bits: u8, then: &Epilogue<'_>, y: &mut [f32]) {
+        then.check(x.rows(), self.d_out);
+        self.check_out(x.rows(), None, y.len());
+        int::linear(self, x, bits, then, y);
     }
 
     /// The integer sums `[m,groups,out]` behind [`linear_int8`](Self::linear_int8): codes of `x` times

@@ -9,6 +9,7 @@ use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offse
 use super::path::{IntPath, int_path};
 use super::rows::Int8Rows;
 use super::{MAX_INT_ROW, PackedCodes};
+use crate::gemm::epilogue::{Epilogue, apply};
 use crate::nested::FULL_BITS;
 use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
@@ -51,17 +52,19 @@ pub(super) struct Job<'a> {
 }
 
 pub(super) fn sums(w: &PackedCodes, x: &Int8Rows, bits: u8, sums: &mut [i32]) {
-    product(w, x, bits, Out::Sums(Shared::new(sums)));
+    product(w, x, bits, Out::Sums(Shared::new(sums)), &Epilogue::default());
 }
 
-pub(super) fn linear(w: &PackedCodes, x: &Int8Rows, bits: u8, bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn linear(w: &PackedCodes, x: &Int8Rows, bits: u8, then: &Epilogue<'_>, y: &mut [f32]) {
     let panels = w.panels(bits);
     debug_assert_eq!(panels.len(), w.panel_count() * w.units() * blocks_per_unit(bits));
     let step = f32::from(1u8 << (FULL_BITS - bits));
-    product(w, x, bits, Out::Floats { y: Shared::new(y), row_sums: w.row_sums(bits), step, bias });
+    let out = Out::Floats { y: Shared::new(y), row_sums: w.row_sums(bits), step, bias: then.bias };
+    // The bias is added where sums become floats.
+    product(w, x, bits, out, &Epilogue { bias: None, ..*then });
 }
 
-fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
+fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>, then: &Epilogue<'_>) {
     assert!(w.d_in() <= MAX_INT_ROW, "rows of {} are too long for 32-bit sums", w.d_in());
     assert_eq!(x.d_in, w.d_in(), "inputs of x");
     assert_eq!(x.group, w.group(), "inputs of x that share a sum");
@@ -90,13 +93,22 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>) {
         let n = group.min(panels - first);
         let packed = &packed[first * per_panel..][..n * per_panel];
         if bits == FULL_BITS {
-            return run_panels(path, packed, first..first + n, rows, &job);
+            run_panels(path, packed, first..first + n, rows.clone(), &job);
+        } else {
+            let blocks = n * units * FULL_BLOCKS;
+            let mut buffer = scratch((blocks + 1) * PANEL);
+            let bytes = &mut as_blocks(&mut buffer)[..blocks];
+            widen(packed, bits, bytes);
+            run_panels(path, bytes, first..first + n, rows.clone(), &job);
         }
-        let blocks = n * units * FULL_BLOCKS;
-        let mut buffer = scratch((blocks + 1) * PANEL);
-        let bytes = &mut as_blocks(&mut buffer)[..blocks];
-        widen(packed, bits, bytes);
-        run_panels(path, bytes, first..first + n, rows, &job);
+        if let (Out::Floats { y, .. }, false) = (out, then.is_none()) {
+            let (col, end) = (first * PANEL, w.d_out().min((first + n) * PANEL));
+            for row in rows {
+                // SAFETY: these outputs belong to this task.
+                let y = unsafe { y.slice(row * w.d_out() + col, end - col) };
+                apply(then, y, row, col, w.d_out());
+            }
+        }
     });
 }
 

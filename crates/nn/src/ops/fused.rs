@@ -131,16 +131,27 @@ pub fn pack(w: &Tensor) -> Result<PackedMatrix> {
 /// Projection with packed weights and what follows it, without a backward pass. Shapes: x `[rows, in]` ->
 /// `[rows, out]`.
 pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
-    let (m, (inner, out)) = (x.dims()[0], w.dims());
-    let wanted = |t: Option<&Tensor>, dims: &[usize]| t.is_none_or(|t| t.dims() == dims);
-    if x.dims() != [m, inner]
-        || !wanted(b, &[out])
-        || !wanted(then.gate, &[m, out])
-        || !wanted(then.residual, &[m, out])
-    {
-        return Err(Error::shape("linear", format!("[rows, {inner}] and results [rows, {out}]"), x.dims()));
-    }
+    let (m, out) = (x.dims()[0], w.dims().1);
+    check_linear(x, w.dims(), b, then)?;
     let mut y = kernels::unfilled(m * out);
+    // `x` stands in for what is not there, and is not looked at.
+    with_epilogue(x, b, then, |x, then| kernels::linear_packed(m, x, w, &then, &mut y))?;
+    Ok(tensor(y, &[m, out])?)
+}
+
+/// Whether the shapes of a projection and of what follows it fit.
+fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, then: &Then) -> Result<()> {
+    let wanted = |t: Option<&Tensor>, dims: &[usize]| t.is_none_or(|t| t.dims() == dims);
+    let m = x.dims()[0];
+    let results = wanted(then.gate, &[m, out]) && wanted(then.residual, &[m, out]);
+    if x.dims() == [m, inner] && wanted(b, &[out]) && results {
+        return Ok(());
+    }
+    Err(Error::shape("linear", format!("[rows, {inner}] and results [rows, {out}]"), x.dims()))
+}
+
+/// Calls `f` on the values of `x` and on what follows a product with them.
+fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> CandleResult<()> {
     // `x` stands in for what is not there, and is not looked at.
     let parts = [x, b.unwrap_or(x), then.gate.unwrap_or(x), then.residual.unwrap_or(x)];
     with(parts, |[x, bias, gate, residual]| {
@@ -150,9 +161,8 @@ pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Th
             gate: then.gate.map(|_| gate),
             residual: then.residual.map(|_| residual),
         };
-        kernels::linear_packed(m, x, w, &then, &mut y);
-    })?;
-    Ok(tensor(y, &[m, out])?)
+        f(x, then);
+    })
 }
 
 /// See [`super::linear_grouped`].
@@ -397,13 +407,12 @@ pub(super) fn linear_few(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tenso
 }
 
 /// See [`super::PackedNested::linear_int8`].
-pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
     let (m, inner) = x.dims2()?;
+    check_linear(x, (w.d_in(), w.d_out()), b, then)?;
     let mut y = kernels::unfilled(m * w.d_out());
-    // `x` stands in for a bias that is not there, and is not looked at.
-    with([x, b.unwrap_or(x)], |[x, bias]| {
-        let rows = Int8Rows::quantize(m, inner, w.group(), x);
-        w.linear_int8(&rows, bits, b.map(|_| bias), &mut y);
+    with_epilogue(x, b, then, |x, then| {
+        w.linear_int8(&Int8Rows::quantize(m, inner, w.group(), x), bits, &then, &mut y);
     })?;
     Ok(tensor(y, &[m, w.d_out()])?)
 }

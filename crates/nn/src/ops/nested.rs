@@ -7,6 +7,7 @@ use switchformer_kernels::quant::{MAX_INT_ROW, PackedCodes};
 
 use super::{composed, fused, on_kernels};
 use crate::error::Result;
+use crate::leaf::Then;
 
 /// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row or per group of inputs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,14 +51,21 @@ pub struct PackedNested(OnceLock<PackedCodes>);
 
 impl PackedNested {
     /// Projection in integers: activations are rounded to 8 bits row by row, the sums of groups are exact. The same bits
-    /// for a row on every processor, whatever its batch mates. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
+    /// for a row on every processor, whatever its batch mates, up to an activation that follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     ///
     /// Falls back to float activations on other devices and for rows above 131,071 values.
-    pub fn linear_int8(&self, x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
+    pub fn linear_int8(
+        &self,
+        x: &Tensor,
+        w: &NestedWeight,
+        bits: u8,
+        b: Option<&Tensor>,
+        then: &Then,
+    ) -> Result<Tensor> {
         if !on_kernels(&[x]) || w.inner() > MAX_INT_ROW {
-            return nested_linear(x, w, bits, b);
+            return then.apply(nested_linear(x, w, bits, b)?);
         }
-        fused::linear_int8(x, self.packed(w), bits, b)
+        fused::linear_int8(x, self.packed(w), bits, b, then)
     }
 
     /// [`nested_linear`], which for up to [`FEW_ROWS`] rows reads `bits` bits a weight and no more. Among so few a row

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use switchformer_nn::leaf::Then;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
 use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
@@ -136,6 +137,9 @@ pub fn group_scale(w: &Tensor) -> Result<Tensor> {
 
 impl Linear for Nested {
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        self.forward_then(cx, x, &Then::default())
+    }
+    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
         let (inner, out) = self.dims;
         let rows = switchformer_nn::leaf::rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
@@ -147,8 +151,8 @@ impl Linear for Nested {
         }
         let (bits, bias) = (width(cx.point)?, self.bias.as_ref());
         match cx.point.axis::<u8>("acts")? {
-            Some(_) => self.packed.linear_int8(x, &self.weight, bits, bias),
-            None => self.packed.linear(x, &self.weight, bits, bias),
+            Some(_) => self.packed.linear_int8(x, &self.weight, bits, bias, then),
+            None => then.apply(self.packed.linear(x, &self.weight, bits, bias)?),
         }
     }
     fn dims(&self) -> (usize, usize) {
