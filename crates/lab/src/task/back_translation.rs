@@ -36,9 +36,9 @@ impl SaidAgain {
     ) -> Result<SaidAgain> {
         let pieces: BTreeSet<&str> = texts.flat_map(|text| pieces(text).map(|range| &text[range])).collect();
         let mut hash = Sha256::new();
-        for folder in [&models.there, &models.home] {
+        for (variant, folder) in [("there", &models.there), ("home", &models.home)] {
             let path = folder.join("model.safetensors");
-            hash.update(std::fs::read(&path).map_err(|e| no_model(&path, &e))?);
+            hash.update(std::fs::read(&path).map_err(|e| no_model(variant, folder, &e))?);
         }
         let name = format!("said-again-{}.json", &hex(&hash.finalize())[..16]);
         let mut known: BTreeMap<String, String> = BTreeMap::new();
@@ -131,9 +131,11 @@ impl Translator {
     }
 }
 
-fn no_model(path: &Path, e: &std::io::Error) -> Error {
-    let what = format!("data.back names a model that is not there: {}: {e}", path.display());
-    Error::Nn(switchformer_nn::Error::input(what, "train both: switchformer train recipes/back-translation.toml --all"))
+fn no_model(variant: &str, folder: &Path, e: &std::io::Error) -> Error {
+    let what = format!("data.back names a model that is not there: {}: {e}", folder.display());
+    let out = folder.parent().unwrap_or(folder).display();
+    let hint = format!("train it: switchformer train recipes/back-translation.toml --variant {variant} --out {out}");
+    Error::Nn(switchformer_nn::Error::input(what, hint))
 }
 
 #[cfg(test)]
