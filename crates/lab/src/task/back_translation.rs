@@ -82,8 +82,8 @@ impl SaidAgain {
     }
 }
 
-/// Stretches of a text of whole words and at most [`PIECE`] bytes, unless one word is longer; a piece ends after a mark
-/// where there is one.
+/// Stretches of a text of whole words and at most [`PIECE`] bytes, unless one word is longer: sentences, or what of a
+/// longer one ends with a mark, where there is one.
 fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     for word in text.split_whitespace() {
@@ -94,10 +94,11 @@ fn pieces(text: &str) -> impl Iterator<Item = Range<usize>> {
     std::iter::from_fn(move || {
         let first = words.get(from)?.clone();
         let fits = words[from..].iter().take_while(|w| w.end - first.start <= PIECE).count().max(1);
-        let ends =
-            |marks: &[char]| (0..fits).rev().find(|i| text[words[from + i].clone()].ends_with(marks)).map(|i| i + 1);
+        let ends = |i: &usize, marks: &[char]| text[words[from + i].clone()].ends_with(marks);
+        let sentence = (0..fits).find(|i| ends(i, &['.', '!', '?']));
         let all = from + fits == words.len();
-        let n = ends(&['.', '!', '?']).or_else(|| if all { None } else { ends(&[',', ';', ':']) }).unwrap_or(fits);
+        let mark = || (0..fits).rev().find(|i| !all && ends(i, &[',', ';', ':']));
+        let n = sentence.or_else(mark).map_or(fits, |i| i + 1);
         let last = words[from + n - 1].end;
         from += n;
         Some(first.start..last)
