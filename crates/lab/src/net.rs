@@ -10,10 +10,10 @@ use switchformer_nn::weights::{Files, Start};
 use switchformer_nn::{
     Ctx, Error as NnError, Folder, Input, Model, Moments, Output, Param, Point, Taps, Trace, Weights, staged,
 };
-use switchformer_switch::Quantization;
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, dense_twin};
+use switchformer_switch::{Plan, Quantization};
 use switchformer_zoo::Entry;
 use switchformer_zoo::entry::find;
 use switchformer_zoo::open::{load_exits, read_config};
@@ -68,6 +68,7 @@ impl Net {
     pub fn new(recipe: &Recipe, task: &dyn Task) -> Result<Self> {
         let start = recipe.start.as_ref().map(Begun::read).transpose()?;
         let mut map = start.as_ref().map(|s| s.config.as_map().clone()).unwrap_or_default();
+        map.remove("switch"); // the export has a plan of its own
         map.extend(recipe.model.clone());
         task.complete(&mut map);
         let config = ConfigMap::new(Value::Object(map))?;
@@ -211,8 +212,10 @@ impl<'a> Begun<'a> {
     fn read(start: &'a recipe::Start) -> Result<Self> {
         let folder = Folder::disk(&start.folder)?;
         let (entry, config) = read_config(&folder)?;
-        let plain = Quantization::read(&config)? == Quantization::None && config.get("switch").is_none();
-        if !plain {
+        let plan = Plan::read(&folder, &config)?;
+        // Points and provenance change no tensor.
+        let plain = plan.exits.is_empty() && plan.experts.is_none();
+        if !plain || Quantization::read(&config)? != Quantization::None {
             let what = format!("{} has switches of its own; start from a plain checkpoint", start.folder.display());
             return Err(Error::Nn(NnError::config("start.folder", what)));
         }
