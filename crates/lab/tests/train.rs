@@ -248,6 +248,7 @@ fn a_hash_is_fitted_once_before_the_first_step() {
     let on = train("softmax-on", "softmax-on", None).unwrap().model;
     assert_eq!(Opened::open(&on, OpenOptions::default()).unwrap().entry.name, "pvt_v2");
     assert_eq!(hashed().len(), 2);
-    let refused = Study::read(&path, &["data.task=\"questions\"".into(), "data.set=\"squad\"".into()]).unwrap_err();
+    let questions = ["data.task=\"questions\"", "data.set=\"squad\"", "data.side=0"].map(String::from);
+    let refused = Study::read(&path, &questions).unwrap_err();
     assert!(refused.to_string().contains("start"), "{refused}");
 }
