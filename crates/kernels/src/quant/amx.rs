@@ -175,12 +175,12 @@ fn multiply(
         // SAFETY: the slices above hold all rows of `x` and blocks of the panels that are multiplied.
         unsafe {
             if panels == 2 && !below.is_empty() {
-                x(below);
+                x(below); // checks that they are there
                 return tiles.four(x(above), len, below.len(), [w(0), w(1)], sums);
             }
-            for (p, rows) in (0..panels).flat_map(|p| [(p, above), (p, below)]) {
-                if !rows.is_empty() {
-                    tiles.one(x(rows), len, rows.len(), w(p), &mut sums[usize::from(rows == below)][p]);
+            for (rows, sums) in [above, below].into_iter().zip(sums).filter(|(rows, _)| !rows.is_empty()) {
+                for (p, sums) in sums[..panels].iter_mut().enumerate() {
+                    tiles.one(x(rows), len, rows.len(), w(p), sums);
                 }
             }
         }
