@@ -192,9 +192,7 @@ fn peak() -> Option<String> {
 }
 
 fn main() -> Done<()> {
-    if let Ok(n) = std::env::var("PEERS_THREADS") {
-        machine::set_threads(n.parse()?);
-    }
+    machine::share_out(std::env::var("PEERS_THREADS").ok().map(|n| n.parse()).transpose()?);
     let (seconds, losses) = match std::env::args().nth(1).as_deref() {
         Some("encoder") => (encoder()?, Vec::new()),
         Some("train") => (train()?, Vec::new()),

@@ -73,9 +73,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    if let Some(n) = cli.threads {
-        switchformer::nn::machine::set_threads(usize::from(n));
-    }
+    switchformer::nn::machine::share_out(cli.threads.map(usize::from));
     let outcome = std::panic::catch_unwind(|| run(&cli));
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

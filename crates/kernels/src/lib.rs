@@ -41,7 +41,7 @@ pub use attention::{
 };
 pub use buffer::unfilled;
 pub use conv::{Depthwise, depthwise, depthwise_backward};
-pub use elementwise::{add, add_in_place};
+pub use elementwise::{add, add_in_place, mul};
 pub use gemm::{
     Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_grouped, linear_packed,
 };

@@ -33,6 +33,21 @@ pub fn threads() -> usize {
     }
 }
 
+/// Gives variables of the environment a value where they have none, for libraries that read their number of threads from
+/// there. Does nothing in a process that has started a second thread, or where that cannot be told: says whether it
+/// was done.
+pub fn preset(variables: &[(&str, &str)]) -> bool {
+    let alone = std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|l| l.strip_prefix("Threads:").is_some_and(|n| n.trim() == "1")));
+    if alone {
+        for (name, value) in variables.iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+            // SAFETY: this is the only thread, so nobody else reads or writes the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+    alone
+}
+
 /// Runs `task(0..count)`, each once, on up to [`threads`] threads when `parallel`.
 ///
 /// Which thread runs a task, and when, is left open: tasks must not depend on one another. Tasks start in rising

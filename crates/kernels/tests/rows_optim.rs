@@ -2,9 +2,13 @@
 mod common;
 
 use common::{Rng, SIZES, assert_close, each_isa};
+use switchformer_kernels::elementwise;
 use switchformer_kernels::optim::{adamw_step, sum_squares};
 use switchformer_kernels::reference;
-use switchformer_kernels::rows::{embedding, embedding_backward, gather, scatter, scatter_add};
+use switchformer_kernels::rows::{
+    NONE, columns, embedding, embedding_backward, gather, mean_rows, mean_rows_backward, put_columns, scatter,
+    scatter_add,
+};
 
 #[test]
 fn gather_scatter_and_add() {
@@ -36,6 +40,94 @@ fn gather_scatter_and_add() {
             assert_eq!(got, last, "{n} rows of {dim}");
         }
     }
+}
+
+#[test]
+fn no_row_reads_zeros_and_drops_what_it_gets() {
+    let src = [1.0, 2.0, 3.0, 4.0];
+    let mut out = [f32::NAN; 6];
+    gather(2, &src, &[1, NONE, 0], &mut out);
+    assert_eq!(out, [3.0, 4.0, 0.0, 0.0, 1.0, 2.0]);
+    let mut sums = [0.5; 4];
+    scatter_add(2, &out, &[1, NONE, 1], &mut sums);
+    assert_eq!(sums, [0.5, 0.5, 4.5, 6.5]);
+    let mut last = [0.5; 4];
+    scatter(2, &out, &[NONE, 0, 1], &mut last);
+    assert_eq!(last, [0.0, 0.0, 1.0, 2.0]);
+}
+
+#[test]
+fn columns_are_cut_out_and_put_in() {
+    let mut rng = Rng::new(5);
+    for (rows, dim, from, width) in [(0, 3, 1, 2), (1, 1, 0, 1), (7, 5, 5, 0), (7, 5, 1, 3), (900, 67, 17, 31)] {
+        let x = rng.floats(rows * dim);
+        let mut y = vec![f32::NAN; rows * width];
+        columns(dim, &x, from, width, &mut y);
+        let mut back = vec![9.0; rows * dim];
+        put_columns(dim, &y, from, width, &mut back);
+        for (i, (x, back)) in x.iter().zip(&back).enumerate() {
+            let own = (from..from + width).contains(&(i % dim));
+            assert_eq!(*back, if own { *x } else { 9.0 }, "{rows} rows of {dim}, {i}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "columns 4..7 of 6")]
+fn columns_that_are_not_there_are_refused() {
+    columns(6, &[0.0; 6], 4, 3, &mut [0.0; 3]);
+}
+
+#[test]
+fn means_of_segments_and_their_gradients() {
+    let mut rng = Rng::new(6);
+    for dim in SIZES {
+        let cu = [0u32, 3, 3, 4, 800];
+        let (x, dy) = (rng.floats(800 * dim), rng.floats(4 * dim));
+        let (mut y, mut dx) = (vec![f32::NAN; 4 * dim], vec![f32::NAN; 800 * dim]);
+        mean_rows(dim, &x, &cu, &mut y);
+        mean_rows_backward(dim, &dy, &cu, &mut dx);
+        for s in 0..4 {
+            let rows = cu[s] as usize..cu[s + 1] as usize;
+            for c in 0..dim {
+                let sum: f64 = rows.clone().map(|r| f64::from(x[r * dim + c])).sum();
+                assert!((f64::from(y[s * dim + c]) - sum / rows.len().max(1) as f64).abs() < 1e-6);
+                for r in rows.clone() {
+                    assert!((dx[r * dim + c] - dy[s * dim + c] / rows.len() as f32).abs() < 1e-6);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_by_element_row_and_column() {
+    each_isa(|_| {
+        let mut rng = Rng::new(7);
+        for dim in SIZES {
+            let rows = 131;
+            let (a, b) = (rng.floats(rows * dim), rng.floats(rows * dim));
+            let (by_row, by_column) = (rng.floats(rows), rng.floats(dim));
+            let mut all = [(); 3].map(|()| vec![f32::NAN; rows * dim]);
+            elementwise::mul(&a, &b, &mut all[0]);
+            elementwise::scale_rows(dim, &a, &by_row, &mut all[1]);
+            elementwise::scale_columns(&a, &by_column, &mut all[2]);
+            let (mut rows_of, mut columns_of) = (vec![f32::NAN; rows], vec![f32::NAN; dim]);
+            elementwise::row_products(dim, &a, &b, &mut rows_of);
+            elementwise::column_products(&a, &b, &mut columns_of);
+            let (mut want_rows, mut want_columns) = (vec![0f64; rows], vec![0f64; dim]);
+            for i in 0..rows * dim {
+                let (r, c) = (i / dim, i % dim);
+                assert_eq!(all[0][i], a[i] * b[i]);
+                assert_eq!(all[1][i], a[i] * by_row[r]);
+                assert_eq!(all[2][i], a[i] * by_column[c]);
+                want_rows[r] += f64::from(a[i]) * f64::from(b[i]);
+                want_columns[c] += f64::from(a[i]) * f64::from(b[i]);
+            }
+            let near = |(got, want): (&f32, &f64)| (f64::from(*got) - want).abs() < 1e-4;
+            assert!(rows_of.iter().zip(&want_rows).all(near) && columns_of.iter().zip(&want_columns).all(near));
+        }
+    });
 }
 
 #[test]

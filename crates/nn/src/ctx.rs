@@ -4,6 +4,7 @@ use candle_core::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
+use crate::ops;
 use crate::point::Point;
 use crate::taps::Taps;
 use crate::trace::Trace;
@@ -82,7 +83,7 @@ impl<'a> Ctx<'a> {
         let keep = (1.0 / (1.0 - self.dropout)) as f32;
         let chance = self.dropout as f32;
         let mask: Vec<f32> = (0..x.elem_count()).map(|_| if draw.unit() < chance { 0.0 } else { keep }).collect();
-        Ok((&x * Tensor::from_vec(mask, x.shape(), x.device())?)?)
+        ops::times(&x, &Tensor::from_vec(mask, x.shape(), x.device())?)
     }
 
     /// Whether [`Ctx::drop`] would drop anything; what knows that it would not may take a road that is fused.

@@ -192,8 +192,8 @@ impl Ffn for GatedMlp {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
         let hidden = self.out.dims().0;
-        let gate = self.act.forward(&both.narrow(1, 0, hidden)?.contiguous()?)?;
-        self.out.forward(cx, &(gate * both.narrow(1, hidden, hidden)?)?)
+        let gate = self.act.forward(&ops::columns(&both, 0, hidden)?)?;
+        self.out.forward(cx, &ops::times(&gate, &ops::columns(&both, hidden, hidden)?)?)
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.gate_up.cost(point, rows) + self.out.cost(point, rows)

@@ -2,6 +2,7 @@
 //! ([`fused`]), anywhere else composed tensor-library operations ([`composed`]). The tensor library's own fast norms
 //! and softmax are never used: they have no backward pass and gradients would vanish without an error.
 
+mod arrange;
 pub mod attend;
 mod attention;
 pub mod composed;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::rows::Rows;
 
+pub use arrange::{Angles, beside, columns, mean_rows, reshape, scale_columns, scale_rows, split, times, turn};
 pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
 pub(crate) use conv::WIDEST;
 pub use conv::depthwise;
@@ -100,7 +102,7 @@ pub(crate) fn sum_into(a: Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    composed::softmax(x)
+    if on_kernels(&[x]) { fused::softmax(x) } else { composed::softmax(x) }
 }
 
 /// Activation, element by element.
@@ -108,7 +110,10 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
     if on_kernels(&[x]) { fused::activation(x, act) } else { composed::activation(x, act) }
 }
 
-/// Rows by index. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
+/// An index of [`gather`] that names no row: it gives zeros.
+pub const NO_ROW: u32 = switchformer_kernels::rows::NONE;
+
+/// Rows by index, zeros for [`NO_ROW`]. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
 pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
     if on_kernels(&[x]) && x.dims().len() == 2 { fused::gather(x, index) } else { Ok(x.index_select(index, 0)?) }
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Storage, Tensor, TensorId, Var};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor, TensorId, Var};
 
 use crate::error::Result;
 use crate::ops;
@@ -19,8 +19,28 @@ enum Node {
     One(Tensor, Arc<dyn CustomOp1 + Send + Sync>),
     Two([Tensor; 2], Arc<dyn CustomOp2 + Send + Sync>),
     Three([Tensor; 3], Arc<dyn CustomOp3 + Send + Sync>),
+    /// An operation that needs no value of its forward pass.
+    Any(Vec<Tensor>, Backward),
     /// A tensor that the library computed from leaves.
     Foreign,
+}
+
+/// From the gradient at a result to those at each of the tensors that were read, `None` where nobody asks.
+type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+
+/// Something to differentiate whose slope by `x` is known: no pass over `x` makes it, as `sum(x * slope)` would.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
 }
 
 /// The operations of one forward pass, in order, each with its result.
@@ -111,8 +131,15 @@ impl Tape {
                     grads.add(&y, dy)?;
                     grads.add(&z, dz)?;
                 }
+                Node::Any(read, backward) => {
+                    let all = backward(&g)?;
+                    drop(g);
+                    for (t, g) in read.iter().zip(all) {
+                        grads.add(t, g)?;
+                    }
+                }
                 Node::Foreign => {
-                    let inner = Grads::of(&(&result * &g)?.sum_all()?)?;
+                    let inner = Grads::of(&result.apply_op1(Seed(g))?)?;
                     for (id, g) in inner.0 {
                         if id != result.id() {
                             match grads.0.remove(&id) {
@@ -140,12 +167,12 @@ impl Tape {
 }
 
 /// Whether an operation on these tensors is to be written down.
-fn recording(read: &[&Tensor]) -> bool {
+pub(crate) fn recording(read: &[&Tensor]) -> bool {
     TAPE.with_borrow(Option::is_some) && read.iter().any(|t| t.track_op())
 }
 
 /// A leaf with an operation's result, written down.
-fn leaf(read: &[&Tensor], (storage, shape): (CpuStorage, candle_core::Shape), node: Node) -> Result<Tensor> {
+fn leaf(read: &[&Tensor], (storage, shape): (CpuStorage, Shape), node: Node) -> Result<Tensor> {
     let CpuStorage::F32(data) = storage else {
         return Err(candle_core::Error::Msg("a recorded operation gives f32".into()).into());
     };
@@ -203,6 +230,27 @@ pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
     }
     let made = with([x, y, z], |[(s, l), (t, m), (u, n)]| op.cpu_fwd(s, l, t, m, u, n))?;
     leaf(&[x, y, z], made, Node::Three([x.clone(), y.clone(), z.clone()], Arc::new(op)))
+}
+
+/// Applies an operation over any number of tensors that needs no value of its forward pass: `kernel` makes its values and
+/// `backward` turns the gradient at the result into those at `read`, one each. Where the library tracks gradients and
+/// no tape runs, or the kernels cannot take the tensors, `library` does the same.
+pub(crate) fn apply(
+    read: &[&Tensor],
+    library: impl FnOnce() -> Result<Tensor>,
+    kernel: impl FnOnce() -> candle_core::Result<(Vec<f32>, Vec<usize>)>,
+    backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+) -> Result<Tensor> {
+    let recording = recording(read);
+    if !ops::on_kernels(read) || (!recording && read.iter().any(|t| t.track_op())) {
+        return library();
+    }
+    let (data, shape) = kernel()?;
+    if !recording {
+        return Ok(Tensor::from_vec(data, shape, &Device::Cpu)?);
+    }
+    let node = Node::Any(read.iter().map(|t| (*t).clone()).collect(), Box::new(backward));
+    leaf(read, (CpuStorage::F32(data), Shape::from(shape)), node)
 }
 
 #[cfg(test)]

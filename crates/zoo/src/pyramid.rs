@@ -85,9 +85,13 @@ pub(crate) fn by_size(
     width: usize,
     mut f: impl FnMut(&Tensor, &Rows, Size) -> Result<Tensor>,
 ) -> Result<Tensor> {
+    let sizes = rows.sizes()?;
+    if let Some(first) = sizes.first().filter(|first| sizes.iter().all(|s| s == *first)) {
+        return f(x, &Rows::maps(sizes)?, *first);
+    }
     let mut parts = Vec::new();
     let mut from = 0;
-    for run in rows.sizes()?.chunk_by(|a, b| a == b) {
+    for run in sizes.chunk_by(|a, b| a == b) {
         let own = Rows::maps(run)?;
         parts.push(f(&x.narrow(0, rows.range(from).start, own.total())?, &own, run[0])?);
         from += run.len();

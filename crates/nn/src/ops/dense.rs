@@ -9,6 +9,7 @@ use super::{composed, fused, on_kernels};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::leaf::{Plain, Then};
+use crate::tape::{apply, recording};
 
 /// The weights `[out, in]` of a projection, packed at the first product that tracks no gradient.
 ///
@@ -91,8 +92,8 @@ fn packs(w: &Tensor) -> bool {
 }
 
 /// Neighbouring groups of rows, each through weights of its own and then an activation, as one product that skips empty
-/// groups; a row's result is that of its own product, bit for bit. `None` where a gradient or another device rules the
-/// panels out. Shapes: x `[sum of counts, in]`, one `[out, in]` and `[out]` per group -> `[sum of counts, out]`.
+/// groups; a row's result is that of its own product, bit for bit. `None` where another device rules that out, or the
+/// tensor library is to track the gradient. Shapes: x `[sum of counts, in]`, one `[out, in]` and `[out]` per group -> `[sum of counts, out]`.
 pub fn linear_grouped(
     x: &Tensor,
     counts: &[usize],
@@ -102,8 +103,7 @@ pub fn linear_grouped(
     let Some((first, _)) = groups.first() else { return Ok(None) };
     let (inner, out) = first.dims();
     let biases = groups.iter().filter_map(|(_, b)| *b);
-    let free = |t: &Tensor| on_kernels(&[t]) && !t.track_op();
-    if !free(x) || !biases.clone().all(free) {
+    if !on_kernels(&[x]) || !biases.clone().all(|b| on_kernels(&[b])) {
         return Ok(None);
     }
     let fits = x.dims() == [counts.iter().sum(), inner]
@@ -113,6 +113,11 @@ pub fn linear_grouped(
     if !fits {
         return Err(Error::shape("groups of rows", format!("[{}, {inner}]", counts.iter().sum::<usize>()), x.dims()));
     }
+    let learning = [x].into_iter().chain(biases).any(Tensor::track_op)
+        || groups.iter().any(|(w, _)| matches!(w.form(), Form::Rows(w) if !packs(&w)));
+    if learning {
+        return learn_grouped(x, counts, groups, act);
+    }
     let mut panels = Vec::with_capacity(groups.len());
     for (w, _) in groups {
         match w.panels()? {
@@ -121,6 +126,32 @@ pub fn linear_grouped(
         }
     }
     Ok(Some(fused::linear_grouped(x, counts, &panels, &groups.iter().map(|(_, b)| *b).collect::<Vec<_>>(), act)?))
+}
+
+/// [`linear_grouped`] on a tape: rows are neither copied for their group nor put together again. `None` without a tape.
+fn learn_grouped(x: &Tensor, counts: &[usize], groups: &[Plain], act: Option<Activation>) -> Result<Option<Tensor>> {
+    let weights = groups.iter().map(|(w, _)| w.rows()).collect::<Result<Vec<_>>>()?;
+    // What is read: the rows, all weights, and the biases that there are.
+    let read: Vec<&Tensor> = [x].into_iter().chain(&weights).chain(groups.iter().filter_map(|(_, b)| *b)).collect();
+    if !recording(&read) || !on_kernels(&read) {
+        return Ok(None);
+    }
+    let dims = groups[0].0.dims();
+    let biased: Vec<bool> = groups.iter().map(|(_, b)| b.is_some()).collect();
+    let (counts, before, own) = (counts.to_vec(), x.clone(), weights.clone());
+    let y = apply(
+        &read,
+        || Err(Error::shape("groups of rows", "tensors on the CPU", x.dims())),
+        || fused::grouped(x, &counts, &weights, &groups.iter().map(|(_, b)| *b).collect::<Vec<_>>(), dims),
+        {
+            let counts = counts.clone();
+            move |g| Ok(fused::grouped_backward(&before, g, &counts, &own, &biased, dims)?)
+        },
+    )?;
+    match act {
+        Some(act) => fused::activation(&y, act).map(Some),
+        None => Ok(Some(y)),
+    }
 }
 
 #[cfg(test)]
@@ -154,8 +185,40 @@ mod tests {
             from += n;
         }
         assert!(linear_grouped(&x, &[13], &groups, act).is_err());
-        // What is trained stays with its tape.
+        // What is trained needs a tape.
         let learning = DenseWeight::new(Var::from_tensor(&random(1, &[out, inner])).unwrap().into_inner());
         assert!(linear_grouped(&x, &[13], &[(&learning, None)], act).unwrap().is_none());
+    }
+
+    #[test]
+    fn groups_that_learn_have_the_gradients_of_their_own_products() {
+        let var = |t: Tensor| Var::from_tensor(&t).unwrap().into_inner();
+        let (inner, out, counts) = (5, 7, [3, 0, 1, 9]);
+        let x = var(random(0, &[13, inner]));
+        let tensors: Vec<Tensor> = (1..5).map(|i| var(random(i, &[out, inner]))).collect();
+        let biases: Vec<Option<Tensor>> = (1..5).map(|i| (i > 1).then(|| var(random(9 + i, &[out])))).collect();
+        let weights: Vec<DenseWeight> = tensors.iter().map(|t| DenseWeight::new(t.clone())).collect();
+        let groups: Vec<Plain> = weights.iter().zip(&biases).map(|(w, b)| (w, b.as_ref())).collect();
+        let act = Some(Activation::Gelu);
+        let slopes = random(20, &[13, out]);
+        let at_once = || -> Result<Tensor> {
+            let y = linear_grouped(&x, &counts, &groups, act)?.unwrap();
+            Ok((y * &slopes)?.sum_all()?)
+        };
+        let (total, tape) = crate::tape::record(at_once).unwrap();
+        let mut from = 0;
+        let mut parts = Vec::new();
+        for (n, (w, b)) in counts.into_iter().zip(&groups) {
+            let rows = x.narrow(0, from, n).unwrap();
+            parts.push(w.linear(&rows, *b, &Then { act, ..Then::default() }).unwrap());
+            from += n;
+        }
+        let alone = (Tensor::cat(&parts, 0).unwrap() * &slopes).unwrap().sum_all().unwrap();
+        let (got, want) = (tape.backward(&total).unwrap(), crate::tape::Grads::of(&alone).unwrap());
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for t in [&x].into_iter().chain(&tensors).chain(biases.iter().flatten()) {
+            let (got, want) = (flat(got.get(t).unwrap()), flat(want.get(t).unwrap()));
+            assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-5), "{got:?} {want:?}");
+        }
     }
 }

@@ -189,6 +189,61 @@ pub(super) fn linear_grouped(
     Ok(tensor(y, &[total, out])?)
 }
 
+/// Neighbouring groups of rows, each through weights of its own. Shapes: x `[sum of counts, in]`, w `[out, in]` each ->
+/// `[sum of counts, out]`; `dims` are `(in, out)`.
+pub(super) fn grouped(
+    x: &Tensor,
+    counts: &[usize],
+    w: &[Tensor],
+    biases: &[Option<&Tensor>],
+    (inner, out): (usize, usize),
+) -> CandleResult<(Vec<f32>, Vec<usize>)> {
+    let total: usize = counts.iter().sum();
+    let mut y = kernels::unfilled(total * out);
+    let mut from = 0;
+    for ((n, w), b) in counts.iter().zip(w).zip(biases) {
+        let range = from..from + n;
+        with([x, w, b.unwrap_or(w)], |[x, w, bias]| {
+            let (x, y) = (&x[range.start * inner..range.end * inner], &mut y[range.start * out..range.end * out]);
+            kernels::linear(*n, inner, out, x, w, b.map(|_| bias), y);
+        })?;
+        from += n;
+    }
+    Ok((y, vec![total, out]))
+}
+
+/// Gradients of [`grouped`] at the rows, at each weight, and at the biases that there are.
+pub(super) fn grouped_backward(
+    x: &Tensor,
+    dy: &Tensor,
+    counts: &[usize],
+    w: &[Tensor],
+    biased: &[bool],
+    (inner, out): (usize, usize),
+) -> CandleResult<Vec<Option<Tensor>>> {
+    let mut dx = kernels::unfilled(x.elem_count());
+    let (mut weights, mut biases) = (Vec::with_capacity(w.len()), Vec::new());
+    let mut from = 0;
+    for ((n, w), biased) in counts.iter().zip(w).zip(biased) {
+        let range = from..from + n;
+        let (mut dw, mut db) = (vec![0f32; out * inner], vec![0f32; out]);
+        with([x, w, dy], |[x, w, dy]| {
+            let (x, dy) = (&x[range.start * inner..range.end * inner], &dy[range.start * out..range.end * out]);
+            let dx = &mut dx[range.start * inner..range.end * inner];
+            kernels::linear_backward(*n, inner, out, x, w, dy, Some(dx), Some(&mut dw), biased.then_some(&mut db[..]));
+        })?;
+        weights.push(Some(tensor(dw, &[out, inner])?));
+        if *biased {
+            biases.push(Some(tensor(db, &[out])?));
+        }
+        from += n;
+    }
+    let mut all = vec![Some(tensor(dx, x.dims())?)];
+    all.extend(weights);
+    all.extend(biases);
+    Ok(all)
+}
+
 fn kernel_act(act: Activation) -> Act {
     match act {
         Activation::Gelu => Act::GeluErf,
@@ -289,6 +344,33 @@ impl CustomOp2 for AddOp {
     }
 }
 
+struct SoftmaxOp;
+
+impl CustomOp1 for SoftmaxOp {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let x = values(x, lx)?;
+        let n = lx.dims().last().copied().unwrap_or(1);
+        let mut y = kernels::unfilled(x.len());
+        kernels::softmax(x.len().checked_div(n).unwrap_or(0), n, x, &mut y);
+        answer(y, lx.dims())
+    }
+    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
+        let n = x.dims().last().copied().unwrap_or(1);
+        let mut dx = kernels::unfilled(x.elem_count());
+        let rows = dx.len().checked_div(n).unwrap_or(0);
+        with([y, dy], |[y, dy]| kernels::softmax_backward(rows, n, y, dy, &mut dx))?;
+        tensor(dx, x.dims()).map(Some)
+    }
+}
+
+/// See [`super::softmax`].
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    apply1(&x.contiguous()?, SoftmaxOp)
+}
+
 /// See [`super::add`].
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     apply2(&x.contiguous()?, &y.contiguous()?, AddOp)
@@ -340,7 +422,7 @@ impl CustomOp1 for GatherOp {
     }
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let (n, dim) = lx.shape().dims2()?;
-        if let Some(bad) = self.index.iter().find(|i| **i as usize >= n) {
+        if let Some(bad) = self.index.iter().find(|i| **i as usize >= n && **i != super::NO_ROW) {
             candle_core::bail!("row {bad} of {n} rows");
         }
         let mut out = kernels::unfilled(self.index.len() * dim);

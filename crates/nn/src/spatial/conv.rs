@@ -6,22 +6,40 @@ use super::Places;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::init::Draw;
-use crate::leaf::LeafCost;
-use crate::ops;
+use crate::leaf::{LeafCost, Then};
+use crate::ops::{self, DenseWeight};
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};
 
 /// A convolution with a square kernel: rows of a map to rows of a smaller one. Its channels may be split into groups, each
 /// of which sees its own alone.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Conv {
-    weight: Tensor,
+    kernels: Kernels,
+    out: usize,
     bias: Option<Tensor>,
     channels: usize,
     groups: usize,
     kernel: usize,
     stride: usize,
     pad: usize,
+}
+
+/// The weights of a convolution.
+#[derive(Debug)]
+enum Kernels {
+    /// As published, `[out, channels / groups * k * k]`: they change from step to step.
+    Learnt(Tensor),
+    /// Those of each group as [`arranged`].
+    Fixed(Vec<DenseWeight>),
+}
+
+/// The kernels of one of several groups in the order of the rows that they meet: published kernels have the channel before
+/// the place, rows have it behind. Shapes: weight `[groups * out, c * places]` -> `[out, places * c]`.
+fn arranged(weight: &Tensor, groups: usize, g: usize, places: usize) -> Result<Tensor> {
+    let (out, all) = (weight.dims2()?.0 / groups, weight.dims2()?.1);
+    let own = weight.narrow(0, g * out, out)?.reshape((out, all / places, places))?;
+    Ok(own.transpose(1, 2)?.contiguous()?.reshape((out, all))?)
 }
 
 impl Conv {
@@ -40,8 +58,16 @@ impl Conv {
             return Err(Error::shape(w.name("weight"), what, &[out, channels]));
         }
         let kernels = [out, channels / groups, kernel, kernel];
+        let weight = w.drawn(Draw::FanOut(groups)).conv_matrix("weight", &kernels)?;
+        let kernels = if weight.track_op() {
+            Kernels::Learnt(weight)
+        } else {
+            let group = |g| Ok(DenseWeight::new(arranged(&weight, groups, g, kernel * kernel)?));
+            Kernels::Fixed((0..groups).map(group).collect::<Result<_>>()?)
+        };
         Ok(Conv {
-            weight: w.drawn(Draw::FanOut(groups)).conv_matrix("weight", &kernels)?,
+            kernels,
+            out,
             bias: if bias { Some(w.tensor("bias", &[out], ParamKind::Vector)?) } else { None },
             channels,
             groups,
@@ -59,37 +85,45 @@ impl Conv {
 
     /// Shapes: x `[total, channels]` -> `[total', out]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
-        let (patches, after) = self.patches(x, rows)?;
+        let (seen, after) = self.patches(x, rows)?;
         let (places, c, n) = (self.kernel * self.kernel, self.channels / self.groups, after.total());
-        let out = self.weight.dims2()?.0 / self.groups;
+        let out = self.out / self.groups;
         cx.count(self.groups * n * places * c * out);
         // A group at a time, as one product: its rows then have the same bits in any batch.
         let group = |g: usize| -> Result<Tensor> {
-            let seen = if self.groups == 1 { patches.clone() } else { patches.narrow(2, g * c, c)?.contiguous()? };
-            // Published kernels have the channel before the place; the rows have it behind.
-            let weight = self.weight.narrow(0, g * out, out)?.reshape((out, c, places))?;
-            let weight = weight.transpose(1, 2)?.contiguous()?.reshape((out, places * c))?;
+            let seen = match (self.groups, places) {
+                (1, _) => seen.clone(),
+                (_, 1) => ops::columns(&seen, g * c, c)?,
+                _ => {
+                    let own = seen.reshape((n, places, self.channels))?.narrow(2, g * c, c)?;
+                    own.contiguous()?.reshape((n, places * c))?
+                }
+            };
             let bias = self.bias.as_ref().map(|b| b.narrow(0, g * out, out)?.contiguous()).transpose()?;
-            ops::linear(&seen.reshape((n, places * c))?, &weight, bias.as_ref())
+            match &self.kernels {
+                Kernels::Learnt(weight) => {
+                    ops::linear(&seen, &arranged(weight, self.groups, g, places)?, bias.as_ref())
+                }
+                Kernels::Fixed(all) => all[g].linear(&seen, bias.as_ref(), &Then::default()),
+            }
         };
-        let y = if self.groups == 1 {
-            group(0)?
-        } else {
-            Tensor::cat(&(0..self.groups).map(group).collect::<Result<Vec<_>>>()?, 1)?
-        };
-        Ok((y, after))
+        if self.groups == 1 {
+            return Ok((group(0)?, after));
+        }
+        let parts = (0..self.groups).map(group).collect::<Result<Vec<_>>>()?;
+        Ok((ops::beside(&parts.iter().collect::<Vec<_>>())?, after))
     }
 
-    /// What the kernel sees at each of its places. Shapes: x `[total, channels]` -> `[total', k * k, channels]`.
+    /// What the kernel sees at each of its places. Shapes: x `[total, channels]` -> `[total', k * k * channels]`.
     fn patches(&self, x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
         let k = self.kernel;
         if (k, self.stride, self.pad) == (1, 1, 0) {
-            return Ok((x.reshape((rows.total(), 1, self.channels))?, rows.clone()));
+            return Ok((x.clone(), rows.clone()));
         }
         let sizes = rows.sizes()?;
         let small: Vec<Size> = sizes.iter().map(|s| self.size(*s)).collect();
         let after = rows.resized(&small)?;
-        let mut places = Places::new(rows.total(), after.total() * k * k);
+        let mut places = Places::new(after.total() * k * k);
         for (i, (h, w)) in sizes.iter().copied().enumerate() {
             let first = rows.range(i).start;
             for (y, x) in (0..small[i].0).flat_map(|y| (0..small[i].1).map(move |x| (y, x))) {
@@ -100,12 +134,12 @@ impl Conv {
                 }
             }
         }
-        Ok((places.gather(x)?.reshape((after.total(), k * k, self.channels))?, after))
+        Ok((ops::reshape(&places.gather(x)?, &[after.total(), k * k * self.channels])?, after))
     }
 
     /// Cost for `rows` rows that come out.
     pub fn cost(&self, rows: usize) -> LeafCost {
-        let n = self.weight.elem_count();
+        let n = self.out * (self.channels / self.groups) * self.kernel * self.kernel;
         let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
         LeafCost::new((rows * n) as u64, 4 * (n + biases) as u64)
     }
@@ -138,7 +172,7 @@ impl Depthwise {
         let mut sum = self.bias.broadcast_as((total, dim))?.contiguous()?;
         for tap in 0..k * k {
             let (dy, dx) = (tap / k, tap % k);
-            let mut places = Places::new(total, total);
+            let mut places = Places::new(total);
             for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
                 let first = rows.range(i).start;
                 for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
@@ -146,7 +180,7 @@ impl Depthwise {
                     places.push(at.filter(|(y, x)| *y < h && *x < w).map(|(y, x)| first + y * w + x));
                 }
             }
-            if places.index.iter().all(|p| *p == places.zero) {
+            if places.index.iter().all(|p| *p == ops::NO_ROW) {
                 continue; // Beyond the edge for every place of a small map.
             }
             sum = (sum + places.gather(x)?.broadcast_mul(&taps.narrow(0, tap, 1)?)?)?;
@@ -179,17 +213,22 @@ mod tests {
             let map = map.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().reshape(rows.shape()).unwrap();
             (rows - map).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
         };
-        let source = Weights::seeded();
+        let (source, learning) = (Weights::seeded(), Weights::seeded().trainable());
         let layers = [(3, 2, 1, 1), (7, 4, 3, 1), (2, 2, 0, 1), (3, 1, 1, 3), (3, 2, 1, 2), (1, 1, 0, 3), (1, 2, 0, 1)];
         for (kernel, stride, pad, groups) in layers {
             let (out, step) = (4 * groups, [stride, pad]);
-            let conv = Conv::grouped(&source.at(kernel).at(stride), [out, c, kernel], step, groups, true).unwrap();
-            let kernels = conv.weight.reshape((out, c / groups, kernel, kernel)).unwrap();
+            let load =
+                |w: &Weights| Conv::grouped(&w.at(kernel).at(stride), [out, c, kernel], step, groups, true).unwrap();
+            let (fixed, learnt) = (load(&source), load(&learning));
+            let Kernels::Learnt(weight) = &learnt.kernels else { panic!("{:?}", learnt.kernels) };
+            let kernels = weight.detach().reshape((out, c / groups, kernel, kernel)).unwrap();
             let want = pixels.conv2d(&kernels, pad, stride, 1, groups).unwrap();
-            let want = want.broadcast_add(&conv.bias.as_ref().unwrap().reshape((1, out, 1, 1)).unwrap()).unwrap();
-            let (got, after) = conv.forward(&mut cx, &x, &rows).unwrap();
-            assert_eq!(after.sizes().unwrap()[0], (want.dims()[2], want.dims()[3]));
-            assert!(apart(&got, &want) < 1e-5);
+            let want = want.broadcast_add(&fixed.bias.as_ref().unwrap().reshape((1, out, 1, 1)).unwrap()).unwrap();
+            for conv in [fixed, learnt] {
+                let (got, after) = conv.forward(&mut cx, &x, &rows).unwrap();
+                assert_eq!(after.sizes().unwrap()[0], (want.dims()[2], want.dims()[3]));
+                assert!(apart(&got, &want) < 1e-5);
+            }
         }
         for kernel in [3, 5] {
             let conv = Depthwise::load(&source.at("depthwise").at(kernel), c, kernel).unwrap();

@@ -23,30 +23,21 @@ pub use window::{PadOrder, Scores, Windows, relative_index, windowed};
 /// Which rows to gather; `None` is a place outside the picture.
 struct Places {
     index: Vec<u32>,
-    /// Index of the row of zeros.
-    zero: u32,
-    padded: bool,
 }
 
 impl Places {
-    fn new(total: usize, capacity: usize) -> Self {
-        Places { index: Vec::with_capacity(capacity), zero: total as u32, padded: false }
+    fn new(capacity: usize) -> Self {
+        Places { index: Vec::with_capacity(capacity) }
     }
 
     fn push(&mut self, row: Option<usize>) {
-        self.padded |= row.is_none();
-        self.index.push(row.map_or(self.zero, |r| r as u32));
+        self.index.push(row.map_or(ops::NO_ROW, |r| r as u32));
     }
 
     /// Shapes: x `[total, dim]` -> `[places, dim]`.
     fn gather(self, x: &Tensor) -> Result<Tensor> {
         let n = self.index.len();
-        let index = Tensor::from_vec(self.index, n, &Device::Cpu)?;
-        if !self.padded {
-            return ops::gather(x, &index);
-        }
-        let zeros = Tensor::zeros((1, x.dims2()?.1), x.dtype(), x.device())?;
-        ops::gather(&Tensor::cat(&[x, &zeros], 0)?, &index)
+        ops::gather(x, &Tensor::from_vec(self.index, n, &Device::Cpu)?)
     }
 }
 
@@ -75,7 +66,7 @@ pub fn halved((h, w): Size) -> Size {
 pub fn merge_squares(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
     let sizes = rows.sizes()?;
     let small: Vec<Size> = sizes.iter().map(|s| halved(*s)).collect();
-    let mut places = Places::new(rows.total(), rows.total());
+    let mut places = Places::new(rows.total());
     for (i, (h, w)) in sizes.iter().copied().enumerate() {
         let first = rows.range(i).start;
         for (y, x) in (0..h.div_ceil(2)).flat_map(|y| (0..w.div_ceil(2)).map(move |x| (2 * y, 2 * x))) {
@@ -85,7 +76,7 @@ pub fn merge_squares(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
         }
     }
     let rows = rows.resized(&small)?;
-    let squares = places.gather(x)?.reshape((rows.total(), 4 * x.dims2()?.1))?;
+    let squares = ops::reshape(&places.gather(x)?, &[rows.total(), 4 * x.dims2()?.1])?;
     Ok((squares, rows))
 }
 
@@ -103,7 +94,7 @@ pub fn mean_squares(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Row
     let sizes = rows.sizes()?;
     let small: Vec<Size> = sizes.iter().map(|s| squared(*s, side)).collect();
     let after = rows.resized(&small)?;
-    let mut places = Places::new(rows.total(), after.total() * side * side);
+    let mut places = Places::new(after.total() * side * side);
     let mut shares = Vec::with_capacity(after.total());
     for (i, (h, w)) in sizes.iter().copied().enumerate() {
         let first = rows.range(i).start;
@@ -121,17 +112,10 @@ pub fn mean_squares(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Row
 
 /// Mean over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
 pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
-    let mut means = Vec::with_capacity(rows.n());
-    for i in 0..rows.n() {
-        if rows.len(i) == 0 {
-            return Err(Error::input(format!("member {} has no row", rows.members()[i]), "give an image"));
-        }
-        means.push(x.narrow(0, rows.range(i).start, rows.len(i))?.mean_keepdim(0)?);
+    if let Some(i) = (0..rows.n()).find(|i| rows.len(*i) == 0) {
+        return Err(Error::input(format!("member {} has no row", rows.members()[i]), "give an image"));
     }
-    if means.is_empty() {
-        return Ok(x.narrow(0, 0, 0)?);
-    }
-    Ok(Tensor::cat(&means, 0)?)
+    ops::mean_rows(x, rows)
 }
 
 /// Largest number of every channel over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.

@@ -211,11 +211,11 @@ pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias
     let mixed = match scores {
         Scores::Dot(scale) => ops::attend_fused(&qkv, &AttendSpec { scale: *scale, ..plain })?,
         Scores::Cosine(factor) => {
-            let part = |i: usize| qkv.narrow(1, i * dim, dim);
-            let (q, k) = (unit(&part(0)?, heads)?, unit(&part(1)?, heads)?);
+            let [q, k, v] = ops::split(&qkv)?;
+            let (q, k) = (unit(&q, heads)?, unit(&k, heads)?);
             let rows = q.dims()[0];
             let q = q.reshape((rows, heads, dim / heads))?.broadcast_mul(&factor.reshape((heads, 1))?)?;
-            ops::attend(&q.reshape((rows, dim))?, &k, &part(2)?, &plain)?
+            ops::attend(&q.reshape((rows, dim))?, &k, &v, &plain)?
         }
     };
     win.join(&mixed)
@@ -227,8 +227,8 @@ fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
     let d = dim / heads;
     // The length is the root of d mean squares.
     let factor = Tensor::full((d as f32).powf(-0.5), d, x.device())?;
-    let one = ops::rms_norm(&x.contiguous()?.reshape((rows * heads, d))?, &factor, 1e-24 / d as f64)?;
-    Ok(one.reshape((rows, dim))?)
+    let one = ops::rms_norm(&ops::reshape(x, &[rows * heads, d])?, &factor, 1e-24 / d as f64)?;
+    ops::reshape(&one, &[rows, dim])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use switchformer_nn::layers::{
     Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images,
 };
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
@@ -310,6 +310,25 @@ struct Visit {
     heads: usize,
 }
 
+/// The first row of each of `n` members of equally many. Shapes: `[n * (1 + m), dim]` -> `[n, dim]`.
+fn classes(x: &Tensor, n: usize) -> Result<Tensor> {
+    let per = x.dims2()?.0 / n;
+    ops::gather(x, &Tensor::from_vec((0..n).map(|i| (i * per) as u32).collect(), n, x.device())?)
+}
+
+/// Other first rows. Shapes: class `[n, dim]`, x `[n * (1 + m), dim]` -> the same as x.
+fn with_class(class: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (n, total) = (class.dims2()?.0, x.dims2()?.0);
+    let per = total / n;
+    let index = |f: &dyn Fn(usize) -> Option<usize>| {
+        let places: Vec<u32> = (0..total).map(|p| f(p).map_or(ops::NO_ROW, |p| p as u32)).collect();
+        Tensor::from_vec(places, total, x.device())
+    };
+    let first = ops::gather(class, &index(&|p| p.is_multiple_of(per).then_some(p / per))?)?;
+    let others = ops::gather(x, &index(&|p| (!p.is_multiple_of(per)).then_some(p))?)?;
+    ops::add(&first, &others)
+}
+
 impl Visit {
     fn load(w: &Weights, dim: usize, heads: usize, bias: bool) -> Result<Self> {
         let norm = w.layer_norm("norm1", dim, EPS)?;
@@ -324,20 +343,20 @@ impl Visit {
         })
     }
 
-    /// Shapes: class `[n, dim]`, patches `[n, m, dim]` -> `[n, dim]`.
-    fn forward(&self, cx: &mut Ctx, class: &Tensor, patches: &Tensor) -> Result<Tensor> {
-        let (n, m, dim) = patches.dims3()?;
-        let all = Tensor::cat(&[&class.unsqueeze(1)?, patches], 1)?.reshape((n * (m + 1), dim))?;
-        let all = self.norm.forward(&all)?; // the visitor is a key too
-        let first = all.reshape((n, m + 1, dim))?.narrow(1, 0, 1)?.contiguous()?.reshape((n, dim))?;
+    /// Shapes: class `[n, dim]`, x `[n * (1 + m), dim]`, whose own class tokens are not seen -> `[n, dim]`.
+    fn forward(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let (n, dim) = class.dims2()?;
+        let m = x.dims2()?.0 / n - 1;
+        let all = self.norm.forward(&with_class(class, x)?)?; // the visitor is a key too
+        let first = classes(&all, n)?;
         let (q, kv) = (self.query.forward(cx, &first)?, self.key_value.forward(cx, &all)?);
-        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?);
+        let [k, v] = ops::split(&kv)?;
         cx.count(2 * n * (m + 1) * dim);
         let (q_rows, k_rows) = (Rows::equal(n, 1)?, Rows::equal(n, m + 1)?);
         let scale = ((dim / self.heads) as f64).powf(-0.5);
         let spec = AttendSpec::new(&q_rows, &k_rows, self.heads, scale);
         let mixed = attend(&q, &k, &v, &spec)?;
-        Ok((class + self.out.forward(cx, &mixed)?)?)
+        ops::add(class, &self.out.forward(cx, &mixed)?)
     }
 
     fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {
@@ -390,20 +409,16 @@ impl Group {
     /// Both branches, small patches first.
     fn forward(&self, cx: &mut Ctx, branches: [Stream; 2]) -> Result<[Stream; 2]> {
         let [small, large] = branches;
-        let mut own = Vec::with_capacity(2); // per branch: class `[n, dim]` and patches `[n, m, dim]`
+        let mut own = Vec::with_capacity(2); // per branch: class `[n, dim]`, and all rows
         for (blocks, branch) in self.blocks.iter().zip([&small, &large]) {
             let x = blocks.iter().try_fold(branch.x.clone(), |x, b| b.forward(cx, &x, &branch.rows))?;
-            let (n, dim) = (branch.rows.n(), x.dims2()?.1);
-            let x = x.reshape((n, x.dims2()?.0 / n, dim))?;
-            let m = x.dims3()?.1 - 1;
-            own.push((x.narrow(1, 0, 1)?.contiguous()?.reshape((n, dim))?, x.narrow(1, 1, m)?.contiguous()?));
+            own.push((classes(&x, branch.rows.n())?, x));
         }
         let mut exchange = |b: usize, rows: Rows| -> Result<Stream> {
             let guest = self.there[b].forward(cx, &own[b].0)?;
             let guest = self.visits[b].forward(cx, &guest, &own[1 - b].1)?;
             let class = self.back[b].forward(cx, &guest)?; // in place of the old one
-            let x = Tensor::cat(&[&class.unsqueeze(1)?, &own[b].1], 1)?;
-            Ok(Stream { x: x.reshape((rows.total(), class.dims2()?.1))?, rows })
+            Ok(Stream { x: with_class(&class, &own[b].1)?, rows })
         };
         Ok([exchange(0, small.rows)?, exchange(1, large.rows)?])
     }

@@ -179,8 +179,8 @@ impl Branch {
         cx.count(windows.macs(self.dim));
         let mixed = ops::attention(&qkv, &stripes, self.heads)?;
         // Every stripe is a picture of its own to the convolution.
-        let place = self.conv.forward(cx, &qkv.narrow(1, 2 * self.dim, self.dim)?.contiguous()?, &stripes)?;
-        windows.join(&(mixed + place)?)
+        let place = self.conv.forward(cx, &ops::columns(&qkv, 2 * self.dim, self.dim)?, &stripes)?;
+        windows.join(&ops::add(&mixed, &place)?)
     }
 
     fn cost(&self, sizes: &[Size]) -> LeafCost {
@@ -234,11 +234,11 @@ impl Block {
         by_size(qkv, rows, dim, |x, rows, size| {
             let mut seen = Vec::with_capacity(self.branches.len());
             for (b, branch) in self.branches.iter().enumerate() {
-                let part = |k: usize| x.narrow(1, k * dim + b * branch.dim, branch.dim);
-                let own = Tensor::cat(&[part(0)?, part(1)?, part(2)?], 1)?;
+                let part = |k: usize| ops::columns(x, k * dim + b * branch.dim, branch.dim);
+                let own = ops::beside(&[&part(0)?, &part(1)?, &part(2)?])?;
                 seen.push(branch.forward(cx, &own, rows, size)?);
             }
-            Ok(Tensor::cat(&seen, 1)?)
+            ops::beside(&seen.iter().collect::<Vec<_>>())
         })
     }
 }

@@ -196,7 +196,7 @@ impl Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let (seen, k_rows) = mean_squares(x, rows, self.reduction)?;
         let (q, kv) = (self.query.forward(cx, x, rows)?, self.key_value.forward(cx, &seen, &k_rows)?);
-        let (k, v) = (kv.narrow(1, 0, self.dim)?, kv.narrow(1, self.dim, self.dim)?);
+        let [k, v] = ops::split(&kv)?;
         cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * self.dim).sum());
         let scale = ((self.dim / self.heads) as f64).powf(-0.5);
         let mixed = attend(&q, &k, &v, &AttendSpec::new(rows, &k_rows, self.heads, scale))?;
@@ -245,7 +245,7 @@ impl Mixture {
             (Some(high), None) => high,
             (Some(high), Some(both)) => {
                 let both = both.forward(cx, &ops::add(&low, &high)?, rows)?;
-                Tensor::cat(&[low, high, both], 1)?
+                ops::beside(&[&low, &high, &both])?
             }
         };
         self.join.forward_then(cx, &joined, &onto(x))

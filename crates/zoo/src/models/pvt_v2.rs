@@ -11,7 +11,7 @@
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
@@ -252,7 +252,7 @@ impl Mixer for Attention {
             }
         };
         let kv = self.key_value.forward(cx, &seen)?; // [seen, 2 * dim]
-        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?);
+        let [k, v] = ops::split(&kv)?;
         cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * dim).sum());
         let scale = ((dim / self.heads) as f64).powf(-0.5);
         let spec = AttendSpec::new(rows, &k_rows, self.heads, scale);

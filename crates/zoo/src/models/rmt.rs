@@ -192,19 +192,9 @@ impl Retention {
     /// Turns every pair of numbers of queries or keys by the place of its row in the map, counted row by row.
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     fn turn(&self, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (total, dim) = x.dims2()?;
-        let turns =
-            || (0..rows.n()).flat_map(|i| 0..rows.len(i)).flat_map(|p| self.angles.iter().map(move |a| p as f32 * a));
-        let shape = (total, 1, self.angles.len());
-        let table = |f: fn(f32) -> f32| -> Result<Tensor> {
-            Ok(Tensor::from_vec(turns().map(f).collect::<Vec<_>>(), shape, &Device::Cpu)?)
-        };
-        let (cos, sin) = (table(f32::cos)?, table(f32::sin)?);
-        let pairs = x.reshape((total, self.heads, self.angles.len(), 2))?;
-        let (a, b) = (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::stack(&[first, second], 3)?.reshape((total, dim))?)
+        let longest = (0..rows.n()).map(|i| rows.len(i)).max().unwrap_or(0);
+        let places: Vec<u32> = (0..rows.n()).flat_map(|i| 0..rows.len(i) as u32).collect();
+        ops::turn(x, self.heads, &ops::Angles::new(longest, &self.angles), &places)
     }
 
     /// The windows that attend one after the other on a map.
@@ -223,17 +213,16 @@ impl Retention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.out.dims().0;
         let qkv = self.qkv.forward(cx, x)?;
-        let part = |k: usize| -> Result<Tensor> { Ok(qkv.narrow(1, k * dim, dim)?.contiguous()?) };
-        let (q, k, v) = (self.turn(&part(0)?, rows)?, self.turn(&part(1)?, rows)?, part(2)?);
+        let [q, k, v] = ops::split(&qkv)?;
+        let (q, k) = (self.turn(&q, rows)?, self.turn(&k, rows)?);
         let scores = Scores::Dot(((dim / self.heads) as f64).powf(-0.5));
         let near = self.conv.forward(cx, &v, rows)?;
-        let mixed = by_size(&Tensor::cat(&[q, k, v], 1)?, rows, dim, |qkv, rows, size| {
-            let mut v = qkv.narrow(1, 2 * dim, dim)?;
+        let mixed = by_size(&ops::beside(&[&q, &k, &v])?, rows, dim, |qkv, rows, size| {
+            let (qk, mut v) = (ops::columns(qkv, 0, 2 * dim)?, ops::columns(qkv, 2 * dim, dim)?);
             for window in self.passes(size) {
                 let windows = Windows::spread(rows, window, 1, false, None)?;
                 cx.count(windows.macs(dim));
-                let qkv = Tensor::cat(&[&qkv.narrow(1, 0, 2 * dim)?, &v], 1)?;
-                v = windowed(&qkv, &windows, self.heads, &scores, &self.fades(window)?)?;
+                v = windowed(&ops::beside(&[&qk, &v])?, &windows, self.heads, &scores, &self.fades(window)?)?;
             }
             Ok(v)
         })?;
@@ -285,7 +274,7 @@ impl Block {
     /// A branch with its factor, if it has one.
     fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
         Ok(match &self.factors {
-            Some(factors) => x.broadcast_mul(&factors[branch])?,
+            Some(factors) => ops::scale_columns(&x, &factors[branch])?,
             None => x,
         })
     }

@@ -11,7 +11,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, attend};
+use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
@@ -188,8 +188,7 @@ impl Mixer for Modulation {
         let (parts, width) = (self.convs.len(), dim / self.convs.len());
         let value = self.value.forward(cx, x)?;
         let source = self.source.forward(cx, x)?;
-        let part =
-            |(i, conv): (usize, &Depthwise)| conv.forward(cx, &source.narrow(1, i * width, width)?.contiguous()?, rows);
+        let part = |(i, conv): (usize, &Depthwise)| conv.forward(cx, &ops::columns(&source, i * width, width)?, rows);
         let seen: Vec<Tensor> = self.convs.iter().enumerate().map(part).collect::<Result<_>>()?;
         // Channel g of every part makes group g. [width, total, parts] x [width, parts, expanded / width].
         let seen = Tensor::stack(&seen, 2)?.transpose(0, 1)?.contiguous()?;
@@ -198,7 +197,7 @@ impl Mixer for Modulation {
         let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((total, EXPAND * dim))?;
         let mixed = Activation::Gelu.forward(&self.norm.forward(cx, &mixed.broadcast_add(&self.mix_bias)?)?)?;
         let (gate, _) = self.join.forward(cx, &mixed, rows)?;
-        self.out.forward(cx, &(gate * value)?)
+        self.out.forward(cx, &ops::times(&gate, &value)?)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
@@ -240,11 +239,11 @@ impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = x.dims2()?.1;
         let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
-        let (k, v) = (kv.narrow(1, 0, dim)?, kv.narrow(1, dim, dim)?.contiguous()?);
+        let [k, v] = ops::split(&kv)?;
         cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
         let scale = ((dim / self.heads) as f64).powf(-0.5);
         let spec = AttendSpec::new(rows, rows, self.heads, scale);
-        let mixed = (attend(&q, &k, &v, &spec)? + self.conv.forward(cx, &v, rows)?)?;
+        let mixed = ops::add(&attend(&q, &k, &v, &spec)?, &self.conv.forward(cx, &v, rows)?)?;
         self.out.forward(cx, &mixed)
     }
 

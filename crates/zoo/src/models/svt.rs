@@ -254,7 +254,7 @@ impl Attention {
     fn ask(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.query.dims().0;
         let (q, kv) = (self.query.forward(cx, class)?, self.key_value.forward(cx, x)?);
-        let (k, v) = (kv.narrow(1, 0, dim)?.contiguous()?, kv.narrow(1, dim, dim)?.contiguous()?);
+        let [k, v] = ops::split(&kv)?;
         cx.count(2 * rows.total() * dim);
         let (q_rows, scale) = (Rows::equal(rows.n(), 1)?, ((dim / self.heads) as f64).powf(-0.5));
         let spec = AttendSpec::new(&q_rows, rows, self.heads, scale);
@@ -274,7 +274,7 @@ impl Attention {
 /// Every row asks every row of its map.
 impl Mixer for Attention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = Tensor::cat(&[self.query.forward(cx, x)?, self.key_value.forward(cx, x)?], 1)?;
+        let qkv = ops::beside(&[&self.query.forward(cx, x)?, &self.key_value.forward(cx, x)?])?;
         cx.count(rows.lens().iter().map(|n| 2 * n * n * self.query.dims().0).sum());
         let mixed = ops::attention(&qkv, rows, self.heads)?;
         self.out.forward(cx, &mixed)

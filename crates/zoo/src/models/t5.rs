@@ -212,7 +212,7 @@ fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result
 /// Column block `i` of `n` equal ones. Shapes: `[rows, n * width]` -> `[rows, width]`.
 fn part(x: &Tensor, i: usize, n: usize) -> Result<Tensor> {
     let width = x.dims()[1] / n;
-    Ok(x.narrow(1, i * width, width)?)
+    ops::columns(x, i * width, width)
 }
 
 /// `x` plus what a projection makes of a sublayer's answer; in training, places of the answer drop out.

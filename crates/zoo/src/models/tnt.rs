@@ -165,7 +165,7 @@ impl Attention {
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = Tensor::cat(&[self.qk.forward(cx, x)?, self.v.forward(cx, x)?], 1)?;
+        let qkv = ops::beside(&[&self.qk.forward(cx, x)?, &self.v.forward(cx, x)?])?;
         cx.count(rows.lens().iter().map(|n| 2 * n * n * self.v.dims().0).sum());
         self.out.forward(cx, &ops::attention(&qkv, rows, self.heads)?)
     }
@@ -236,8 +236,9 @@ impl Flatten {
 
     /// Shapes: words `[patches * n_words, inner]` -> `[patches, dim]`.
     fn forward(&self, cx: &mut Ctx, words: &Tensor) -> Result<Tensor> {
-        let normed = self.before.forward(&words.reshape(((), self.normed))?)?;
-        let x = self.proj.forward(cx, &normed.reshape(((), self.proj.dims().0))?)?;
+        let (values, all) = (words.elem_count(), self.proj.dims().0);
+        let normed = self.before.forward(&ops::reshape(words, &[values / self.normed, self.normed])?)?;
+        let x = self.proj.forward(cx, &ops::reshape(&normed, &[values / all, all])?)?;
         self.after.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
     }
 
@@ -355,12 +356,16 @@ impl Staged for Tnt {
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         let block = &self.blocks[idx];
         let words = state.aside.ok_or_else(|| Error::input("a block of TNT met no words", "start at the stem"))?;
-        let (n, n_words, dim) = (state.rows.n(), self.config.n_words(), self.config.dim);
+        let (n, n_words) = (state.rows.n(), self.config.n_words());
         let patches = Rows::equal(words.rows.total() / n_words, n_words)?;
         let words = Stream { x: block.inner.forward(cx, &words.x, &patches)?, rows: words.rows };
-        let added = block.flatten.forward(cx, &words.x)?.reshape((n, patches.n() / n, dim))?;
-        let class = Tensor::zeros((n, 1, dim), added.dtype(), added.device())?; // words say nothing to it
-        let x = (&state.x + Tensor::cat(&[class, added], 1)?.reshape(state.x.shape())?)?;
+        let added = block.flatten.forward(cx, &words.x)?;
+        // Words say nothing to the class token.
+        let per = patches.n() / n;
+        let place = |i: usize| move |p: usize| if p == 0 { ops::NO_ROW } else { (i * per + p - 1) as u32 };
+        let index: Vec<u32> = (0..n).flat_map(|i| (0..=per).map(place(i))).collect();
+        let index = Tensor::from_vec(index, n * (per + 1), added.device())?;
+        let x = ops::add(&state.x, &ops::gather(&added, &index)?)?;
         let x = block.outer.forward(cx, &x, &state.rows)?;
         Ok(State { x, rows: state.rows, aside: Some(words) })
     }

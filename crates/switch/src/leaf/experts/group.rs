@@ -51,7 +51,7 @@ fn index(places: Vec<u32>) -> Result<Tensor> {
     Ok(Tensor::from_vec(places, n, &Device::Cpu)?)
 }
 
-/// All active experts as one product per projection, where they are plain networks and no gradient is tracked.
+/// All active experts as one product per projection, where they are plain networks.
 fn at_once(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, active: &[(usize, usize)]) -> Result<Option<Tensor>> {
     let Some(parts) = active.iter().map(|(e, _)| experts[*e].plain()).collect::<Option<Vec<PlainMlp>>>() else {
         return Ok(None);
@@ -86,7 +86,7 @@ fn grouped(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, active: &[(usize,
 /// Sum over the slots of each row of factor times expert; zero for a row that all slots dropped. Shapes: x
 /// `[rows, dim]` -> `[rows, dim]`.
 pub(super) fn run(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, a: &Assignment) -> Result<Tensor> {
-    let (rows, dim) = x.dims2()?;
+    let rows = x.dims2()?.0;
     let groups = Groups::new(&a.experts, experts.len());
     // Nothing to sort where one expert takes every row once.
     let whole = a.slots == 1 && matches!(groups.active.as_slice(), [(_, count)] if *count == rows);
@@ -102,22 +102,18 @@ pub(super) fn run(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, a: &Assign
     if let Some(w) = &a.weights {
         let w = w.flatten_all()?;
         let w = if whole { w } else { ops::gather(&w, &index(groups.order.clone())?)? };
-        y = y.broadcast_mul(&w.unsqueeze(1)?)?;
+        y = ops::scale_rows(&y, &w)?;
     }
     if whole {
         return Ok(y);
     }
-    let n = groups.order.len();
-    // Where each place went; dropped ones read a row of zeros behind the others.
-    let mut back = vec![n as u32; rows * a.slots];
+    // Where each place went; dropped ones read zeros.
+    let mut back = vec![ops::NO_ROW; rows * a.slots];
     groups.order.iter().enumerate().for_each(|(at, place)| back[*place as usize] = at as u32);
-    if n < back.len() {
-        y = Tensor::cat(&[&y, &Tensor::zeros((1, dim), y.dtype(), y.device())?], 0)?;
-    }
     let slot = |s: usize| ops::gather(&y, &index(back.iter().skip(s).step_by(a.slots).copied().collect())?);
     let mut out = slot(0)?;
     for s in 1..a.slots {
-        out = (out + slot(s)?)?;
+        out = ops::add(&out, &slot(s)?)?;
     }
     Ok(out)
 }

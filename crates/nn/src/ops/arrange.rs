@@ -1,0 +1,338 @@
+//! Rows and columns taken apart and put together, and products element by element. The tensor library does the same with
+//! several passes over memory for each gradient; inside [`crate::tape::record`] these need one.
+
+use candle_core::{Result as CandleResult, Tensor};
+use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise, rows as moves};
+
+use super::fused::{tensor, with};
+use crate::error::{Error, Result};
+use crate::rows::Rows;
+use crate::tape::apply;
+
+/// Some columns. Shapes: x `[rows, dim]` -> `[rows, width]`. Errors where there are fewer.
+pub fn columns(x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    if from + width > dim {
+        return Err(Error::shape("columns", format!("[rows, {} or more]", from + width), x.dims()));
+    }
+    if width == dim {
+        return Ok(x.clone());
+    }
+    apply(
+        &[x],
+        || Ok(x.narrow(1, from, width)?.contiguous()?),
+        || {
+            let mut y = kernels::unfilled(rows * width);
+            with([x], |[x]| moves::columns(dim, x, from, width, &mut y))?;
+            Ok((y, vec![rows, width]))
+        },
+        move |g| {
+            let mut dx = vec![0f32; rows * dim];
+            with([g], |[g]| moves::put_columns(dim, g, from, width, &mut dx))?;
+            Ok(vec![Some(tensor(dx, &[rows, dim])?)])
+        },
+    )
+}
+
+/// `x` in `n` parts of equally many columns. Shapes: `[rows, n * width]` -> `[rows, width]` each.
+pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
+    let width = x.dims2()?.1 / N;
+    let parts: Vec<Tensor> = (0..N).map(|i| columns(x, i * width, width)).collect::<Result<_>>()?;
+    parts.try_into().map_err(|_| Error::shape("split", format!("[rows, {N} * width]"), x.dims()))
+}
+
+/// Columns of all parts side by side. Shapes: `[rows, width]` each -> `[rows, sum of widths]`.
+pub fn beside(parts: &[&Tensor]) -> Result<Tensor> {
+    let widths = parts.iter().map(|t| Ok(t.dims2()?.1)).collect::<Result<Vec<usize>>>()?;
+    let rows = parts.first().map_or(Ok(0), |t| t.dims2().map(|d| d.0))?;
+    if parts.iter().any(|t| t.dims()[0] != rows) {
+        return Err(Error::shape("columns side by side", format!("[{rows}, width]"), parts[parts.len() - 1].dims()));
+    }
+    let dim: usize = widths.iter().sum();
+    let starts: Vec<(usize, usize)> = widths
+        .iter()
+        .scan(0, |at, w| {
+            *at += w;
+            Some((*at - w, *w))
+        })
+        .collect();
+    let places = starts.clone();
+    apply(
+        parts,
+        || Ok(Tensor::cat(parts, 1)?),
+        || {
+            let mut y = kernels::unfilled(rows * dim);
+            for (part, (from, width)) in parts.iter().zip(&places) {
+                with([part], |[x]| moves::put_columns(dim, x, *from, *width, &mut y))?;
+            }
+            Ok((y, vec![rows, dim]))
+        },
+        move |g| starts.iter().map(|(from, width)| columns(g, *from, *width).map(Some)).collect(),
+    )
+}
+
+/// The same values in another shape.
+pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let (before, len) = (x.dims().to_vec(), x.elem_count());
+    if shape.iter().product::<usize>() != len {
+        return Err(Error::shape("reshape", format!("{len} values as {shape:?}"), x.dims()));
+    }
+    if before == shape {
+        return Ok(x.clone());
+    }
+    if !x.track_op() {
+        return Ok(x.reshape(shape)?);
+    }
+    apply(
+        &[x],
+        || Ok(x.reshape(shape)?),
+        || Ok((with([x], |[x]| x.to_vec())?, shape.to_vec())),
+        move |g| Ok(vec![Some(g.reshape(&before[..])?)]),
+    )
+}
+
+/// Product element by element of two tensors of one shape.
+pub fn times(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dims() != b.dims() {
+        return Err(Error::shape("product of elements", format!("{:?}", a.dims()), b.dims()));
+    }
+    let product = |a: &Tensor, b: &Tensor| -> CandleResult<Vec<f32>> {
+        let mut y = kernels::unfilled(a.elem_count());
+        with([a, b], |[a, b]| elementwise::mul(a, b, &mut y))?;
+        Ok(y)
+    };
+    let (x, y, dims) = (a.clone(), b.clone(), a.dims().to_vec());
+    apply(
+        &[a, b],
+        || Ok((a * b)?),
+        || Ok((product(a, b)?, a.dims().to_vec())),
+        move |g| {
+            let slope = |of: &Tensor, other: &Tensor| -> Result<Option<Tensor>> {
+                Ok(if of.track_op() { Some(tensor(product(g, other)?, &dims)?) } else { None })
+            };
+            Ok(vec![slope(&x, &y)?, slope(&y, &x)?])
+        },
+    )
+}
+
+/// Every column times a factor of its own. Shapes: x `[rows, dim]`, factor `[dim]` or `[1, dim]` -> `[rows, dim]`.
+pub fn scale_columns(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    if factor.elem_count() != dim || factor.dims().last() != Some(&dim) {
+        return Err(Error::shape("factors of columns", format!("[{dim}]"), factor.dims()));
+    }
+    let scaled = move |x: &Tensor, factor: &Tensor| -> CandleResult<Vec<f32>> {
+        let mut y = kernels::unfilled(rows * dim);
+        with([x, factor], |[x, factor]| elementwise::scale_columns(x, factor, &mut y))?;
+        Ok(y)
+    };
+    let (before, by) = (x.clone(), factor.clone());
+    apply(
+        &[x, factor],
+        || Ok(x.broadcast_mul(factor)?),
+        || Ok((scaled(x, factor)?, vec![rows, dim])),
+        move |g| {
+            let dx = tensor(scaled(g, &by)?, &[rows, dim])?;
+            let mut df = vec![0f32; dim];
+            with([&before, g], |[x, g]| elementwise::column_products(x, g, &mut df))?;
+            Ok(vec![Some(dx), Some(tensor(df, by.dims())?)])
+        },
+    )
+}
+
+/// Every row times a factor of its own. Shapes: x `[rows, dim]`, factor `[rows]` -> `[rows, dim]`.
+pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    if factor.dims() != [rows] {
+        return Err(Error::shape("factors of rows", format!("[{rows}]"), factor.dims()));
+    }
+    let scaled = move |x: &Tensor, factor: &Tensor| -> CandleResult<Vec<f32>> {
+        let mut y = kernels::unfilled(rows * dim);
+        with([x, factor], |[x, factor]| elementwise::scale_rows(dim, x, factor, &mut y))?;
+        Ok(y)
+    };
+    let (before, by) = (x.clone(), factor.clone());
+    apply(
+        &[x, factor],
+        || Ok(x.broadcast_mul(&factor.unsqueeze(1)?)?),
+        || Ok((scaled(x, factor)?, vec![rows, dim])),
+        move |g| {
+            let dx = tensor(scaled(g, &by)?, &[rows, dim])?;
+            if !by.track_op() {
+                return Ok(vec![Some(dx), None]);
+            }
+            let mut df = kernels::unfilled(rows);
+            with([&before, g], |[x, g]| elementwise::row_products(dim, x, g, &mut df))?;
+            Ok(vec![Some(dx), Some(tensor(df, &[rows])?)])
+        },
+    )
+}
+
+/// Mean over the rows of each member; zeros for one without rows. Shapes: x `[total, dim]` -> `[members, dim]`.
+pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
+    let (total, dim) = x.dims2()?;
+    if total != rows.total() {
+        return Err(Error::shape("mean of rows", format!("[{}, dim]", rows.total()), x.dims()));
+    }
+    let own = rows.clone();
+    apply(
+        &[x],
+        || {
+            let mean = |i: usize| -> CandleResult<Tensor> {
+                match rows.len(i) {
+                    0 => Tensor::zeros((1, dim), x.dtype(), x.device()),
+                    n => x.narrow(0, rows.range(i).start, n)?.mean_keepdim(0),
+                }
+            };
+            let all = (0..rows.n()).map(mean).collect::<CandleResult<Vec<_>>>()?;
+            Ok(if all.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&all, 0)? })
+        },
+        || {
+            let mut y = kernels::unfilled(rows.n() * dim);
+            with([x], |[x]| moves::mean_rows(dim, x, rows.cu(), &mut y))?;
+            Ok((y, vec![rows.n(), dim]))
+        },
+        move |g| {
+            let mut dx = kernels::unfilled(total * dim);
+            with([g], |[g]| moves::mean_rows_backward(dim, g, own.cu(), &mut dx))?;
+            Ok(vec![Some(tensor(dx, &[total, dim])?)])
+        },
+    )
+}
+
+/// Angles by which the pairs of neighbours in a head turn, position by position.
+#[derive(Clone, Debug)]
+pub struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    pairs: usize,
+}
+
+impl Angles {
+    /// At positions `0..n`, pair `i` turns by `position * by[i]`.
+    pub fn new(n: usize, by: &[f32]) -> Angles {
+        let all = || (0..n).flat_map(|p| by.iter().map(move |a| p as f32 * a));
+        Angles { cos: all().map(f32::cos).collect(), sin: all().map(f32::sin).collect(), pairs: by.len() }
+    }
+
+    fn positions(&self) -> usize {
+        self.cos.len() / self.pairs.max(1)
+    }
+}
+
+/// Rotary positions: in every head the pair `(2 i, 2 i + 1)` of a row turns by the angle of the row's position.
+/// Shapes: x `[rows, heads * 2 * pairs]`, positions `[rows]` -> the same as x. Errors where a position is beyond the table.
+pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    let beyond = positions.iter().any(|p| *p as usize >= angles.positions());
+    if positions.len() != rows || dim != heads * 2 * angles.pairs || beyond {
+        let what = format!("[{}, {heads} * {}] below {}", positions.len(), 2 * angles.pairs, angles.positions());
+        return Err(Error::shape("rotary positions", what, x.dims()));
+    }
+    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> CandleResult<Vec<f32>> {
+        let mut y = with([x], |[x]| x.to_vec())?;
+        let table = Rotary { cos: &angles.cos, sin: &angles.sin, half: angles.pairs, pairs: Pairs::Neighbours };
+        let run = if back { kernels::rotary_backward } else { kernels::rotary };
+        run(RowsMut::packed(&mut y, dim), heads, 2 * angles.pairs, &table, positions);
+        Ok(y)
+    };
+    let (own, at) = (angles.clone(), positions.to_vec());
+    apply(
+        &[x],
+        || {
+            let places = || positions.iter().map(|p| *p as usize);
+            let table = |t: &[f32]| -> CandleResult<Tensor> {
+                let rows: Vec<f32> = places().flat_map(|p| &t[p * angles.pairs..][..angles.pairs]).copied().collect();
+                Tensor::from_vec(rows, (positions.len(), 1, angles.pairs), x.device())?.to_dtype(x.dtype())
+            };
+            let (cos, sin) = (table(&angles.cos)?, table(&angles.sin)?);
+            let pairs = x.reshape((rows, heads, angles.pairs, 2))?;
+            let (a, b) = (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?);
+            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+            let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+            Ok(Tensor::stack(&[first, second], 3)?.reshape((rows, dim))?)
+        },
+        || Ok((turned(x, angles, positions, false)?, vec![rows, dim])),
+        move |g| Ok(vec![Some(tensor(turned(g, &own, &at, true)?, &[rows, dim])?)]),
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::slice::from_ref;
+
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::init::Stream;
+    use crate::tape::{Grads, record};
+
+    fn var(seed: u64, dims: &[usize]) -> Var {
+        let mut s = Stream::new(seed);
+        let v: Vec<f32> = (0..dims.iter().product()).map(|_| 2.0 * s.unit() - 1.0).collect();
+        Var::from_vec(v, dims, &Device::Cpu).unwrap()
+    }
+
+    fn flat(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Values and gradients of an operation by kernels on a tape against those of the library.
+    fn check(vars: &[Var], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let bare: Vec<Tensor> = tensors.iter().map(Tensor::detach).collect();
+        let loss = || -> Result<(Tensor, Tensor)> {
+            let y = f(&tensors)?;
+            // Weights that differ from place to place, or a misplaced gradient would go unseen.
+            let weights = Tensor::arange(1f32, 1.0 + y.elem_count() as f32, &Device::Cpu)?.reshape(y.shape())?;
+            Ok(((&y * weights)?.sum_all()?, y))
+        };
+        let (library, want) = loss().unwrap();
+        let ((total, got), tape) = record(loss).unwrap();
+        assert_eq!(got.dims(), want.dims());
+        let near = |got: &Tensor, want: &Tensor| {
+            assert_eq!(got.dims(), want.dims());
+            let (got, want) = (flat(got), flat(want));
+            let near = |(g, w): (&f32, &f32)| (g - w).abs() <= 1e-5 * (1.0 + w.abs());
+            assert!(got.iter().zip(&want).all(near), "{got:?} {want:?}");
+        };
+        near(&got, &want);
+        near(&f(&bare).unwrap(), &want);
+        let (got, want) = (tape.backward(&total).unwrap(), Grads::of(&library).unwrap());
+        for t in &tensors {
+            near(got.get(t).unwrap(), want.get(t).unwrap());
+        }
+    }
+
+    #[test]
+    fn all_equal_the_library_in_value_and_gradient() {
+        let rows = Rows::new(&[2, 0, 5]).unwrap();
+        let (x, y, z) = (var(1, &[7, 8]), var(2, &[7, 8]), var(3, &[7, 3]));
+        check(from_ref(&x), |t| columns(&t[0], 3, 4));
+        check(from_ref(&x), |t| columns(&t[0], 0, 8));
+        check(from_ref(&x), |t| {
+            let [a, b] = split(&t[0])?;
+            Ok((a - b)?)
+        });
+        check(&[x.clone(), z.clone(), y.clone()], |t| beside(&[&t[0], &t[1], &t[2]]));
+        check(from_ref(&x), |t| beside(&[&t[0], &t[0]]));
+        check(from_ref(&x), |t| reshape(&t[0], &[2, 28]));
+        check(&[x.clone(), y], |t| times(&t[0], &t[1]));
+        check(from_ref(&x), |t| times(&t[0], &t[0]));
+        check(&[x.clone(), var(4, &[1, 8])], |t| scale_columns(&t[0], &t[1]));
+        check(&[x.clone(), var(5, &[7])], |t| scale_rows(&t[0], &t[1]));
+        check(from_ref(&x), |t| mean_rows(&t[0], &rows));
+        check(&[x], |t| turn(&t[0], 2, &Angles::new(6, &[1.0, 0.1]), &[0, 5, 0, 1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (x, z) = (var(1, &[4, 6]).as_tensor().clone(), var(2, &[3, 6]).as_tensor().clone());
+        let angles = Angles::new(2, &[1.0]);
+        assert!(columns(&x, 4, 3).is_err() && beside(&[&x, &z]).is_err() && reshape(&x, &[5, 5]).is_err());
+        assert!(times(&x, &z).is_err() && scale_columns(&x, &z).is_err() && scale_rows(&x, &z).is_err());
+        assert!(mean_rows(&x, &Rows::new(&[3]).unwrap()).is_err());
+        assert!(turn(&x, 3, &angles, &[0, 1, 2, 0]).is_err() && turn(&x, 2, &angles, &[0, 1, 1, 0]).is_err());
+    }
+}
