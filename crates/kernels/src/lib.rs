@@ -14,6 +14,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod axis;
 pub mod buffer;
 pub mod conv;
 mod dispatch;
@@ -21,6 +22,7 @@ pub mod elementwise;
 pub mod gemm;
 pub mod isa;
 mod math;
+pub mod mix;
 pub mod nested;
 pub mod norm;
 pub mod optim;

@@ -2,7 +2,9 @@
 mod common;
 
 use common::{Rng, SIZES, assert_close, each_isa};
+use switchformer_kernels::axis::along;
 use switchformer_kernels::elementwise;
+use switchformer_kernels::mix::{Mix, mix_parts, mix_parts_backward};
 use switchformer_kernels::optim::{adamw_step, sum_squares};
 use switchformer_kernels::reference;
 use switchformer_kernels::rows::{
@@ -98,6 +100,64 @@ fn means_of_segments_and_their_gradients() {
             }
         }
     }
+}
+
+#[test]
+fn a_matrix_along_an_axis() {
+    each_isa(|_| {
+        let mut rng = Rng::new(8);
+        let cases =
+            [(0, 3, 2, 5), (1, 1, 1, 1), (3, 5, 7, 33), (2, 8, 4, 16), (64, 6, 19, 67), (2, 4, 0, 3), (2, 0, 3, 3)];
+        for (outer, rows, columns, inner) in cases {
+            let (mut m, x) = (rng.floats(rows * columns), rng.floats(outer * columns * inner));
+            // A band of zeros, and a row of nothing else.
+            let zero = |i: usize| i / columns.max(1) == 3 || (i % columns.max(1)).abs_diff(i / columns.max(1)) > 4;
+            m.iter_mut().enumerate().filter(|(i, _)| zero(*i)).for_each(|(_, v)| *v = 0.0);
+            let mut y = vec![f32::NAN; outer * rows * inner];
+            along([outer, inner], [rows, columns], &m, &x, &mut y);
+            for (at, y) in y.iter().enumerate() {
+                let (o, r, i) = (at / (rows * inner), at / inner % rows, at % inner);
+                let term = |c: usize| f64::from(m[r * columns + c]) * f64::from(x[(o * columns + c) * inner + i]);
+                let want: f64 = (0..columns).map(term).sum();
+                assert!((f64::from(*y) - want).abs() < 1e-5, "{outer} {rows} {columns} {inner}: {y} {want}");
+            }
+        }
+    });
+}
+
+#[test]
+fn parts_are_mixed_place_by_place() {
+    each_isa(|_| {
+        let mut rng = Rng::new(9);
+        for (rows, parts, width, out) in [(0, 2, 3, 4), (1, 1, 1, 1), (5, 3, 7, 5), (131, 4, 16, 8), (700, 2, 8, 16)] {
+            let shape = Mix { parts, width, out };
+            let (x, w) = (rng.floats(rows * parts * width), rng.floats(width * out * parts));
+            let (bias, dy) = (rng.floats(width * out), rng.floats(rows * width * out));
+            let mut y = vec![f32::NAN; dy.len()];
+            mix_parts(&shape, &x, &w, &bias, &mut y);
+            let mut dx = vec![f32::NAN; x.len()];
+            let (mut dw, mut db) = (vec![0.5; w.len()], vec![0.5; bias.len()]);
+            mix_parts_backward(&shape, &x, &w, &dy, &mut dx, &mut dw, &mut db);
+            let mut want_y: Vec<f64> = (0..rows).flat_map(|_| &bias).map(|b| f64::from(*b)).collect();
+            let mut want_dx = vec![0f64; x.len()];
+            let (mut want_dw, mut want_db) = (vec![0.5f64; w.len()], vec![0.5f64; bias.len()]);
+            for (r, g, o) in (0..rows).flat_map(|r| (0..width).flat_map(move |g| (0..out).map(move |o| (r, g, o)))) {
+                let at = (r * width + g) * out + o;
+                let d = f64::from(dy[at]);
+                want_db[g * out + o] += d;
+                for p in 0..parts {
+                    let (i, k) = ((r * parts + p) * width + g, (g * out + o) * parts + p);
+                    want_y[at] += f64::from(x[i]) * f64::from(w[k]);
+                    want_dx[i] += d * f64::from(w[k]);
+                    want_dw[k] += d * f64::from(x[i]);
+                }
+            }
+            for (got, want) in [(&y, want_y), (&dx, want_dx), (&dw, want_dw), (&db, want_db)] {
+                let near = |(g, w): (&f32, &f64)| (f64::from(*g) - w).abs() < 1e-4;
+                assert!(got.iter().zip(&want).all(near), "{rows} {parts} {width} {out}");
+            }
+        }
+    });
 }
 
 #[test]

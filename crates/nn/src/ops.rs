@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::rows::Rows;
 
-pub use arrange::{Angles, beside, columns, mean_rows, reshape, scale_columns, scale_rows, split, times, turn};
+pub use arrange::{
+    Angles, beside, columns, mean_rows, mix_parts, reshape, scale_columns, scale_rows, split, times, turn,
+};
 pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
 pub(crate) use conv::WIDEST;
 pub use conv::depthwise;

@@ -21,12 +21,17 @@ enum Node {
     Three([Tensor; 3], Arc<dyn CustomOp3 + Send + Sync>),
     /// An operation that needs no value of its forward pass.
     Any(Vec<Tensor>, Backward),
+    /// The same with several results, of which the recorded one is the first.
+    Parts(Tensor, Vec<Tensor>, PartsBackward),
     /// A tensor that the library computed from leaves.
     Foreign,
 }
 
 /// From the gradient at a result to those at each of the tensors that were read, `None` where nobody asks.
 type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+
+/// From the gradients at the results that have one to that at the tensor that was read.
+type PartsBackward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Tensor>>;
 
 /// Something to differentiate whose slope by `x` is known: no pass over `x` makes it, as `sum(x * slope)` would.
 struct Seed(Tensor);
@@ -113,10 +118,20 @@ impl Tape {
     pub fn backward(mut self, loss: &Tensor) -> Result<Grads> {
         let mut grads = Grads::of(loss)?;
         while let Some((result, node)) = self.nodes.pop() {
-            let Some(g) = grads.0.remove(&result.id()) else { continue };
             // A gradient that the library computed remembers what it was computed from; below, it is a number.
-            let g = g.contiguous()?.detach();
+            let mut take = |t: &Tensor| -> Result<Option<Tensor>> {
+                grads.0.remove(&t.id()).map(|g| Ok(g.contiguous()?.detach())).transpose()
+            };
+            if let Node::Parts(read, parts, backward) = node {
+                let all = parts.iter().map(take).collect::<Result<Vec<_>>>()?;
+                if all.iter().any(Option::is_some) {
+                    grads.add(&read, Some(backward(&all)?))?;
+                }
+                continue;
+            }
+            let Some(g) = take(&result)? else { continue };
             match node {
+                Node::Parts(..) => {}
                 Node::One(x, op) => grads.add(&x, op.bwd(&x, &result, &g)?)?,
                 Node::Two([x, y], op) => {
                     let (dx, dy) = op.bwd(&x, &y, &result, &g)?;
@@ -177,13 +192,17 @@ fn leaf(read: &[&Tensor], (storage, shape): (CpuStorage, Shape), node: Node) -> 
         return Err(candle_core::Error::Msg("a recorded operation gives f32".into()).into());
     };
     let result = Var::from_vec(data, shape, &Device::Cpu)?.into_inner();
+    write_down(read, &result, node);
+    Ok(result)
+}
+
+fn write_down(read: &[&Tensor], result: &Tensor, node: Node) {
     TAPE.with_borrow_mut(|tape| {
         if let Some(tape) = tape {
             read.iter().for_each(|t| tape.meet(t));
-            tape.add(&result, node);
+            tape.add(result, node);
         }
     });
-    Ok(result)
 }
 
 /// Calls `f` with the values of CPU tensors.
@@ -238,7 +257,7 @@ pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
 pub(crate) fn apply(
     read: &[&Tensor],
     library: impl FnOnce() -> Result<Tensor>,
-    kernel: impl FnOnce() -> candle_core::Result<(Vec<f32>, Vec<usize>)>,
+    kernel: impl FnOnce() -> candle_core::Result<Made>,
     backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Tensor> {
     let recording = recording(read);
@@ -251,6 +270,33 @@ pub(crate) fn apply(
     }
     let node = Node::Any(read.iter().map(|t| (*t).clone()).collect(), Box::new(backward));
     leaf(read, (CpuStorage::F32(data), Shape::from(shape)), node)
+}
+
+/// Values and their shape.
+pub(crate) type Made = (Vec<f32>, Vec<usize>);
+
+/// [`apply`] of one tensor with several results.
+pub(crate) fn apply_parts(
+    x: &Tensor,
+    library: impl FnOnce() -> Result<Vec<Tensor>>,
+    kernel: impl FnOnce() -> candle_core::Result<Vec<Made>>,
+    backward: impl Fn(&[Option<Tensor>]) -> Result<Tensor> + 'static,
+) -> Result<Vec<Tensor>> {
+    let recording = recording(&[x]);
+    if !ops::on_kernels(&[x]) || (!recording && x.track_op()) {
+        return library();
+    }
+    let parts = kernel()?.into_iter().map(|(data, shape)| {
+        Ok(match recording {
+            true => Var::from_vec(data, shape, &Device::Cpu)?.into_inner(),
+            false => Tensor::from_vec(data, shape, &Device::Cpu)?,
+        })
+    });
+    let parts = parts.collect::<Result<Vec<Tensor>>>()?;
+    if let Some(first) = parts.first().filter(|_| recording) {
+        write_down(&[x], first, Node::Parts(x.clone(), parts.clone(), Box::new(backward)));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixe
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
+    ops,
 };
 
 /// Which blocks belong to which stage.
@@ -303,8 +304,8 @@ impl Block {
 
 impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = (x + self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
-        Ok((&x + self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?)?)
+        let x = ops::add(x, &self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        ops::add(&x, &self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?)
     }
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let ffn = self.ffn.cost(point, rows_in(sizes));

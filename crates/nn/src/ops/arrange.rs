@@ -2,12 +2,13 @@
 //! several passes over memory for each gradient; inside [`crate::tape::record`] these need one.
 
 use candle_core::{Result as CandleResult, Tensor};
+use switchformer_kernels::mix::{self, Mix};
 use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise, rows as moves};
 
 use super::fused::{tensor, with};
 use crate::error::{Error, Result};
 use crate::rows::Rows;
-use crate::tape::apply;
+use crate::tape::{apply, apply_parts};
 
 /// Some columns. Shapes: x `[rows, dim]` -> `[rows, width]`. Errors where there are fewer.
 pub fn columns(x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
@@ -34,11 +35,35 @@ pub fn columns(x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
     )
 }
 
-/// `x` in `n` parts of equally many columns. Shapes: `[rows, n * width]` -> `[rows, width]` each.
+/// `x` in `N` parts of equally many columns. Shapes: `[rows, N * width]` -> `[rows, width]` each.
 pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
-    let width = x.dims2()?.1 / N;
-    let parts: Vec<Tensor> = (0..N).map(|i| columns(x, i * width, width)).collect::<Result<_>>()?;
-    parts.try_into().map_err(|_| Error::shape("split", format!("[rows, {N} * width]"), x.dims()))
+    let (rows, dim) = x.dims2()?;
+    if N == 0 || !dim.is_multiple_of(N) {
+        return Err(Error::shape("split", format!("[rows, {N} * width]"), x.dims()));
+    }
+    let width = dim / N;
+    let parts = apply_parts(
+        x,
+        || (0..N).map(|i| Ok(x.narrow(1, i * width, width)?.contiguous()?)).collect(),
+        || {
+            let part = |i: usize| {
+                let mut y = kernels::unfilled(rows * width);
+                with([x], |[x]| moves::columns(dim, x, i * width, width, &mut y))?;
+                Ok((y, vec![rows, width]))
+            };
+            (0..N).map(part).collect()
+        },
+        move |all| {
+            let mut dx = vec![0f32; rows * dim];
+            for (i, g) in all.iter().enumerate() {
+                if let Some(g) = g {
+                    with([g], |[g]| moves::put_columns(dim, g, i * width, width, &mut dx))?;
+                }
+            }
+            Ok(tensor(dx, &[rows, dim])?)
+        },
+    )?;
+    parts.try_into().map_err(|_| Error::shape("split", format!("{N} parts"), x.dims()))
 }
 
 /// Columns of all parts side by side. Shapes: `[rows, width]` each -> `[rows, sum of widths]`.
@@ -164,6 +189,41 @@ pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
             let mut df = kernels::unfilled(rows);
             with([&before, g], |[x, g]| elementwise::row_products(dim, x, g, &mut df))?;
             Ok(vec![Some(dx), Some(tensor(df, &[rows])?)])
+        },
+    )
+}
+
+/// Channels of several parts mixed place by place, each group seeing one channel of every part. Shapes: x
+/// `[rows, parts * width]` (parts side by side), w `[width * out, parts]`, bias `[width * out]` -> `[rows, width * out]`.
+pub fn mix_parts(x: &Tensor, w: &Tensor, bias: &Tensor, parts: usize) -> Result<Tensor> {
+    let ((rows, dim), (all, of)) = (x.dims2()?, w.dims2()?);
+    let width = dim.checked_div(parts).unwrap_or(0);
+    if of != parts || bias.dims() != [all] || width * parts != dim || width == 0 || !all.is_multiple_of(width) {
+        return Err(Error::shape("parts", format!("[rows, {of} * width] and {all} biases"), x.dims()));
+    }
+    let shape = Mix { parts, width, out: all / width };
+    let (before, own) = (x.clone(), w.clone());
+    apply(
+        &[x, w, bias],
+        || {
+            // Channel g of every part makes group g: [width, rows, parts] x [width, parts, out].
+            let seen = x.reshape((rows, parts, width))?.permute((2, 0, 1))?.contiguous()?;
+            let mix = w.reshape((width, shape.out, parts))?.transpose(1, 2)?.contiguous()?;
+            let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((rows, all))?;
+            Ok(mixed.broadcast_add(bias)?)
+        },
+        || {
+            let mut y = kernels::unfilled(rows * all);
+            with([x, w, bias], |[x, w, bias]| mix::mix_parts(&shape, x, w, bias, &mut y))?;
+            Ok((y, vec![rows, all]))
+        },
+        move |g| {
+            let (mut dx, mut dw, mut db) = (kernels::unfilled(rows * dim), vec![0f32; all * parts], vec![0f32; all]);
+            with([&before, &own, g], |[x, w, g]| {
+                mix::mix_parts_backward(&shape, x, w, g, &mut dx, &mut dw, &mut db);
+            })?;
+            let slopes = [tensor(dx, &[rows, dim])?, tensor(dw, &[all, parts])?, tensor(db, &[all])?];
+            Ok(slopes.map(Some).into())
         },
     )
 }
@@ -313,7 +373,11 @@ mod tests {
         check(from_ref(&x), |t| columns(&t[0], 0, 8));
         check(from_ref(&x), |t| {
             let [a, b] = split(&t[0])?;
-            Ok((a - b)?)
+            times(&a, &b)
+        });
+        check(from_ref(&x), |t| {
+            let [_, b, _, _] = split(&t[0])?;
+            Ok(b)
         });
         check(&[x.clone(), z.clone(), y.clone()], |t| beside(&[&t[0], &t[1], &t[2]]));
         check(from_ref(&x), |t| beside(&[&t[0], &t[0]]));
@@ -322,6 +386,7 @@ mod tests {
         check(from_ref(&x), |t| times(&t[0], &t[0]));
         check(&[x.clone(), var(4, &[1, 8])], |t| scale_columns(&t[0], &t[1]));
         check(&[x.clone(), var(5, &[7])], |t| scale_rows(&t[0], &t[1]));
+        check(&[x.clone(), var(6, &[12, 2]), var(7, &[12])], |t| mix_parts(&t[0], &t[1], &t[2], 2));
         check(from_ref(&x), |t| mean_rows(&t[0], &rows));
         check(&[x], |t| turn(&t[0], 2, &Angles::new(6, &[1.0, 0.1]), &[0, 5, 0, 1, 2, 3, 4]));
     }
@@ -333,6 +398,7 @@ mod tests {
         assert!(columns(&x, 4, 3).is_err() && beside(&[&x, &z]).is_err() && reshape(&x, &[5, 5]).is_err());
         assert!(times(&x, &z).is_err() && scale_columns(&x, &z).is_err() && scale_rows(&x, &z).is_err());
         assert!(mean_rows(&x, &Rows::new(&[3]).unwrap()).is_err());
+        assert!(mix_parts(&x, &var(3, &[12, 3]).detach(), &var(4, &[12]).detach(), 2).is_err());
         assert!(turn(&x, 3, &angles, &[0, 1, 2, 0]).is_err() && turn(&x, 2, &angles, &[0, 1, 1, 0]).is_err());
     }
 }

@@ -247,7 +247,7 @@ impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let qkv = self.qkv.forward(cx, &self.norm1.forward(x)?)?;
         let mixed = self.cross(cx, &qkv, rows)?;
-        let x = (x + self.out.forward(cx, &mixed)?)?;
+        let x = ops::add(x, &self.out.forward(cx, &mixed)?)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 

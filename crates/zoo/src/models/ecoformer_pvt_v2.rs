@@ -87,32 +87,40 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "EcoFormerPvtV2", config, params }
 }
 
-/// Attention of each map on its own, from projections that lie side by side.
-/// Shapes: x `[total, parts * dim]` -> `[total, dim]`; `mix` gets each part as `[heads, n, head_dim]` and gives as much.
+/// Attention of each map on its own, from projections that lie side by side; neighbours of one size go together.
+/// Shapes: x `[total, parts * dim]` -> `[total, dim]`; `mix` gets each part as `[maps, heads, n, head_dim]` and gives as
+/// much.
 fn by_member(
     x: &Tensor,
     rows: &Rows,
     [heads, dim]: [usize; 2],
     mix: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let mut all = Vec::with_capacity(rows.n());
-    for i in (0..rows.n()).filter(|i| rows.len(*i) > 0) {
-        let n = rows.len(i);
-        let part = |k: usize| -> Result<Tensor> {
-            let one = x.narrow(0, rows.range(i).start, n)?.narrow(1, k * dim, dim)?;
-            Ok(one.reshape((n, heads, dim / heads))?.transpose(0, 1)?.contiguous()?)
-        };
-        let parts = (0..x.dims()[1] / dim).map(part).collect::<Result<Vec<_>>>()?;
-        all.push(mix(&parts)?.transpose(0, 1)?.contiguous()?.reshape((n, dim))?);
+    let (lens, parts) = (rows.lens(), x.dims()[1] / dim);
+    let mut all = Vec::new();
+    let mut from = 0;
+    for run in lens.chunk_by(|a, b| a == b) {
+        let (m, n) = (run.len(), run[0]);
+        if n > 0 {
+            let own = if m * n == rows.total() { x.clone() } else { x.narrow(0, from, m * n)? };
+            let own = own.reshape(&[m, n, parts, heads, dim / heads][..])?.permute([2, 0, 3, 1, 4])?.contiguous()?;
+            let parts = (0..parts).map(|k| Ok(own.get(k)?)).collect::<Result<Vec<_>>>()?;
+            all.push(mix(&parts)?.transpose(1, 2)?.contiguous()?.reshape((m * n, dim))?);
+        }
+        from += m * n;
     }
-    Ok(if all.is_empty() { x.narrow(1, 0, dim)? } else { Tensor::cat(&all, 0)? })
+    Ok(match all.len() {
+        0 => x.narrow(1, 0, dim)?,
+        1 => all.swap_remove(0),
+        _ => Tensor::cat(&all, 0)?,
+    })
 }
 
 /// Values under the weights `q k`, and the sum of each row's weights, without forming a pair.
-/// Shapes: q, k `[heads, n, features]`, v `[heads, n, d]` -> `[heads, n, d]`, `[heads, n, 1]`.
+/// Shapes: q, k `[maps, heads, n, features]`, v `[maps, heads, n, d]` -> `[maps, heads, n, d]`, `[maps, heads, n, 1]`.
 fn sums(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-    let context = k.t()?.contiguous()?.matmul(v)?; // [heads, features, d]
-    let below = q.broadcast_mul(&k.sum_keepdim(1)?)?.sum_keepdim(2)?;
+    let context = k.t()?.contiguous()?.matmul(v)?; // [maps, heads, features, d]
+    let below = q.matmul(&k.sum_keepdim(2)?.t()?.contiguous()?)?;
     Ok((q.matmul(&context)?, below))
 }
 
@@ -150,14 +158,17 @@ impl HashAttention {
         })
     }
 
-    /// Signs of every row of one map; their gradient is that of a value cut to -1..1.
-    /// Shapes: x `[heads, n, head_dim]` -> `[heads, n, bits]`.
+    /// Signs of every row; their gradient is that of a value cut to -1..1.
+    /// Shapes: x `[maps, heads, n, head_dim]` -> `[maps, heads, n, bits]`.
     fn codes(&self, x: &Tensor) -> Result<Tensor> {
-        let unit = x.broadcast_div(&x.sqr()?.sum_keepdim(2)?.sqrt()?)?;
-        let apart = unit.unsqueeze(2)?.broadcast_sub(&self.anchors.unsqueeze(1)?)?.sqr()?.sum(3)?; // [h, n, anchors]
-        let width = (apart.mean_keepdim(2)?.mean_keepdim(1)? * -2.0)?;
+        let unit = x.broadcast_div(&x.sqr()?.sum_keepdim(3)?.sqrt()?)?;
+        // Squared distances to the anchors, [maps, heads, n, anchors].
+        let along = unit.broadcast_matmul(&self.anchors.t()?.contiguous()?)?;
+        let anchors = self.anchors.sqr()?.sum_keepdim(2)?.t()?.contiguous()?;
+        let apart = (unit.sqr()?.sum_keepdim(3)?.broadcast_add(&anchors)? - (along * 2.0)?)?;
+        let width = (apart.mean_keepdim(3)?.mean_keepdim(2)? * -2.0)?;
         let kernels = apart.broadcast_div(&width)?.exp()?.broadcast_sub(&self.means)?;
-        let y = kernels.contiguous()?.matmul(&self.matrix.t()?.contiguous()?)?;
+        let y = kernels.broadcast_matmul(&self.matrix.t()?.contiguous()?)?;
         let sign = (y.gt(0.0)?.to_dtype(y.dtype())? - y.lt(0.0)?.to_dtype(y.dtype())?)?;
         let inside = y.abs()?.lt(1.0)?.to_dtype(y.dtype())?.detach();
         let slope = (&y * inside)?;
@@ -195,8 +206,8 @@ impl Mixer for HashAttention {
         let mixed = by_member(&qk_v, rows, [self.heads, dim], |parts| {
             let (codes, v) = (self.codes(&parts[0])?, &parts[1]);
             let (above, below) = sums(&codes, &codes, v)?;
-            let constant = if self.own_value { v.clone() } else { v.sum_keepdim(1)? };
-            let below = (below + v.dims()[1] as f64 * always)?;
+            let constant = if self.own_value { v.clone() } else { v.sum_keepdim(2)? };
+            let below = (below + v.dims()[2] as f64 * always)?;
             Ok(above.broadcast_add(&(constant * always)?)?.broadcast_div(&below)?)
         })?;
         self.out.forward(cx, &mixed)
@@ -232,14 +243,14 @@ impl Performer {
     }
 
     /// Features of rows whose logarithms are at most zero: less the largest of a row (queries), or of all (keys).
-    /// Shapes: x `[heads, n, head_dim]` -> `[heads, n, features]`.
+    /// Shapes: x `[maps, heads, n, head_dim]` -> `[maps, heads, n, features]`.
     fn features(&self, x: &Tensor, by_row: bool) -> Result<Tensor> {
-        let (n, d) = (self.matrix.dims()[0] as f64, x.dims()[2] as f64);
+        let (n, d) = (self.matrix.dims()[0] as f64, x.dims()[3] as f64);
         let x = (x * d.powf(-0.25))?;
         let along = x.broadcast_matmul(&self.matrix.t()?.contiguous()?)?;
-        let own = (x.sqr()?.sum_keepdim(2)? / 2.0)?;
-        let top =
-            if by_row { along.max_keepdim(2)? } else { along.flatten_all()?.max_keepdim(0)?.reshape((1, 1, 1))? };
+        let own = (x.sqr()?.sum_keepdim(3)? / 2.0)?;
+        let top = along.max_keepdim(3)?;
+        let top = if by_row { top } else { top.max_keepdim(2)?.max_keepdim(1)? };
         let all = along.broadcast_sub(&own)?.broadcast_sub(&top.detach())?.exp()?;
         Ok(((all + FEATURE_EPS)? * n.powf(-0.5))?)
     }

@@ -190,12 +190,10 @@ impl Mixer for Modulation {
         let source = self.source.forward(cx, x)?;
         let part = |(i, conv): (usize, &Depthwise)| conv.forward(cx, &ops::columns(&source, i * width, width)?, rows);
         let seen: Vec<Tensor> = self.convs.iter().enumerate().map(part).collect::<Result<_>>()?;
-        // Channel g of every part makes group g. [width, total, parts] x [width, parts, expanded / width].
-        let seen = Tensor::stack(&seen, 2)?.transpose(0, 1)?.contiguous()?;
-        let mix = self.mix.reshape((width, EXPAND * parts, parts))?.transpose(1, 2)?.contiguous()?;
+        let seen = ops::beside(&seen.iter().collect::<Vec<_>>())?;
         cx.count(total * EXPAND * dim * parts);
-        let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((total, EXPAND * dim))?;
-        let mixed = Activation::Gelu.forward(&self.norm.forward(cx, &mixed.broadcast_add(&self.mix_bias)?)?)?;
+        let mixed = ops::mix_parts(&seen, &self.mix, &self.mix_bias, parts)?;
+        let mixed = Activation::Gelu.forward(&self.norm.forward(cx, &mixed)?)?;
         let (gate, _) = self.join.forward(cx, &mixed, rows)?;
         self.out.forward(cx, &ops::times(&gate, &value)?)
     }

@@ -13,9 +13,10 @@
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{self, AttendSpec, attend};
-use switchformer_nn::spatial::wavelet::{self, DIRECTIONS, Waves};
+use switchformer_nn::ops::{self, AttendSpec, DenseWeight, attend};
+use switchformer_nn::spatial::wavelet::{self, DIRECTIONS};
 use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
@@ -142,66 +143,89 @@ impl Config {
 struct Scatter {
     /// `[dim, h, w]` at the trained size.
     gains: Tensor,
-    /// Two layers: weight `[2, groups, width, width]` and bias `[2, groups, width]`, real parts first.
-    layers: [[Tensor; 2]; 2],
+    layers: Vec<ComplexLayer>,
+}
+
+/// A complex product in groups of channels, over real parts beside imaginary ones.
+struct ComplexLayer {
+    /// `[2, groups, width, width]`, real parts first.
+    weight: Tensor,
+    /// `[2, groups, width]`.
+    bias: Tensor,
+    /// The weights as one real matrix, where they do not change.
+    fixed: Option<DenseWeight>,
+}
+
+impl ComplexLayer {
+    fn load(w: &Weights, i: usize, width: usize) -> Result<Self> {
+        let part = |what: &str| format!("complex_weight_lh_{what}{i}");
+        let weight = w.tensor(&part(""), &[2, GROUPS, width, width], ParamKind::Kernel)?;
+        let bias = w.tensor(&part("b"), &[2, GROUPS, width], ParamKind::Vector)?;
+        let fixed = if weight.track_op() { None } else { Some(DenseWeight::new(real(&weight)?)) };
+        Ok(ComplexLayer { weight, bias, fixed })
+    }
+
+    /// Shapes: x `[rows, 2 * dim]` -> the same.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let bias = self.bias.flatten_all()?;
+        match &self.fixed {
+            Some(weight) => weight.linear(x, Some(&bias), &Then::default()),
+            None => ops::linear(x, &real(&self.weight)?, Some(&bias)),
+        }
+    }
+
+    fn weights(&self) -> usize {
+        self.weight.elem_count() + self.bias.elem_count()
+    }
+}
+
+/// The real matrix of complex ones that stand in groups; what is outside of them is zero, which costs less than a product for
+/// every group. Shapes: weight `[2, groups, width, width]` from input to output -> `[2 * dim, 2 * dim]`.
+fn real(weight: &Tensor) -> Result<Tensor> {
+    let diagonal = |part: usize| -> Result<Tensor> {
+        let (_, groups, width, _) = weight.dims4()?;
+        let row = |g: usize| -> Result<Tensor> {
+            let own = weight.get(part)?.get(g)?.t()?.contiguous()?;
+            Ok(own.pad_with_zeros(1, g * width, (groups - 1 - g) * width)?)
+        };
+        Ok(Tensor::cat(&(0..groups).map(row).collect::<Result<Vec<_>>>()?, 0)?)
+    };
+    let (re, im) = (diagonal(0)?, diagonal(1)?);
+    let above = Tensor::cat(&[&re, &im.neg()?], 1)?;
+    Ok(Tensor::cat(&[above, Tensor::cat(&[&im, &re], 1)?], 0)?)
 }
 
 impl Scatter {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
         let w = w.drawn(Draw::Normal(0.02));
-        let width = dim / GROUPS;
-        let layer = |i: usize| -> Result<[Tensor; 2]> {
-            let part = |what: &str| format!("complex_weight_lh_{what}{i}");
-            let weight = w.tensor(&part(""), &[2, GROUPS, width, width], ParamKind::Kernel)?;
-            Ok([weight, w.tensor(&part("b"), &[2, GROUPS, width], ParamKind::Vector)?])
-        };
         Ok(Scatter {
             gains: w.tensor("complex_weight_ll", &[dim, h, wide], ParamKind::Table)?,
-            layers: [layer(1)?, layer(2)?],
+            layers: [1, 2].map(|i| ComplexLayer::load(&w, i, dim / GROUPS)).into_iter().collect::<Result<Vec<_>>>()?,
         })
     }
 
-    /// Gains for a coarse part of some size. Shapes: -> `[h, w, 1, dim]`.
-    fn gains_at(&self, size: Size) -> Result<Tensor> {
+    /// Gains for `n` coarse parts of some size. Shapes: -> `[h * w * n, dim]`.
+    fn gains_at(&self, size: Size, n: usize) -> Result<Tensor> {
         let (dim, h, w) = self.gains.dims3()?;
         let rows = self.gains.permute((1, 2, 0))?.contiguous()?.reshape((h * w, dim))?;
         let (rows, _) = resize_maps(&rows, &Rows::maps(&[(h, w)])?, &[size])?;
-        Ok(rows.reshape((size.0, size.1, 1, dim))?)
+        let all = size.0 * size.1 * n;
+        ops::gather(&rows, &Tensor::from_vec((0..all).map(|p| (p / n) as u32).collect(), all, rows.device())?)
     }
 
-    /// The complex network. Shapes: real and imaginary parts `[rows, dim]` -> the same.
-    fn fine(&self, [re, im]: [Tensor; 2]) -> Result<[Tensor; 2]> {
-        let (rows, dim) = re.dims2()?;
-        let width = dim / GROUPS;
-        let grouped = |t: Tensor| -> Result<Tensor> { Ok(t.reshape((rows, GROUPS, width))?.transpose(0, 1)?) };
-        let mut x = Tensor::cat(&[grouped(re)?, grouped(im)?], 2)?.contiguous()?; // [groups, rows, 2 * width]
-        for (i, [weight, bias]) in self.layers.iter().enumerate() {
-            let (wr, wi) = (weight.get(0)?, weight.get(1)?);
-            let from_re = Tensor::cat(&[&wr, &wi], 2)?;
-            let from_im = Tensor::cat(&[&wi.neg()?, &wr], 2)?;
-            let both = Tensor::cat(&[from_re, from_im], 1)?.contiguous()?; // [groups, 2 * width, 2 * width]
-            let shift = Tensor::cat(&[bias.get(0)?, bias.get(1)?], 1)?.unsqueeze(1)?;
-            x = x.matmul(&both)?.broadcast_add(&shift)?;
+    /// Maps of one size. Shapes: x `[n * h * w, dim]` -> the same.
+    fn equal(&self, x: &Tensor, n: usize, size: Size) -> Result<Tensor> {
+        let waves = wavelet::scatter(x, n, size)?;
+        let mut fine = ops::beside(&[&waves.high[0], &waves.high[1]])?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            fine = layer.forward(&fine)?;
             if i == 0 {
-                x = Activation::Relu.forward(&x.contiguous()?)?;
+                fine = Activation::Relu.forward(&fine)?;
             }
         }
-        let apart = |from: usize| -> Result<Tensor> {
-            Ok(x.narrow(2, from, width)?.transpose(0, 1)?.contiguous()?.reshape((rows, dim))?)
-        };
-        Ok([apart(0)?, apart(width)?])
-    }
-
-    /// Maps of one size. Shapes: x `[n, h, w, dim]` -> the same.
-    fn equal(&self, x: &Tensor) -> Result<Tensor> {
-        let Waves { low, high: [re, im], .. } = wavelet::scatter(x)?;
-        let (h, w, _, dim) = low.dims4()?;
-        let shape = re.shape().clone();
-        let rows = shape.elem_count() / dim;
-        let [new_re, new_im] = self.fine([re.reshape((rows, dim))?, im.reshape((rows, dim))?])?;
-        let low = low.broadcast_mul(&self.gains_at((h, w))?)?;
-        Waves::new(low, [new_re.reshape(&shape)?, new_im.reshape(&shape)?], (x.dims()[1], x.dims()[2])).join()
+        let low = ops::times(&waves.low, &self.gains_at(wavelet::low_size(size), n)?)?;
+        waves.with(low, ops::split(&fine)?).join()
     }
 
     fn macs(&self, size: Size) -> usize {
@@ -219,12 +243,12 @@ impl Mixer for Scatter {
             if h * w == 0 {
                 return Ok(x.clone());
             }
-            Ok(self.equal(&x.reshape((own.n(), h, w, dim))?)?.reshape((own.total(), dim))?)
+            self.equal(x, own.n(), (h, w))
         })
     }
 
     fn cost(&self, _: &Point, sizes: &[Size]) -> LeafCost {
-        let weights: usize = self.layers.iter().flatten().map(Tensor::elem_count).sum();
+        let weights: usize = self.layers.iter().map(ComplexLayer::weights).sum();
         LeafCost::new(
             sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
             4 * (self.gains.elem_count() + weights) as u64,
@@ -396,9 +420,9 @@ impl MapHead for Head {
         let lens: Vec<usize> = rows.lens().iter().map(|len| len + 1).collect();
         let all = ops::gather(&self.norm1.forward(&Tensor::cat(&[&class, x], 0)?)?, &order)?;
         let asking = self.norm1.forward(&class)?;
-        let class = (&class + self.attn.ask(cx, &asking, &all, &Rows::new(&lens)?)?)?;
+        let class = ops::add(&class, &self.attn.ask(cx, &asking, &all, &Rows::new(&lens)?)?)?;
         let wide = self.fc1.forward(cx, &self.norm2.forward(&class)?)?;
-        let class = (&class + self.fc2.forward(cx, &Activation::Gelu.forward(&wide)?)?)?;
+        let class = ops::add(&class, &self.fc2.forward(cx, &Activation::Gelu.forward(&wide)?)?)?;
         let mut logits = self.head.forward(cx, &self.norm.forward(&class)?)?;
         if let Some(aux) = &self.aux {
             logits = (logits + (max_rows(&aux.forward(cx, &hidden)?, rows)? * 0.5)?)?;

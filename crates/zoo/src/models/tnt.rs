@@ -204,7 +204,7 @@ impl Level {
     }
 
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = (x + self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        let x = ops::add(x, &self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 
