@@ -32,6 +32,11 @@ pub fn gather(dim: usize, src: &[f32], index: &[u32], out: &mut [f32]) {
     }
     let chunk = (8192 / dim).max(1) * dim;
     run_chunks(out, chunk, |at, out| {
+        if dim == 1 {
+            // A copy of one number would be a call of its own.
+            let own = out.iter_mut().zip(&index[at..]);
+            return own.for_each(|(o, &i)| *o = if i == NONE { 0.0 } else { src[i as usize] });
+        }
         for (row, &i) in out.chunks_exact_mut(dim).zip(&index[at / dim..]) {
             match i {
                 NONE => row.fill(0.0),

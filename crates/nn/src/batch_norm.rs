@@ -2,6 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
+use switchformer_kernels as kernels;
+
 use crate::ctx::{Ctx, Moments};
 use crate::error::{Error, Result};
 use crate::leaf::LeafCost;
@@ -57,23 +59,30 @@ impl BatchNorm {
     }
 }
 
-/// Adds `f(row)` to a sum per channel, row after row in f64.
-fn sums(x: &[f32], dim: usize, f: impl Fn(usize, f32) -> f64) -> Vec<f64> {
+/// Rows that are summed in f32 before their sum goes on in f64.
+const BLOCK: usize = 32;
+
+/// The sum of `f(channel, x, y)` over all rows of two maps, for each channel.
+fn sums(x: &[f32], y: &[f32], dim: usize, f: impl Fn(usize, f32, f32) -> f32) -> Vec<f64> {
     let mut sums = vec![0f64; dim];
-    for row in x.chunks_exact(dim) {
-        for (c, (sum, v)) in sums.iter_mut().zip(row).enumerate() {
-            *sum += f(c, *v);
+    let mut block = vec![0f32; dim];
+    for (x, y) in x.chunks(BLOCK * dim).zip(y.chunks(BLOCK * dim)) {
+        block.fill(0.0);
+        for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact(dim)) {
+            block.iter_mut().zip(x).zip(y).enumerate().for_each(|(c, ((sum, x), y))| *sum += f(c, *x, *y));
         }
+        sums.iter_mut().zip(&block).for_each(|(sum, part)| *sum += f64::from(*part));
     }
     sums
 }
 
 /// Mean and population variance of every channel. Shapes: x `[rows, dim]` -> `[dim]` each.
 fn statistics(x: &[f32], rows: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
-    let n = rows as f64;
-    let mean: Vec<f64> = sums(x, dim, |_, v| f64::from(v)).iter().map(|s| s / n).collect();
-    let square = sums(x, dim, |c, v| (f64::from(v) - mean[c]).powi(2));
-    (mean.iter().map(|m| *m as f32).collect(), square.iter().map(|s| (s / n) as f32).collect())
+    let by_row = |sums: Vec<f64>| -> Vec<f32> { sums.iter().map(|s| (s / rows as f64) as f32).collect() };
+    let mean = by_row(sums(x, x, dim, |_, v, _| v));
+    let at = &mean[..dim];
+    let variance = by_row(sums(x, x, dim, |c, v, _| (v - at[c]) * (v - at[c])));
+    (mean, variance)
 }
 
 /// `(x - mean) * scale * weight + bias`, where mean and scale are functions of x.
@@ -113,23 +122,20 @@ impl CustomOp3 for BatchNormOp {
         dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (rows, dim) = x.dims2()?;
+        let (mean, scale) = (&self.mean[..dim], &self.scale[..dim]);
         let (dx, dw, db) = with([x, weight, dy], |[x, weight, dy]| {
-            let db = sums(dy, dim, |_, g| f64::from(g));
-            let mut dw = vec![0f64; dim];
-            for (x, dy) in x.chunks_exact(dim).zip(dy.chunks_exact(dim)) {
-                for c in 0..dim {
-                    dw[c] += f64::from(dy[c] * (x[c] - self.mean[c]) * self.scale[c]);
-                }
-            }
+            let db = sums(dy, dy, dim, |_, g, _| g);
+            let dw = sums(x, dy, dim, |c, v, g| g * (v - mean[c]) * scale[c]);
             // dx = factor * (dy - mean(dy) - normed * mean(dy * normed))
-            let mean = |sums: &[f64]| -> Vec<f32> { sums.iter().map(|s| (s / rows as f64) as f32).collect() };
-            let (mean_b, mean_w) = (mean(&db), mean(&dw));
-            let mut dx = dy.to_vec();
-            for (dx, x) in dx.chunks_exact_mut(dim).zip(x.chunks_exact(dim)) {
-                for c in 0..dim {
-                    let normed = (x[c] - self.mean[c]) * self.scale[c];
-                    dx[c] = weight[c] * self.scale[c] * (dx[c] - mean_b[c] - normed * mean_w[c]);
-                }
+            let by_row = |s: f64| (s / rows as f64) as f32;
+            let factor: Vec<f32> = weight.iter().zip(scale).map(|(w, s)| w * s).collect();
+            let slope: Vec<f32> = (0..dim).map(|c| factor[c] * scale[c] * by_row(dw[c])).collect();
+            let shift: Vec<f32> = (0..dim).map(|c| factor[c] * by_row(db[c])).collect();
+            let (factor, slope, shift) = (&factor[..dim], &slope[..dim], &shift[..dim]);
+            let mut dx = kernels::unfilled(rows * dim);
+            for ((dx, x), dy) in dx.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(dy.chunks_exact(dim)) {
+                let (dx, x, dy) = (&mut dx[..dim], &x[..dim], &dy[..dim]);
+                (0..dim).for_each(|c| dx[c] = factor[c] * dy[c] - slope[c] * (x[c] - mean[c]) - shift[c]);
             }
             let narrow = |v: Vec<f64>| -> Vec<f32> { v.into_iter().map(|v| v as f32).collect() };
             (dx, narrow(dw), narrow(db))
