@@ -242,6 +242,28 @@ fn gradients_by_differences() {
     }
 }
 
+/// Products with numbers below the least normal one are slow, so such weights are zero; masks of -100 make them.
+#[test]
+fn a_weight_below_the_normal_numbers_is_zero() {
+    each_isa(|isa| {
+        for n in [1usize, 40] {
+            let cu = [0, n as u32];
+            let keys = [0, 2];
+            let bias: Vec<f32> = (0..n).flat_map(|_| [0.0, -100.0]).collect();
+            let spec = Attend {
+                cu_q: &cu,
+                cu_k: &keys,
+                bias: Bias::Dense(&bias),
+                ..switchformer_kernels::Packed { cu: &[0], heads: 1, head_dim: 1, scale: 1.0 }.attend()
+            };
+            let (q, k, v) = (vec![0.0; n], [0.0; 2], [1.0, 1e38]);
+            let mut out = vec![f32::NAN; n];
+            attend(&spec, Rows::packed(&q, 1), Rows::packed(&k, 1), Rows::packed(&v, 1), &mut out, None);
+            assert!(out.iter().all(|y| *y == 1.0), "{isa:?}: {out:?}");
+        }
+    });
+}
+
 #[test]
 #[should_panic(expected = "do not divide")]
 fn heads_of_keys_must_divide() {

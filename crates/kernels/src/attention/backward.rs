@@ -7,7 +7,7 @@ use super::spec::{Attend, Segment};
 use super::tile::{carve, pack, pack_transposed, pad_rows, product, write_rows};
 use super::views::{Rows, Target};
 use super::{KEY_BLOCK, QUERY_BLOCK};
-use crate::math::exp;
+use crate::math::exp_weight;
 use crate::simd::{Simd, pad};
 use crate::threads::{Shared, scratch};
 
@@ -133,7 +133,7 @@ fn score_gradients<S: Simd>(s: S, rows: usize, ld: usize, p: &mut [f32], ds: &mu
             // SAFETY: row j < rows and columns c..c + LANES <= ld are inside both tiles.
             unsafe {
                 let (p, ds) = (p.add(j * ld), ds.add(j * ld));
-                let prob = exp(s, s.sub(s.load_ptr(p), lse));
+                let prob = exp_weight(s, s.sub(s.load_ptr(p), lse));
                 s.store_ptr(p, prob);
                 s.store_ptr(ds, s.mul(prob, s.sub(s.load_ptr(ds), delta)));
             }

@@ -9,7 +9,7 @@ use super::spec::{Attend, Segment};
 use super::tile::{carve, pack, pack_transposed, pad_rows, product, untranspose};
 use super::views::{Rows, Target};
 use super::{KEY_BLOCK, QUERY_BLOCK};
-use crate::math::{exp, ln};
+use crate::math::{exp_weight, ln};
 use crate::simd::{Simd, pad};
 use crate::threads::{Shared, scratch};
 
@@ -109,12 +109,12 @@ fn exp_tile<S: Simd>(
             // SAFETY: as above.
             unsafe {
                 let at = base.add(j * ld);
-                let e = exp(s, s.sub(s.load_ptr(at), m));
+                let e = exp_weight(s, s.sub(s.load_ptr(at), m));
                 acc = s.add(acc, e);
                 s.store_ptr(at, e);
             }
         }
-        let shrink = exp(s, s.sub(old, m));
+        let shrink = exp_weight(s, s.sub(old, m));
         let total = s.fma(s.load(&sum[c..]), shrink, acc);
         s.store(&mut sum[c..], total);
         for row in before.chunks_exact_mut(ld) {

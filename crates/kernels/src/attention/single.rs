@@ -6,7 +6,7 @@ use super::scores::Scores;
 use super::spec::Segment;
 use super::tile::carve;
 use super::views::Rows;
-use crate::math::{exp, ln};
+use crate::math::{exp_weight, ln};
 use crate::simd::{Simd, pad};
 use crate::threads::scratch;
 
@@ -92,7 +92,7 @@ fn exp_row<S: Simd>(s: S, p: &mut [f32]) -> (f32, f32) {
     let top = s.hmax(top);
     let mut sum = s.splat(0.0);
     for v in p.chunks_exact_mut(S::LANES) {
-        let e = exp(s, s.sub(s.load(v), s.splat(top)));
+        let e = exp_weight(s, s.sub(s.load(v), s.splat(top)));
         sum = s.add(sum, e);
         s.store(v, e);
     }
