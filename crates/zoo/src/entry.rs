@@ -70,6 +70,7 @@ pub static ZOO: &[&Entry] = &[
     &models::switch_transformers::ENTRY,
     &models::t5::ENTRY,
     &models::tnt::ENTRY,
+    &models::twins::ENTRY,
     &models::vit::ENTRY,
 ];
 
@@ -88,6 +89,7 @@ pub static TIMM: &[&Timm] = &[
     &models::swin::TIMM,
     &models::swinv2::TIMM,
     &models::tnt::TIMM,
+    &models::twins::TIMM,
 ];
 
 /// The entry for a `model_type`. Errors list what exists.

@@ -22,4 +22,5 @@ pub mod swinv2;
 pub mod switch_transformers;
 pub mod t5;
 pub mod tnt;
+pub mod twins;
 pub mod vit;

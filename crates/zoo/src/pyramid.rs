@@ -247,7 +247,7 @@ impl ConvFfn {
         }
         let mut mixed = self.conv.forward(cx, &hidden, rows)?;
         if matches!(self.inside, Inside::Added) {
-            mixed = (hidden + mixed)?;
+            mixed = ops::add(&hidden, &mixed)?;
         }
         self.fc2.forward(cx, &self.act.forward(&mixed)?)
     }

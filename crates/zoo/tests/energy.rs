@@ -8,12 +8,13 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
 
 /// Size, billions of multiplications and additions, and energy in billions of picojoules as printed.
-const TABLE: [(&str, [f64; 3]); 5] = [
+const TABLE: [(&str, [f64; 3]); 6] = [
     ("ecoformer-pvt-v2-b0", [0.54, 0.56, 2.5]),
     ("ecoformer-pvt-v2-b1", [2.03, 2.09, 9.4]),
     ("ecoformer-pvt-v2-b2", [3.85, 3.97, 17.8]),
     ("ecoformer-pvt-v2-b3", [6.54, 6.75, 30.25]),
     ("ecoformer-pvt-v2-b4", [9.57, 9.82, 44.25]),
+    ("alt-gvt-small-ecoformer", [2.72, 2.81, 12.6]),
 ];
 /// Half of the last digit of the smallest figure. The authors also count norms and the biases of convolutions, and leave
 /// out the squares of distances.

@@ -16,8 +16,8 @@ use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weight
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO, find};
 
-const PYRAMIDS: [&str; 10] =
-    ["crossformer", "cswin", "ecoformer_pvt_v2", "fmvit", "pvt_v2", "rmt", "smt", "svt", "swin", "swinv2"];
+const PYRAMIDS: [&str; 11] =
+    ["crossformer", "cswin", "ecoformer_pvt_v2", "fmvit", "pvt_v2", "rmt", "smt", "svt", "swin", "swinv2", "twins"];
 
 fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
     PYRAMIDS.into_iter().map(|name| {

@@ -1,5 +1,7 @@
 //! Convolutions over maps.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use candle_core::Tensor;
 
 use super::Places;
@@ -15,7 +17,7 @@ use crate::weights::{ParamKind, Weights};
 /// of which sees its own alone.
 #[derive(Debug)]
 pub struct Conv {
-    kernels: Kernels,
+    kernels: RwLock<Kernels>,
     out: usize,
     bias: Option<Tensor>,
     channels: usize,
@@ -25,13 +27,13 @@ pub struct Conv {
     pad: usize,
 }
 
-/// The weights of a convolution.
-#[derive(Debug)]
+/// The weights of a convolution, held once.
+#[derive(Clone, Debug)]
 enum Kernels {
-    /// As published, `[out, channels / groups * k * k]`: they change from step to step.
-    Learnt(Tensor),
-    /// Those of each group as [`arranged`].
-    Fixed(Vec<DenseWeight>),
+    /// As published, `[out, channels / groups * k * k]`: not used yet, or they change from step to step.
+    Published(Tensor),
+    /// Those of each group as [`arranged`], from the first use on.
+    Fixed(Arc<[DenseWeight]>),
 }
 
 /// The kernels of one of several groups in the order of the rows that they meet: published kernels have the channel before
@@ -59,14 +61,8 @@ impl Conv {
         }
         let kernels = [out, channels / groups, kernel, kernel];
         let weight = w.drawn(Draw::FanOut(groups)).conv_matrix("weight", &kernels)?;
-        let kernels = if weight.track_op() {
-            Kernels::Learnt(weight)
-        } else {
-            let group = |g| Ok(DenseWeight::new(arranged(&weight, groups, g, kernel * kernel)?));
-            Kernels::Fixed((0..groups).map(group).collect::<Result<_>>()?)
-        };
         Ok(Conv {
-            kernels,
+            kernels: RwLock::new(Kernels::Published(weight)),
             out,
             bias: if bias { Some(w.tensor("bias", &[out], ParamKind::Vector)?) } else { None },
             channels,
@@ -89,6 +85,7 @@ impl Conv {
         let (places, c, n) = (self.kernel * self.kernel, self.channels / self.groups, after.total());
         let out = self.out / self.groups;
         cx.count(self.groups * n * places * c * out);
+        let kernels = self.kernels()?;
         // A group at a time, as one product: its rows then have the same bits in any batch.
         let group = |g: usize| -> Result<Tensor> {
             let seen = match (self.groups, places) {
@@ -100,8 +97,8 @@ impl Conv {
                 }
             };
             let bias = self.bias.as_ref().map(|b| b.narrow(0, g * out, out)?.contiguous()).transpose()?;
-            match &self.kernels {
-                Kernels::Learnt(weight) => {
+            match &kernels {
+                Kernels::Published(weight) => {
                     ops::linear(&seen, &arranged(weight, self.groups, g, places)?, bias.as_ref())
                 }
                 Kernels::Fixed(all) => all[g].linear(&seen, bias.as_ref(), &Then::default()),
@@ -112,6 +109,21 @@ impl Conv {
         }
         let parts = (0..self.groups).map(group).collect::<Result<Vec<_>>>()?;
         Ok((ops::beside(&parts.iter().collect::<Vec<_>>())?, after))
+    }
+
+    /// The weights, arranged now if they are there to be read and were not yet.
+    fn kernels(&self) -> Result<Kernels> {
+        // The lock guards one assignment, so a panic elsewhere leaves nothing half done.
+        let now = self.kernels.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let weight = match now {
+            Kernels::Published(weight) if !weight.track_op() => weight,
+            _ => return Ok(now),
+        };
+        let places = self.kernel * self.kernel;
+        let group = |g| Ok(DenseWeight::new(arranged(&weight, self.groups, g, places)?));
+        let fixed = Kernels::Fixed((0..self.groups).map(group).collect::<Result<Vec<_>>>()?.into());
+        *self.kernels.write().unwrap_or_else(PoisonError::into_inner) = fixed.clone();
+        Ok(fixed)
     }
 
     /// What the kernel sees at each of its places. Shapes: x `[total, channels]` -> `[total', k * k * channels]`.
@@ -220,7 +232,7 @@ mod tests {
             let load =
                 |w: &Weights| Conv::grouped(&w.at(kernel).at(stride), [out, c, kernel], step, groups, true).unwrap();
             let (fixed, learnt) = (load(&source), load(&learning));
-            let Kernels::Learnt(weight) = &learnt.kernels else { panic!("{:?}", learnt.kernels) };
+            let Kernels::Published(weight) = learnt.kernels().unwrap() else { panic!("{:?}", learnt.kernels) };
             let kernels = weight.detach().reshape((out, c / groups, kernel, kernel)).unwrap();
             let want = pixels.conv2d(&kernels, pad, stride, 1, groups).unwrap();
             let want = want.broadcast_add(&fixed.bias.as_ref().unwrap().reshape((1, out, 1, 1)).unwrap()).unwrap();

@@ -140,13 +140,13 @@ struct HashAttention {
 }
 
 impl HashAttention {
-    fn load(c: &Config, w: &Weights, stage: usize, [bits, anchors]: [usize; 2], own_value: bool) -> Result<Self> {
-        let (dim, heads) = (c.dims[stage], c.heads[stage]);
+    fn load(w: &Weights, shape: &Shape, [bits, anchors]: [usize; 2], own_value: bool) -> Result<Self> {
+        let Shape { dim, heads, bias } = *shape;
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
         // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
         let start = |deviation: f32| hash.drawn(Draw::Normal(deviation));
         let mean = hash.drawn(Draw::Constant((-0.5f32).exp()));
-        let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias: c.qkv_bias };
+        let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias };
         Ok(HashAttention {
             qk_v: w.linear_of(&parts)?,
             out: w.linear("proj", dim, dim, true)?,
@@ -229,13 +229,13 @@ struct Performer {
 }
 
 impl Performer {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
-        let (dim, heads) = (c.dims[stage], c.heads[stage]);
+    fn load(w: &Weights, shape: &Shape) -> Result<Self> {
+        let Shape { dim, heads, .. } = *shape;
         let own = dim / heads;
         let features = ((own as f64 * (own as f64).ln()) as usize).max(1);
         let draw = w.at("fast_attention").drawn(Draw::Orthogonal);
         Ok(Performer {
-            qkv: fused(c, w, dim)?,
+            qkv: fused(w, shape)?,
             out: w.linear("proj", dim, dim, true)?,
             matrix: draw.buffer("projection_matrix", &[features, own])?,
             heads,
@@ -282,8 +282,9 @@ impl Mixer for Performer {
 }
 
 /// Queries, keys and values in one projection.
-fn fused(c: &Config, w: &Weights, dim: usize) -> Result<Box<dyn Linear>> {
-    w.linear_of(&LinearSpec { parts: &["qkv"], fused: None, in_dim: dim, out_dim: 3 * dim, bias: c.qkv_bias })
+fn fused(w: &Weights, shape: &Shape) -> Result<Box<dyn Linear>> {
+    let (dim, bias) = (shape.dim, shape.bias);
+    w.linear_of(&LinearSpec { parts: &["qkv"], fused: None, in_dim: dim, out_dim: 3 * dim, bias })
 }
 
 /// Attention of all rows to all rows.
@@ -307,31 +308,57 @@ impl Mixer for FullAttention {
     }
 }
 
-fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
-    c.only("linear_attention", &[false.into()])?;
-    let config = Config::read(c)?;
-    let hash = [c.size("nbits", Some(16), 256)?, c.size("m", Some(25), 4096)?];
-    let own_value = c.flag("own_value", true)?;
-    let last = config.stages.n() - 1;
-    let head = PooledHead::load(c, w, Some("classifier"), config.dims[last])?;
-    let kind = c.text("attn_type", "ecoformer")?;
-    if !["ecoformer", "performer", "msa"].contains(&kind.as_str()) {
-        return Err(Error::unsupported("attn_type", kind, "ecoformer, performer, msa (the family pvt_v2 has sra)"));
+/// Width, heads and biases of an attention.
+pub(super) struct Shape {
+    pub(super) dim: usize,
+    pub(super) heads: usize,
+    /// Whether the projections of queries, keys and values have biases.
+    pub(super) bias: bool,
+}
+
+/// The attention that stands in a host in place of its own, as `attn_type` names it.
+pub(super) struct Kinds {
+    kind: String,
+    hash: [usize; 2],
+    own_value: bool,
+}
+
+impl Kinds {
+    /// Reads `attn_type`, codes where absent, and the sizes of the hash.
+    pub(super) fn read(c: &ConfigMap) -> Result<Kinds> {
+        let kind = c.text("attn_type", "ecoformer")?;
+        if !["ecoformer", "performer", "msa"].contains(&kind.as_str()) {
+            return Err(Error::unsupported("attn_type", kind, "ecoformer, performer, msa"));
+        }
+        let hash = [c.size("nbits", Some(16), 256)?, c.size("m", Some(25), 4096)?];
+        Ok(Kinds { kind, hash, own_value: c.flag("own_value", true)? })
     }
-    build(config, w, head, |config, w, stage| {
-        let dim = config.dims[stage];
-        Ok(match kind.as_str() {
-            "ecoformer" if stage < last => {
+
+    /// Loads it from the path of an attention; `whole` is attention of all rows to all rows, whatever the name.
+    pub(super) fn load(&self, w: &Weights, shape: &Shape, whole: bool) -> Result<Box<dyn Mixer>> {
+        Ok(match self.kind.as_str() {
+            "ecoformer" if !whole => {
                 // Left over from the other kind of attention.
                 w.skip("fast_attention.projection_matrix");
-                Box::new(HashAttention::load(config, w, stage, hash, own_value)?)
+                Box::new(HashAttention::load(w, shape, self.hash, self.own_value)?)
             }
-            "performer" if stage < last => Box::new(Performer::load(config, w, stage)?),
+            "performer" if !whole => Box::new(Performer::load(w, shape)?),
             _ => Box::new(FullAttention {
-                qkv: fused(config, w, dim)?,
-                out: w.linear("proj", dim, dim, true)?,
-                heads: config.heads[stage],
+                qkv: fused(w, shape)?,
+                out: w.linear("proj", shape.dim, shape.dim, true)?,
+                heads: shape.heads,
             }),
         })
+    }
+}
+
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
+    c.only("linear_attention", &[false.into()])?;
+    let (config, kinds) = (Config::read(c)?, Kinds::read(c)?);
+    let last = config.stages.n() - 1;
+    let head = PooledHead::load(c, w, Some("classifier"), config.dims[last])?;
+    build(config, w, head, |config, w, stage| {
+        let shape = Shape { dim: config.dims[stage], heads: config.heads[stage], bias: config.qkv_bias };
+        kinds.load(w, &shape, stage == last)
     })
 }

@@ -203,14 +203,17 @@ fn patch_embedding(c: &Config, w: &Weights, stage: usize) -> Result<Downsample> 
     })
 }
 
-struct Attention {
-    query: Box<dyn Linear>,
-    key_value: Box<dyn Linear>,
-    out: Box<dyn Linear>,
+/// Attention of all rows to a reduced map.
+pub(super) struct Attention {
+    pub(super) query: Box<dyn Linear>,
+    /// Keys beside values.
+    pub(super) key_value: Box<dyn Linear>,
+    pub(super) out: Box<dyn Linear>,
     /// What makes the map small that is looked at.
-    reduction: Option<(Conv, LayerNorm)>,
-    linear: bool,
-    heads: usize,
+    pub(super) reduction: Option<(Conv, LayerNorm)>,
+    /// Whether means over cells come in front of the reduction.
+    pub(super) linear: bool,
+    pub(super) heads: usize,
 }
 
 impl Attention {

@@ -10,6 +10,8 @@
 //! first stage other than 64 and 96; training answers as running does
 //! (there it gives both heads apart, and mixes images).
 
+use std::sync::OnceLock;
+
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
@@ -152,8 +154,8 @@ struct ComplexLayer {
     weight: Tensor,
     /// `[2, groups, width]`.
     bias: Tensor,
-    /// The weights as one real matrix, where they do not change.
-    fixed: Option<DenseWeight>,
+    /// The weights as one real matrix from the first use on, where they do not change.
+    fixed: OnceLock<DenseWeight>,
 }
 
 impl ComplexLayer {
@@ -161,17 +163,23 @@ impl ComplexLayer {
         let part = |what: &str| format!("complex_weight_lh_{what}{i}");
         let weight = w.tensor(&part(""), &[2, GROUPS, width, width], ParamKind::Kernel)?;
         let bias = w.tensor(&part("b"), &[2, GROUPS, width], ParamKind::Vector)?;
-        let fixed = if weight.track_op() { None } else { Some(DenseWeight::new(real(&weight)?)) };
-        Ok(ComplexLayer { weight, bias, fixed })
+        Ok(ComplexLayer { weight, bias, fixed: OnceLock::new() })
     }
 
     /// Shapes: x `[rows, 2 * dim]` -> the same.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.flatten_all()?;
-        match &self.fixed {
-            Some(weight) => weight.linear(x, Some(&bias), &Then::default()),
-            None => ops::linear(x, &real(&self.weight)?, Some(&bias)),
+        if self.weight.track_op() {
+            return ops::linear(x, &real(&self.weight)?, Some(&bias));
         }
+        let fixed = match self.fixed.get() {
+            Some(fixed) => fixed,
+            None => {
+                let made = DenseWeight::new(real(&self.weight)?);
+                self.fixed.get_or_init(|| made)
+            }
+        };
+        fixed.linear(x, Some(&bias), &Then::default())
     }
 
     fn weights(&self) -> usize {

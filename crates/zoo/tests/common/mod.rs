@@ -69,6 +69,7 @@ pub const NO_EXIT_HEADS: &[&str] = &[
     "swinv2",
     "switch_transformers",
     "t5",
+    "twins",
 ];
 
 /// Whether exit heads can answer in this toy's stead.

@@ -1,0 +1,296 @@
+//! Twins - attention within windows and to a reduced map in turn, with positions from a convolution.
+//!
+//! Paper: "Twins: Revisiting the Design of Spatial Attention in Vision Transformers", arXiv 2104.13840. Code:
+//! Meituan-AutoML/Twins and timm; for codes in place of attention ziplab/EcoFormer (twins), arXiv 2209.09004. Weights:
+//! twins_*.in1k on timm; the names of all three are the same.
+//! Idea: PCPVT is a PVT whose positions come from a depth-wise convolution behind the first block of each stage, so that
+//! images may have any size. SVT also lets every block but each second see its own window alone: attention of a block to
+//! its neighbourhood and of the next to a summary of everything is nearly linear and needs no moving windows.
+//! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
+//! As in timm, a map is filled up with zeros to whole windows, which are seen like places. `attn_type` (`ecoformer`,
+//! `performer`, `msa`) puts another attention into every block, as EcoFormer's authors do: over the whole map, and softmax
+//! where there is no reduction.
+
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
+use switchformer_nn::names::Names;
+use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
+use switchformer_nn::weights::FfnSpec;
+use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
+
+use crate::entry::{Entry, Variant};
+use crate::models::ecoformer_pvt_v2::{Kinds, Shape};
+use crate::models::pvt_v2::Attention;
+use crate::pyramid::{Downsample, MapBlock, Mixer, PooledHead, Pyramid, Stages, rows_in};
+use crate::timm::Timm;
+
+/// Registry entry.
+pub static ENTRY: Entry = Entry {
+    name: "twins",
+    paper: "Twins: Revisiting the Design of Spatial Attention in Vision Transformers, arXiv 2104.13840",
+    summary: "pyramid with windows and a reduced map in turn; also with EcoFormer's codes",
+    architectures: &["Twins"],
+    variants: VARIANTS,
+    names: Names { rules: &[], ignore: &[] },
+    blocks: "blocks.",
+    prefix: "",
+    heads: &[],
+    toy: r#"{"model_type":"twins","architectures":["Twins"],"embed_dims":[16,32],"depths":[2,2],"num_heads":[2,4],
+        "mlp_ratios":[2,2],"sr_ratios":[2,1],"wss":[3,3],"patch_size":4,"img_size":32,"in_chans":1,"num_labels":5}"#,
+    load: |config, w| Ok(Box::new(load(config, w)?)),
+};
+
+/// timm's form, with the arguments of EcoFormer's authors.
+pub static TIMM: Timm = Timm {
+    family: "twins",
+    entry: &ENTRY,
+    architecture: "Twins",
+    fixed: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("patch_size", "patch_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dims", "embed_dims"),
+        ("num_heads", "num_heads"),
+        ("mlp_ratios", "mlp_ratios"),
+        ("depths", "depths"),
+        ("sr_ratios", "sr_ratios"),
+        ("wss", "wss"),
+        ("qkv_bias", "qkv_bias"),
+        ("attn_type", "attn_type"),
+        ("nbits", "nbits"),
+        ("m", "m"),
+    ],
+    pool: "avg",
+};
+
+/// PCPVT's widths, heads and ratios.
+macro_rules! pcpvt {
+    ($depths:literal) => {
+        concat!(
+            r#"{"num_labels":1000,"embed_dims":[64,128,320,512],"num_heads":[1,2,5,8],"mlp_ratios":[8,8,4,4],"depths":"#,
+            $depths,
+            "}"
+        )
+    };
+}
+
+/// SVT's, at so many times the heads of the smallest, with what else is so.
+macro_rules! svt {
+    ($dims:literal, $heads:literal, $depths:literal, $more:literal) => {
+        concat!(
+            r#"{"num_labels":1000,"wss":[7,7,7,7],"embed_dims":"#,
+            $dims,
+            r#","num_heads":"#,
+            $heads,
+            r#","depths":"#,
+            $depths,
+            $more,
+            "}"
+        )
+    };
+}
+
+const VARIANTS: &[Variant] = &[
+    variant("twins-pcpvt-small", 24_106_216, pcpvt!("[3,4,6,3]")),
+    variant("twins-pcpvt-base", 43_828_456, pcpvt!("[3,4,18,3]")),
+    variant("twins-pcpvt-large", 60_989_672, pcpvt!("[3,8,27,3]")),
+    variant("twins-svt-small", 24_060_776, svt!("[64,128,256,512]", "[2,4,8,16]", "[2,2,10,4]", "")),
+    variant("twins-svt-base", 56_070_952, svt!("[96,192,384,768]", "[3,6,12,24]", "[2,2,18,2]", "")),
+    variant("twins-svt-large", 99_271_400, svt!("[128,256,512,1024]", "[4,8,16,32]", "[2,2,18,2]", "")),
+    variant(
+        "alt-gvt-small-ecoformer",
+        SMALL_CODES,
+        svt!("[64,128,256,512]", "[2,4,8,16]", "[2,2,10,4]", r#","attn_type":"ecoformer""#),
+    ),
+];
+
+/// Parameters of SVT-S with codes: no reduced maps, and one projection for queries and keys.
+const SMALL_CODES: u64 = 21_522_088;
+
+const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
+    Variant { name, architecture: "Twins", config, params }
+}
+
+/// Epsilon of the norms of blocks and of the last one.
+const EPS: f64 = 1e-6;
+/// Epsilon of the norms behind convolutions.
+const CONV_EPS: f64 = 1e-5;
+
+/// The published config, checked.
+struct Config {
+    stages: Stages,
+    dims: Vec<usize>,
+    heads: Vec<usize>,
+    mlp_ratios: Vec<usize>,
+    reductions: Vec<usize>,
+    /// Side of the windows of a stage, where there are any.
+    windows: Option<Vec<usize>>,
+    patch: usize,
+    channels: usize,
+    image: Size,
+    bias: bool,
+    kinds: Option<Kinds>,
+}
+
+impl Config {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let (image, patch) = (c.pair("img_size", 224, MAX_SIDE)?, c.size("patch_size", Some(4), 64)?);
+        let stages = Stages::read(c, "depths", &[3, 4, 6, 3], (image.0 / patch, image.1 / patch))?;
+        let n = Some(stages.n());
+        let windows = match c.get("wss") {
+            None => None,
+            Some(v) if v.is_null() => None,
+            Some(_) => Some(c.stages("wss", &[], n, 64)?),
+        };
+        if windows.iter().flatten().any(|w| *w < 2) {
+            return Err(Error::config("wss", "must be at least 2 in every stage"));
+        }
+        let config = Config {
+            dims: c.stages("embed_dims", &[64, 128, 256, 512], n, MAX_DIM)?,
+            heads: c.stages("num_heads", &[1, 2, 4, 8], n, MAX_HEADS)?,
+            mlp_ratios: c.stages("mlp_ratios", &[4, 4, 4, 4], n, 64)?,
+            reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
+            windows,
+            patch,
+            channels: c.size("in_chans", Some(3), 64)?,
+            image,
+            bias: c.flag("qkv_bias", true)?,
+            kinds: if c.get("attn_type").is_some() { Some(Kinds::read(c)?) } else { None },
+            stages,
+        };
+        if !config.bias && config.kinds.is_none() {
+            return Err(Error::unsupported("qkv_bias", false, "true (false with attn_type)"));
+        }
+        config.dims.iter().zip(&config.heads).try_for_each(|(d, h)| check_heads(*d, *h))?;
+        Ok(config)
+    }
+}
+
+/// Attention of every place to its window.
+struct Local {
+    qkv: Box<dyn Linear>,
+    out: Box<dyn Linear>,
+    heads: usize,
+    side: usize,
+}
+
+impl Mixer for Local {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let still = vec![(0, 0); rows.n()];
+        let windows = Windows::new(rows, (self.side, self.side), &still, PadOrder::PadThenShift, 0.0)?;
+        let qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?; // [total + pads, 3 * dim]
+        cx.count(windows.macs(self.out.dims().0));
+        let squares = Rows::equal(windows.n(), self.side * self.side)?;
+        let mixed = ops::attention(&windows.cut(&qkv)?, &squares, self.heads)?;
+        self.out.forward(cx, &windows.join(&mixed)?)
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let (macs, pads) = Windows::forecast(sizes, (self.side, self.side), 1, self.out.dims().0);
+        self.qkv.cost(point, rows + pads) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
+    }
+}
+
+/// The attention of a block, at the path of `w`.
+fn mixer(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box<dyn Mixer>> {
+    let (dim, heads, ratio) = (c.dims[stage], c.heads[stage], c.reductions[stage]);
+    if let Some(kinds) = &c.kinds {
+        return kinds.load(w, &Shape { dim, heads, bias: c.bias }, ratio == 1);
+    }
+    let out = w.linear("proj", dim, dim, true)?;
+    Ok(match &c.windows {
+        Some(sides) if within.is_multiple_of(2) => {
+            Box::new(Local { qkv: w.linear("qkv", dim, 3 * dim, true)?, out, heads, side: sides[stage] })
+        }
+        _ => Box::new(Attention {
+            query: w.linear("q", dim, dim, true)?,
+            key_value: w.linear("kv", dim, 2 * dim, true)?,
+            out,
+            reduction: if ratio > 1 {
+                let conv = Conv::load(&w.at("sr"), [dim, dim, ratio], [ratio, 0], true)?;
+                Some((conv, w.layer_norm("norm", dim, CONV_EPS)?))
+            } else {
+                None
+            },
+            linear: false,
+            heads,
+        }),
+    })
+}
+
+struct Block {
+    norm1: LayerNorm,
+    mixer: Box<dyn Mixer>,
+    norm2: LayerNorm,
+    ffn: Box<dyn Ffn>,
+    /// Behind the first block of a stage: what tells places apart.
+    positions: Option<Depthwise>,
+}
+
+impl Block {
+    fn load(c: &Config, w: &Weights, (stage, within): (usize, usize)) -> Result<Self> {
+        let (dim, own) = (c.dims[stage], w.at("blocks").at(stage).at(within));
+        Ok(Block {
+            norm1: own.layer_norm("norm1", dim, EPS)?,
+            mixer: mixer(c, &own.at("attn"), stage, within)?,
+            norm2: own.layer_norm("norm2", dim, EPS)?,
+            ffn: own.ffn(&FfnSpec {
+                inner: &["mlp.fc1"],
+                outer: "mlp.fc2",
+                dim,
+                hidden: dim * c.mlp_ratios[stage],
+                act: Activation::Gelu,
+                bias: true,
+            })?,
+            positions: match within {
+                0 => Some(Depthwise::load(&w.at("pos_block").at(stage).at("proj.0"), dim, 3)?),
+                _ => None,
+            },
+        })
+    }
+}
+
+impl MapBlock for Block {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let x = ops::add(x, &self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
+        match &self.positions {
+            Some(conv) => ops::add(&x, &conv.forward(cx, &x, rows)?),
+            None => Ok(x),
+        }
+    }
+
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
+        let rows = rows_in(sizes);
+        let positions = self.positions.as_ref().map(|c| c.cost(rows)).unwrap_or_default();
+        self.mixer.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost() + positions
+    }
+}
+
+fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
+    let config = Config::read(c)?;
+    let (n, dims) = (config.stages.n(), &config.dims);
+    let patches = |s: usize| -> Result<Downsample> {
+        let (w, from) = (w.at("patch_embeds").at(s), if s == 0 { config.channels } else { dims[s - 1] });
+        let side = if s == 0 { config.patch } else { 2 };
+        Ok(Downsample {
+            conv: Conv::load(&w.at("proj"), [dims[s], from, side], [side, 0], true)?,
+            norm: w.layer_norm("norm", dims[s], CONV_EPS)?,
+        })
+    };
+    let mut norms: Vec<Option<LayerNorm>> = (1..n).map(|_| None).collect();
+    norms.push(Some(w.layer_norm("norm", dims[n - 1], EPS)?));
+    Ok(Pyramid {
+        stem: patches(0)?,
+        downs: (1..n).map(patches).collect::<Result<_>>()?,
+        blocks: config.stages.all().map(|at| Block::load(&config, w, at)).collect::<Result<_>>()?,
+        norms,
+        head: PooledHead::load(c, w, Some("head"), dims[n - 1])?,
+        stages: config.stages,
+        channels: config.channels,
+        image: config.image,
+        patch: config.patch,
+    })
+}
