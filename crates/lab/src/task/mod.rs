@@ -20,6 +20,7 @@ use switchformer_zoo::save::json_bytes;
 
 use crate::error::Result;
 use crate::loss::label_loss;
+use crate::metric::{Stats, bootstrap};
 use crate::net::answer;
 use crate::recipe::{Eval, Recipe, TaskKind};
 
@@ -96,6 +97,19 @@ pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
         TaskKind::SpanCorruption => Box::new(spans::Spans::open(recipe, places)?),
         TaskKind::Translate => Box::new(translate::Pairs::open(recipe, places)?),
     })
+}
+
+/// Resamples of an interval, its level, and their seed.
+const INTERVAL: (usize, f64, u64) = (1_000, 0.95, 12_345);
+
+/// Puts in the score of all samples, and the ends of its 95 % interval as `<name> low` and `<name> high`.
+fn with_interval(figures: &mut Figures, name: &str, stats: &Stats, score: impl Fn(&[f64]) -> f64) -> Result<()> {
+    let (samples, level, seed) = INTERVAL;
+    let interval = bootstrap(stats, &score, samples, level, seed)?;
+    figures.insert(name.to_string(), score(&stats.total()));
+    figures.insert(format!("{name} low"), interval.low);
+    figures.insert(format!("{name} high"), interval.high);
+    Ok(())
 }
 
 /// Mean loss over the labels of batches, and how evenly experts were met: 1 where each took an equal share of the rows

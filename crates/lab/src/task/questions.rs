@@ -15,10 +15,10 @@ use switchformer_zoo::Opened;
 
 use super::back_translation::SaidAgain;
 use super::corpus::Packing;
-use super::{Batch, Figures, Places, Task};
+use super::{Batch, Figures, Places, Task, with_interval};
 use crate::error::{Error, Result};
 use crate::loss::span_loss;
-use crate::metric::{Answers, bootstrap};
+use crate::metric::Answers;
 use crate::reading::{answer_all, input};
 use crate::recipe::{Eval, Recipe};
 
@@ -40,8 +40,6 @@ const KEPT: usize = 5;
 const VARIATIONS: u64 = 12;
 /// Tokens of a validation batch.
 const BATCH: usize = 4_096;
-/// Resamples of an interval, its level, and their seed.
-const INTERVAL: (usize, f64, u64) = (1_000, 0.95, 12_345);
 
 /// A window with the places of its answer.
 struct Sample {
@@ -114,13 +112,9 @@ impl Questions {
         let given = answer_all(opened, point, &self.reader, set, asked)?;
         let accepted: Vec<Vec<&str>> = asked.iter().map(|i| set.answers(*i as usize)).collect();
         let stats = Answers::stats(&given, &accepted)?;
-        let (samples, level, seed) = INTERVAL;
         let mut figures = Figures::new();
         for (kind, score) in [("EM", Answers::exact as fn(&[f64]) -> f64), ("F1", Answers::f1)] {
-            let interval = bootstrap(&stats, score, samples, level, seed)?;
-            figures.insert(format!("{kind} {name}"), score(&stats.total()));
-            figures.insert(format!("{kind} {name} low"), interval.low);
-            figures.insert(format!("{kind} {name} high"), interval.high);
+            with_interval(&mut figures, &format!("{kind} {name}"), &stats, score)?;
         }
         Ok(figures)
     }

@@ -7,7 +7,7 @@ use switchformer_nn::{Input, Point};
 use switchformer_zoo::Opened;
 
 use super::corpus::{Packing, Words, pairs, shifted};
-use super::{Batch, Figures, Places, Task, mean_loss, text_folder};
+use super::{Batch, Figures, Places, Task, mean_loss, text_folder, with_interval};
 use crate::error::Result;
 use crate::metric::{Bleu, Chrf};
 use crate::recipe::{Eval, Recipe};
@@ -102,8 +102,8 @@ impl Task for Pairs {
         }
         let right = [self.references[..n].to_vec()];
         let (bleu, chrf) = (Bleu::default(), Chrf::CHRF);
-        figures.insert("BLEU".into(), bleu.score(&bleu.stats(&written, &right)?.total()).score);
-        figures.insert("chrF".into(), chrf.score(&chrf.stats(&written, &right)?.total()));
+        with_interval(&mut figures, "BLEU", &bleu.stats(&written, &right)?, |sums| bleu.score(sums).score)?;
+        with_interval(&mut figures, "chrF", &chrf.stats(&written, &right)?, |sums| chrf.score(sums))?;
         Ok(figures)
     }
 }

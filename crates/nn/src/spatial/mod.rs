@@ -129,8 +129,10 @@ pub fn max_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
 /// them. Shapes: x `[total, dim]` -> `[members * side * side, dim]`.
 pub fn mean_cells(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)> {
     let cell = |i: usize, n: usize| i * n / side..((i + 1) * n).div_ceil(side);
-    let mut parts = Vec::with_capacity(rows.n());
-    for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
+    let (mut parts, mut from, dim) = (Vec::new(), 0, x.dims2()?.1);
+    // Neighbours of one size go together.
+    for run in rows.sizes()?.chunk_by(|a, b| a == b) {
+        let (n, (h, w)) = (run.len(), run[0]);
         let mut share = vec![0f32; side * side * h * w];
         for (c, row) in share.chunks_exact_mut((h * w).max(1)).enumerate() {
             let (down, across) = (cell(c / side, h), cell(c % side, w));
@@ -138,10 +140,16 @@ pub fn mean_cells(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)
             down.for_each(|y| across.clone().for_each(|x| row[y * w + x] = each));
         }
         let share = Tensor::from_vec(share, (side * side, h * w), x.device())?;
-        parts.push(share.matmul(&x.narrow(0, rows.range(i).start, h * w)?)?);
+        let own = if n == rows.n() { x.clone() } else { x.narrow(0, from, n * h * w)? };
+        parts.push(share.broadcast_matmul(&own.reshape((n, h * w, dim))?)?.reshape((n * side * side, dim))?);
+        from += n * h * w;
     }
     let rows = rows.resized(&vec![(side, side); rows.n()])?;
-    let all = if parts.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&parts, 0)? };
+    let all = match parts.len() {
+        0 => x.narrow(0, 0, 0)?,
+        1 => parts.swap_remove(0),
+        _ => Tensor::cat(&parts, 0)?,
+    };
     Ok((all, rows))
 }
 

@@ -52,7 +52,9 @@ fn blend(x: &Tensor, from: &Rows, to: &Rows) -> Result<Tensor> {
     }
     let row = |places: Vec<u32>| ops::gather(x, &Tensor::from_vec(places, n, x.device())?);
     let (low, high) = (row(low)?, row(high)?);
-    Ok((&low + (high - &low)?.broadcast_mul(&Tensor::from_vec(share, (n, 1), x.device())?)?)?)
+    let by = |factors: Vec<f32>| Tensor::from_vec(factors, n, x.device());
+    let apart = ops::add(&high, &ops::scale_rows(&low, &by(vec![-1.0; n])?)?)?;
+    ops::add(&low, &ops::scale_rows(&apart, &by(share)?)?)
 }
 
 #[cfg(test)]
