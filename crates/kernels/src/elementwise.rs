@@ -76,6 +76,34 @@ pub fn scale_columns(x: &[f32], factor: &[f32], y: &mut [f32]) {
     });
 }
 
+#[inline(always)]
+fn affine_body<S: Simd>(s: S, x: &[f32], factor: &[f32], shift: &[f32], y: &mut [f32]) {
+    let dim = factor.len();
+    for (x, y) in x.chunks_exact(dim).zip(y.chunks_exact_mut(dim)) {
+        for from in (0..dim).step_by(S::LANES) {
+            let at = from..dim.min(from + S::LANES);
+            let [x, f, t] = [&x[at.clone()], &factor[at.clone()], &shift[at.clone()]].map(|part| s.load_part(part));
+            s.store_part(&mut y[at], s.fma(x, f, t));
+        }
+    }
+}
+
+dispatch!(fn affine_rows = affine_body(x: &[f32], factor: &[f32], shift: &[f32], y: &mut [f32]));
+
+/// `y[rows, dim]`: every row of `x` times `factor[dim]` plus `shift[dim]`.
+///
+/// # Panics
+/// If `x` is not whole rows or a length does not match.
+pub fn affine_columns(x: &[f32], factor: &[f32], shift: &[f32], y: &mut [f32]) {
+    let dim = factor.len();
+    assert_eq!(dim, shift.len(), "lengths of factor and shift");
+    assert_eq!(x.len(), y.len(), "lengths of x and y");
+    assert!(x.is_empty() || (dim > 0 && x.len().is_multiple_of(dim)), "x must be whole rows of {dim}");
+    run_chunks(y, (CHUNK / dim.max(1)).max(1) * dim, |at, y| {
+        affine_rows(&x[at..at + y.len()], factor, shift, y);
+    });
+}
+
 /// `y[rows, dim]`: row `i` of `x` times `factor[i]`.
 ///
 /// # Panics

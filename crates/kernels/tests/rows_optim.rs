@@ -168,10 +168,12 @@ fn products_by_element_row_and_column() {
             let rows = 131;
             let (a, b) = (rng.floats(rows * dim), rng.floats(rows * dim));
             let (by_row, by_column) = (rng.floats(rows), rng.floats(dim));
-            let mut all = [(); 3].map(|()| vec![f32::NAN; rows * dim]);
+            let shift = rng.floats(dim);
+            let mut all = [(); 4].map(|()| vec![f32::NAN; rows * dim]);
             elementwise::mul(&a, &b, &mut all[0]);
             elementwise::scale_rows(dim, &a, &by_row, &mut all[1]);
             elementwise::scale_columns(&a, &by_column, &mut all[2]);
+            elementwise::affine_columns(&a, &by_column, &shift, &mut all[3]);
             let (mut rows_of, mut columns_of) = (vec![f32::NAN; rows], vec![f32::NAN; dim]);
             elementwise::row_products(dim, &a, &b, &mut rows_of);
             elementwise::column_products(&a, &b, &mut columns_of);
@@ -181,6 +183,8 @@ fn products_by_element_row_and_column() {
                 assert_eq!(all[0][i], a[i] * b[i]);
                 assert_eq!(all[1][i], a[i] * by_row[r]);
                 assert_eq!(all[2][i], a[i] * by_column[c]);
+                let affine = f64::from(a[i]) * f64::from(by_column[c]) + f64::from(shift[c]);
+                assert!((f64::from(all[3][i]) - affine).abs() < 1e-6);
                 want_rows[r] += f64::from(a[i]) * f64::from(b[i]);
                 want_columns[c] += f64::from(a[i]) * f64::from(b[i]);
             }

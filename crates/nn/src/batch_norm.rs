@@ -1,12 +1,12 @@
 //! Batch norm: fixed statistics at rest, those of the batch in training.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
-
 use switchformer_kernels as kernels;
 
 use crate::ctx::{Ctx, Moments};
 use crate::error::{Error, Result};
 use crate::leaf::LeafCost;
+use crate::ops;
 use crate::ops::fused::{answer, tensor, values, with};
 use crate::tape::apply3;
 
@@ -50,7 +50,7 @@ impl BatchNorm {
         }
         let factor = (&self.weight / (&self.variance + self.eps)?.sqrt()?)?;
         let shift = (&self.bias - (&self.mean * &factor)?)?;
-        Ok(x.broadcast_mul(&factor)?.broadcast_add(&shift)?)
+        ops::affine_columns(x, &factor, &shift)
     }
 
     /// Bytes of its weights.

@@ -165,6 +165,33 @@ pub fn scale_columns(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     )
 }
 
+/// Every column times a factor of its own, plus a number of its own. Shapes: x `[rows, dim]`, factor and shift `[dim]` ->
+/// `[rows, dim]`.
+pub fn affine_columns(x: &Tensor, factor: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let (rows, dim) = x.dims2()?;
+    if factor.dims() != [dim] || shift.dims() != [dim] {
+        return Err(Error::shape("factors of columns", format!("[{dim}]"), factor.dims()));
+    }
+    let (before, by) = (x.clone(), factor.clone());
+    apply(
+        &[x, factor, shift],
+        || Ok(x.broadcast_mul(factor)?.broadcast_add(shift)?),
+        || {
+            let mut y = kernels::unfilled(rows * dim);
+            with([x, factor, shift], |[x, f, t]| elementwise::affine_columns(x, f, t, &mut y))?;
+            Ok((y, vec![rows, dim]))
+        },
+        move |g| {
+            let (mut dx, mut df) = (kernels::unfilled(rows * dim), vec![0f32; dim]);
+            with([&before, &by, g], |[x, f, g]| {
+                elementwise::scale_columns(g, f, &mut dx);
+                elementwise::column_products(x, g, &mut df);
+            })?;
+            Ok(vec![Some(tensor(dx, &[rows, dim])?), Some(tensor(df, &[dim])?), Some(g.sum(0)?)])
+        },
+    )
+}
+
 /// Every row times a factor of its own. Shapes: x `[rows, dim]`, factor `[rows]` -> `[rows, dim]`.
 pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
@@ -385,6 +412,7 @@ mod tests {
         check(&[x.clone(), y], |t| times(&t[0], &t[1]));
         check(from_ref(&x), |t| times(&t[0], &t[0]));
         check(&[x.clone(), var(4, &[1, 8])], |t| scale_columns(&t[0], &t[1]));
+        check(&[x.clone(), var(8, &[8]), var(9, &[8])], |t| affine_columns(&t[0], &t[1], &t[2]));
         check(&[x.clone(), var(5, &[7])], |t| scale_rows(&t[0], &t[1]));
         check(&[x.clone(), var(6, &[12, 2]), var(7, &[12])], |t| mix_parts(&t[0], &t[1], &t[2], 2));
         check(from_ref(&x), |t| mean_rows(&t[0], &rows));
@@ -398,6 +426,7 @@ mod tests {
         assert!(columns(&x, 4, 3).is_err() && beside(&[&x, &z]).is_err() && reshape(&x, &[5, 5]).is_err());
         assert!(times(&x, &z).is_err() && scale_columns(&x, &z).is_err() && scale_rows(&x, &z).is_err());
         assert!(mean_rows(&x, &Rows::new(&[3]).unwrap()).is_err());
+        assert!(affine_columns(&x, &z, &z).is_err());
         assert!(mix_parts(&x, &var(3, &[12, 3]).detach(), &var(4, &[12]).detach(), 2).is_err());
         assert!(turn(&x, 3, &angles, &[0, 1, 2, 0]).is_err() && turn(&x, 2, &angles, &[0, 1, 1, 0]).is_err());
     }
