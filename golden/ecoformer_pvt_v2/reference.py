@@ -79,3 +79,14 @@ class Attention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(*[split(t) for t in self.qkv(x).chunk(3, -1)])
         return self.proj(mixed.transpose(1, 2).reshape(b, h, w, c))
+
+
+def margin(module, pixels):
+    """How close to zero a value comes before its sign, relative to the largest: f32 moves one by about 1e-7 of that."""
+    with torch.no_grad():
+        module(torch.from_numpy(pixels))
+    hashes = [m for m in module.modules() if isinstance(m, Hash)]
+    least = min(m.margin for m in hashes)
+    print("margin", least, "bits that differ between rows", [round(m.varies, 2) for m in hashes])
+    assert least > 5e-7, least
+    return least
