@@ -88,3 +88,13 @@ fn sections_from_many_threads() {
         }
     });
 }
+
+/// Another thread may be reading the environment.
+#[test]
+fn a_process_of_several_threads_keeps_its_environment() {
+    let preset = switchformer_kernels::threads::preset;
+    std::thread::scope(|s| {
+        s.spawn(|| assert!(!preset(&[("SWITCHFORMER_PRESET_TEST", "1")])));
+    });
+    assert!(std::env::var_os("SWITCHFORMER_PRESET_TEST").is_none());
+}
