@@ -112,7 +112,7 @@ impl Net {
         all.filter(|p| !self.still.iter().any(|s| s == key(p))).cloned().collect()
     }
 
-    /// A pass with gradients. Errors where dropout is asked for and the model has no place for it.
+    /// A pass with gradients.
     fn pass(&self, point: &Point, input: &Input) -> Result<Passed> {
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
         let mut cx = Ctx::new(point, &mut taps, &mut trace);
@@ -127,10 +127,6 @@ impl Net {
             }
         }
         logits.push(answer(&trunk.head(&mut cx, state)?)?);
-        if self.dropout > 0.0 && cx.drops == 0 {
-            let what = format!("the family {} has no place for dropout", self.entry.name);
-            return Err(Error::Nn(NnError::config("train.dropout", what)));
-        }
         Ok(Passed { logits, aux: cx.aux_loss()?, moments: cx.moments.take().unwrap_or_default() })
     }
 

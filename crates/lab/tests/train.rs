@@ -127,20 +127,6 @@ fn recipes_are_checked_and_print_themselves() {
     let (wet, data) = tiny(temp.path(), &["train.dropout=0.1"]);
     let dry = run(&recipe, &options(temp.path(), "dry", &data, None)).unwrap();
     assert_ne!(run(&wet, &options(temp.path(), "wet", &data, None)).unwrap().loss, dry.loss);
-    let swin = [
-        "model.model_type=swin",
-        "model.architectures=[\"SwinForImageClassification\"]",
-        "model.embed_dim=16",
-        "model.depths=[1,1]",
-        "model.num_heads=[2,2]",
-        "model.window_size=2",
-        "switch.exits=[]",
-        "switch.bits=[]",
-        "train.dropout=0.1",
-    ];
-    let (none, data) = tiny(temp.path(), &swin);
-    let error = run(&none, &options(temp.path(), "none", &data, None)).unwrap_err().to_string();
-    assert!(error.contains("swin has no place for dropout"), "{error}");
     assert_ne!(recipe.fingerprint(), Recipe::read(&path, &["seed=5".into()]).unwrap().fingerprint());
     assert_eq!(recipe::hex(&[0, 255]), "00ff");
 }

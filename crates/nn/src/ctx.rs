@@ -31,8 +31,8 @@ pub struct Ctx<'a> {
     pub dropout: f64,
     /// What batch norms saw in training; `None` leaves them at their kept statistics, gradients or not.
     pub moments: Option<Vec<Moments>>,
-    /// How often [`Ctx::drop`] was asked in training, whatever the share: 0 shows a model that has no place for it.
-    pub drops: usize,
+    /// How often [`Ctx::drop`] dropped: places of one name in one block draw apart.
+    drops: usize,
 }
 
 /// Statistics of one batch norm over the rows of a training pass. The caller takes them into the kept ones.
@@ -69,21 +69,23 @@ impl<'a> Ctx<'a> {
     }
 
     /// Dropout of a sublayer's answer in training: each number is zero with the chance [`Ctx::dropout`], the others grow
-    /// so that the mean stays. What is dropped is a function of the point's seed, the block, `place` and the number's
-    /// index. Shapes: `x` -> the same.
+    /// so that the mean stays. What is dropped is a function of the point's seed, the block, `place`, how many answers were
+    /// dropped from before in this pass, and the number's index. Shapes: `x` -> the same.
     pub fn drop(&mut self, x: Tensor, place: &str) -> Result<Tensor> {
-        if !self.train {
+        if !self.drops_here() {
             return Ok(x);
         }
+        let mut draw = self.rng(&format!("blocks.{}.{place}.dropout.{}", self.block, self.drops));
         self.drops += 1;
-        if self.dropout <= 0.0 {
-            return Ok(x);
-        }
-        let mut draw = self.rng(&format!("blocks.{}.{place}.dropout", self.block));
         let keep = (1.0 / (1.0 - self.dropout)) as f32;
         let chance = self.dropout as f32;
         let mask: Vec<f32> = (0..x.elem_count()).map(|_| if draw.unit() < chance { 0.0 } else { keep }).collect();
         ops::times(&x, &Tensor::from_vec(mask, x.shape(), x.device())?)
+    }
+
+    /// A sublayer's answer on its residual, after [`Ctx::drop`]. Shapes: both `[rows, dim]` -> the same.
+    pub fn onto(&mut self, residual: &Tensor, answer: Tensor, place: &str) -> Result<Tensor> {
+        ops::add(residual, &self.drop(answer, place)?)
     }
 
     /// Whether [`Ctx::drop`] would drop anything; what knows that it would not may take a road that is fused.

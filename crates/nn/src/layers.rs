@@ -164,7 +164,7 @@ impl Ffn for Mlp {
     }
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, _: &Rows, residual: &Tensor) -> Result<Tensor> {
         let hidden = self.hidden(cx, x)?;
-        self.fc2.forward_then(cx, &hidden, &Then { residual: Some(residual), ..Then::default() })
+        project_onto(cx, self.fc2.as_ref(), &hidden, residual, "ffn")
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
         Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, outer: self.fc2.plain()? })
@@ -265,7 +265,7 @@ impl Attend for SelfAttention {
     }
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
         let mixed = self.mixed(cx, x, rows)?;
-        self.out.forward_then(cx, &mixed, &Then { residual: Some(residual), ..Then::default() })
+        project_onto(cx, self.out.as_ref(), &mixed, residual, "attn")
     }
     fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let (dim, _) = self.qkv.dims();
@@ -273,6 +273,16 @@ impl Attend for SelfAttention {
         let products = lens.iter().map(|n| 2 * n * n * dim).sum::<usize>() as u64;
         self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(products)
     }
+}
+
+/// A sublayer's last projection on its residual, as one product; in training, places of its answer drop out.
+/// Shapes: x `[rows, in]`, residual `[rows, out]` -> `[rows, out]`.
+pub fn project_onto(cx: &mut Ctx, out: &dyn Linear, x: &Tensor, residual: &Tensor, place: &str) -> Result<Tensor> {
+    if cx.drops_here() {
+        let y = out.forward(cx, x)?;
+        return cx.onto(residual, y, place);
+    }
+    out.forward_then(cx, x, &Then { residual: Some(residual), ..Then::default() })
 }
 
 /// Heads must divide the width.
@@ -341,30 +351,12 @@ impl EncoderBlock {
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if self.norm_first {
-            let x = self.attended(cx, &self.norm1.forward(x)?, rows, x)?;
-            self.fed(cx, &self.norm2.forward(&x)?, rows, &x)
+            let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
+            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
         } else {
-            let x = self.norm1.forward(&self.attended(cx, x, rows, x)?)?;
-            self.norm2.forward(&self.fed(cx, &x, rows, &x)?)
+            let x = self.norm1.forward(&self.attn.forward_onto(cx, x, rows, x)?)?;
+            self.norm2.forward(&self.ffn.forward_onto(cx, &x, rows, &x)?)
         }
-    }
-
-    /// The attention's answer on the residual `onto`; in training, places of the answer drop out.
-    fn attended(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, onto: &Tensor) -> Result<Tensor> {
-        if !cx.drops_here() {
-            return self.attn.forward_onto(cx, x, rows, onto);
-        }
-        let y = self.attn.forward(cx, x, rows)?;
-        ops::add(onto, &cx.drop(y, "attn")?)
-    }
-
-    /// The feed-forward network's answer on the residual `onto`, as above.
-    fn fed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, onto: &Tensor) -> Result<Tensor> {
-        if !cx.drops_here() {
-            return self.ffn.forward_onto(cx, x, rows, onto);
-        }
-        let y = self.ffn.forward(cx, x, rows)?;
-        ops::add(onto, &cx.drop(y, "ffn")?)
     }
 
     /// Cost for members of the given lengths.

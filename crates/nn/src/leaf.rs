@@ -145,9 +145,11 @@ pub trait Linear: Send + Sync {
 pub trait Ffn: Send + Sync {
     /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
-    /// Adds the result to a residual. Shapes: x and residual `[rows, dim]` -> `[rows, dim]`.
+    /// Adds the result to a residual; in training, places of it drop out. Shapes: x and residual `[rows, dim]` ->
+    /// `[rows, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
-        ops::add(residual, &self.forward(cx, x, rows)?)
+        let y = self.forward(cx, x, rows)?;
+        cx.onto(residual, y, "ffn")
     }
     /// Its parts where it is two dense projections, so that a bank may run several networks as one product.
     fn plain(&self) -> Option<PlainMlp<'_>> {
@@ -161,9 +163,11 @@ pub trait Ffn: Send + Sync {
 pub trait Attend: Send + Sync {
     /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
-    /// Adds the result to a residual. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
+    /// Adds the result to a residual; in training, places of it drop out. Shapes: x and residual `[total, dim]` ->
+    /// `[total, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
-        ops::add(residual, &self.forward(cx, x, rows)?)
+        let y = self.forward(cx, x, rows)?;
+        cx.onto(residual, y, "attn")
     }
     /// Cost for segments of the given lengths.
     fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost;

@@ -304,8 +304,10 @@ impl Block {
 
 impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = ops::add(x, &self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
-        ops::add(&x, &self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?)
+        let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
+        let x = cx.onto(x, mixed, "mixer")?;
+        let fed = self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?;
+        cx.onto(&x, fed, "ffn")
     }
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let ffn = self.ffn.cost(point, rows_in(sizes));

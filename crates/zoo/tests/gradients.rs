@@ -214,6 +214,31 @@ fn every_tensor_of_every_model_gets_the_slope_of_the_loss() {
     }
 }
 
+/// The outputs of a pass in training.
+fn dropped(model: &dyn Model, point: &Point, input: &Input, dropout: f64) -> Vec<f32> {
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    (cx.train, cx.dropout) = (true, dropout);
+    let out = staged::run(model.trunk(), &[], &mut cx, input).unwrap();
+    out.values().values().flat_map(|v| flat(tensor(v))).collect()
+}
+
+#[test]
+fn every_model_has_places_that_drop_out() {
+    for (entry, architecture) in everything() {
+        let w = Weights::seeded();
+        let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
+        let input = batch(model.as_ref(), 3);
+        let task = tasks(&w).swap_remove(0);
+        let run = |seed: u64, dropout| dropped(model.as_ref(), &task.clone().with("seed", seed), &input, dropout);
+        let wet = run(1, 0.5);
+        assert!(wet.iter().all(|v| v.is_finite()), "{architecture}");
+        assert!(wet != run(1, 0.0), "{architecture} has no place for dropout");
+        assert!(wet != run(2, 0.5), "{architecture} drops the same for every seed");
+        assert_eq!(wet, run(1, 0.5), "{architecture} drops as it likes");
+    }
+}
+
 /// Whether a tensor holds a vector per place of an image.
 fn is_positions(name: &str) -> bool {
     ["position_embeddings", "pos_embed", "patch_pos"].iter().any(|n| name.contains(n))

@@ -9,14 +9,14 @@
 //! Departs from the reference: none known. Both norms of a block are one, and so are both of a gated unit, as there.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm};
+use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, mean_rows, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged,
-    Tensor, Weights,
+    Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -92,8 +92,8 @@ impl GatedUnit {
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let gate = self.gate.forward_then(cx, x, &Then { act: Some(Activation::Gelu), ..Then::default() })?;
         let value = self.value.forward(cx, x)?;
-        let both = (self.norm.forward(&gate)? * self.norm.forward(&value)?)?;
-        self.out.forward_then(cx, &both, &Then { residual: Some(residual), ..Then::default() })
+        let both = ops::times(&self.norm.forward(&gate)?, &self.norm.forward(&value)?)?;
+        project_onto(cx, self.out.as_ref(), &both, residual, "unit")
     }
 
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {

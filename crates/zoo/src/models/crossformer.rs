@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value as Json;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
-use switchformer_nn::leaf::{Ffn, Then};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
+use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, relative_index, windowed};
 use switchformer_nn::staged::State;
@@ -437,7 +437,7 @@ impl MapBlock for Block {
             cx.count(windows.macs(dim));
             windowed(&qkv, &windows, self.heads, &Scores::Dot(self.scale), &self.positions.of(window)?)
         })?;
-        let x = self.out.forward_then(cx, &mixed, &Then { residual: Some(x), ..Then::default() })?;
+        let x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
         let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
         match &self.cooling {
             Some((conv, norm)) => norm.forward(&conv.forward(cx, &x, rows)?),

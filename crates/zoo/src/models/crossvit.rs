@@ -10,7 +10,7 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images,
+    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, project_onto, resize_images,
 };
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops::{self, AttendSpec, attend};
@@ -356,7 +356,7 @@ impl Visit {
         let scale = ((dim / self.heads) as f64).powf(-0.5);
         let spec = AttendSpec::new(&q_rows, &k_rows, self.heads, scale);
         let mixed = attend(&q, &k, &v, &spec)?;
-        ops::add(class, &self.out.forward(cx, &mixed)?)
+        project_onto(cx, self.out.as_ref(), &mixed, class, "visit")
     }
 
     fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {

@@ -9,7 +9,7 @@
 //! Departs from the reference: maps need not be square; sides that stripes do not divide are refused, as there.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
@@ -247,7 +247,7 @@ impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let qkv = self.qkv.forward(cx, &self.norm1.forward(x)?)?;
         let mixed = self.cross(cx, &qkv, rows)?;
-        let x = ops::add(x, &self.out.forward(cx, &mixed)?)?;
+        let x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 

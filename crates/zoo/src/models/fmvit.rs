@@ -10,7 +10,7 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
-use switchformer_nn::layers::Activation;
+use switchformer_nn::layers::{Activation, project_onto};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, attend};
@@ -248,7 +248,7 @@ impl Mixture {
                 ops::beside(&[&low, &high, &both])?
             }
         };
-        self.join.forward_then(cx, &joined, &onto(x))
+        project_onto(cx, self.join.as_ref(), &joined, x, "mixer")
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
@@ -297,6 +297,10 @@ impl MapBlock for Block {
             Mixer::Mixture(mixture) => mixture.forward(cx, x, rows)?,
         };
         let (hidden, _) = self.fc1.forward_then(cx, &x, rows, &activated(self.act))?;
+        if cx.drops_here() {
+            let fed = self.fc2.forward(cx, &hidden, rows)?;
+            return cx.onto(&x, fed, "ffn");
+        }
         Ok(self.fc2.forward_then(cx, &hidden, rows, &onto(&x))?.0)
     }
 

@@ -394,7 +394,8 @@ impl Block {
             Mlp::Dense(ffn) => ffn.forward_onto(cx, &normed, rows, &after),
             Mlp::Experts(bank) => {
                 let seen = if self.ahead { x } else { &normed };
-                ops::add(&after, &bank.forward_by(cx, &normed, seen, rows)?)
+                let fed = bank.forward_by(cx, &normed, seen, rows)?;
+                cx.onto(&after, fed, "ffn")
             }
         }
     }

@@ -284,12 +284,12 @@ impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let x = ops::add(x, &self.place.forward(cx, x, rows)?)?;
         let mixed = self.retention.forward(cx, &self.norm1.forward(&x)?, rows)?;
-        let x = ops::add(&x, &self.scaled(0, mixed)?)?;
+        let x = cx.onto(&x, self.scaled(0, mixed)?, "retention")?;
         let hidden = Activation::Gelu.forward(&self.fc1.forward(cx, &self.norm2.forward(&x)?)?)?;
         // The convolution is added behind the activation.
         let hidden = ops::add(&hidden, &self.conv.forward(cx, &hidden, rows)?)?;
         let hidden = self.fc2.forward(cx, &hidden)?;
-        ops::add(&x, &self.scaled(1, hidden)?)
+        cx.onto(&x, self.scaled(1, hidden)?, "ffn")
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {

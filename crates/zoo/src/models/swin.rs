@@ -424,12 +424,15 @@ impl Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         Ok(match self.version {
             Version::V1 => {
-                let x = ops::add(x, &self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+                let mixed = self.attn.forward(cx, &self.norm1.forward(x)?, rows)?;
+                let x = cx.onto(x, mixed, "attn")?;
                 self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?
             }
             Version::V2 => {
-                let x = ops::add(x, &self.norm1.forward(&self.attn.forward(cx, x, rows)?)?)?;
-                ops::add(&x, &self.norm2.forward(&self.ffn.forward(cx, &x, rows)?)?)?
+                let mixed = self.norm1.forward(&self.attn.forward(cx, x, rows)?)?;
+                let x = cx.onto(x, mixed, "attn")?;
+                let fed = self.norm2.forward(&self.ffn.forward(cx, &x, rows)?)?;
+                cx.onto(&x, fed, "ffn")?
             }
         })
     }

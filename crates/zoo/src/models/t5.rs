@@ -11,8 +11,8 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
 use switchformer_nn::init::Draw;
-use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
-use switchformer_nn::leaf::{Dense, Then};
+use switchformer_nn::layers::{Activation, Embedding, RmsNorm, project_onto};
+use switchformer_nn::leaf::Dense;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
 use switchformer_nn::weights::LinearSpec;
@@ -215,15 +215,6 @@ fn part(x: &Tensor, i: usize, n: usize) -> Result<Tensor> {
     ops::columns(x, i * width, width)
 }
 
-/// `x` plus what a projection makes of a sublayer's answer; in training, places of the answer drop out.
-fn onto(cx: &mut Ctx, out: &dyn Linear, mixed: &Tensor, x: &Tensor, place: &str) -> Result<Tensor> {
-    if cx.train {
-        let y = out.forward(cx, mixed)?;
-        return ops::add(x, &cx.drop(y, place)?);
-    }
-    out.forward_then(cx, mixed, &Then { residual: Some(x), ..Then::default() })
-}
-
 /// Maps, multiply-adds and the products of one attention. Shapes: -> `[queries, inner]`.
 fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let inner = q.dims()[1];
@@ -317,17 +308,13 @@ impl Block {
         let plain = AttendSpec::new(rows, k_rows, stack.heads, 1.0);
         let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
         let mixed = mix(cx, "attn", &spec, q, k, v)?;
-        let mut x = onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
+        let mut x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
         if let (Some(cross), Some((k, v, k_rows))) = (&self.cross, source) {
             let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
             let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
-            x = onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
+            x = project_onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
         }
         let normed = self.ffn_norm.forward(&x)?;
-        if cx.train {
-            let y = self.ffn.forward(cx, &normed, rows)?;
-            return ops::add(&x, &cx.drop(y, "ffn")?);
-        }
         self.ffn.forward_onto(cx, &normed, rows, &x)
     }
 

@@ -204,7 +204,8 @@ impl Level {
     }
 
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = ops::add(x, &self.attn.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        let mixed = self.attn.forward(cx, &self.norm1.forward(x)?, rows)?;
+        let x = cx.onto(x, mixed, "attn")?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 

@@ -254,7 +254,8 @@ impl Block {
 
 impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = ops::add(x, &self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?)?;
+        let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
+        let x = cx.onto(x, mixed, "mixer")?;
         let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
         match &self.positions {
             Some(conv) => ops::add(&x, &conv.forward(cx, &x, rows)?),
