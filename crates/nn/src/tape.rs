@@ -19,19 +19,14 @@ enum Node {
     One(Tensor, Arc<dyn CustomOp1 + Send + Sync>),
     Two([Tensor; 2], Arc<dyn CustomOp2 + Send + Sync>),
     Three([Tensor; 3], Arc<dyn CustomOp3 + Send + Sync>),
-    /// An operation that needs no value of its forward pass.
-    Any(Vec<Tensor>, Backward),
-    /// The same with several results, of which the recorded one is the first.
-    Parts(Tensor, Vec<Tensor>, PartsBackward),
+    /// An operation that needs no value of its forward pass: what it read, and its results, the recorded one first.
+    Any(Vec<Tensor>, Vec<Tensor>, Backward),
     /// A tensor that the library computed from leaves.
     Foreign,
 }
 
-/// From the gradient at a result to those at each of the tensors that were read, `None` where nobody asks.
-type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<Option<Tensor>>>>;
-
-/// From the gradients at the results that have one to that at the tensor that was read.
-type PartsBackward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Tensor>>;
+/// From the gradients at the results, where they have one, to those at the tensors that were read, `None` where nobody asks.
+type Backward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>>>;
 
 /// Something to differentiate whose slope by `x` is known: no pass over `x` makes it, as `sum(x * slope)` would.
 struct Seed(Tensor);
@@ -102,6 +97,12 @@ impl Grads {
         self.0.get(&t.id())
     }
 
+    /// Takes out the gradient of a result. One that the library computed remembers what it was computed from; here it is a
+    /// number.
+    fn take(&mut self, t: &Tensor) -> Result<Option<Tensor>> {
+        self.0.remove(&t.id()).map(|g| Ok(g.contiguous()?.detach())).transpose()
+    }
+
     fn add(&mut self, t: &Tensor, g: Option<Tensor>) -> Result<()> {
         let Some(g) = g else { return Ok(()) };
         let sum = match self.0.remove(&t.id()) {
@@ -118,42 +119,39 @@ impl Tape {
     pub fn backward(mut self, loss: &Tensor) -> Result<Grads> {
         let mut grads = Grads::of(loss)?;
         while let Some((result, node)) = self.nodes.pop() {
-            // A gradient that the library computed remembers what it was computed from; below, it is a number.
-            let mut take = |t: &Tensor| -> Result<Option<Tensor>> {
-                grads.0.remove(&t.id()).map(|g| Ok(g.contiguous()?.detach())).transpose()
-            };
-            if let Node::Parts(read, parts, backward) = node {
-                let all = parts.iter().map(take).collect::<Result<Vec<_>>>()?;
-                if all.iter().any(Option::is_some) {
-                    grads.add(&read, Some(backward(&all)?))?;
-                }
-                continue;
-            }
-            let Some(g) = take(&result)? else { continue };
             match node {
-                Node::Parts(..) => {}
-                Node::One(x, op) => grads.add(&x, op.bwd(&x, &result, &g)?)?,
+                Node::One(x, op) => {
+                    let Some(g) = grads.take(&result)? else { continue };
+                    grads.add(&x, op.bwd(&x, &result, &g)?)?;
+                }
                 Node::Two([x, y], op) => {
+                    let Some(g) = grads.take(&result)? else { continue };
                     let (dx, dy) = op.bwd(&x, &y, &result, &g)?;
                     drop(g);
                     grads.add(&x, dx)?;
                     grads.add(&y, dy)?;
                 }
                 Node::Three([x, y, z], op) => {
+                    let Some(g) = grads.take(&result)? else { continue };
                     let (dx, dy, dz) = op.bwd(&x, &y, &z, &result, &g)?;
                     drop(g);
                     grads.add(&x, dx)?;
                     grads.add(&y, dy)?;
                     grads.add(&z, dz)?;
                 }
-                Node::Any(read, backward) => {
-                    let all = backward(&g)?;
-                    drop(g);
-                    for (t, g) in read.iter().zip(all) {
+                Node::Any(read, results, backward) => {
+                    let all = results.iter().map(|t| grads.take(t)).collect::<Result<Vec<_>>>()?;
+                    if all.iter().all(Option::is_none) {
+                        continue;
+                    }
+                    let slopes = backward(&all)?;
+                    drop(all);
+                    for (t, g) in read.iter().zip(slopes) {
                         grads.add(t, g)?;
                     }
                 }
                 Node::Foreign => {
+                    let Some(g) = grads.take(&result)? else { continue };
                     let inner = Grads::of(&result.apply_op1(Seed(g))?)?;
                     for (id, g) in inner.0 {
                         if id != result.id() {
@@ -251,52 +249,49 @@ pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
     leaf(&[x, y, z], made, Node::Three([x.clone(), y.clone(), z.clone()], Arc::new(op)))
 }
 
-/// Applies an operation over any number of tensors that needs no value of its forward pass: `kernel` makes its values and
-/// `backward` turns the gradient at the result into those at `read`, one each. Where the library tracks gradients and
-/// no tape runs, or the kernels cannot take the tensors, `library` does the same.
+/// Values and their shape.
+pub(crate) type Made = (Vec<f32>, Vec<usize>);
+
+/// Applies an operation over any number of tensors that needs no value of its forward pass: `kernel` makes its results and
+/// `backward` turns the gradients at them into those at `read`, one each. Where the library tracks gradients and no
+/// tape runs, or the kernels cannot take the tensors, `library` does the same.
+pub(crate) fn apply_parts(
+    read: &[&Tensor],
+    library: impl FnOnce() -> Result<Vec<Tensor>>,
+    kernel: impl FnOnce() -> candle_core::Result<Vec<Made>>,
+    backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
+) -> Result<Vec<Tensor>> {
+    let recording = recording(read);
+    if !ops::on_kernels(read) || (!recording && read.iter().any(|t| t.track_op())) {
+        return library();
+    }
+    let made = kernel()?.into_iter().map(|(data, shape)| {
+        Ok(match recording {
+            true => Var::from_vec(data, shape, &Device::Cpu)?.into_inner(),
+            false => Tensor::from_vec(data, shape, &Device::Cpu)?,
+        })
+    });
+    let results = made.collect::<Result<Vec<Tensor>>>()?;
+    if let Some(first) = results.first().filter(|_| recording) {
+        let own = read.iter().map(|t| (*t).clone()).collect();
+        write_down(read, first, Node::Any(own, results.clone(), Box::new(backward)));
+    }
+    Ok(results)
+}
+
+/// [`apply_parts`] with one result.
 pub(crate) fn apply(
     read: &[&Tensor],
     library: impl FnOnce() -> Result<Tensor>,
     kernel: impl FnOnce() -> candle_core::Result<Made>,
     backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Tensor> {
-    let recording = recording(read);
-    if !ops::on_kernels(read) || (!recording && read.iter().any(|t| t.track_op())) {
-        return library();
-    }
-    let (data, shape) = kernel()?;
-    if !recording {
-        return Ok(Tensor::from_vec(data, shape, &Device::Cpu)?);
-    }
-    let node = Node::Any(read.iter().map(|t| (*t).clone()).collect(), Box::new(backward));
-    leaf(read, (CpuStorage::F32(data), Shape::from(shape)), node)
-}
-
-/// Values and their shape.
-pub(crate) type Made = (Vec<f32>, Vec<usize>);
-
-/// [`apply`] of one tensor with several results.
-pub(crate) fn apply_parts(
-    x: &Tensor,
-    library: impl FnOnce() -> Result<Vec<Tensor>>,
-    kernel: impl FnOnce() -> candle_core::Result<Vec<Made>>,
-    backward: impl Fn(&[Option<Tensor>]) -> Result<Tensor> + 'static,
-) -> Result<Vec<Tensor>> {
-    let recording = recording(&[x]);
-    if !ops::on_kernels(&[x]) || (!recording && x.track_op()) {
-        return library();
-    }
-    let parts = kernel()?.into_iter().map(|(data, shape)| {
-        Ok(match recording {
-            true => Var::from_vec(data, shape, &Device::Cpu)?.into_inner(),
-            false => Tensor::from_vec(data, shape, &Device::Cpu)?,
-        })
-    });
-    let parts = parts.collect::<Result<Vec<Tensor>>>()?;
-    if let Some(first) = parts.first().filter(|_| recording) {
-        write_down(&[x], first, Node::Parts(x.clone(), parts.clone(), Box::new(backward)));
-    }
-    Ok(parts)
+    let back = move |all: &[Option<Tensor>]| match all {
+        [Some(g)] => backward(g),
+        _ => Ok(Vec::new()),
+    };
+    let mut made = apply_parts(read, || Ok(vec![library()?]), || Ok(vec![kernel()?]), back)?;
+    made.pop().ok_or_else(|| candle_core::Error::Msg("an operation made nothing".into()).into())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
     }
     let width = dim / N;
     let parts = apply_parts(
-        x,
+        &[x],
         || (0..N).map(|i| Ok(x.narrow(1, i * width, width)?.contiguous()?)).collect(),
         || {
             let part = |i: usize| {
@@ -60,7 +60,7 @@ pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
                     with([g], |[g]| moves::put_columns(dim, g, i * width, width, &mut dx))?;
                 }
             }
-            Ok(tensor(dx, &[rows, dim])?)
+            Ok(vec![Some(tensor(dx, &[rows, dim])?)])
         },
     )?;
     parts.try_into().map_err(|_| Error::shape("split", format!("{N} parts"), x.dims()))

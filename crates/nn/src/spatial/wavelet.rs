@@ -252,7 +252,7 @@ pub fn scatter(x: &Tensor, n: usize, size: Size) -> Result<Waves> {
     }
     let frame = Frame { size, n, c };
     let parts = apply_parts(
-        x,
+        &[x],
         || composed::scatter(&frame, x),
         || {
             let [fine, coarse] = frame.rows();
@@ -262,7 +262,8 @@ pub fn scatter(x: &Tensor, n: usize, size: Size) -> Result<Waves> {
         move |g| {
             let g = g.iter().map(|g| g.as_ref().map(values).transpose()).collect::<candle_core::Result<Vec<_>>>()?;
             let all = frame.together([g[0].as_deref(), g[1].as_deref(), g[2].as_deref()]);
-            Ok(tensor(frame.filter(&all, &analysis(size.0).turned(), &analysis(size.1).turned()), &[rows, c])?)
+            let dx = frame.filter(&all, &analysis(size.0).turned(), &analysis(size.1).turned());
+            Ok(vec![Some(tensor(dx, &[rows, c])?)])
         },
     )?;
     let [low, re, im] = parts.try_into().map_err(|_| Error::shape("wavelets", "three parts", &[rows, c]))?;
