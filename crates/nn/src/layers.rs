@@ -191,9 +191,8 @@ impl GatedMlp {
 impl Ffn for GatedMlp {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
-        let hidden = self.out.dims().0;
-        let gate = self.act.forward(&ops::columns(&both, 0, hidden)?)?;
-        self.out.forward(cx, &ops::times(&gate, &ops::columns(&both, hidden, hidden)?)?)
+        let [gate, up] = ops::split(&both)?;
+        self.out.forward(cx, &ops::times(&self.act.forward(&gate)?, &up)?)
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.gate_up.cost(point, rows) + self.out.cost(point, rows)

@@ -209,12 +209,6 @@ fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result
     w.linear_of(&LinearSpec { parts, fused: None, in_dim, out_dim, bias: false })
 }
 
-/// Column block `i` of `n` equal ones. Shapes: `[rows, n * width]` -> `[rows, width]`.
-fn part(x: &Tensor, i: usize, n: usize) -> Result<Tensor> {
-    let width = x.dims()[1] / n;
-    ops::columns(x, i * width, width)
-}
-
 /// Maps, multiply-adds and the products of one attention. Shapes: -> `[queries, inner]`.
 fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let inner = q.dims()[1];
@@ -256,8 +250,8 @@ impl Cross {
 
     /// Keys and values of what was read. Shapes: `[source, dim]` -> two of `[source, inner]`.
     fn read(&self, cx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let kv = self.kv.forward(cx, x)?;
-        Ok((part(&kv, 0, 2)?, part(&kv, 1, 2)?))
+        let [k, v] = ops::split(&self.kv.forward(cx, x)?)?;
+        Ok((k, v))
     }
 }
 
@@ -291,8 +285,7 @@ impl Block {
 
     /// Query, key and value of its own rows. Shapes: `[rows, dim]` -> three of `[rows, inner]`.
     fn own(&self, cx: &mut Ctx, x: &Tensor) -> Result<[Tensor; 3]> {
-        let qkv = self.qkv.forward(cx, &self.norm.forward(x)?)?;
-        Ok([part(&qkv, 0, 3)?, part(&qkv, 1, 3)?, part(&qkv, 2, 3)?])
+        ops::split(&self.qkv.forward(cx, &self.norm.forward(x)?)?)
     }
 
     /// The block once keys and values are known. Shapes: x `[rows, dim]`, q `[rows, inner]` -> `[rows, dim]`.
