@@ -29,8 +29,8 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale2(s.add(p, s.splat(1.0)), n)
 }
 
-/// [`exp`] of what weighs other numbers: a result that is no normal number is zero, as a product with one takes the processor
-/// a hundred times as long. Masks of -100 (shifted windows) give nothing else.
+/// [`exp`] of what weighs other numbers: a result that is no normal number is zero, as products with one are slow.
+/// Masks of -100 (shifted windows) give nothing else.
 #[inline(always)]
 pub(crate) fn exp_weight<S: Simd>(s: S, x: S::V) -> S::V {
     s.select_lt(x, s.splat(-87.3), s.splat(0.0), exp(s, x))

@@ -1,4 +1,4 @@
-//! Rows by index, and the optimiser.
+//! Rows by index and taken apart, products with rows and columns, filters along an axis, and the optimiser.
 mod common;
 
 use common::{Rng, SIZES, assert_close, each_isa};

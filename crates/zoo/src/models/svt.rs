@@ -187,8 +187,8 @@ impl ComplexLayer {
     }
 }
 
-/// The real matrix of complex ones that stand in groups; what is outside of them is zero, which costs less than a product for
-/// every group. Shapes: weight `[2, groups, width, width]` from input to output -> `[2 * dim, 2 * dim]`.
+/// The real matrix of complex ones that stand in groups, with zeros outside of them: one product in place of one for every
+/// group, with as many times the multiplications as there are groups. Shapes: weight `[2, groups, width, width]` from input to output -> `[2 * dim, 2 * dim]`.
 fn real(weight: &Tensor) -> Result<Tensor> {
     let diagonal = |part: usize| -> Result<Tensor> {
         let (_, groups, width, _) = weight.dims4()?;
