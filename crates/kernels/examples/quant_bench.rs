@@ -1,10 +1,11 @@
 //! Times the packed low-bit products: `quant_bench gemv|int8 [THREADS [avx2|scalar]]`.
 //!
 //! `gemv`: one row through distinct 768x3072 layers, 200 MB and more of codes in all, beside a plain
-//! sum over the same bytes. `int8`: integer products at transformer shapes, by every set of instructions there is.
+//! sum over the same bytes, and one layer whose codes are made floats first. `int8`: integer products at transformer shapes, by every set of instructions there is.
 
 use std::hint::black_box;
 use std::time::Instant;
+use switchformer_kernels::nested::linear_nested;
 use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, force_int_path, int_paths};
 use switchformer_kernels::{Epilogue, isa, set_threads};
 
@@ -47,10 +48,11 @@ fn layer(seed: u64, group: usize) -> PackedCodes {
 }
 
 fn gemv(threads: usize) {
-    let layers: Vec<PackedCodes> = (1..=360).map(|seed| layer(seed, D_IN)).collect();
+    let layers: Vec<PackedCodes> = (1..=360).map(|seed| layer(seed, 64)).collect();
+    let (codes, scale) = (layers[0].codes(8), vec![0.01; D_OUT * D_IN / 64]);
     let words = vec![1u64; layers.len() * D_IN * D_OUT / 8];
-    let x: Vec<f32> = (0..8 * D_IN).map(|i| (i % 17) as f32 - 8.0).collect();
-    let mut y = vec![0.0; 8 * D_OUT];
+    let x: Vec<f32> = (0..32 * D_IN).map(|i| (i % 17) as f32 - 8.0).collect();
+    let mut y = vec![0.0; 32 * D_OUT];
     let mut rates = Vec::new();
     for bits in WIDTHS {
         // All the layers at two bits are 200 MB; wider ones take fewer.
@@ -61,7 +63,7 @@ fn gemv(threads: usize) {
         let pack = at.elapsed().as_secs_f64() / (used * D_IN * D_OUT) as f64 * 1e9;
         let plain = bytes as f64 / best(|| _ = black_box(read(&words[..bytes / 8], threads))) / 1e9;
         rates.push(format!("{bits} bits: read {plain:.1} GB/s, packed in {pack:.2} ns a weight;"));
-        for m in [1, 2, 4, 8] {
+        for m in [1, 2, 4, 8, 16, 32] {
             let time = best(|| {
                 for l in &layers[..used] {
                     l.linear(m, &x[..m * D_IN], bits, None, &mut y[..m * D_OUT]);
@@ -69,7 +71,11 @@ fn gemv(threads: usize) {
             });
             let rate = bytes as f64 / time / 1e9;
             let us = time / used as f64 * 1e6;
-            rates.push(format!("  m {m}: {rate:.1} GB/s ({:.0} %), {us:.0} us a layer", 100.0 * rate / plain));
+            let (x, y) = (&x[..m * D_IN], &mut y[..m * D_OUT]);
+            let dense = best(|| linear_nested(m, D_IN, D_OUT, x, &codes, &scale, bits, None, y)) * 1e6;
+            let share = 100.0 * rate / plain;
+            rates
+                .push(format!("  m {m}: {rate:.1} GB/s ({share:.0} %), {us:.0} us a layer; made floats {dense:.0} us"));
         }
     }
     println!("gemv {D_IN}x{D_OUT}, {:?}, {threads} threads\n{}", isa::current(), rates.join("\n"));

@@ -111,7 +111,7 @@ fn rows_too_long_for_sums_are_refused() {
 
 #[test]
 fn float_products_match() {
-    each_isa(|isa| {
+    each_path(|path| {
         let mut rng = Rng::new(7);
         for (d_in, d_out) in SHAPES {
             let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
@@ -123,10 +123,65 @@ fn float_products_match() {
                         let mut y = vec![f32::NAN; m * d_out];
                         packed.linear(m, &x, bits, bias, &mut y);
                         let want = reference::linear(m, d_in, d_out, &x, &codes, &scale, bits, bias);
-                        assert_close(&y, &want, 2e-5, &format!("{isa:?} {m}x{d_in}x{d_out} at {bits} bits"));
+                        assert_close(&y, &want, 2e-5, &format!("{path:?} {m}x{d_in}x{d_out} at {bits} bits"));
                     }
                 }
             }
+        }
+    });
+}
+
+/// Numbers on a grid are exact in their digits; tiny, huge and mixed ones are as near as their group's greatest allows.
+#[test]
+fn float_activations_keep_their_bits() {
+    each_path(|path| {
+        let mut rng = Rng::new(17);
+        let (d_in, d_out) = (128, 19);
+        let (codes, _, _) = random_map(&mut rng, d_in, d_out);
+        let packed = PackedCodes::new(d_in, d_out, &codes, &vec![0.5; 2 * d_out]);
+        for power in [-140, -126, -100, -30, 0, 30, 100] {
+            // Seven bits, in the extremes of the digits too: sums of products with codes fit a float.
+            let unit = 2f64.powi(power) as f32;
+            let x: Vec<f32> = (0..d_in).map(|k| (k as f32 - 64.0) * unit).collect();
+            for bits in WIDTHS {
+                let mut y = vec![f32::NAN; d_out];
+                packed.linear(1, &x, bits, None, &mut y);
+                let want = reference::linear(1, d_in, d_out, &x, &codes, &vec![0.5; 2 * d_out], bits, None);
+                // Below 2^-103 numbers lose bits.
+                let most = if power < -100 { 2f32.powi(-120) * 128.0 * 128.0 } else { 0.0 };
+                let near = y.iter().zip(&want).all(|(y, want)| (y - want).abs() <= most);
+                assert!(near, "{path:?} 2^{power} at {bits} bits: {y:?}, not {want:?}");
+            }
+        }
+        // The extremes of every digit, with the extremes of the codes.
+        for n in [0x7f_7f7f, 0x3f_7f7f, 0x3f_8080, 0x20_8080, -0x7f_7f7f, -0x3f_8080, -0x3f_7f7f, -0x20_7f7f] {
+            for code in [-128, 127] {
+                let packed = PackedCodes::new(64, 1, &[code; 64], &[1.0]);
+                let mut y = [0.0];
+                packed.linear(1, &[n as f32; 64], 8, None, &mut y);
+                assert_eq!(
+                    f64::from(y[0]),
+                    f64::from((64.0 * f64::from(code) * f64::from(n)) as f32),
+                    "{path:?} {n:x}"
+                );
+            }
+        }
+        // A step more is too many for the digits: the next coarser step, by which odd numbers are rounded.
+        for (n, want) in [(8_355_711.5, 0x7f_7f80), (8_355_712.0, 0x7f_7f80), (8_388_607.0, 0x80_0000)] {
+            let packed = PackedCodes::new(1, 1, &[1], &[1.0]);
+            let mut y = [0.0];
+            packed.linear(1, &[n], 8, None, &mut y);
+            assert_eq!(y[0], want as f32, "{path:?}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0; 2 * d_in];
+            x[3] = bad;
+            let mut y = vec![0.0; 2 * d_out];
+            packed.linear(2, &x, 4, None, &mut y);
+            assert!(
+                y[..d_out].iter().all(|v| v.is_nan()) && y[d_out..].iter().all(|v| v.is_finite()),
+                "{path:?} {bad}"
+            );
         }
     });
 }
@@ -210,26 +265,35 @@ fn int8_results_are_the_same_bits_everywhere() {
 }
 
 #[test]
-fn float_results_do_not_depend_on_threads() {
-    each_isa(|isa| {
-        let mut rng = Rng::new(10);
-        let (d_in, d_out) = (770, 1100);
-        let (codes, scale, bias) = random_map(&mut rng, d_in, d_out);
-        for m in [1, 9] {
-            let x = rng.floats(m * d_in);
-            for bits in WIDTHS {
-                let run = |threads| {
+fn float_results_are_the_same_bits_everywhere() {
+    let mut rng = Rng::new(10);
+    let (m, d_in, d_out) = (9, 768, 1100);
+    let (codes, _, bias) = random_map(&mut rng, d_in, d_out);
+    let x = rng.floats(m * d_in);
+    for groups in [1, 12] {
+        let scale: Vec<f32> = rng.floats(d_out * groups).iter().map(|v| v.abs() / 128.0).collect();
+        let packed = PackedCodes::new(d_in, d_out, &codes, &scale);
+        for bits in WIDTHS {
+            let run = |first: usize, rows: usize| {
+                let mut y = vec![f32::NAN; rows * d_out];
+                packed.linear(rows, &x[first * d_in..][..rows * d_in], bits, Some(&bias), &mut y);
+                y
+            };
+            let want = run(0, m);
+            each_path(|path| {
+                for threads in [1, 2, 3] {
                     set_threads(threads);
-                    let mut y = vec![f32::NAN; m * d_out];
-                    PackedCodes::new(d_in, d_out, &codes, &scale).linear(m, &x, bits, Some(&bias), &mut y);
-                    set_threads(0);
-                    y
-                };
-                let one = run(1);
-                assert!(one == run(2) && one == run(3), "{isa:?} {m} rows at {bits} bits");
-            }
+                    let at = format!("{path:?}, {threads} threads, {bits} bits");
+                    assert!(run(0, m) == want, "{at}");
+                    // Nor does a row's company matter.
+                    for (first, rows) in [(0, 1), (5, 2), (2, 4)] {
+                        assert!(run(first, rows) == want[first * d_out..][..rows * d_out], "{at}: {rows} rows");
+                    }
+                }
+                set_threads(0);
+            });
         }
-    });
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The packed codes of one linear map.
 
 use super::layout::{Block, FULL_BLOCKS, PANEL, UNIT, blocks_per_unit, narrow, offset, pack_full, widen};
-use super::{WIDTHS, float, int, rows::Int8Rows};
+use super::{MAX_INT_ROW, WIDTHS, digits, int, rows::Int8Rows};
 use crate::gemm::Epilogue;
 use crate::nested::FULL_BITS;
 use crate::threads::{self, Shared};
@@ -113,15 +113,19 @@ impl PackedCodes {
     /// `y[m,out] = x[m,in] w^T + bias` with float activations, where `w` is what
     /// [`dequantize`](crate::nested::dequantize) makes of the codes at `bits` bits.
     ///
-    /// Reads `bits` bits per weight; meant for few rows (`m` up to about 64), right for any. With
-    /// `m = 1` the last bits of a sum may differ from those of the same row among others.
+    /// Reads `bits` bits per weight; meant for few rows, right for any. Each activation is rounded to a step of its group of
+    /// inputs ([`group`](Self::group)), a power of two that is at most 2^-22 of the group's greatest; the sum of each group
+    /// is then exact, and scaled to a float. The same bits on every processor, whatever the other rows. A row with an
+    /// infinity or a NaN gives NaN.
     ///
     /// # Panics
-    /// If a length does not match or `bits` is not one of [`WIDTHS`].
+    /// If a length does not match, `bits` is not one of [`WIDTHS`], or a group has more inputs than
+    /// [`MAX_INT_ROW`].
     pub fn linear(&self, m: usize, x: &[f32], bits: u8, bias: Option<&[f32]>, y: &mut [f32]) {
         assert_eq!(x.len(), m * self.d_in, "length of x");
         self.check_out(m, bias, y.len());
-        float::linear(self, m, x, bits, bias, y);
+        assert!(self.group <= MAX_INT_ROW, "groups of {} are too long for 32-bit sums", self.group);
+        digits::linear(self, m, x, bits, bias, y);
     }
 
     /// [`linear`](Self::linear) with activations rounded to 8 bits row by row ([`Int8Rows`]): the sum of
@@ -130,7 +134,7 @@ impl PackedCodes {
     ///
     /// # Panics
     /// If a length does not match, `x` was not rounded in groups of [`group`](Self::group), `bits` is not
-    /// one of [`WIDTHS`], or `in` is above [`MAX_INT_ROW`](super::MAX_INT_ROW).
+    /// one of [`WIDTHS`], or `in` is above [`MAX_INT_ROW`].
     pub fn linear_int8(&self, x: &Int8Rows, bits: u8, then: &Epilogue<'_>, y: &mut [f32]) {
         then.check(x.rows(), self.d_out);
         self.check_out(x.rows(), None, y.len());

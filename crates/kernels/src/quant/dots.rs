@@ -1,10 +1,13 @@
 //! Integer dot products on the words of a panel, and their plain version.
 
+use super::digits::DIGITS;
 use super::layout::{Block, PANEL};
 use crate::simd::Scalar;
 
 /// Sums for each row of a panel. A value of the type is a proof of the instructions.
 pub(super) trait Dots: Copy {
+    /// The words of a block.
+    type Raw: Copy;
     /// A sum for each row.
     type Acc: Copy;
     /// Four unsigned codes of each row, made ready.
@@ -16,8 +19,16 @@ pub(super) trait Dots: Copy {
     /// Whether there is room for 24 sums of a panel; else for four.
     const WIDE: bool;
 
+    fn raw(self, block: &Block) -> Self::Raw;
+    /// The unsigned codes of inputs `4 * g..4 * g + 4` of a unit, whose blocks are `w`, a byte each.
+    fn bytes<const BITS: u8>(self, w: &[Self::Raw; 4], g: usize) -> Self::Raw;
+    fn block(self, raw: Self::Raw) -> Block;
+    fn ready(self, bytes: Self::Raw) -> Self::W;
     fn splat(self, value: i32) -> Self::Acc;
-    fn weights(self, block: &Block) -> Self::W;
+    #[inline(always)]
+    fn weights(self, block: &Block) -> Self::W {
+        self.ready(self.raw(block))
+    }
     fn inputs(self, word: u32) -> Self::X;
     /// `acc` plus the four products of each row. It wraps round, which the end result undoes.
     fn dot(self, acc: Self::Acc, w: Self::W, x: Self::X) -> Self::Acc;
@@ -26,10 +37,40 @@ pub(super) trait Dots: Copy {
     fn no_floats(self) -> Self::Floats;
     /// `floats + acc * scale`, rounded twice, so that every path has the same bits.
     fn scaled(self, floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats;
+    /// `floats` plus the number whose digits are `acc`, times `scale * step`. As all but the last product and sum are by
+    /// powers of two or rounded one by one, every path has the same bits.
+    fn joined(self, floats: Self::Floats, acc: [Self::Acc; DIGITS], scale: &[f32; PANEL], step: f32) -> Self::Floats;
     fn store_floats(self, floats: Self::Floats) -> [f32; PANEL];
+    /// Asks for the cache line `ahead` blocks after `block`, which need not exist.
+    fn prefetch(self, block: &Block, ahead: usize);
 }
 
+/// Where the codes of inputs `4 * g..4 * g + 4` of a unit lie: block and first bit of all their bits but the upper two of 6,
+/// which lie in block 2 from bit `2 * g`.
+#[inline(always)]
+pub(super) fn place<const BITS: u8>(g: usize) -> (usize, u32) {
+    match BITS {
+        8 => (g, 0),
+        2 => (0, 2 * g as u32),
+        _ => (g / 2, 4 * (g as u32 & 1)),
+    }
+}
+
+/// The bits of each byte that [`place`] speaks of.
+#[inline(always)]
+pub(super) const fn byte_mask<const BITS: u8>() -> u32 {
+    match BITS {
+        8 => u32::MAX,
+        2 => 0x0303_0303,
+        _ => 0x0f0f_0f0f,
+    }
+}
+
+/// The upper two bits of each byte of six.
+pub(super) const UPPER: u32 = 0x3030_3030;
+
 impl Dots for Scalar {
+    type Raw = [u32; PANEL];
     type Acc = [i32; PANEL];
     type W = [u32; PANEL];
     type X = [i32; 4];
@@ -37,12 +78,28 @@ impl Dots for Scalar {
     const WIDE: bool = false;
 
     #[inline(always)]
-    fn splat(self, value: i32) -> Self::Acc {
-        [value; PANEL]
+    fn raw(self, block: &Block) -> Self::Raw {
+        block.0
     }
     #[inline(always)]
-    fn weights(self, block: &Block) -> Self::W {
-        block.0
+    fn bytes<const BITS: u8>(self, w: &[Self::Raw; 4], g: usize) -> Self::Raw {
+        let (block, shift) = place::<BITS>(g);
+        std::array::from_fn(|i| {
+            let low = (w[block][i] >> shift) & byte_mask::<BITS>();
+            if BITS == 6 { low | ((w[2][i] >> (2 * g)) << 4 & UPPER) } else { low }
+        })
+    }
+    #[inline(always)]
+    fn block(self, raw: Self::Raw) -> Block {
+        Block(raw)
+    }
+    #[inline(always)]
+    fn ready(self, bytes: Self::Raw) -> Self::W {
+        bytes
+    }
+    #[inline(always)]
+    fn splat(self, value: i32) -> Self::Acc {
+        [value; PANEL]
     }
     #[inline(always)]
     fn inputs(self, word: u32) -> Self::X {
@@ -75,7 +132,23 @@ impl Dots for Scalar {
         floats
     }
     #[inline(always)]
+    fn joined(
+        self,
+        mut floats: Self::Floats,
+        acc: [Self::Acc; DIGITS],
+        scale: &[f32; PANEL],
+        step: f32,
+    ) -> Self::Floats {
+        for i in 0..PANEL {
+            let [d0, d1, d2] = acc.map(|acc| acc[i] as f32);
+            floats[i] += (d2 * 65536.0 + (d1 * 256.0 + d0)) * (scale[i] * step);
+        }
+        floats
+    }
+    #[inline(always)]
     fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
         floats
     }
+    #[inline(always)]
+    fn prefetch(self, _block: &Block, _ahead: usize) {}
 }

@@ -3,7 +3,8 @@
 //! The bytewise multiply-and-add of AVX2 saturates at 16 bits, so without VNNI bytes are widened
 //! first: even and odd ones of a word apart, by a mask and a shift.
 
-use super::dots::Dots;
+use super::digits::DIGITS;
+use super::dots::{Dots, UPPER, byte_mask, place};
 use super::layout::{Block, PANEL};
 use crate::simd_x86::{Avx2, Avx512};
 use std::arch::x86_64::*;
@@ -50,13 +51,115 @@ fn even_odd(word: u32) -> [i32; 2] {
 
 const EVEN: i32 = 0x00ff_00ff;
 
+#[inline(always)]
+fn prefetch_line(block: &Block, ahead: usize) {
+    let line = std::ptr::from_ref(block).wrapping_add(ahead);
+    // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+}
+
+// Functions and not closures: a closure does not take on the features of the code around it.
+
+/// The bytes of eight rows, the lower or the upper half of a panel.
+#[inline(always)]
+fn bytes8<const BITS: u8>(_proof: Avx2, w: &[[__m256i; 2]; 4], g: usize, half: usize) -> __m256i {
+    let (block, shift) = place::<BITS>(g);
+    // SAFETY: the token proves the instructions.
+    unsafe {
+        let low = _mm256_srl_epi32(w[block][half], _mm_cvtsi32_si128(shift as i32));
+        let low = _mm256_and_si256(low, _mm256_set1_epi32(byte_mask::<BITS>() as i32));
+        if BITS != 6 {
+            return low;
+        }
+        let high = _mm256_slli_epi32::<4>(_mm256_srl_epi32(w[2][half], _mm_cvtsi32_si128(2 * g as i32)));
+        _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi32(UPPER as i32)))
+    }
+}
+
+/// The bytes of a panel's rows.
+#[inline(always)]
+fn bytes16<const BITS: u8>(_proof: Avx512, w: &[__m512i; 4], g: usize) -> __m512i {
+    let (block, shift) = place::<BITS>(g);
+    // SAFETY: the token proves the instructions.
+    unsafe {
+        let low = _mm512_srl_epi32(w[block], _mm_cvtsi32_si128(shift as i32));
+        let mask = _mm512_set1_epi32(byte_mask::<BITS>() as i32);
+        if BITS != 6 {
+            return _mm512_and_si512(low, mask);
+        }
+        let high = match g {
+            0..=2 => _mm512_sll_epi32(w[2], _mm_cvtsi32_si128(4 - 2 * g as i32)),
+            _ => _mm512_srl_epi32(w[2], _mm_cvtsi32_si128(2 * g as i32 - 4)),
+        };
+        let high = _mm512_and_si512(high, _mm512_set1_epi32(UPPER as i32));
+        // The first and the second, or the third.
+        _mm512_ternarylogic_epi32::<0xEA>(low, mask, high)
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn plain(self) -> Self {
+        self
+    }
+}
+
+impl Avx2Vnni {
+    #[inline(always)]
+    fn plain(self) -> Avx2 {
+        // SAFETY: the processor has AVX2 by this token.
+        unsafe { Avx2::new() }
+    }
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn plain(self) -> Self {
+        self
+    }
+}
+
+impl Avx512Vnni {
+    #[inline(always)]
+    fn plain(self) -> Avx512 {
+        // SAFETY: the processor has AVX-512 by this token.
+        unsafe { Avx512::new() }
+    }
+}
+
 /// The members that sums in two AVX2 registers share.
 macro_rules! sums_avx2 {
     () => {
+        type Raw = [__m256i; 2];
         type Acc = [__m256i; 2];
         type Floats = [__m256; 2];
         const WIDE: bool = false;
 
+        #[inline(always)]
+        fn raw(self, block: &Block) -> Self::Raw {
+            let p: *const __m256i = block.0.as_ptr().cast();
+            // SAFETY: a block is two vectors long and aligned; the token proves the instruction.
+            unsafe { [_mm256_load_si256(p), _mm256_load_si256(p.add(1))] }
+        }
+        #[inline(always)]
+        fn bytes<const BITS: u8>(self, w: &[Self::Raw; 4], g: usize) -> Self::Raw {
+            [bytes8::<BITS>(self.plain(), w, g, 0), bytes8::<BITS>(self.plain(), w, g, 1)]
+        }
+        #[inline(always)]
+        fn block(self, raw: Self::Raw) -> Block {
+            let mut out = Block::ZERO;
+            let p: *mut __m256i = out.0.as_mut_ptr().cast();
+            // SAFETY: a block is two aligned vectors; the token proves the instruction.
+            unsafe {
+                _mm256_store_si256(p, raw[0]);
+                _mm256_store_si256(p.add(1), raw[1]);
+            }
+            out
+        }
+        #[inline(always)]
+        fn prefetch(self, block: &Block, ahead: usize) {
+            prefetch_line(block, ahead);
+        }
         #[inline(always)]
         fn splat(self, value: i32) -> Self::Acc {
             // SAFETY: the token proves the instruction.
@@ -90,6 +193,30 @@ macro_rules! sums_avx2 {
             floats
         }
         #[inline(always)]
+        fn joined(
+            self,
+            mut floats: Self::Floats,
+            acc: [Self::Acc; DIGITS],
+            scale: &[f32; PANEL],
+            step: f32,
+        ) -> Self::Floats {
+            for half in 0..2 {
+                let mut digits = [self.no_floats()[0]; DIGITS];
+                for (digit, acc) in digits.iter_mut().zip(acc) {
+                    // SAFETY: the token proves the instruction.
+                    *digit = unsafe { _mm256_cvtepi32_ps(acc[half]) };
+                }
+                // SAFETY: the array is two vectors long; the token proves the instructions.
+                unsafe {
+                    let low = _mm256_fmadd_ps(digits[1], _mm256_set1_ps(256.0), digits[0]);
+                    let sum = _mm256_fmadd_ps(digits[2], _mm256_set1_ps(65536.0), low);
+                    let scale = _mm256_mul_ps(_mm256_loadu_ps(scale.as_ptr().add(8 * half)), _mm256_set1_ps(step));
+                    floats[half] = _mm256_add_ps(floats[half], _mm256_mul_ps(sum, scale));
+                }
+            }
+            floats
+        }
+        #[inline(always)]
         fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
             let mut out = [0.0; PANEL];
             // SAFETY: the array is two vectors long; the token proves the instruction.
@@ -105,10 +232,31 @@ macro_rules! sums_avx2 {
 /// The members that sums in one AVX-512 register share.
 macro_rules! sums_avx512 {
     ($wide:literal) => {
+        type Raw = __m512i;
         type Acc = __m512i;
         type Floats = __m512;
         const WIDE: bool = $wide;
 
+        #[inline(always)]
+        fn raw(self, block: &Block) -> Self::Raw {
+            // SAFETY: a block is one aligned vector; the token proves the instruction.
+            unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn bytes<const BITS: u8>(self, w: &[Self::Raw; 4], g: usize) -> Self::Raw {
+            bytes16::<BITS>(self.plain(), w, g)
+        }
+        #[inline(always)]
+        fn block(self, raw: Self::Raw) -> Block {
+            let mut out = Block::ZERO;
+            // SAFETY: a block is one aligned vector; the token proves the instruction.
+            unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), raw) };
+            out
+        }
+        #[inline(always)]
+        fn prefetch(self, block: &Block, ahead: usize) {
+            prefetch_line(block, ahead);
+        }
         #[inline(always)]
         fn splat(self, value: i32) -> Self::Acc {
             // SAFETY: the token proves the instruction.
@@ -135,6 +283,23 @@ macro_rules! sums_avx512 {
             }
         }
         #[inline(always)]
+        fn joined(
+            self,
+            floats: Self::Floats,
+            acc: [Self::Acc; DIGITS],
+            scale: &[f32; PANEL],
+            step: f32,
+        ) -> Self::Floats {
+            // SAFETY: the array is one vector long; the token proves the instructions.
+            unsafe {
+                let low =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[1]), _mm512_set1_ps(256.0), _mm512_cvtepi32_ps(acc[0]));
+                let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[2]), _mm512_set1_ps(65536.0), low);
+                let scale = _mm512_mul_ps(_mm512_loadu_ps(scale.as_ptr()), _mm512_set1_ps(step));
+                _mm512_add_ps(floats, _mm512_mul_ps(sum, scale))
+            }
+        }
+        #[inline(always)]
         fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
             let mut out = [0.0; PANEL];
             // SAFETY: the array is one vector long; the token proves the instruction.
@@ -144,13 +309,6 @@ macro_rules! sums_avx512 {
     };
 }
 
-#[inline(always)]
-fn halves(_proof: Avx2, block: &Block) -> [__m256i; 2] {
-    let p: *const __m256i = block.0.as_ptr().cast();
-    // SAFETY: a block is two vectors long and aligned; the token proves the instruction.
-    unsafe { [_mm256_load_si256(p), _mm256_load_si256(p.add(1))] }
-}
-
 impl Dots for Avx2 {
     sums_avx2!();
     /// Even and odd bytes of both halves, as 16-bit integers.
@@ -158,8 +316,7 @@ impl Dots for Avx2 {
     type X = [__m256i; 2];
 
     #[inline(always)]
-    fn weights(self, block: &Block) -> Self::W {
-        let [a, b] = halves(self, block);
+    fn ready(self, [a, b]: Self::Raw) -> Self::W {
         // SAFETY: the token proves the instructions.
         unsafe {
             let even = _mm256_set1_epi32(EVEN);
@@ -195,9 +352,8 @@ impl Dots for Avx2Vnni {
     type X = __m256i;
 
     #[inline(always)]
-    fn weights(self, block: &Block) -> Self::W {
-        // SAFETY: the processor has AVX2 by this token.
-        halves(unsafe { Avx2::new() }, block)
+    fn ready(self, bytes: Self::Raw) -> Self::W {
+        bytes
     }
     #[inline(always)]
     fn inputs(self, word: u32) -> Self::X {
@@ -217,12 +373,9 @@ impl Dots for Avx512 {
     type X = [__m512i; 2];
 
     #[inline(always)]
-    fn weights(self, block: &Block) -> Self::W {
-        // SAFETY: a block is one aligned vector; the token proves the instructions.
-        unsafe {
-            let w = _mm512_load_si512(block.0.as_ptr().cast());
-            [_mm512_and_si512(w, _mm512_set1_epi32(EVEN)), _mm512_srli_epi16::<8>(w)]
-        }
+    fn ready(self, w: Self::Raw) -> Self::W {
+        // SAFETY: the token proves the instructions.
+        unsafe { [_mm512_and_si512(w, _mm512_set1_epi32(EVEN)), _mm512_srli_epi16::<8>(w)] }
     }
     #[inline(always)]
     fn inputs(self, word: u32) -> Self::X {
@@ -246,9 +399,8 @@ impl Dots for Avx512Vnni {
     type X = __m512i;
 
     #[inline(always)]
-    fn weights(self, block: &Block) -> Self::W {
-        // SAFETY: a block is one aligned vector; the token proves the instruction.
-        unsafe { _mm512_load_si512(block.0.as_ptr().cast()) }
+    fn ready(self, bytes: Self::Raw) -> Self::W {
+        bytes
     }
     #[inline(always)]
     fn inputs(self, word: u32) -> Self::X {

@@ -3,17 +3,12 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::dots::Dots;
-#[cfg(target_arch = "x86_64")]
-use super::dots_x86::{Avx2Vnni, Avx512Vnni};
 use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offset, widen};
-use super::path::{IntPath, int_path};
+use super::path::{IntPath, int_path, on_path};
 use super::rows::Int8Rows;
 use super::{MAX_INT_ROW, PackedCodes};
 use crate::gemm::epilogue::{Epilogue, apply};
 use crate::nested::FULL_BITS;
-use crate::simd::Scalar;
-#[cfg(target_arch = "x86_64")]
-use crate::simd_x86::{Avx2, Avx512};
 use crate::threads::{self, Shared, scratch};
 use std::ops::Range;
 
@@ -112,38 +107,8 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>, then: &Epilogu
     });
 }
 
-fn run_panels(path: IntPath, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
-    /// Compiles a body for one path.
-    #[cfg(target_arch = "x86_64")]
-    macro_rules! compiled {
-        ($($body:ident)::+, $features:literal, $token:ty) => {{
-            #[target_feature(enable = $features)]
-            fn compiled(bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {
-                // SAFETY: this function's own features are those the token stands for.
-                $($body)::+(unsafe { <$token>::new() }, bytes, panels, rows, job);
-            }
-            // SAFETY: `path` was found by asking the processor for these features.
-            unsafe { compiled(bytes, panels, rows, job) }
-        }};
-    }
-    match path {
-        #[cfg(target_arch = "x86_64")]
-        IntPath::Amx => {
-            compiled!(amx::panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni)
-        }
-        #[cfg(target_arch = "x86_64")]
-        IntPath::Avx512Vnni => {
-            compiled!(panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni)
-        }
-        #[cfg(target_arch = "x86_64")]
-        IntPath::Avx512 => compiled!(panels_body, "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq", Avx512),
-        #[cfg(target_arch = "x86_64")]
-        IntPath::Avx2Vnni => compiled!(panels_body, "avx2,fma,avxvnni", Avx2Vnni),
-        #[cfg(target_arch = "x86_64")]
-        IntPath::Avx2 => compiled!(panels_body, "avx2,fma", Avx2),
-        _ => panels_body(Scalar, bytes, panels, rows, job),
-    }
-}
+on_path!(fn run_panels = panels_body | amx::panels_body (
+    bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>));
 
 #[inline(always)]
 fn panels_body<D: Dots>(d: D, bytes: &[Block], panels: Range<usize>, rows: Range<usize>, job: &Job<'_>) {

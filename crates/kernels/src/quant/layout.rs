@@ -10,9 +10,9 @@
 //! - 6 bits: the lower four bits as above in blocks 0 and 1, the upper two as above in block 2.
 //!
 //! So masks and shifts of whole words give bytes of four inputs in a row, which is what integer dot
-//! products take, and each word has the codes of one output, which is what float sums take.
+//! products take.
 
-use super::lanes::Both;
+use super::dots::Dots;
 use crate::dispatch::dispatch;
 use crate::nested::FULL_BITS;
 use crate::simd::Simd;
@@ -98,15 +98,15 @@ fn narrow_units<const BLOCKS: usize>(full: &[Block], out: &mut [Block]) {
 }
 
 #[inline(always)]
-fn widen_units<S: Both, const BITS: u8>(s: S, packed: &[Block], out: &mut [Block]) {
+fn widen_units<D: Dots, const BITS: u8>(d: D, packed: &[Block], out: &mut [Block]) {
     let per_unit = const { blocks_per_unit(BITS) };
     for (packed, out) in packed.chunks_exact(per_unit).zip(out.as_chunks_mut::<FULL_BLOCKS>().0) {
-        let mut words = [s.words(&Block::ZERO); 4];
-        for (words, block) in words.iter_mut().zip(packed) {
-            *words = s.words(block);
+        let mut raw = [d.raw(&Block::ZERO); 4];
+        for (raw, block) in raw.iter_mut().zip(packed) {
+            *raw = d.raw(block);
         }
         for (g, out) in out.iter_mut().enumerate() {
-            *out = s.bytes::<BITS>(&words, g);
+            *out = d.block(d.bytes::<BITS>(&raw, g));
         }
     }
 }
@@ -121,11 +121,11 @@ fn narrow_body<S: Simd>(_s: S, full: &[Block], bits: u8, out: &mut [Block]) {
 }
 
 #[inline(always)]
-fn widen_body<S: Both>(s: S, packed: &[Block], bits: u8, out: &mut [Block]) {
+fn widen_body<D: Dots>(d: D, packed: &[Block], bits: u8, out: &mut [Block]) {
     match blocks_per_unit(bits) {
-        1 => widen_units::<S, 2>(s, packed, out),
-        2 => widen_units::<S, 4>(s, packed, out),
-        _ => widen_units::<S, 6>(s, packed, out),
+        1 => widen_units::<D, 2>(d, packed, out),
+        2 => widen_units::<D, 4>(d, packed, out),
+        _ => widen_units::<D, 6>(d, packed, out),
     }
 }
 

@@ -4,21 +4,17 @@
 //! packed copy of its own, of just that many bits per weight, as the narrower code is the 8-bit
 //! code *rounded*, not cut off (see [`round_to`](crate::nested::round_to)).
 //!
-//! Two products read the same copies: [`PackedCodes::linear`] with float activations, for few rows,
-//! and [`PackedCodes::linear_int8`], which rounds the activations to 8 bits row by row and sums in
-//! integers, exactly.
+//! Two products read the same copies, and both sum in integers, exactly: [`PackedCodes::linear`], for few rows, takes
+//! activations as precise as floats, and [`PackedCodes::linear_int8`] rounds them to 8 bits row by row.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod codes;
+mod digits;
 mod dots;
 #[cfg(target_arch = "x86_64")]
 mod dots_x86;
-mod float;
 mod int;
-mod lanes;
-#[cfg(target_arch = "x86_64")]
-mod lanes_x86;
 mod layout;
 mod path;
 pub mod reference;

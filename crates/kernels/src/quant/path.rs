@@ -66,3 +66,44 @@ pub fn force_int_path(path: Option<IntPath>) {
     assert!(path.is_none_or(|p| int_paths().contains(&p)), "this processor cannot take {path:?}");
     FORCED.set(path);
 }
+
+/// Defines `fn $name(path, args)`, which runs the generic `$body::<D>(token, args)` compiled for `path`, and `$amx` for AMX.
+/// As `dispatch` does for instruction sets; the bodies must be `#[inline(always)]`.
+macro_rules! on_path {
+    (fn $name:ident = $($body:ident)::+ | $($amx:ident)::+ ($($arg:ident : $ty:ty),* $(,)?)) => {
+        fn $name(path: $crate::quant::IntPath, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            macro_rules! compiled {
+                ($features:literal, $token:ty, $run:path) => {{
+                    #[target_feature(enable = $features)]
+                    fn compiled($($arg: $ty),*) {
+                        // SAFETY: this function's own features are those the token stands for.
+                        $run(unsafe { <$token>::new() }, $($arg),*);
+                    }
+                    // SAFETY: `path` was found by asking the processor for these features.
+                    unsafe { compiled($($arg),*) }
+                }};
+            }
+            #[cfg(target_arch = "x86_64")]
+            use $crate::{quant::dots_x86::{Avx2Vnni, Avx512Vnni}, simd_x86::{Avx2, Avx512}};
+            match path {
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::IntPath::Amx => compiled!(
+                    "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni, $($amx)::+),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::IntPath::Avx512Vnni => compiled!(
+                    "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni", Avx512Vnni, $($body)::+),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::IntPath::Avx512 => compiled!(
+                    "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq", Avx512, $($body)::+),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::IntPath::Avx2Vnni => compiled!("avx2,fma,avxvnni", Avx2Vnni, $($body)::+),
+                #[cfg(target_arch = "x86_64")]
+                $crate::quant::IntPath::Avx2 => compiled!("avx2,fma", Avx2, $($body)::+),
+                _ => $($body)::+($crate::simd::Scalar, $($arg),*),
+            }
+        }
+    };
+}
+
+pub(super) use on_path;

@@ -471,20 +471,10 @@ pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>)
 
 /// See [`super::PackedNested::linear`].
 pub(super) fn linear_few(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-    let (m, inner) = x.dims2()?;
-    let out = w.d_out();
+    let (m, out) = (x.dims2()?.0, w.d_out());
     let mut y = kernels::unfilled(m * out);
     // `x` stands in for a bias that is not there, and is not looked at.
-    with([x, b.unwrap_or(x)], |[x, bias]| {
-        let bias = b.map(|_| bias);
-        if bits > 2 {
-            return w.linear(m, x, bits, bias, &mut y);
-        }
-        // A lone row of 2-bit codes is summed in pairs: every row is a lone one, or its bits would depend on company.
-        for (x, y) in x.chunks_exact(inner.max(1)).zip(y.chunks_exact_mut(out.max(1))) {
-            w.linear(1, x, bits, bias, y);
-        }
-    })?;
+    with([x, b.unwrap_or(x)], |[x, bias]| w.linear(m, x, bits, b.map(|_| bias), &mut y))?;
     Ok(tensor(y, &[m, out])?)
 }
 

@@ -41,8 +41,8 @@ pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>)
     }
 }
 
-/// Rows up to which packed codes are multiplied as they lie: there the weights are what takes the time.
-pub const FEW_ROWS: usize = 4;
+/// Rows up to which packed codes are multiplied as they lie: past it, making them floats first is soon no dearer.
+pub const FEW_ROWS: usize = 32;
 
 /// The packed form of nested weights, made at its first use: one byte a weight, and `bits / 8` bytes more for each
 /// narrower view that was used.
@@ -72,7 +72,8 @@ impl PackedNested {
     /// has the same bits however many they are; more rows go the way of dense weights, where the last bits differ.
     /// Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     pub fn linear(&self, x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-        if on_kernels(&[x]) && x.dims() == [x.dims()[0], w.inner()] && x.dims()[0] <= FEW_ROWS {
+        let few = x.dims() == [x.dims()[0], w.inner()] && x.dims()[0] <= FEW_ROWS;
+        if on_kernels(&[x]) && few && w.inner() <= MAX_INT_ROW {
             fused::linear_few(x, self.packed(w), bits, b)
         } else {
             nested_linear(x, w, bits, b)
