@@ -170,7 +170,9 @@ fn options() {
 }
 
 fn convolutions() {
-    for (side, channels, kernel, stride) in [(56, 96, 3, 1), (28, 192, 7, 1), (56, 96, 3, 2), (14, 384, 9, 1)] {
+    const CASES: [(usize, usize, usize, usize); 6] =
+        [(56, 96, 3, 1), (56, 512, 3, 1), (14, 1280, 3, 1), (28, 192, 7, 1), (56, 96, 3, 2), (14, 384, 9, 1)];
+    for (side, channels, kernel, stride) in CASES {
         let d = Depthwise { batch: 8, height: side, width: side, channels, kernel, stride, padding: kernel / 2 };
         let (x, w) = (floats(8 * side * side * channels), floats(kernel * kernel * channels));
         let (oh, ow) = d.output();

@@ -2,218 +2,278 @@
 //!
 //! A forward pass allocates the same dozens of buffers each time, of many megabytes each. The system's allocator gives
 //! such blocks back to the kernel, which then clears and maps every page again: up to a fifth of the time of a training
-//! step. This one keeps them, and starts each at a cache line.
+//! step. This one cuts them from one region of addresses, and what was given back lies ready for blocks of any size: passes
+//! whose layers have maps of many sizes need no more memory than the most that is in use at once, and a little between.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Smaller blocks go to the system.
 const LEAST: usize = 64 * 1024;
-/// Sizes for each doubling: at most a quarter of a block is unused.
-const STEPS: usize = 4;
-/// Classes up to 2^48 bytes; larger blocks go to the system.
-const CLASSES: usize = (48 - LEAST.trailing_zeros() as usize) * STEPS;
-/// A cache line.
-const ALIGN: usize = 64;
-/// A huge page of the usual processors; blocks of two or more start at one.
+/// Blocks start and end at multiples of this, a page.
+const GRAIN: usize = 4096;
+/// A huge page of the usual processors; memory goes back to the system in whole ones.
 const HUGE: usize = 2 << 20;
+/// Addresses of the region. Only what is written to takes memory; blocks past the end come from the system.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+const REGION: usize = 256 << 30;
+/// Most gaps between blocks; address space of more is lost, their memory is not.
+const MOST_GAPS: usize = 4096;
 
-/// Blocks kept by class; each holds the address of the next in its first bytes.
-struct Kept {
-    heads: [*mut u8; CLASSES],
-    /// When a block of the class was last asked for or given back.
-    used: [u64; CLASSES],
-    clock: u64,
-    /// Bytes in the lists.
-    free: usize,
-    /// Bytes given out.
-    live: usize,
-    /// Most bytes that were given out at once.
+/// Addresses of the region that are not in use, between two blocks.
+#[derive(Clone, Copy)]
+struct Gap {
+    at: usize,
+    len: usize,
+    /// Bytes of it that hold memory; the others must be mapped again.
+    held: usize,
+}
+
+struct Region {
+    /// Its first address; 0 before the first large block is asked for, and for good where the system refuses.
+    base: usize,
+    asked: bool,
+    /// Bytes from its start that were ever in use.
+    top: usize,
+    /// By address; no two touch.
+    gaps: [Gap; MOST_GAPS],
+    gap_count: usize,
+    count: PoolCount,
+    /// Most bytes that were in use at once.
     peak: usize,
 }
 
-impl Kept {
-    fn touch(&mut self, class: usize) {
-        self.clock += 1;
-        self.used[class] = self.clock;
-    }
-
-    fn pop(&mut self, class: usize) -> Option<*mut u8> {
-        let head = self.heads[class];
-        if head.is_null() {
-            return None;
-        }
-        // SAFETY: a block in a list is ours, aligned, and its first bytes hold the next address.
-        self.heads[class] = unsafe { head.cast::<*mut u8>().read() };
-        self.free -= size_of_class(class);
-        Some(head)
-    }
-
-    /// Gives blocks back to the system while there are too many, those of the size longest unused first.
-    fn trim(&mut self) {
-        while self.live + self.free > self.peak + self.peak / 4 {
-            let oldest = (0..CLASSES).filter(|&c| !self.heads[c].is_null()).min_by_key(|&c| self.used[c]);
-            let Some((class, at)) = oldest.and_then(|c| Some((c, self.pop(c)?))) else { return };
-            // SAFETY: it was allocated with the layout of its class, and nobody holds it.
-            unsafe { System.dealloc(at, block(size_of_class(class))) };
-        }
-    }
-}
-
-// SAFETY: the blocks in the lists belong to nobody else.
-unsafe impl Send for Kept {}
-
-static KEPT: Mutex<Kept> =
-    Mutex::new(Kept { heads: [ptr::null_mut(); CLASSES], used: [0; CLASSES], clock: 0, free: 0, live: 0, peak: 0 });
-static FRESH: AtomicUsize = AtomicUsize::new(0);
-static REUSED: AtomicUsize = AtomicUsize::new(0);
+static POOL: Mutex<Region> = Mutex::new(Region {
+    base: 0,
+    asked: false,
+    top: 0,
+    gaps: [Gap { at: 0, len: 0, held: 0 }; MOST_GAPS],
+    gap_count: 0,
+    count: PoolCount { fresh: 0, reused: 0, live: 0, kept: 0 },
+    peak: 0,
+});
 
 /// The system's allocator with large blocks kept for reuse. A binary installs it:
 /// `#[global_allocator] static POOL: Pool = Pool;`.
 ///
-/// Blocks in use and kept are together never more than 1.25 times the most that was in use at once.
+/// Blocks in use and kept memory are together never more than 1.25 times the most that was in use at once. Where the system
+/// has no such region of addresses to give (other systems than 64-bit Linux, or a limit on addresses), all blocks are its.
 #[derive(Clone, Copy, Debug)]
 pub struct Pool;
 
 /// What the pool has done since the program started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolCount {
-    /// Large blocks asked of the system.
+    /// Large blocks for which the system had to give memory.
     pub fresh: usize,
-    /// Large blocks given out again.
+    /// Large blocks made of memory that was there.
     pub reused: usize,
     /// Bytes of large blocks in use.
     pub live: usize,
-    /// Bytes of large blocks kept for reuse.
+    /// Bytes kept for reuse.
     pub kept: usize,
 }
 
 impl Pool {
     /// Counts so far; all zero where the program has not installed the pool.
     pub fn count() -> PoolCount {
-        let kept = lock();
-        PoolCount {
-            fresh: FRESH.load(Ordering::Relaxed),
-            reused: REUSED.load(Ordering::Relaxed),
-            live: kept.live,
-            kept: kept.free,
-        }
+        lock().count
     }
 }
 
 /// Nothing in here can panic half-way, so a poisoned lock is as good as any.
-fn lock() -> std::sync::MutexGuard<'static, Kept> {
-    KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock() -> std::sync::MutexGuard<'static, Region> {
+    POOL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Class of a size, and the size of its blocks; `None` for what the system serves.
-fn class_of(layout: Layout) -> Option<(usize, usize)> {
-    let size = layout.size();
-    if size < LEAST || layout.align() > ALIGN {
+/// Bytes of the region that a block takes; `None` for what the system serves.
+fn large(layout: Layout) -> Option<usize> {
+    (layout.size() >= LEAST && layout.align() <= GRAIN).then(|| layout.size().checked_next_multiple_of(GRAIN))?
+}
+
+impl Region {
+    /// Asks for the addresses, once.
+    fn base(&mut self) -> usize {
+        if !self.asked {
+            self.asked = true;
+            self.base = reserve().unwrap_or(0);
+        }
+        self.base
+    }
+
+    /// `size` bytes, and whether they were never written to; `None` where there is no room.
+    fn take(&mut self, size: usize) -> Option<(*mut u8, bool)> {
+        let base = self.base();
+        if base == 0 {
+            return None;
+        }
+        // The least gap that is wide enough, so that wide ones last.
+        let gaps = &self.gaps[..self.gap_count];
+        let best = (0..gaps.len()).filter(|&i| gaps[i].len >= size).min_by_key(|&i| gaps[i].len);
+        let (at, held) = match best {
+            Some(i) => {
+                let gap = &mut self.gaps[i];
+                let (at, held) = (gap.at, gap.held.min(size));
+                *gap = Gap { at: at + size, len: gap.len - size, held: gap.held - held };
+                if gap.len == 0 {
+                    self.close(i);
+                }
+                (at, held)
+            }
+            None => {
+                // From the last gap on, where it ends at the top.
+                let last = self.gaps[..self.gap_count].last().copied().filter(|g| g.at + g.len == self.top);
+                let at = last.map_or(self.top, |g| g.at);
+                if size > region() - at {
+                    return None;
+                }
+                if last.is_some() {
+                    self.close(self.gap_count - 1);
+                }
+                (at, last.map_or(0, |g| g.held))
+            }
+        };
+        let untouched = at >= self.top;
+        self.top = self.top.max(at + size);
+        self.count.kept -= held;
+        self.count.live += size;
+        self.peak = self.peak.max(self.count.live);
+        *(if held < size { &mut self.count.fresh } else { &mut self.count.reused }) += 1;
+        Some(((base + at) as *mut u8, untouched))
+    }
+
+    /// Takes a block back.
+    fn give(&mut self, at: usize, size: usize) {
+        self.count.live -= size;
+        self.count.kept += size;
+        let mut new = Gap { at, len: size, held: size };
+        let i = self.gaps[..self.gap_count].partition_point(|g| g.at < at);
+        let before = i > 0 && self.gaps[i - 1].at + self.gaps[i - 1].len == at;
+        if i < self.gap_count && self.gaps[i].at == at + size {
+            new.len += self.gaps[i].len;
+            new.held += self.gaps[i].held;
+            self.close(i);
+        }
+        if before {
+            let gap = &mut self.gaps[i - 1];
+            gap.len += new.len;
+            gap.held += new.held;
+        } else if self.gap_count < MOST_GAPS {
+            self.gaps.copy_within(i..self.gap_count, i + 1);
+            self.gaps[i] = new;
+            self.gap_count += 1;
+        } else {
+            self.count.kept -= new.held;
+            release(self.base + new.at, new.len);
+        }
+        while self.count.live + self.count.kept > self.peak + self.peak / 4 {
+            let gaps = &mut self.gaps[..self.gap_count];
+            let Some(gap) = gaps.iter_mut().filter(|g| g.held > 0).max_by_key(|g| g.held) else { break };
+            release(self.base + gap.at, gap.len);
+            self.count.kept -= gap.held;
+            gap.held = 0;
+        }
+    }
+
+    /// Removes a gap from the list.
+    fn close(&mut self, i: usize) {
+        self.gaps.copy_within(i + 1..self.gap_count, i);
+        self.gap_count -= 1;
+    }
+
+    /// Where in the region an address lies.
+    fn place(&self, at: *mut u8) -> Option<usize> {
+        let place = (at as usize).checked_sub(self.base)?;
+        (self.base != 0 && place < region()).then_some(place)
+    }
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn region() -> usize {
+    REGION
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn reserve() -> Option<usize> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the system's choice touches nothing that exists.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), REGION + HUGE, access, kind, -1, 0) };
+    if at == libc::MAP_FAILED {
         return None;
     }
-    // The doubling below the size, and how many quarters of it fit in between.
-    let doubling = usize::BITS as usize - 1 - size.leading_zeros() as usize;
-    let base = 1usize << doubling;
-    let quarters = (size - base).div_ceil(base / STEPS);
-    let class = (doubling - LEAST.trailing_zeros() as usize) * STEPS + quarters;
-    (class < CLASSES).then(|| (class, size_of_class(class)))
+    let base = (at as usize).next_multiple_of(HUGE);
+    // Huge pages where there are such: weights are read once a pass, and with small pages the processor looks up an address
+    // for every 4 KiB of them. Only advice: nothing depends on the answer.
+    // SAFETY: the range is the mapping's.
+    unsafe { libc::madvise(base as *mut libc::c_void, REGION, libc::MADV_HUGEPAGE) };
+    Some(base)
 }
 
-/// Bytes of the blocks of a class.
-fn size_of_class(class: usize) -> usize {
-    let base = LEAST << (class / STEPS);
-    base + class % STEPS * (base / STEPS)
-}
-
-fn block(size: usize) -> Layout {
-    let align = if size >= 2 * HUGE { HUGE } else { ALIGN };
-    // SAFETY: the alignment is a power of two, and sizes of classes are far below `isize::MAX`.
-    unsafe { Layout::from_size_align_unchecked(size, align) }
-}
-
-/// A new block of a class, of unknown content; null where the system has none.
-fn fresh(size: usize) -> *mut u8 {
-    FRESH.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the size of a class is not zero.
-    let new = unsafe { System.alloc(block(size)) };
-    if new.is_null() {
-        lock().live -= size;
-    } else {
-        huge_pages(new, size);
+/// Gives the memory of the whole huge pages of a range back; it reads as zeros when it is used again.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn release(at: usize, len: usize) {
+    let from = at.next_multiple_of(HUGE);
+    let end = (at + len) / HUGE * HUGE;
+    if end > from {
+        // SAFETY: the range is the region's, and no block lies in it.
+        unsafe { libc::madvise(from as *mut libc::c_void, end - from, libc::MADV_DONTNEED) };
     }
-    new
 }
 
-/// Asks for huge pages, where there are such: weights are read once a pass, and with small pages the processor looks
-/// up an address for every 4 KiB of them. Only advice: nothing depends on the answer.
-fn huge_pages(at: *mut u8, size: usize) {
-    #[cfg(target_os = "linux")]
-    if size >= 2 * HUGE {
-        // SAFETY: the range is ours and starts at a page; the advice changes no content.
-        unsafe { libc::madvise(at.cast(), size, libc::MADV_HUGEPAGE) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (at, size);
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn region() -> usize {
+    0
 }
 
-/// A kept block of the class.
-fn take(class: usize, size: usize) -> Option<*mut u8> {
-    let mut kept = lock();
-    kept.live += size;
-    kept.peak = kept.peak.max(kept.live);
-    kept.touch(class);
-    let head = kept.pop(class)?;
-    drop(kept);
-    REUSED.fetch_add(1, Ordering::Relaxed);
-    Some(head)
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn reserve() -> Option<usize> {
+    None
 }
 
-// SAFETY: every block comes from the system's allocator with the size and alignment of its class, which are at least
-// those asked for; it is given out to one caller at a time and returned to the system with the same layout.
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn release(_at: usize, _len: usize) {}
+
+// SAFETY: a block lies in the region, aligned to a page, in no gap and in no other block, until it is given back; all other
+// blocks are the system's, and an address tells which.
 unsafe impl GlobalAlloc for Pool {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some((class, size)) = class_of(layout) else {
+        match large(layout).and_then(|size| lock().take(size)) {
+            Some((at, _)) => at,
             // SAFETY: the caller's own contract.
-            return unsafe { System.alloc(layout) };
-        };
-        take(class, size).unwrap_or_else(|| fresh(size))
+            None => unsafe { System.alloc(layout) },
+        }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some((class, size)) = class_of(layout) else {
+        match large(layout).and_then(|size| lock().take(size)) {
+            Some((at, untouched)) => {
+                if !untouched {
+                    // SAFETY: the block holds at least this many bytes.
+                    unsafe { at.write_bytes(0, layout.size()) };
+                }
+                at
+            }
             // SAFETY: the caller's own contract.
-            return unsafe { System.alloc_zeroed(layout) };
-        };
-        let at = take(class, size).unwrap_or_else(|| fresh(size));
-        if !at.is_null() {
-            // SAFETY: the block holds at least this many bytes.
-            unsafe { at.write_bytes(0, layout.size()) };
+            None => unsafe { System.alloc_zeroed(layout) },
         }
-        at
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let Some((class, size)) = class_of(layout) else {
-            // SAFETY: the caller's own contract; the system gave it.
-            return unsafe { System.dealloc(at, layout) };
-        };
-        let mut kept = lock();
-        kept.live -= size;
-        kept.free += size;
-        // SAFETY: the block is ours again, aligned and long enough for an address.
-        unsafe { at.cast::<*mut u8>().write(kept.heads[class]) };
-        kept.heads[class] = at;
-        kept.touch(class);
-        kept.trim();
+        if let Some(size) = large(layout) {
+            let mut region = lock();
+            if let Some(place) = region.place(at) {
+                return region.give(place, size);
+            }
+        }
+        // SAFETY: the caller's own contract; the system gave it.
+        unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller vouches that the new size fits the alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        match (class_of(layout), class_of(wanted)) {
+        match (large(layout), large(wanted)) {
             // SAFETY: the system gave it, and it stays with the system.
             (None, None) => unsafe { System.realloc(at, layout, size) },
             (old, new) if old == new => at,
@@ -223,7 +283,7 @@ unsafe impl GlobalAlloc for Pool {
                 unsafe {
                     let new = self.alloc(wanted);
                     if !new.is_null() {
-                        ptr::copy_nonoverlapping(at, new, layout.size().min(size));
+                        std::ptr::copy_nonoverlapping(at, new, layout.size().min(size));
                         self.dealloc(at, layout);
                     }
                     new
