@@ -180,7 +180,7 @@ fn convolutions() {
         let (mut y, dy) = (vec![0.0; n], floats(n));
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         let flops = (2 * n * kernel * kernel) as f64;
-        let t = time(|| depthwise(&d, &x, &w, None, black_box(&mut y)));
+        let t = time(|| depthwise(&d, &x, &w, &Epilogue::default(), black_box(&mut y)));
         show(&format!("depthwise 8 x {side} x {side} x {channels}, {kernel} / {stride}"), t, flops, "GFLOP/s");
         let t = time(|| depthwise_backward(&d, &x, &w, &dy, Some(black_box(&mut dx)), None, None));
         show("  dx", t, flops, "GFLOP/s");

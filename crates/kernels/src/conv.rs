@@ -1,6 +1,8 @@
 //! Depth-wise 2-D convolution, channels last.
 
 use crate::dispatch::dispatch;
+use crate::gemm::Epilogue;
+use crate::gemm::epilogue::apply;
 use crate::simd::Simd;
 use crate::threads::{Shared, run};
 
@@ -64,22 +66,27 @@ impl Depthwise {
 }
 
 /// `y[batch, oh, ow, channels]` = the convolution of `x[batch, height, width, channels]` with
-/// `w[kernel, kernel, channels]`, plus `bias[channels]`; see [`Depthwise::output`] for `oh` and `ow`.
+/// `w[kernel, kernel, channels]`, followed by `then` (whose bias is `[channels]`, the rest like `y`) row by row, while a
+/// row is near; see [`Depthwise::output`] for `oh` and `ow`.
 ///
 /// # Panics
 /// If a length does not match, or the kernel or stride is out of range.
-pub fn depthwise(shape: &Depthwise, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub fn depthwise(shape: &Depthwise, x: &[f32], w: &[f32], then: &Epilogue<'_>, y: &mut [f32]) {
     shape.check(x.len(), w.len(), y.len());
-    assert!(bias.is_none_or(|b| b.len() == shape.channels), "length of bias");
     if y.is_empty() {
         return;
     }
     let (oh, ow) = shape.output();
-    let (len, y) = (ow * shape.channels, Shared::new(y));
+    then.check(shape.batch * oh * ow, shape.channels);
+    let (len, y, bias) = (ow * shape.channels, Shared::new(y), then.bias);
+    let then = Epilogue { bias: None, ..*then };
     run(shape.batch * oh, shape.macs() >= PARALLEL_MACS, |i| {
         // SAFETY: each task has an output row of its own.
         let row = unsafe { y.slice(i * len, len) };
         forward_row(shape, &x[i / oh * shape.height * shape.width * shape.channels..], w, bias, i % oh, row);
+        if !then.is_none() {
+            apply(&then, row, i, 0, len);
+        }
     });
 }
 

@@ -166,12 +166,20 @@ impl Region {
             self.count.kept -= new.held;
             release(self.base + new.at, new.len);
         }
-        while self.count.live + self.count.kept > self.peak + self.peak / 4 {
+        self.trim();
+    }
+
+    /// Gives memory back to the system while too much is kept: no more than must be, from the ends of the fullest gaps, as
+    /// blocks are cut from their starts.
+    fn trim(&mut self) {
+        let most = self.peak + self.peak / 4;
+        while let Some(over) = (self.count.live + self.count.kept).checked_sub(most + 1) {
             let gaps = &mut self.gaps[..self.gap_count];
             let Some(gap) = gaps.iter_mut().filter(|g| g.held > 0).max_by_key(|g| g.held) else { break };
-            release(self.base + gap.at, gap.len);
-            self.count.kept -= gap.held;
-            gap.held = 0;
+            let less = (over + 1).next_multiple_of(HUGE).min(gap.held);
+            gap.held -= less;
+            release(self.base + gap.at + gap.held, less);
+            self.count.kept -= less;
         }
     }
 

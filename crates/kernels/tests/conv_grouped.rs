@@ -34,8 +34,14 @@ fn convolution_matches() {
             for bias in [None, Some(&b[..])] {
                 let want = single(&reference::depthwise(&d, &x, &w, bias));
                 let mut y = vec![f32::NAN; want.len()];
-                depthwise(&d, &x, &w, bias, &mut y);
+                depthwise(&d, &x, &w, &Epilogue { bias, ..Epilogue::default() }, &mut y);
                 assert_close(&y, &want, 1e-5, &format!("{isa:?} {d:?}"));
+                // What follows, by hand.
+                let (gate, residual) = (rng.floats(y.len()), rng.floats(y.len()));
+                let then = Epilogue { bias, act: Some(Act::Relu), gate: Some(&gate), residual: Some(&residual) };
+                let want: Vec<f32> = (0..y.len()).map(|i| y[i].max(0.0) * gate[i] + residual[i]).collect();
+                depthwise(&d, &x, &w, &then, &mut y);
+                assert_close(&y, &want, 1e-6, &format!("{isa:?} {d:?} and what follows"));
             }
         }
     });
@@ -75,7 +81,7 @@ fn convolution_does_not_depend_on_threads() {
     let run = |threads| {
         set_threads(threads);
         let (mut y, mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
-        depthwise(&d, &x, &w, None, &mut y);
+        depthwise(&d, &x, &w, &Epilogue::default(), &mut y);
         depthwise_backward(&d, &x, &w, &y, Some(&mut dx), Some(&mut dw), None);
         set_threads(0);
         (y, dx, dw)

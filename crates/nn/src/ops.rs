@@ -24,7 +24,7 @@ pub use arrange::{
 };
 pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
 pub(crate) use conv::WIDEST;
-pub use conv::depthwise;
+pub use conv::{Beside, depthwise};
 pub use dense::{DenseWeight, linear_grouped};
 pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
 

@@ -1,12 +1,13 @@
 //! What pyramid models share: counting blocks through stages, feature maps by name, the pooled head.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
-use switchformer_nn::layers::{Activation, LayerNorm};
+use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
+use switchformer_nn::leaf::Then;
+use switchformer_nn::ops::Beside;
 use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixel_rows, size_of};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
-    ops,
 };
 
 /// Which blocks belong to which stage.
@@ -240,16 +241,13 @@ struct ConvFfn {
 }
 
 impl ConvFfn {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let mut hidden = self.fc1.forward(cx, x)?;
-        if matches!(self.inside, Inside::BehindRelu) {
-            hidden = Activation::Relu.forward(&hidden)?;
-        }
-        let mut mixed = self.conv.forward(cx, &hidden, rows)?;
-        if matches!(self.inside, Inside::Added) {
-            mixed = ops::add(&hidden, &mixed)?;
-        }
-        self.fc2.forward(cx, &self.act.forward(&mixed)?)
+    /// On its residual. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let act = matches!(self.inside, Inside::BehindRelu).then_some(Activation::Relu);
+        let hidden = self.fc1.forward_then(cx, x, &Then { act, ..Then::default() })?;
+        let beside = Beside { input: matches!(self.inside, Inside::Added), act: Some(self.act) };
+        let mixed = self.conv.forward_beside(cx, &hidden, rows, beside)?;
+        project_onto(cx, self.fc2.as_ref(), &mixed, residual, "ffn")
     }
 
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
@@ -306,8 +304,7 @@ impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
         let x = cx.onto(x, mixed, "mixer")?;
-        let fed = self.ffn.forward(cx, &self.norm2.forward(&x)?, rows)?;
-        cx.onto(&x, fed, "ffn")
+        self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x, rows)
     }
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let ffn = self.ffn.cost(point, rows_in(sizes));

@@ -244,7 +244,7 @@ pub(super) fn grouped_backward(
     Ok(all)
 }
 
-fn kernel_act(act: Activation) -> Act {
+pub(super) fn kernel_act(act: Activation) -> Act {
     match act {
         Activation::Gelu => Act::GeluErf,
         Activation::GeluTanh => Act::GeluTanh,

@@ -9,7 +9,7 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::init::Draw;
 use crate::leaf::{LeafCost, Then};
-use crate::ops::{self, DenseWeight};
+use crate::ops::{self, Beside, DenseWeight};
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};
 
@@ -174,11 +174,16 @@ impl Depthwise {
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        self.forward_beside(cx, x, rows, Beside::default())
+    }
+
+    /// [`forward`](Self::forward) and what is to be done beside it.
+    pub fn forward_beside(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, beside: Beside) -> Result<Tensor> {
         let (total, dim) = x.dims2()?;
         let (k, half) = (self.kernel, self.kernel / 2);
         cx.count(total * dim * k * k);
         if ops::on_kernels(&[x, &self.weight, &self.bias]) && k <= ops::WIDEST {
-            return ops::depthwise(x, &self.weight, &self.bias, rows, k);
+            return ops::depthwise(x, &self.weight, &self.bias, rows, k, beside);
         }
         let taps = self.weight.t()?.contiguous()?; // [k * k, dim]
         let mut sum = self.bias.broadcast_as((total, dim))?.contiguous()?;
@@ -197,7 +202,10 @@ impl Depthwise {
             }
             sum = (sum + places.gather(x)?.broadcast_mul(&taps.narrow(0, tap, 1)?)?)?;
         }
-        Ok(sum)
+        if beside.input {
+            sum = (sum + x)?;
+        }
+        beside.act.map_or(Ok(sum.clone()), |act| ops::activation(&sum, act))
     }
 
     /// Cost for a number of rows.
@@ -211,7 +219,9 @@ impl Depthwise {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::layers::Activation;
     use crate::{Device, Point, Taps, Trace};
+    use candle_core::Var;
 
     /// Against the tensor library's own convolution over `[b, c, h, w]`.
     #[test]
@@ -248,6 +258,18 @@ mod tests {
             let want = pixels.conv2d(&kernels, kernel / 2, 1, 1, c).unwrap();
             let want = want.broadcast_add(&conv.bias.reshape((1, c, 1, 1)).unwrap()).unwrap();
             assert!(apart(&conv.forward(&mut cx, &x, &rows).unwrap(), &want) < 1e-5);
+            let want = (&want + &pixels).unwrap().silu().unwrap();
+            let beside = Beside { input: true, act: Some(Activation::Silu) };
+            assert!(apart(&conv.forward_beside(&mut cx, &x, &rows, beside).unwrap(), &want) < 1e-5);
+            // Where gradients are tracked, the same values, and the gradients of the library's operations.
+            let x = Var::from_tensor(&x).unwrap();
+            let (a, b) = (x.as_tensor(), conv.forward(&mut cx, x.as_tensor(), &rows).unwrap());
+            let want = (a + b).unwrap().silu().unwrap();
+            let got = conv.forward_beside(&mut cx, a, &rows, beside).unwrap();
+            assert!((&got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
+            let grad = |y: &Tensor| y.sqr().unwrap().sum_all().unwrap().backward().unwrap().get(&x).unwrap().clone();
+            let apart = (grad(&got) - grad(&want)).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(apart.to_scalar::<f32>().unwrap() < 1e-4);
         }
     }
 }

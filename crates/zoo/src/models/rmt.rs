@@ -11,7 +11,9 @@
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
+use switchformer_nn::ops::Beside;
 use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
@@ -282,12 +284,14 @@ impl Block {
 
 impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let x = ops::add(x, &self.place.forward(cx, x, rows)?)?;
+        let added = Beside { input: true, act: None };
+        let x = self.place.forward_beside(cx, x, rows, added)?;
         let mixed = self.retention.forward(cx, &self.norm1.forward(&x)?, rows)?;
         let x = cx.onto(&x, self.scaled(0, mixed)?, "retention")?;
-        let hidden = Activation::Gelu.forward(&self.fc1.forward(cx, &self.norm2.forward(&x)?)?)?;
+        let gelu = Then { act: Some(Activation::Gelu), ..Then::default() };
+        let hidden = self.fc1.forward_then(cx, &self.norm2.forward(&x)?, &gelu)?;
         // The convolution is added behind the activation.
-        let hidden = ops::add(&hidden, &self.conv.forward(cx, &hidden, rows)?)?;
+        let hidden = self.conv.forward_beside(cx, &hidden, rows, added)?;
         let hidden = self.fc2.forward(cx, &hidden)?;
         cx.onto(&x, self.scaled(1, hidden)?, "ffn")
     }

@@ -14,6 +14,7 @@
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
+use switchformer_nn::ops::Beside;
 use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
@@ -258,7 +259,7 @@ impl MapBlock for Block {
         let x = cx.onto(x, mixed, "mixer")?;
         let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
         match &self.positions {
-            Some(conv) => ops::add(&x, &conv.forward(cx, &x, rows)?),
+            Some(conv) => conv.forward_beside(cx, &x, rows, Beside { input: true, act: None }),
             None => Ok(x),
         }
     }
