@@ -566,3 +566,34 @@ fn maps_become_pictures() {
     fails(&["run", "crossvit-tiny-240", "--image", &cat, "--save-maps", "x"], 1, &["crossvit", "exposes neither"]);
     fails(&["run", "default", "--save-maps", "x", "--tensors", "y"], 1, &["--image"]);
 }
+
+/// Most threads that a process had at once while it ran.
+#[cfg(target_os = "linux")]
+fn most_threads(args: &[&str], library: Option<&str>) -> usize {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchformer"));
+    command.args(args).env_remove("RAYON_NUM_THREADS").env_remove("CANDLE_NUM_THREADS");
+    library.map(|n| command.env("CANDLE_NUM_THREADS", n));
+    let silent = || std::process::Stdio::null();
+    let mut child = command.stdout(silent()).stderr(silent()).spawn().unwrap();
+    let tasks = format!("/proc/{}/task", child.id());
+    let mut most = 0;
+    loop {
+        most = most.max(std::fs::read_dir(&tasks).map_or(0, Iterator::count));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{args:?}: {status}");
+            return most;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// The tensor library would start threads of its own, as many as there are cores, that wait by spinning.
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_are_those_asked_for() {
+    let bench = |threads| ["bench", "tnt_s_legacy_patch16_224", "--batch", "1", "--iters", "1", "--threads", threads];
+    assert_eq!(most_threads(&bench("1"), None), 1);
+    assert_eq!(most_threads(&bench("2"), None), 2);
+    // What the user has set for the library stays, which also shows that this work would start its threads.
+    assert!(most_threads(&bench("1"), Some("4")) > 1);
+}
