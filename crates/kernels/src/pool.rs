@@ -25,7 +25,7 @@ const MOST_GAPS: usize = 4096;
 struct Gap {
     at: usize,
     len: usize,
-    /// Bytes of it that hold memory; the others must be mapped again.
+    /// Bytes of it that hold memory, counted as if they lay at its start; the others must be mapped again.
     held: usize,
 }
 
@@ -176,9 +176,12 @@ impl Region {
         while let Some(over) = (self.count.live + self.count.kept).checked_sub(most + 1) {
             let gaps = &mut self.gaps[..self.gap_count];
             let Some(gap) = gaps.iter_mut().filter(|g| g.held > 0).max_by_key(|g| g.held) else { break };
-            let less = (over + 1).next_multiple_of(HUGE).min(gap.held);
+            // From a huge page's start on, as no part of one goes back.
+            let end = gap.at + gap.held;
+            let from = (end.saturating_sub(over + 1) / HUGE * HUGE).max(gap.at);
+            let less = end - from;
             gap.held -= less;
-            release(self.base + gap.at + gap.held, less);
+            release(self.base + from, less);
             self.count.kept -= less;
         }
     }
