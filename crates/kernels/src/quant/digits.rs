@@ -178,26 +178,21 @@ fn rows_body<D: Dots, const BITS: u8>(d: D, job: &Job<'_>, first: usize, count: 
     let end = first + count;
     let mut panel = first;
     while panel < end {
-        let row = 0;
         panel += match (job.x.m, end - panel) {
-            (1, GROUP..) if D::WIDE => strip::<D, BITS, 1, GROUP>(d, job, panel, row),
-            (1, 2..) => strip::<D, BITS, 1, 2>(d, job, panel, row),
-            (2, GROUP..) if D::WIDE => strip::<D, BITS, 2, GROUP>(d, job, panel, row),
-            (3.., 2..) if D::WIDE => strip::<D, BITS, 4, 2>(d, job, panel, row),
-            (2.., _) if D::WIDE => strip::<D, BITS, 4, 1>(d, job, panel, row),
-            _ => strip::<D, BITS, 1, 1>(d, job, panel, row),
+            (1, GROUP..) if D::WIDE => strip::<D, BITS, 1, GROUP>(d, job, panel),
+            (1, 2..) => strip::<D, BITS, 1, 2>(d, job, panel),
+            (2, GROUP..) if D::WIDE => strip::<D, BITS, 2, GROUP>(d, job, panel),
+            (3.., 2..) if D::WIDE => strip::<D, BITS, 4, 2>(d, job, panel),
+            (2.., _) if D::WIDE => strip::<D, BITS, 4, 1>(d, job, panel),
+            _ => strip::<D, BITS, 1, 1>(d, job, panel),
         };
     }
 }
 
-/// The rows of `x` from `row`, `ROWS` at a time, with `PANELS` panels from `panel`; gives `PANELS`.
+/// The rows of `x`, `ROWS` at a time, with `PANELS` panels from `panel`; gives `PANELS`.
 #[inline(always)]
-fn strip<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
-    d: D,
-    job: &Job<'_>,
-    panel: usize,
-    mut row: usize,
-) -> usize {
+fn strip<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(d: D, job: &Job<'_>, panel: usize) -> usize {
+    let mut row = 0;
     while row < job.x.m {
         // Past the last row a tile repeats it.
         tile::<D, BITS, ROWS, PANELS>(d, job, panel, row);
