@@ -93,7 +93,12 @@ fn all(a: &Args, json: bool) -> Result<(), Fail> {
     if json {
         return print_json(&json!(report));
     }
-    print(&format!("{} of {} runs are done\ntable: {}\n", report.done.len(), report.runs, report.table.display()))
+    let elsewhere = match report.elsewhere {
+        0 => String::new(),
+        n => format!("; {n} in the hands of other processes"),
+    };
+    let table = report.table.display();
+    print(&format!("{} of {} runs are done{elsewhere}\ntable: {table}\n", report.done.len(), report.runs))
 }
 
 fn folder(a: &Args, name: &str) -> PathBuf {

@@ -56,6 +56,12 @@ pub enum Error {
         /// Folder with the last good state.
         saved: Option<PathBuf>,
     },
+    /// Another process trains in the same folder.
+    #[error("{}: another process trains this run; wait for it, or give this one a folder of its own with --out", run.display())]
+    InUse {
+        /// Folder of the run.
+        run: PathBuf,
+    },
     /// The user interrupted and everything is saved.
     #[error("interrupted at step {step}; resume with the same command ({} holds the state)", saved.display())]
     Interrupted {
@@ -77,6 +83,7 @@ impl Error {
             Error::Metric { .. } => "metric",
             Error::Report { .. } => "report",
             Error::Diverged { .. } => "train.diverged",
+            Error::InUse { .. } => "train.in_use",
             Error::Interrupted { .. } => "train.interrupted",
         }
     }

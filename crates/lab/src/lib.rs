@@ -5,6 +5,7 @@ pub mod curves;
 pub mod disk;
 pub mod error;
 pub mod export;
+pub mod held;
 pub mod log;
 pub mod loss;
 pub mod measure;

@@ -1,7 +1,8 @@
 //! Runs of a study one after the other: trained, measured, and put into one table.
 //!
 //! Beside the table, `<name>.md`, lies its record, `<name>.json`: what the table is made of. A run that is in the record
-//! is not done again, wherever the record came from, so a table can be filled on several machines.
+//! is not done again, wherever the record came from, so a table can be filled on several machines, and by several
+//! processes on one: each run is trained by the process that [holds](Held) its folder.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,6 +18,7 @@ use switchformer_nn::{Folder, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
 
 use crate::error::Result;
+use crate::held::Held;
 use crate::recipe::Recipe;
 use crate::recipe::study::{Study, StudyRun};
 use crate::task::{self, Figures, Places, Task};
@@ -76,19 +78,31 @@ pub struct StudyReport {
     pub done: Vec<RunResult>,
     /// All runs of the study.
     pub runs: usize,
+    /// Runs that other processes train.
+    pub elsewhere: usize,
 }
 
-/// Trains and measures every run that is not finished, in order; the table is written anew after each.
+/// Trains and measures every run that is neither finished nor in the hands of another process, in order; the table is
+/// written anew after each.
 pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
     let mut done = write_table(study, o)?;
+    let mut elsewhere = 0;
     for r in &study.runs {
         if o.only.as_ref().is_some_and(|v| *v != r.variant) || done.iter().any(|d| d.is_of(r)) {
+            continue;
+        }
+        let out = o.out.join(&r.recipe.name);
+        let Some(held) = Held::take(&out)? else {
+            elsewhere += 1;
+            continue;
+        };
+        // Another process may have finished it since the table was written.
+        if read_results::<Option<RunResult>>(&out, RESULT)?.is_some_and(|d| d.is_of(r)) {
             continue;
         }
         if !o.quiet {
             eprintln!("{} of {}", r.recipe.name, study.name);
         }
-        let out = o.out.join(&r.recipe.name);
         let options = TrainOptions {
             out: out.clone(),
             data: o.data.clone(),
@@ -96,13 +110,13 @@ pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
             quiet: o.quiet,
             ..TrainOptions::default()
         };
-        let report = train::run(&r.recipe, &options)?;
+        let report = train::run_in(&held, &r.recipe, &options)?;
         let result = measure(&r.variant, &r.recipe, &options, &report)?;
         let text = serde_json::to_vec_pretty(&result).unwrap_or_default();
         write_atomic(&out.join(RESULT), &text)?;
         done = write_table(study, o)?;
     }
-    Ok(StudyReport { table: o.results.join(format!("{}.md", study.name)), done, runs: study.runs.len() })
+    Ok(StudyReport { table: o.results.join(format!("{}.md", study.name)), done, runs: study.runs.len(), elsewhere })
 }
 
 impl RunResult {
@@ -180,6 +194,8 @@ fn trimmed(
 
 /// Brings record and table up to what the folders of the runs hold; -> the results of this study's runs.
 fn write_table(study: &Study, o: &StudyOptions) -> Result<Vec<RunResult>> {
+    // Between reading the record and writing it no other process may write.
+    let _held = o.out.exists().then(|| Held::wait(&o.out)).transpose()?;
     let record = format!("{}.json", study.name);
     let (mut done, mut others) = (Vec::new(), Vec::new());
     for result in read_results::<Vec<RunResult>>(&o.results, &record)? {

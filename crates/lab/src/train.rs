@@ -16,6 +16,7 @@ use crate::checkpoint::{Checkpoints, Keep, Manifest};
 use crate::curves::write_page;
 use crate::error::{Error, Result};
 use crate::export::{self, Export};
+use crate::held::Held;
 use crate::log::{Log, Step};
 use crate::net::{Loss, Net};
 use crate::optim::{Ema, Gathered, Optimiser, rate};
@@ -97,12 +98,14 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Starts a run, or takes it up where its newest checkpoint left it.
     fn begin(recipe: &'a Recipe, options: &TrainOptions) -> Result<Self> {
-        fs::create_dir_all(&options.out).map_err(|e| switchformer_nn::Error::io(&options.out, e))?;
+        // What runs of a study share is made by the first that needs it; others wait. A lone run's folder is held already.
+        let making = options.shared.as_deref().map(Held::wait).transpose()?;
         let mut task = task::open(recipe, &options.places())?;
         let net = match hashed(recipe, task.as_mut(), &options.places())? {
             Some(start) => Net::new(&Recipe { start: Some(start), ..recipe.clone() }, task.as_ref())?,
             None => Net::new(recipe, task.as_ref())?,
         };
+        drop(making);
         let mut optimiser = Optimiser::new(net.params(), &recipe.train);
         let mut ema = match recipe.train.ema {
             0.0 => None,
@@ -205,7 +208,18 @@ impl<'a> Run<'a> {
 }
 
 /// Trains a recipe to its end, or resumes it; writes `model/` in the run folder.
+///
+/// # Errors
+/// [`Error::InUse`] while another process trains in the folder.
 pub fn run(recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
+    match Held::take(&options.out)? {
+        Some(held) => run_in(&held, recipe, options),
+        None => Err(Error::InUse { run: options.out.clone() }),
+    }
+}
+
+/// [`run`], in a folder that the caller holds already.
+pub(crate) fn run_in(_: &Held, recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
     let mut run = Run::begin(recipe, options)?;
     write_atomic(&options.out.join("recipe.toml"), recipe.resolved().as_bytes())?;
     let t = &recipe.train;

@@ -10,6 +10,7 @@ use common::{debian, recipe_file};
 use sha2::Digest;
 use switchformer_lab::Error;
 use switchformer_lab::checkpoint::Checkpoints;
+use switchformer_lab::held::Held;
 use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
@@ -162,6 +163,36 @@ fn a_study_is_trained_measured_and_continued() {
     assert_eq!(run_all(&other, &StudyOptions { only: Some("dense".into()), ..o.clone() }).unwrap().done.len(), 2);
     assert!(record().contains(before.trim_matches(['[', ']', '\n'])) && record().len() > before.len());
     assert_eq!(run_all(&study, &o).unwrap(), report);
+}
+
+#[test]
+fn two_processes_share_the_runs_of_a_study() {
+    let temp = tempfile::tempdir().unwrap();
+    let overrides = ["train.steps=3", "eval.sentences=2", "seeds=[1]"];
+    let study = study("thor-translate.toml", &overrides);
+    let o = StudyOptions {
+        out: temp.path().join("runs"),
+        results: temp.path().join("results"),
+        data: Some(debian(temp.path())),
+        only: None,
+        quiet: true,
+    };
+    // A run in other hands is left to them, and refused where it alone is asked for.
+    let first = &study.runs[0].recipe;
+    let held = Held::take(&o.out.join(&first.name)).unwrap().unwrap();
+    let alone = TrainOptions { out: o.out.join(&first.name), data: o.data.clone(), ..TrainOptions::default() };
+    assert!(matches!(run(first, &alone), Err(Error::InUse { .. })));
+    let [one, two] =
+        std::thread::scope(|s| [(); 2].map(|()| s.spawn(|| run_all(&study, &o).unwrap())).map(|t| t.join().unwrap()));
+    drop(held);
+    assert!(one.elsewhere >= 1 && two.elsewhere >= 1);
+    let last = run_all(&study, &o).unwrap();
+    assert_eq!((last.done.len(), last.elsewhere), (last.runs, 0));
+    for r in &study.runs {
+        let lines = std::fs::read_to_string(o.out.join(&r.recipe.name).join("metrics.jsonl")).unwrap();
+        let steps = lines.lines().filter(|l| l.contains("\"lr\"") && l.contains("\"step\":3")).count();
+        assert_eq!(steps, 1, "{} was trained twice: {lines}", r.recipe.name);
+    }
 }
 
 #[test]

@@ -72,7 +72,7 @@ struct Config {
     reductions: Vec<usize>,
     head_dim: usize,
     group_width: usize,
-    mlp_ratio: usize,
+    mlp_ratio: f64,
     act: Activation,
     /// Which blocks mix frequencies; the others convolve.
     mixtures: fn(&Stages, (usize, usize)) -> bool,
@@ -93,7 +93,7 @@ impl Config {
             reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
             head_dim: c.size("head_dim", Some(32), MAX_DIM)?,
             group_width: c.size("group_width", Some(32), MAX_DIM)?,
-            mlp_ratio: c.size("mlp_ratio", Some(3), 64)?,
+            mlp_ratio: c.float("mlp_ratio", 3.0, 0.01, 64.0)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "relu")?)?,
             mixtures: match c.text("mixtures", "last")?.as_str() {
                 "last" => Stages::ends,
@@ -276,7 +276,7 @@ struct Block {
 impl Block {
     fn load(c: &Config, w: &Weights, at: (usize, usize)) -> Result<Self> {
         let (dim, mlp) = (c.dims[at.0], w.at("mlp"));
-        let hidden = dim * c.mlp_ratio;
+        let hidden = ((dim as f64 * c.mlp_ratio) as usize).max(1);
         Ok(Block {
             mixer: if (c.mixtures)(&c.stages, at) {
                 Mixer::Mixture(Box::new(Mixture::load(c, &w.at("mix"), dim, at.0)?))

@@ -1,0 +1,56 @@
+//! Folders that one process at a time works in.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::Path;
+
+use crate::error::Result;
+
+/// A folder that is this process's until the value is dropped, or the process ends in any way.
+#[derive(Debug)]
+pub struct Held {
+    /// The lock goes with the file.
+    _file: Option<File>,
+}
+
+impl Held {
+    /// The folder, made if absent; none where another process holds it.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn take(dir: &Path) -> Result<Option<Self>> {
+        let file = lock_file(dir)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Held { _file: Some(file) })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Held::without(dir, e).map(Some),
+        }
+    }
+
+    /// The folder, made if absent, once no other process holds it.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn wait(dir: &Path) -> Result<Self> {
+        let file = lock_file(dir)?;
+        match file.lock() {
+            Ok(()) => Ok(Held { _file: Some(file) }),
+            Err(e) => Held::without(dir, e),
+        }
+    }
+
+    /// Some file systems have no locks; there the user is trusted.
+    fn without(dir: &Path, error: io::Error) -> Result<Self> {
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Ok(Held { _file: None });
+        }
+        Err(switchformer_nn::Error::io(dir, error).into())
+    }
+}
+
+/// The file of a folder that stands for it; it stays there, empty.
+fn lock_file(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).map_err(|e| switchformer_nn::Error::io(dir, e))?;
+    let path = dir.join("lock");
+    Ok(File::create(&path).map_err(|e| switchformer_nn::Error::io(&path, e))?)
+}
