@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Seed of the fresh routers, or of the hash's anchors and first values
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "trim_vocab")]
     seed: u64,
-    /// Fit EcoFormer's hash to a PVT v2 that was trained with whole attention (sr_ratios 1), on some pictures
+    /// Fit EcoFormer's hash to a model trained with softmax over whole maps (PVT v2, Twins), on some pictures
     #[arg(long)]
     hash_attention: bool,
     /// A picture to fit the hash to; may be given several times

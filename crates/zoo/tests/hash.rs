@@ -84,6 +84,51 @@ fn a_softmax_model_becomes_a_hashed_one() {
 }
 
 #[test]
+fn twins_become_hashed_ones_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = |name: &str| temp.path().join(name);
+    let entry = find("twins").unwrap();
+    let mut config = toy(entry, "Twins");
+    config["attn_type"] = json!("msa");
+    publish(&dir("softmax"), entry, config.clone());
+    let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
+    let input = batch(open("softmax").model.as_ref(), 3);
+    let Input::Pixels(pixels) = &input else { panic!() };
+    let how = HashFit { bits: 8, anchors: 12, seed: 3, ..HashFit::default() };
+    let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
+    // Two blocks see a reduced map in Twins and are hashed; those behind keep their softmax.
+    assert_eq!(made.errors.len(), 2);
+    assert!(made.errors.iter().map(|[drawn, fitted]| fitted - drawn).sum::<f64>() < 0.0, "{made:?}");
+    let tensors =
+        |name: &str| candle_core::safetensors::load(dir(name).join("model.safetensors"), &Device::Cpu).unwrap();
+    let (old, new) = (tensors("softmax"), tensors("hashed"));
+    let dim = 16 * 16;
+    for block in ["blocks.0.0.attn", "blocks.0.1.attn"] {
+        let qkv = flat(&old[&format!("{block}.qkv.weight")]);
+        let [qk, v] = ["to_qk", "to_v"].map(|part| flat(&new[&format!("{block}.{part}.weight")]));
+        assert!(qk == qkv[..dim] && v == qkv[2 * dim..]);
+    }
+    let last = "blocks.1.0.attn.qkv.weight";
+    assert!(flat(&old[last]) == flat(&new[last]));
+    let hashed = open("hashed");
+    assert_eq!([open("softmax").n_params, hashed.n_params], made.params);
+    let (out, _) = hashed.run(&Point::new(), &input).unwrap();
+    assert!(flat(out.get("logits").unwrap()).iter().all(|v| v.is_finite()));
+    // Twins as published look at windows, and codes cannot stand in for attention that is over codes already, or in
+    // every stage unreduced.
+    let refused = |name: &str, word: &str| {
+        let e = hash_attention(&dir(name), &dir("new"), pixels, &how).unwrap_err().to_string();
+        assert!(e.contains(word) && !dir("new").exists(), "{e}");
+    };
+    publish(&dir("windows"), entry, toy(entry, "Twins"));
+    refused("windows", "attn_type");
+    refused("hashed", "attn_type");
+    config["sr_ratios"] = json!([1, 1]);
+    publish(&dir("whole"), entry, config);
+    refused("whole", "sr_ratios");
+}
+
+#[test]
 fn rows_that_are_alike_have_more_bits_in_common() {
     let temp = tempfile::tempdir().unwrap();
     let input = whole(&temp.path().join("whole"));

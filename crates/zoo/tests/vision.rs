@@ -247,6 +247,7 @@ fn what_does_not_fold_says_so() {
         (json!({"mixtures": "some"}), "last, all, none"),
         (json!({"frequencies": "none"}), "mixed, low, high"),
         (json!({"group_width": 3}), "group_width"),
+        (json!({"mlp_ratio": 3.3}), "mlp_ratio"),
         (json!({"head_dim": 3}), "head_dim"),
         (json!({"embed_dims": [6, 16]}), "embed_dims"),
     ] {

@@ -113,6 +113,10 @@ impl Config {
             stages,
         };
         for dim in &config.dims {
+            if !config.hidden(*dim).is_multiple_of(GROUPS[2]) || config.hidden(*dim) == 0 {
+                let what = format!("gives {} hidden channels to {dim}, which must divide by 4", config.hidden(*dim));
+                return Err(Error::config("mlp_ratio", what));
+            }
             let half = dim / 2;
             if half == 0 || !dim.is_multiple_of(4) || !half.is_multiple_of(config.group_width) {
                 let width = config.group_width;
@@ -125,6 +129,11 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Channels between the two layers of a block's feed-forward part.
+    fn hidden(&self, dim: usize) -> usize {
+        (dim as f64 * self.mlp_ratio) as usize
     }
 
     /// A convolution in groups that keeps the map.
@@ -276,7 +285,7 @@ struct Block {
 impl Block {
     fn load(c: &Config, w: &Weights, at: (usize, usize)) -> Result<Self> {
         let (dim, mlp) = (c.dims[at.0], w.at("mlp"));
-        let hidden = ((dim as f64 * c.mlp_ratio) as usize).max(1);
+        let hidden = c.hidden(dim);
         Ok(Block {
             mixer: if (c.mixtures)(&c.stages, at) {
                 Mixer::Mixture(Box::new(Mixture::load(c, &w.at("mix"), dim, at.0)?))
