@@ -136,6 +136,12 @@ impl Activation {
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
         ops::activation(x, self)
     }
+
+    /// `act(gate) * up` of the two side by side. Shapes: both `[rows, 2 * hidden]` -> `[rows, hidden]`.
+    pub fn gate(self, both: &Tensor) -> Result<Tensor> {
+        let [gate, up] = ops::split(both)?;
+        ops::times(&self.forward(&gate)?, &up)
+    }
 }
 
 /// `fc2(act(fc1(x)))`.
@@ -167,7 +173,7 @@ impl Ffn for Mlp {
         project_onto(cx, self.fc2.as_ref(), &hidden, residual, "ffn")
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
-        Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, outer: self.fc2.plain()? })
+        Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, gated: false, outer: self.fc2.plain()? })
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
@@ -191,8 +197,10 @@ impl GatedMlp {
 impl Ffn for GatedMlp {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
-        let [gate, up] = ops::split(&both)?;
-        self.out.forward(cx, &ops::times(&self.act.forward(&gate)?, &up)?)
+        self.out.forward(cx, &self.act.gate(&both)?)
+    }
+    fn plain(&self) -> Option<PlainMlp<'_>> {
+        Some(PlainMlp { inner: self.gate_up.plain()?, act: self.act, gated: true, outer: self.out.plain()? })
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         self.gate_up.cost(point, rows) + self.out.cost(point, rows)

@@ -110,13 +110,15 @@ impl Then<'_> {
 /// The weights `[out, in]` and bias `[out]` of a dense projection.
 pub type Plain<'a> = (&'a DenseWeight, Option<&'a Tensor>);
 
-/// A feed-forward network that is `outer(act(inner(x)))` of dense projections and nothing more.
+/// A feed-forward network of dense projections and nothing more: `outer(act(inner(x)))`, or gated.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainMlp<'a> {
     /// Applied first.
     pub inner: Plain<'a>,
     /// Between the two.
     pub act: Activation,
+    /// Whether the inner projection gives a gate and what it is for side by side: `outer(act(gate) * up)`.
+    pub gated: bool,
     /// Applied last.
     pub outer: Plain<'a>,
 }

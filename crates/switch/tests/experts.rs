@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
+use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Taps, Trace, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer};
 
@@ -300,6 +301,47 @@ fn idle_experts_are_never_called_and_active_ones_once() {
         }
         assert_eq!(calls.iter().map(|c| c[1].load(Ordering::Relaxed)).sum::<usize>(), 12);
     }
+}
+
+/// An expert that counts calls, and shows its parts or not.
+struct Seen {
+    own: Box<dyn Ffn>,
+    shows: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Ffn for Seen {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.own.forward(cx, x, rows)
+    }
+    fn plain(&self) -> Option<PlainMlp<'_>> {
+        if self.shows { self.own.plain() } else { None }
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.own.cost(point, rows)
+    }
+}
+
+#[test]
+fn gated_experts_run_at_once_with_the_bits_that_each_has_alone() {
+    let spec = FfnSpec { inner: &["wi_0", "wi_1"], act: Activation::GeluTanh, ..SPEC };
+    let x = draws("x", (20, DIM));
+    let run = |shows: bool| {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let seen = |name: &str| -> Box<dyn Ffn> {
+            let own = dense_ffn(&Weights::seeded().at(name), &spec).unwrap();
+            Box::new(Seen { own, shows, calls: calls.clone() })
+        };
+        let gates = vec![Gate::new(gate(0), None)];
+        let choosers = Choosers { gates, steps: Vec::new() };
+        let bank = Bank::new(DIM, NAMES.map(seen).into(), choosers, gating(2, Factor::Share)).unwrap();
+        let (y, trace) = forward(&bank, &Point::new(), &x, &Rows::new(&[20]).unwrap());
+        (y, trace.macs, calls.load(Ordering::Relaxed))
+    };
+    let ((at_once, macs, none), (each, same, all)) = (run(true), run(false));
+    assert!(at_once == each && at_once.iter().any(|v| v.abs() > 0.05));
+    assert_eq!((macs, none, all), (same, 0, N));
 }
 
 #[test]

@@ -16,8 +16,10 @@ pub(super) struct Tile {
     /// One panel, rows `b_rs` apart.
     pub(super) b: *const f32,
     pub(super) b_rs: usize,
-    /// What is asked for meanwhile: `k` steps of `ahead_step` floats each. Any address will do.
+    /// What is asked for meanwhile: a column of lines for each line of the panel, `ahead_gap` floats apart, which move by
+    /// `ahead_step` floats in each of `k` steps. Any address will do.
     pub(super) ahead: *const f32,
+    pub(super) ahead_gap: usize,
     pub(super) ahead_step: usize,
     pub(super) c: *mut f32,
     pub(super) c_rs: usize,
@@ -28,7 +30,7 @@ pub(super) struct Tile {
 }
 
 /// Floats of a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// `MR` rows by `NV` vectors.
 ///
@@ -41,13 +43,19 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
     let (mut b, mut at, mut ahead) = (t.b, 0, t.ahead);
     // SAFETY: the caller's promise covers every offset below.
     unsafe {
+        // What is written at the end is on its way meanwhile.
+        for r in 0..MR {
+            for v in 0..NV {
+                s.prefetch_ptr(t.c.wrapping_add(r * t.c_rs + v * S::LANES));
+            }
+        }
         for _ in 0..t.k {
             // A loop and not a closure, which would not take on the kernel's instruction set.
             let mut line = [s.splat(0.0); NV];
             for (v, lane) in line.iter_mut().enumerate() {
                 *lane = s.load_ptr(b.add(v * S::LANES));
                 if v * S::LANES % LINE == 0 {
-                    s.prefetch_ptr(ahead.wrapping_add(v * S::LANES));
+                    s.prefetch_ptr(ahead.wrapping_add(v * S::LANES / LINE * t.ahead_gap));
                 }
             }
             for r in 0..MR {
