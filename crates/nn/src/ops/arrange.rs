@@ -37,24 +37,30 @@ pub fn columns(x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
 
 /// `x` in `N` parts of equally many columns. Shapes: `[rows, N * width]` -> `[rows, width]` each.
 pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
+    parts(x, N)?.try_into().map_err(|_| Error::shape("split", format!("{N} parts"), x.dims()))
+}
+
+/// [`split`] into a number of parts that the types do not know.
+pub fn parts(x: &Tensor, n: usize) -> Result<Vec<Tensor>> {
     let (rows, dim) = x.dims2()?;
-    if N == 0 || !dim.is_multiple_of(N) {
-        return Err(Error::shape("split", format!("[rows, {N} * width]"), x.dims()));
+    if n == 0 || !dim.is_multiple_of(n) {
+        return Err(Error::shape("split", format!("[rows, {n} * width]"), x.dims()));
     }
-    let width = dim / N;
-    let parts = apply_parts(
+    let width = dim / n;
+    apply_parts(
         &[x],
-        || (0..N).map(|i| Ok(x.narrow(1, i * width, width)?.contiguous()?)).collect(),
+        || (0..n).map(|i| Ok(x.narrow(1, i * width, width)?.contiguous()?)).collect(),
         || {
             let part = |i: usize| {
                 let mut y = kernels::unfilled(rows * width);
                 with([x], |[x]| moves::columns(dim, x, i * width, width, &mut y))?;
                 Ok((y, vec![rows, width]))
             };
-            (0..N).map(part).collect()
+            (0..n).map(part).collect()
         },
         move |all| {
-            let mut dx = vec![0f32; rows * dim];
+            let whole = all.iter().all(Option::is_some);
+            let mut dx = if whole { kernels::unfilled(rows * dim) } else { vec![0f32; rows * dim] };
             for (i, g) in all.iter().enumerate() {
                 if let Some(g) = g {
                     with([g], |[g]| moves::put_columns(dim, g, i * width, width, &mut dx))?;
@@ -62,8 +68,7 @@ pub fn split<const N: usize>(x: &Tensor) -> Result<[Tensor; N]> {
             }
             Ok(vec![Some(tensor(dx, &[rows, dim])?)])
         },
-    )?;
-    parts.try_into().map_err(|_| Error::shape("split", format!("{N} parts"), x.dims()))
+    )
 }
 
 /// Columns of all parts side by side. Shapes: `[rows, width]` each -> `[rows, sum of widths]`.

@@ -86,22 +86,22 @@ impl Conv {
         let out = self.out / self.groups;
         cx.count(self.groups * n * places * c * out);
         let kernels = self.kernels()?;
+        let seen = match (self.groups, places) {
+            (1, _) => vec![seen],
+            (_, 1) => ops::parts(&seen, self.groups)?,
+            _ => {
+                let own = ops::parts(&ops::reshape(&seen, &[n * places, self.channels])?, self.groups)?;
+                own.iter().map(|own| ops::reshape(own, &[n, places * c])).collect::<Result<_>>()?
+            }
+        };
         // A group at a time, as one product: its rows then have the same bits in any batch.
         let group = |g: usize| -> Result<Tensor> {
-            let seen = match (self.groups, places) {
-                (1, _) => seen.clone(),
-                (_, 1) => ops::columns(&seen, g * c, c)?,
-                _ => {
-                    let own = seen.reshape((n, places, self.channels))?.narrow(2, g * c, c)?;
-                    own.contiguous()?.reshape((n, places * c))?
-                }
-            };
             let bias = self.bias.as_ref().map(|b| b.narrow(0, g * out, out)?.contiguous()).transpose()?;
             match &kernels {
                 Kernels::Published(weight) => {
-                    ops::linear(&seen, &arranged(weight, self.groups, g, places)?, bias.as_ref())
+                    ops::linear(&seen[g], &arranged(weight, self.groups, g, places)?, bias.as_ref())
                 }
-                Kernels::Fixed(all) => all[g].linear(&seen, bias.as_ref(), &Then::default()),
+                Kernels::Fixed(all) => all[g].linear(&seen[g], bias.as_ref(), &Then::default()),
             }
         };
         if self.groups == 1 {
