@@ -159,7 +159,8 @@ fn photographs_have_the_variants_of_clothes_in_colour() {
     };
     let (gray, colour) = (read("vision-fashion.toml"), read("vision-cifar.toml"));
     assert_eq!(colour.name, "vision-cifar");
-    assert_eq!(gray.runs.len(), colour.runs.len());
+    // Clothes have more seeds.
+    assert!(gray.runs.len() > colour.runs.len() && colour.runs.len() >= 24);
     for (gray, colour) in gray.runs.iter().zip(&colour.runs) {
         assert_eq!(gray.variant, colour.variant);
         let channels = |model: &serde_json::Map<String, serde_json::Value>| -> Vec<u64> {
@@ -177,7 +178,7 @@ fn every_vision_variant_trains_and_opens_again() {
     let temp = tempfile::tempdir().unwrap();
     let (_, data) = tiny(temp.path(), &[]);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/vision-fashion.toml");
-    let small = ["train.steps=2", "train.batch=4", "train.warmup=1"].map(String::from);
+    let small = ["train.steps=2", "train.batch=4", "train.warmup=1", "seeds=[1]"].map(String::from);
     let study = Study::read(&path, &small).unwrap();
     assert!(study.runs.len() >= 19);
     let mut norms = 0;

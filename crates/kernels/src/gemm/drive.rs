@@ -2,7 +2,7 @@
 
 use super::epilogue::apply;
 use super::pack::{Aligned, PackedMatrix, View, pack_panels, pack_tile};
-use super::tile::{LINE, Tile, tile_of};
+use super::tile::{Tile, tile_of};
 use super::{Epilogue, Geometry, Layout};
 use crate::dispatch::dispatch;
 use crate::isa;
@@ -13,13 +13,12 @@ use std::cell::Cell;
 /// Depth at which a chain of multiply-adds is cut: a panel of this depth and a strip of rows stay in the first-level
 /// cache together with what is being streamed.
 const DEPTH: usize = 768;
-/// Floats of packed panels one task works through for every strip of its rows: they stay in the second-level cache. With
-/// three panels of AVX-512 the tiles of a strip have, between them, lines for all rows of the next (see `block_body`).
-const BLOCK: usize = 144 * 1024;
-/// The same where one block of rows is all there is, and the panels that follow have to fit in beside them.
-const LONE_BLOCK: usize = 96 * 1024;
-/// Rows of one task, at most: enough to use the block of panels many times, few enough to share out evenly.
-const ROWS: usize = 384;
+/// Floats of packed panels one task works through for every strip of its rows: they, those that come next, and the rows
+/// stay in the second-level cache.
+const BLOCK: usize = 96 * 1024;
+/// Rows of one task, at most: enough to use the block of panels many times, few enough to stay in the second-level cache
+/// while one block of panels after the other passes by.
+const ROWS: usize = 192;
 /// Rows of its own panel that a strip asks for ahead of their use, where it does not ask for the next panel.
 const AHEAD: usize = 64;
 /// Multiply-adds below which one thread is quicker.
@@ -198,8 +197,7 @@ impl Plan {
         let Geometry { mr, nr } = geometry;
         // Rows: even strips of at most `mr`, so that no tile is much narrower than the others.
         let row_blocks = p.m.div_ceil(mr).div_ceil((ROWS / mr).max(1));
-        let block = if row_blocks > 1 { BLOCK } else { LONE_BLOCK };
-        let mut width = (block / (p.k.clamp(1, DEPTH) * nr)).max(1);
+        let mut width = (BLOCK / (p.k.clamp(1, DEPTH) * nr)).max(1);
         if row_blocks < pieces {
             // Few rows: the panels are what there is to share.
             width = width.min(p.n.div_ceil(nr).div_ceil(pieces.div_ceil(row_blocks))).max(1);
@@ -214,8 +212,10 @@ impl Plan {
     fn part(&self, p: &Product<'_>, i: usize) -> Part {
         let Plan { row_blocks, width, geometry: Geometry { mr, nr } } = *self;
         let (strips, panels) = (p.m.div_ceil(mr), p.n.div_ceil(nr));
-        // Neighbours share a block of panels.
-        let (col, row) = (i / row_blocks, i % row_blocks);
+        // Neighbours share the rows. Panels are one stretch of memory, which can be asked for ahead; rows lie on pages of
+        // their own, where the processor has to find the pattern again.
+        let cols = panels.div_ceil(width);
+        let (row, col) = (i / cols, i % cols);
         let strip = |b: usize| (b * strips / row_blocks * p.m).div_ceil(strips);
         Part { rows: (strip(row), strip(row + 1)), panels: (col * width, ((col + 1) * width).min(panels)), mr, nr }
     }
@@ -240,10 +240,10 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
     let pack = p.a.cs != 1;
     let mut buffer = lend(&STRIP, if pack { DEPTH * mr } else { 0 });
     let cols = (from * nr, (to * nr).min(p.n));
-    // Where several strips are all the rows there are, the panels come from memory, for the first of them to wait for.
-    let shared = strips > 1 && last - first == p.m;
-    // The panels of the task that this thread most likely takes next.
+    // The panels of the task that this thread most likely takes next: behind the last ones, those that the next block of
+    // rows begins with.
     let after = (to - from) * threads();
+    let panels = if last - first == p.m { usize::MAX } else { p.n.div_ceil(nr) };
     let mut done = 0;
     // At least once: a product without depth is zero, or only its epilogue.
     while done < p.k || done == 0 {
@@ -264,19 +264,13 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
             };
             for panel in from..to {
                 let b = p.panels[(panel * p.k + done) * nr..].as_ptr();
-                let (ahead, ahead_gap, ahead_step) = if shared {
+                let (ahead, ahead_step) = if strips > 1 {
                     // This strip's share of the panel that comes next in this one's place: memory is read all the
                     // time, and not only in the first strip's.
-                    let next = if end { (panel + after) * p.k } else { panel * p.k + done + depth };
-                    (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), LINE, nr.div_ceil(strips))
-                } else if strips > 1 && !pack {
-                    // The panels are in the second level, the rows of the next strip may not be: some rows of it, as
-                    // many as a panel has lines, one float a step. Rows lie on pages of their own, where the
-                    // processor would have to find the pattern again.
-                    let next = row + rows + (panel - from) * nr.div_ceil(LINE);
-                    (p.a.data.as_ptr().wrapping_add(next * p.a.rs + done), p.a.rs, 1)
+                    let next = if end { (panel + after) % panels * p.k } else { panel * p.k + done + depth };
+                    (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), nr.div_ceil(strips))
                 } else {
-                    (b.wrapping_add(AHEAD * nr), LINE, nr)
+                    (b.wrapping_add(AHEAD * nr), nr)
                 };
                 let at = panel * nr;
                 // SAFETY: rows row..row + rows and columns at..at + cols are this task's own and inside C, as
@@ -285,9 +279,8 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
                     let c = p.c.ptr(row * p.c_rs + at);
                     let cols = nr.min(p.n - at);
                     let add = p.add || done > 0;
-                    let c_rs = p.c_rs;
                     let t =
-                        Tile { k: depth, a, a_rs, a_cs, b, b_rs: nr, ahead, ahead_gap, ahead_step, c, c_rs, cols, add };
+                        Tile { k: depth, a, a_rs, a_cs, b, b_rs: nr, ahead, ahead_step, c, c_rs: p.c_rs, cols, add };
                     tile_of(s, rows, t);
                 }
             }

@@ -16,10 +16,8 @@ pub(super) struct Tile {
     /// One panel, rows `b_rs` apart.
     pub(super) b: *const f32,
     pub(super) b_rs: usize,
-    /// What is asked for meanwhile: a column of lines for each line of the panel, `ahead_gap` floats apart, which move by
-    /// `ahead_step` floats in each of `k` steps. Any address will do.
+    /// What is asked for meanwhile: `k` steps of `ahead_step` floats each. Any address will do.
     pub(super) ahead: *const f32,
-    pub(super) ahead_gap: usize,
     pub(super) ahead_step: usize,
     pub(super) c: *mut f32,
     pub(super) c_rs: usize,
@@ -30,7 +28,7 @@ pub(super) struct Tile {
 }
 
 /// Floats of a cache line.
-pub(super) const LINE: usize = 16;
+const LINE: usize = 16;
 
 /// `MR` rows by `NV` vectors.
 ///
@@ -55,7 +53,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(s: S, t: Tile) {
             for (v, lane) in line.iter_mut().enumerate() {
                 *lane = s.load_ptr(b.add(v * S::LANES));
                 if v * S::LANES % LINE == 0 {
-                    s.prefetch_ptr(ahead.wrapping_add(v * S::LANES / LINE * t.ahead_gap));
+                    s.prefetch_ptr(ahead.wrapping_add(v * S::LANES));
                 }
             }
             for r in 0..MR {
