@@ -78,7 +78,7 @@ pub struct StudyReport {
     pub done: Vec<RunResult>,
     /// All runs of the study.
     pub runs: usize,
-    /// Runs that other processes train.
+    /// Runs that were asked for and are not done, as other processes had them.
     pub elsewhere: usize,
 }
 
@@ -86,18 +86,17 @@ pub struct StudyReport {
 /// written anew after each.
 pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
     let mut done = write_table(study, o)?;
-    let mut elsewhere = 0;
-    for r in &study.runs {
-        if o.only.as_ref().is_some_and(|v| *v != r.variant) || done.iter().any(|d| d.is_of(r)) {
+    let is_done = |done: &[RunResult], r: &StudyRun| done.iter().any(|d| d.is_of(r));
+    let asked = || study.runs.iter().filter(|r| o.only.as_ref().is_none_or(|v| *v == r.variant));
+    for r in asked() {
+        if is_done(&done, r) {
             continue;
         }
         let out = o.out.join(&r.recipe.name);
-        let Some(held) = Held::take(&out)? else {
-            elsewhere += 1;
-            continue;
-        };
+        let Some(held) = Held::take(&out)? else { continue };
         // Another process may have finished it since the table was written.
-        if read_results::<Option<RunResult>>(&out, RESULT)?.is_some_and(|d| d.is_of(r)) {
+        done = write_table(study, o)?;
+        if is_done(&done, r) {
             continue;
         }
         if !o.quiet {
@@ -116,6 +115,9 @@ pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
         write_atomic(&out.join(RESULT), &text)?;
         done = write_table(study, o)?;
     }
+    // Others may have finished what was passed over.
+    done = write_table(study, o)?;
+    let elsewhere = asked().filter(|r| !is_done(&done, r)).count();
     Ok(StudyReport { table: o.results.join(format!("{}.md", study.name)), done, runs: study.runs.len(), elsewhere })
 }
 
