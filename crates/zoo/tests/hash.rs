@@ -129,6 +129,38 @@ fn twins_become_hashed_ones_too() {
 }
 
 #[test]
+fn a_host_s_own_softmax_becomes_its_codes() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = |name: &str| temp.path().join(name);
+    let entry = find("ecoformer_pvt_v2").unwrap();
+    let mut config = toy(entry, "EcoFormerPvtV2");
+    publish(&dir("codes"), entry, config.clone());
+    config["attn_type"] = json!("msa");
+    publish(&dir("softmax"), entry, config);
+    let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
+    let input = batch(open("softmax").model.as_ref(), 2);
+    let Input::Pixels(pixels) = &input else { panic!() };
+    let how = HashFit { bits: 8, anchors: 12, ..HashFit::default() };
+    let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
+    assert_eq!((made.errors.len(), made.params), (1, [open("softmax").n_params, open("hashed").n_params]));
+    let tensors =
+        |name: &str| candle_core::safetensors::load(dir(name).join("model.safetensors"), &Device::Cpu).unwrap();
+    let (old, new) = (tensors("softmax"), tensors("hashed"));
+    for (name, values) in &old {
+        let own = |part: &str| flat(&new[&name.replace(".qkv.", part)]);
+        match new.get(name) {
+            Some(kept) => assert!(flat(kept) == flat(values), "{name}"),
+            None => {
+                let (all, n) = (flat(values), values.elem_count() / 3);
+                assert!(own(".to_qk.") == all[..n] && own(".to_v.") == all[2 * n..], "{name}");
+            }
+        }
+    }
+    let e = hash_attention(&dir("codes"), &dir("new"), pixels, &how).unwrap_err().to_string();
+    assert!(e.contains("attn_type"), "{e}");
+}
+
+#[test]
 fn rows_that_are_alike_have_more_bits_in_common() {
     let temp = tempfile::tempdir().unwrap();
     let input = whole(&temp.path().join("whole"));
