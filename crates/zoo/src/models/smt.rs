@@ -185,11 +185,11 @@ impl Modulation {
 impl Mixer for Modulation {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let (total, dim) = x.dims2()?;
-        let (parts, width) = (self.convs.len(), dim / self.convs.len());
+        let parts = self.convs.len();
         let value = self.value.forward(cx, x)?;
-        let source = self.source.forward(cx, x)?;
-        let part = |(i, conv): (usize, &Depthwise)| conv.forward(cx, &ops::columns(&source, i * width, width)?, rows);
-        let seen: Vec<Tensor> = self.convs.iter().enumerate().map(part).collect::<Result<_>>()?;
+        let source = ops::parts(&self.source.forward(cx, x)?, parts)?;
+        let part = |(conv, own): (&Depthwise, &Tensor)| conv.forward(cx, own, rows);
+        let seen: Vec<Tensor> = self.convs.iter().zip(&source).map(part).collect::<Result<_>>()?;
         let seen = ops::beside(&seen.iter().collect::<Vec<_>>())?;
         cx.count(total * EXPAND * dim * parts);
         let mixed = ops::mix_parts(&seen, &self.mix, &self.mix_bias, parts)?;
