@@ -113,8 +113,9 @@ impl Config {
             stages,
         };
         for dim in &config.dims {
-            if !config.hidden(*dim).is_multiple_of(GROUPS[2]) || config.hidden(*dim) == 0 {
-                let what = format!("gives {} hidden channels to {dim}, which must divide by 4", config.hidden(*dim));
+            let hidden = config.hidden(*dim);
+            if hidden == 0 || !GROUPS.iter().all(|groups| hidden.is_multiple_of(*groups)) {
+                let what = format!("gives {hidden} hidden channels to {dim}, which must divide by each of {GROUPS:?}");
                 return Err(Error::config("mlp_ratio", what));
             }
             let half = dim / 2;
