@@ -10,8 +10,8 @@ use crate::simd::Simd;
 use crate::threads::{self, Shared, threads};
 use std::cell::Cell;
 
-/// Depth at which a chain of multiply-adds is cut: a panel of this depth and a strip of rows stay in the first-level
-/// cache together with what is being streamed.
+/// Depth at which a chain of multiply-adds is cut: a strip of rows of this depth stays in the first-level cache while
+/// panels stream past it from the second.
 const DEPTH: usize = 768;
 /// Floats of packed panels one task works through for every strip of its rows: they, those that come next, and the rows
 /// stay in the second-level cache.
@@ -240,10 +240,10 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
     let pack = p.a.cs != 1;
     let mut buffer = lend(&STRIP, if pack { DEPTH * mr } else { 0 });
     let cols = (from * nr, (to * nr).min(p.n));
-    // The panels of the task that this thread most likely takes next: behind the last ones, those that the next block of
-    // rows begins with.
+    // The panels of the task that this thread most likely takes next: past the last panel, those that the next block of
+    // rows begins with. Where no other block of rows comes, panels are not asked for a second time.
     let after = (to - from) * threads();
-    let panels = if last - first == p.m { usize::MAX } else { p.n.div_ceil(nr) };
+    let round = if last - first == p.m { usize::MAX } else { p.n.div_ceil(nr) };
     let mut done = 0;
     // At least once: a product without depth is zero, or only its epilogue.
     while done < p.k || done == 0 {
@@ -267,7 +267,7 @@ fn block_body<S: Simd>(s: S, p: &Product<'_>, part: Part) {
                 let (ahead, ahead_step) = if strips > 1 {
                     // This strip's share of the panel that comes next in this one's place: memory is read all the
                     // time, and not only in the first strip's.
-                    let next = if end { (panel + after) % panels * p.k } else { panel * p.k + done + depth };
+                    let next = if end { (panel + after) % round * p.k } else { panel * p.k + done + depth };
                     (p.panels.as_ptr().wrapping_add((next + i * depth / strips) * nr), nr.div_ceil(strips))
                 } else {
                     (b.wrapping_add(AHEAD * nr), nr)
