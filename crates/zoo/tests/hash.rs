@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use common::{batch, far, flat, publish, toy};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use switchformer_nn::{Input, InputSpec, Point, Taps};
 use switchformer_zoo::hash::{HashFit, Sample, fit, hash_attention, places};
 use switchformer_zoo::{OpenOptions, Opened, find};
@@ -46,6 +47,19 @@ fn whole(dir: &Path) -> Input {
     batch(Opened::open(dir, OpenOptions::default()).unwrap().model.as_ref(), 3)
 }
 
+/// A family's toy with softmax in place of codes, its config, and images for it.
+fn softmax(dir: &Path, family: &str) -> (Json, Input) {
+    let entry = find(family).unwrap();
+    let mut config = toy(entry, entry.architectures[0]);
+    config["attn_type"] = json!("msa");
+    publish(dir, entry, config.clone());
+    (config, batch(Opened::open(dir, OpenOptions::default()).unwrap().model.as_ref(), 3))
+}
+
+fn tensors(dir: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()
+}
+
 #[test]
 fn a_softmax_model_becomes_a_hashed_one() {
     let temp = tempfile::tempdir().unwrap();
@@ -65,9 +79,7 @@ fn a_softmax_model_becomes_a_hashed_one() {
     let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
     let (whole, hashed) = (open("whole"), open("hashed"));
     assert_eq!([whole.n_params, hashed.n_params], made.params);
-    let tensors =
-        |name: &str| candle_core::safetensors::load(dir(name).join("model.safetensors"), &Device::Cpu).unwrap();
-    let (old, new) = (tensors("whole"), tensors("hashed"));
+    let (old, new) = (tensors(&dir("whole")), tensors(&dir("hashed")));
     let at = "encoder.layers.0.blocks.0.attention";
     for (from, to) in [("query", "to_qk"), ("value", "to_v"), ("proj", "proj")] {
         let [a, b] = [(&old, "pvt_v2.", from), (&new, "", to)]
@@ -87,21 +99,15 @@ fn a_softmax_model_becomes_a_hashed_one() {
 fn twins_become_hashed_ones_too() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join(name);
-    let entry = find("twins").unwrap();
-    let mut config = toy(entry, "Twins");
-    config["attn_type"] = json!("msa");
-    publish(&dir("softmax"), entry, config.clone());
     let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
-    let input = batch(open("softmax").model.as_ref(), 3);
+    let (mut config, input) = softmax(&dir("softmax"), "twins");
     let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, seed: 3, ..HashFit::default() };
     let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
     // Two blocks see a reduced map in Twins and are hashed; those behind keep their softmax.
     assert_eq!(made.errors.len(), 2);
     assert!(made.errors.iter().map(|[drawn, fitted]| fitted - drawn).sum::<f64>() < 0.0, "{made:?}");
-    let tensors =
-        |name: &str| candle_core::safetensors::load(dir(name).join("model.safetensors"), &Device::Cpu).unwrap();
-    let (old, new) = (tensors("softmax"), tensors("hashed"));
+    let (old, new) = (tensors(&dir("softmax")), tensors(&dir("hashed")));
     let dim = 16 * 16;
     for block in ["blocks.0.0.attn", "blocks.0.1.attn"] {
         let qkv = flat(&old[&format!("{block}.qkv.weight")]);
@@ -120,6 +126,7 @@ fn twins_become_hashed_ones_too() {
         let e = hash_attention(&dir(name), &dir("new"), pixels, &how).unwrap_err().to_string();
         assert!(e.contains(word) && !dir("new").exists(), "{e}");
     };
+    let entry = find("twins").unwrap();
     publish(&dir("windows"), entry, toy(entry, "Twins"));
     refused("windows", "attn_type");
     refused("hashed", "attn_type");
@@ -133,19 +140,14 @@ fn a_host_s_own_softmax_becomes_its_codes() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join(name);
     let entry = find("ecoformer_pvt_v2").unwrap();
-    let mut config = toy(entry, "EcoFormerPvtV2");
-    publish(&dir("codes"), entry, config.clone());
-    config["attn_type"] = json!("msa");
-    publish(&dir("softmax"), entry, config);
+    publish(&dir("codes"), entry, toy(entry, "EcoFormerPvtV2"));
     let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
-    let input = batch(open("softmax").model.as_ref(), 2);
+    let (_, input) = softmax(&dir("softmax"), entry.name);
     let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, ..HashFit::default() };
     let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
     assert_eq!((made.errors.len(), made.params), (1, [open("softmax").n_params, open("hashed").n_params]));
-    let tensors =
-        |name: &str| candle_core::safetensors::load(dir(name).join("model.safetensors"), &Device::Cpu).unwrap();
-    let (old, new) = (tensors("softmax"), tensors("hashed"));
+    let (old, new) = (tensors(&dir("softmax")), tensors(&dir("hashed")));
     for (name, values) in &old {
         let own = |part: &str| flat(&new[&name.replace(".qkv.", part)]);
         match new.get(name) {
