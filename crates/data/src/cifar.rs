@@ -3,15 +3,14 @@
 //! The training part is not to be had there, so these are split: a hash of its place in the file puts every picture into
 //! one of three parts, always the same (`SHARES` in twentieths). Figures on the last are no figures of CIFAR-10's own test.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 
 use crate::batch::Norm;
-use crate::error::{Error, Result, read_file};
+use crate::bigbench::{FILE, examples};
+use crate::error::{Error, Result};
 use crate::fashion::Dataset;
 use crate::image::{Picture, decode};
 use crate::rng::Rng;
@@ -24,29 +23,10 @@ pub const SIDE: usize = 32;
 
 /// Parts to train on and to keep aside, in twentieths; the rest is the test.
 const SHARES: [usize; 2] = [16, 1];
-/// Largest file, in bytes.
-const MAX_BYTES: u64 = 128 << 20;
 /// Most pictures of a file.
 const MAX_PICTURES: usize = 100_000;
 /// Where the folder is looked for when none is named: what scripts/fetch-models.sh makes.
 const PLACE: &str = "models/cifar-10";
-/// The file, as BIG-bench calls it.
-const FILE: &str = "task.json";
-
-/// A BIG-bench task whose questions are pictures.
-#[derive(Deserialize)]
-struct Task {
-    examples: Vec<Example>,
-}
-
-#[derive(Deserialize)]
-struct Example {
-    /// A PNG file in base64.
-    input: String,
-    /// Class -> 1 for the right one.
-    target_scores: BTreeMap<String, f64>,
-}
-
 /// The file of pictures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cifar10 {
@@ -73,16 +53,14 @@ impl Cifar10 {
 
     fn part(&self, range: impl Fn(usize) -> std::ops::Range<usize>) -> Result<Dataset> {
         let bad = |kind| Error::Dataset { path: self.path.clone(), kind };
-        let bytes = read_file(&self.path, MAX_BYTES)?;
-        let task: Task = serde_json::from_slice(&bytes)
-            .map_err(|_| bad("it is not a list of pictures with scores for each class, as BIG-bench writes it"))?;
-        let n = task.examples.len();
-        if n == 0 || n > MAX_PICTURES {
-            return Err(bad("it has no picture, or more than 100,000"));
+        let all = examples(&self.path)?;
+        let n = all.len();
+        if n > MAX_PICTURES {
+            return Err(bad("it has more than 100,000 pictures"));
         }
         let (mut pictures, mut labels) = (Vec::new(), Vec::new());
         for i in &order(n)[range(n)] {
-            let example = &task.examples[*i];
+            let example = &all[*i];
             let png = STANDARD.decode(&example.input).map_err(|_| bad("a picture is not in base64"))?;
             let picture: Picture = decode(&png, &self.path)?;
             if (picture.height(), picture.width(), picture.channels()) != (SIDE, SIDE, 3) {

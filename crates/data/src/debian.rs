@@ -4,10 +4,11 @@
 //! The md5 names the *English* description, so it joins a translation to what was translated. Both sides are split into
 //! the short description and the paragraphs of the long one (parted by lines ` .`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Error, Result, read_file};
+use crate::pairs::{Aligned, Pairing, words};
 use crate::plain::{Lines, text_from};
 
 /// Most descriptions of a file.
@@ -48,32 +49,6 @@ pub enum Split {
     Valid,
     /// The last measurement.
     Test,
-}
-
-/// A segment and its translation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
-    /// English.
-    pub english: String,
-    /// The translation.
-    pub other: String,
-    /// Where it belongs, by its package alone.
-    pub split: Split,
-}
-
-/// Aligned segments, and what was left out.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Aligned {
-    /// In the order of the translation's file; no segment occurs in two pairs, on either side.
-    pub pairs: Vec<Pair>,
-    /// Translations of descriptions that the English file does not hold.
-    pub unmatched: usize,
-    /// Descriptions with another number of paragraphs than the original (their short description is still used).
-    pub uneven: usize,
-    /// Segments that are the same in both languages, or empty in one.
-    pub untranslated: usize,
-    /// Segments seen before, in either language.
-    pub repeated: usize,
 }
 
 impl Split {
@@ -174,37 +149,22 @@ impl Descriptions {
         for entry in &english.entries {
             originals.entry(&entry.md5).or_insert(entry);
         }
-        let mut out = Aligned::default();
-        let mut seen: (HashSet<&str>, HashSet<&str>) = Default::default();
+        let mut out = Pairing::default();
         for entry in &self.entries {
             let Some(original) = originals.get(entry.md5.as_str()) else {
-                out.unmatched += 1;
+                out.aligned.unmatched += 1;
                 continue;
             };
             let even = original.paragraphs.len() == entry.paragraphs.len();
-            out.uneven += usize::from(!even);
+            out.aligned.uneven += usize::from(!even);
             let paragraphs = original.paragraphs.iter().zip(&entry.paragraphs).take(if even { usize::MAX } else { 0 });
             let split = Split::of(&entry.package);
             for (english, other) in std::iter::once((&original.short, &entry.short)).chain(paragraphs) {
-                if english == other || english.is_empty() || other.is_empty() {
-                    out.untranslated += 1;
-                } else if seen.0.contains(english.as_str()) || seen.1.contains(other.as_str()) {
-                    // A sentence that two packages share must not train under one and test under the other.
-                    out.repeated += 1;
-                } else {
-                    seen.0.insert(english);
-                    seen.1.insert(other);
-                    out.pairs.push(Pair { english: english.clone(), other: other.clone(), split });
-                }
+                out.add(english, other, split);
             }
         }
-        out
+        out.aligned
     }
-}
-
-/// Single spaces between words.
-fn words(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The fields of a stanza that matter here.

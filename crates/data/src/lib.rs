@@ -4,6 +4,7 @@
 //! panics of third-party decoders become errors, and every error has a stable [`Error::code`].
 
 pub mod batch;
+mod bigbench;
 pub mod cifar;
 pub mod debian;
 pub mod eda;
@@ -12,8 +13,10 @@ pub mod fashion;
 pub mod idx;
 pub mod image;
 pub mod image_set;
+pub mod multiemo;
 pub mod pack;
 pub mod packed_images;
+pub mod pairs;
 pub mod plain;
 pub mod preprocess;
 mod preprocess_config;

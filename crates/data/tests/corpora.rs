@@ -9,9 +9,9 @@ use std::io::Write;
 use std::path::Path;
 
 use common::Scratch;
-use switchformer_data::debian::Aligned;
+use switchformer_data::pairs::Aligned;
 use switchformer_data::squad::Offsets;
-use switchformer_data::{Batches, Descriptions, Error, Split, Squad, plain, squad};
+use switchformer_data::{Batches, Descriptions, Error, Split, Squad, multiemo, plain, squad};
 
 fn here() -> &'static Path {
     Path::new("here")
@@ -397,4 +397,46 @@ fn batches_depend_on_seed_and_epoch_alone() {
     let error = Batches::new(&[3, 11, 12], 10, 0, 0).unwrap_err();
     says(&error, "batch.budget", &["sample 1", "11 tokens", "10"]);
     assert!(Batches::new(&[u32::MAX; 3], u32::MAX, 0, 0).is_ok_and(|b| b.len() == 3));
+}
+
+/// A folder of two BIG-bench tasks.
+fn opinions(name: &str, english: &[&str], italian: &[&str]) -> Scratch {
+    let dir = Scratch::new(name);
+    for (language, texts) in [("en", english), ("it", italian)] {
+        let examples: Vec<_> =
+            texts.iter().map(|t| serde_json::json!({"input": t, "target_scores": {"neutral": 1}})).collect();
+        let name = format!("{}/task.json", multiemo::folder(language));
+        std::fs::create_dir(dir.0.join(multiemo::folder(language))).unwrap();
+        dir.put(&name, serde_json::json!({"examples": examples}).to_string().as_bytes());
+    }
+    dir
+}
+
+#[test]
+fn sentences_at_one_place_are_translations() {
+    let dir = opinions(
+        "multiemo",
+        &["A  good hotel .", "Bad food", "OK", "A good hotel .", "Room 12"],
+        &["Un buon albergo .", "Cibo cattivo", "OK", "Un albergo buono .", "Camera 12"],
+    );
+    let found = multiemo::pairs(&dir.0, "it").unwrap();
+    let pairs: Vec<(&str, &str)> = found.pairs.iter().map(|p| (p.english.as_str(), p.other.as_str())).collect();
+    assert_eq!(
+        pairs,
+        [("A good hotel .", "Un buon albergo ."), ("Bad food", "Cibo cattivo"), ("Room 12", "Camera 12")]
+    );
+    assert_eq!((found.untranslated, found.repeated), (1, 1));
+    assert_eq!(found.pairs[2].split, Split::of("Room 34"));
+}
+
+#[test]
+fn sentences_that_do_not_answer_each_other_are_refused() {
+    let dir = opinions("multiemo-uneven", &["one", "two"], &["uno"]);
+    let error = multiemo::pairs(&dir.0, "it").unwrap_err();
+    assert!(error.code() == "dataset.invalid" && error.to_string().contains("all_sentence_it"), "{error}");
+    assert!(multiemo::pairs(&dir.0, "de").unwrap_err().code().starts_with("file."));
+    assert_eq!(multiemo::pairs(&opinions("multiemo-none", &[], &[]).0, "it").unwrap_err().code(), "dataset.invalid");
+    let long = "x".repeat((1 << 20) + 1);
+    let error = multiemo::pairs(&opinions("multiemo-long", &[&long], &["x"]).0, "it").unwrap_err();
+    assert_eq!(error.code(), "dataset.invalid");
 }

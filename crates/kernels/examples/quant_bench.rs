@@ -1,13 +1,18 @@
 //! Times the packed low-bit products: `quant_bench gemv|int8 [THREADS [avx2|scalar]]`.
 //!
-//! `gemv`: one row through distinct 768x3072 layers, 200 MB and more of codes in all, beside a plain
-//! sum over the same bytes, and one layer whose codes are made floats first. `int8`: integer products at transformer shapes, by every set of instructions there is.
+//! `gemv`: few rows through distinct 768x3072 layers, 200 MB and more of codes and scales in all, beside a plain
+//! sum over as many bytes, and one layer whose codes are made floats first. `int8`: integer products at transformer shapes, by every set of instructions there is.
 
 use std::hint::black_box;
 use std::time::Instant;
 use switchformer_kernels::nested::linear_nested;
+use switchformer_kernels::pool::Pool;
 use switchformer_kernels::quant::{Int8Rows, PackedCodes, WIDTHS, force_int_path, int_paths};
 use switchformer_kernels::{Epilogue, isa, set_threads};
+
+/// As in the programs that run models: large blocks lie on huge pages.
+#[global_allocator]
+static POOL: Pool = Pool;
 
 const D_IN: usize = 768;
 const D_OUT: usize = 3072;
@@ -50,14 +55,15 @@ fn layer(seed: u64, group: usize) -> PackedCodes {
 fn gemv(threads: usize) {
     let layers: Vec<PackedCodes> = (1..=360).map(|seed| layer(seed, 64)).collect();
     let (codes, scale) = (layers[0].codes(8), vec![0.01; D_OUT * D_IN / 64]);
-    let words = vec![1u64; layers.len() * D_IN * D_OUT / 8];
+    let scales = D_OUT * D_IN / 64 * 4;
+    let words = vec![1u64; layers.len() * (D_IN * D_OUT + scales) / 8];
     let x: Vec<f32> = (0..32 * D_IN).map(|i| (i % 17) as f32 - 8.0).collect();
     let mut y = vec![0.0; 32 * D_OUT];
     let mut rates = Vec::new();
     for bits in WIDTHS {
         // All the layers at two bits are 200 MB; wider ones take fewer.
         let used = layers.len() * 2 / usize::from(bits);
-        let bytes = used * D_IN * D_OUT * usize::from(bits) / 8;
+        let bytes = used * (D_IN * D_OUT * usize::from(bits) / 8 + scales);
         let at = Instant::now();
         layers[..used].iter().for_each(|l| l.prepare(bits));
         let pack = at.elapsed().as_secs_f64() / (used * D_IN * D_OUT) as f64 * 1e9;

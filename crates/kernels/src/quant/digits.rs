@@ -28,11 +28,12 @@ const TASK_BYTES: usize = 64 * 1024;
 /// Bytes times rows of `x` below which a second thread costs more than it saves.
 const PARALLEL_BYTES: usize = 128 * 1024;
 
-/// Panels that are summed at once for one row: enough sums in flight to hide the time an addition takes.
-const GROUP: usize = 4;
+/// Sums in flight for each digit of a row and panel, where only one row and panel are at work: enough to hide most of the
+/// time an addition takes.
+const CHAINS: usize = 2;
 
-/// Blocks ahead of the one in use that are asked for: one page of memory.
-const AHEAD: usize = 64;
+/// Blocks ahead of the one in use that are asked for.
+const AHEAD: usize = 32;
 
 /// Rows of activations as digits: a value is `(d0 + 256 d1 + 65536 d2) * step`, where the step is a power of two, so that
 /// numbers on a grid of 22 bits are exact; of others no more is lost than 2^-23 of the group's greatest.
@@ -152,7 +153,7 @@ pub(super) fn linear(w: &PackedCodes, m: usize, x: &[f32], bits: u8, bias: Optio
     let x = Rows::new(m, x, w);
     let job = Job { packed, bits, x: &x, w, bias, y: Shared::new(y) };
     let panel_bytes = (w.units() * blocks_per_unit(bits) * size_of::<Block>()).max(1);
-    let chunk = (TASK_BYTES / panel_bytes).next_multiple_of(GROUP).max(GROUP);
+    let chunk = (TASK_BYTES / panel_bytes).next_multiple_of(WIDEST).max(WIDEST);
     let panels = w.panel_count();
     let parallel = panels * panel_bytes * m >= PARALLEL_BYTES;
     threads::run(panels.div_ceil(chunk), parallel, |i| {
@@ -172,6 +173,9 @@ fn panels_body<D: Dots>(d: D, job: &Job<'_>, first: usize, count: usize) {
     }
 }
 
+/// Most panels of a tile.
+const WIDEST: usize = 4;
+
 /// The widest tiles that the sums have registers for: three for each row and panel.
 #[inline(always)]
 fn rows_body<D: Dots, const BITS: u8>(d: D, job: &Job<'_>, first: usize, count: usize) {
@@ -179,9 +183,9 @@ fn rows_body<D: Dots, const BITS: u8>(d: D, job: &Job<'_>, first: usize, count: 
     let mut panel = first;
     while panel < end {
         panel += match (job.x.m, end - panel) {
-            (1, GROUP..) if D::WIDE => strip::<D, BITS, 1, GROUP>(d, job, panel),
-            (1, 2..) => strip::<D, BITS, 1, 2>(d, job, panel),
-            (2, GROUP..) if D::WIDE => strip::<D, BITS, 2, GROUP>(d, job, panel),
+            // One row takes what memory gives, which is most where it is one stretch.
+            (1, _) => strip::<D, BITS, 1, 1>(d, job, panel),
+            (2, WIDEST..) if D::WIDE => strip::<D, BITS, 2, WIDEST>(d, job, panel),
             (3.., 2..) if D::WIDE => strip::<D, BITS, 4, 2>(d, job, panel),
             (2.., _) if D::WIDE => strip::<D, BITS, 4, 1>(d, job, panel),
             _ => strip::<D, BITS, 1, 1>(d, job, panel),
@@ -237,6 +241,9 @@ fn tile<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
     let mut total = [[d.no_floats(); PANELS]; ROWS];
     for g in 0..groups {
         let mut acc = [[[d.splat(0); DIGITS]; PANELS]; ROWS];
+        // Of odd words, where few sums are in flight.
+        let mut odd = [d.splat(0); DIGITS];
+        let alone = const { ROWS * PANELS < CHAINS };
         for r in 0..ROWS {
             // Takes the offset of the codes off; sums wrap round, which the last one undoes.
             let (sums, _) = job.x.group(row + r, g);
@@ -271,12 +278,21 @@ fn tile<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
                 for r in 0..ROWS {
                     for digit in 0..DIGITS {
                         let x = d.inputs(u32::from_le_bytes(fours[r][digit][G]));
+                        if alone && G % 2 == 1 {
+                            odd[digit] = d.dot(odd[digit], w[0], x);
+                            continue;
+                        }
                         for p in 0..PANELS {
                             acc[r][p][digit] = d.dot(acc[r][p][digit], w[p], x);
                         }
                     }
                 }
             });
+        }
+        if alone {
+            for digit in 0..DIGITS {
+                acc[0][0][digit] = d.sum(acc[0][0][digit], odd[digit]);
+            }
         }
         for r in 0..ROWS {
             let (_, step) = job.x.group(row + r, g);

@@ -32,6 +32,8 @@ pub(super) trait Dots: Copy {
     fn inputs(self, word: u32) -> Self::X;
     /// `acc` plus the four products of each row. It wraps round, which the end result undoes.
     fn dot(self, acc: Self::Acc, w: Self::W, x: Self::X) -> Self::Acc;
+    /// Both sums together. They wrap round.
+    fn sum(self, a: Self::Acc, b: Self::Acc) -> Self::Acc;
     fn store(self, acc: Self::Acc) -> [i32; PANEL];
     /// Floats of a panel's rows, all zero.
     fn no_floats(self) -> Self::Floats;
@@ -115,6 +117,10 @@ impl Dots for Scalar {
             *acc = acc.wrapping_add(products);
         }
         acc
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::Acc, b: Self::Acc) -> Self::Acc {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     fn store(self, acc: Self::Acc) -> [i32; PANEL] {

@@ -166,6 +166,11 @@ macro_rules! sums_avx2 {
             unsafe { [_mm256_set1_epi32(value); 2] }
         }
         #[inline(always)]
+        fn sum(self, a: Self::Acc, b: Self::Acc) -> Self::Acc {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+        }
+        #[inline(always)]
         fn store(self, acc: Self::Acc) -> [i32; PANEL] {
             let mut out = [0; PANEL];
             // SAFETY: the array is two vectors long; the token proves the instruction.
@@ -261,6 +266,11 @@ macro_rules! sums_avx512 {
         fn splat(self, value: i32) -> Self::Acc {
             // SAFETY: the token proves the instruction.
             unsafe { _mm512_set1_epi32(value) }
+        }
+        #[inline(always)]
+        fn sum(self, a: Self::Acc, b: Self::Acc) -> Self::Acc {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_add_epi32(a, b) }
         }
         #[inline(always)]
         fn store(self, acc: Self::Acc) -> [i32; PANEL] {

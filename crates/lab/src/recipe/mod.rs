@@ -111,7 +111,7 @@ pub struct Data {
     #[serde(default)]
     pub task: TaskKind,
     /// `fashion-mnist` for images and scenes, `cifar-10` for images; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
-    /// corruption; `squad` for questions.
+    /// corruption; `multiemo` (sentences of opinions) for translation; `squad` for questions.
     pub set: String,
     /// Probability of a mirror image.
     #[serde(default)]
@@ -131,7 +131,7 @@ pub struct Data {
     /// Images kept from training, or texts or questions of the validation split, that the validation loss is over.
     #[serde(default)]
     pub valid: usize,
-    /// The other language of a translation, as Debian names it.
+    /// The other language of a translation, as Debian or MultiEmo names it.
     #[serde(default)]
     pub language: String,
     /// Languages of the texts that spans are cut out of, as Debian names them; English alone where empty.
@@ -434,7 +434,7 @@ impl Recipe {
             TaskKind::Images => IMAGE_SETS.contains(&d.set.as_str()),
             TaskKind::Scenes => d.set == "fashion-mnist",
             TaskKind::SpanCorruption => d.set == "debian" || d.set == "text",
-            TaskKind::Translate => d.set == "debian",
+            TaskKind::Translate => d.set == "debian" || d.set == "multiemo",
             TaskKind::Questions => d.set == "squad",
         };
         let spans = d.task == TaskKind::SpanCorruption && d.set == "debian";
@@ -448,8 +448,8 @@ impl Recipe {
             (named, "name must be letters, digits, - _ ."),
             (
                 fits,
-                "data.set must be \"fashion-mnist\" for images and scenes, \"cifar-10\" for images, \"debian\" for text, \"text\" for span-corruption, or \
-                 \"squad\" for questions",
+                "data.set must be \"fashion-mnist\" for images and scenes, \"cifar-10\" for images, \"debian\" for text, \"text\" for span-corruption, \
+                 \"multiemo\" for translate, or \"squad\" for questions",
             ),
             (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),
             (!asks || self.start.is_some(), "data.task = \"questions\" needs start.folder, a model with its tokenizer"),
@@ -473,6 +473,10 @@ impl Recipe {
             ((8..=4_096).contains(&d.max_len), "data.max_len must be 8 to 4,096"),
             (d.noise > 0.0 && d.noise <= 0.5 && d.span >= 1.0, "data.noise must be up to 0.5, data.span at least 1"),
             (d.task != TaskKind::Translate || !d.language.is_empty(), "data.language must name the other language"),
+            (
+                d.language.chars().all(|c| c.is_ascii_alphabetic() || c == '_'),
+                "data.language must be letters, as in pt_BR",
+            ),
             (t.steps >= 1 && t.steps <= 10_000_000, "train.steps must be 1 to 10,000,000"),
             (t.batch >= 1 && t.batch <= 65_536, "train.batch must be 1 to 65,536"),
             (t.lr > 0.0 && t.lr < 10.0, "train.lr must be between 0 and 10"),

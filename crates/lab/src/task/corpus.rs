@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use switchformer_data::debian::{Descriptions, Pair, Split};
+use switchformer_data::debian::{Descriptions, Split};
+use switchformer_data::pairs::Pair;
 use switchformer_data::train_tokenizer::Kind;
-use switchformer_data::{Batches, Tokenizer, TokenizerRecipe, plain};
+use switchformer_data::{Batches, Tokenizer, TokenizerRecipe, multiemo, plain};
 
 use super::{Places, text_folder};
 use crate::error::{Error, Result};
@@ -96,8 +97,21 @@ pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<Text>> {
 
 /// Sentences and their translations.
 pub(super) fn pairs(data: &Data, places: &Places) -> Result<Vec<Pair>> {
-    let (english, other) = (descriptions(places, "en")?, descriptions(places, &data.language)?);
-    Ok(mixed(other.align(&english).pairs, data.limit))
+    let aligned = if data.set == "multiemo" {
+        let dir = places.data.as_deref().unwrap_or(Path::new(multiemo::PLACE));
+        for language in ["en", &data.language] {
+            if !dir.join(multiemo::folder(language)).is_dir() {
+                return Err(Error::Nn(switchformer_nn::Error::input(
+                    format!("{} holds no folder {}", dir.display(), multiemo::folder(language)),
+                    "scripts/fetch-models.sh multiemo fetches en and it; name another folder with --data",
+                )));
+            }
+        }
+        multiemo::pairs(dir, &data.language)?
+    } else {
+        descriptions(places, &data.language)?.align(&descriptions(places, "en")?)
+    };
+    Ok(mixed(aligned.pairs, data.limit))
 }
 
 /// The first `limit` (0 = all) of a fixed random order.
