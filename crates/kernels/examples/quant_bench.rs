@@ -30,6 +30,27 @@ fn best(mut f: impl FnMut()) -> f64 {
     least
 }
 
+/// The middle seconds of `a`, of `b`, and of `a` over `b`, of calls in turn for a second, at least five: what memory gives swings.
+fn turns(mut a: impl FnMut(), mut b: impl FnMut()) -> [f64; 3] {
+    let start = Instant::now();
+    let mut seen: [Vec<f64>; 3] = Default::default();
+    while seen[0].len() < 5 || start.elapsed().as_secs_f64() < 1.0 {
+        let at = Instant::now();
+        a();
+        let first = at.elapsed().as_secs_f64();
+        let at = Instant::now();
+        b();
+        let second = at.elapsed().as_secs_f64();
+        for (seen, value) in seen.iter_mut().zip([first, second, first / second]) {
+            seen.push(value);
+        }
+    }
+    seen.map(|mut all| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    })
+}
+
 /// The sum of `words`, as fast as the compiler makes it, on `threads` threads.
 fn read(words: &[u64], threads: usize) -> u64 {
     let sum = |part: &[u64]| part.iter().fold(0u64, |a, &w| a.wrapping_add(w));
@@ -67,21 +88,21 @@ fn gemv(threads: usize) {
         let at = Instant::now();
         layers[..used].iter().for_each(|l| l.prepare(bits));
         let pack = at.elapsed().as_secs_f64() / (used * D_IN * D_OUT) as f64 * 1e9;
-        let plain = bytes as f64 / best(|| _ = black_box(read(&words[..bytes / 8], threads))) / 1e9;
-        rates.push(format!("{bits} bits: read {plain:.1} GB/s, packed in {pack:.2} ns a weight;"));
+        rates.push(format!("{bits} bits, packed in {pack:.2} ns a weight;"));
         for m in [1, 2, 4, 8, 16, 32] {
-            let time = best(|| {
+            let plain = || _ = black_box(read(&words[..bytes / 8], threads));
+            let [plain, time, share] = turns(plain, || {
                 for l in &layers[..used] {
                     l.linear(m, &x[..m * D_IN], bits, None, &mut y[..m * D_OUT]);
                 }
             });
-            let rate = bytes as f64 / time / 1e9;
+            let (plain, rate, share) = (bytes as f64 / plain / 1e9, bytes as f64 / time / 1e9, 100.0 * share);
             let us = time / used as f64 * 1e6;
             let (x, y) = (&x[..m * D_IN], &mut y[..m * D_OUT]);
             let dense = best(|| linear_nested(m, D_IN, D_OUT, x, &codes, &scale, bits, None, y)) * 1e6;
-            let share = 100.0 * rate / plain;
-            rates
-                .push(format!("  m {m}: {rate:.1} GB/s ({share:.0} %), {us:.0} us a layer; made floats {dense:.0} us"));
+            rates.push(format!(
+                "  m {m}: {rate:.1} GB/s ({share:.0} % of {plain:.1}), {us:.0} us a layer; made floats {dense:.0} us"
+            ));
         }
     }
     println!("gemv {D_IN}x{D_OUT}, {:?}, {threads} threads\n{}", isa::current(), rates.join("\n"));

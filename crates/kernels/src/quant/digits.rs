@@ -261,7 +261,7 @@ fn tile<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
             for p in 0..PANELS {
                 for (raw, block) in raw[p].iter_mut().zip(&panels[p][unit * per_unit..][..per_unit]) {
                     *raw = d.raw(block);
-                    d.prefetch(block, ahead);
+                    d.prefetch(std::ptr::from_ref(block).wrapping_add(ahead));
                 }
             }
             let mut fours = [[&[[0; 4]; 4]; DIGITS]; ROWS];

@@ -43,8 +43,8 @@ pub(super) trait Dots: Copy {
     /// powers of two or rounded one by one, every path has the same bits.
     fn joined(self, floats: Self::Floats, acc: [Self::Acc; DIGITS], scale: &[f32; PANEL], step: f32) -> Self::Floats;
     fn store_floats(self, floats: Self::Floats) -> [f32; PANEL];
-    /// Asks for the cache line `ahead` blocks after `block`, which need not exist.
-    fn prefetch(self, block: &Block, ahead: usize);
+    /// Asks for the cache line of `at`, which need not exist.
+    fn prefetch<T>(self, at: *const T);
 }
 
 /// Where the codes of inputs `4 * g..4 * g + 4` of a unit lie: block and first bit of all their bits but the upper two of 6,
@@ -156,5 +156,5 @@ impl Dots for Scalar {
         floats
     }
     #[inline(always)]
-    fn prefetch(self, _block: &Block, _ahead: usize) {}
+    fn prefetch<T>(self, _at: *const T) {}
 }

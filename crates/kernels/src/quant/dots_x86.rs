@@ -52,10 +52,9 @@ fn even_odd(word: u32) -> [i32; 2] {
 const EVEN: i32 = 0x00ff_00ff;
 
 #[inline(always)]
-fn prefetch_line(block: &Block, ahead: usize) {
-    let line = std::ptr::from_ref(block).wrapping_add(ahead);
+fn prefetch_line<T>(at: *const T) {
     // SAFETY: a prefetch reads nothing the program can see and never faults, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
 }
 
 // Functions and not closures: a closure does not take on the features of the code around it.
@@ -157,8 +156,8 @@ macro_rules! sums_avx2 {
             out
         }
         #[inline(always)]
-        fn prefetch(self, block: &Block, ahead: usize) {
-            prefetch_line(block, ahead);
+        fn prefetch<T>(self, at: *const T) {
+            prefetch_line(at);
         }
         #[inline(always)]
         fn splat(self, value: i32) -> Self::Acc {
@@ -259,8 +258,8 @@ macro_rules! sums_avx512 {
             out
         }
         #[inline(always)]
-        fn prefetch(self, block: &Block, ahead: usize) {
-            prefetch_line(block, ahead);
+        fn prefetch<T>(self, at: *const T) {
+            prefetch_line(at);
         }
         #[inline(always)]
         fn splat(self, value: i32) -> Self::Acc {

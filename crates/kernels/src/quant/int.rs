@@ -120,8 +120,11 @@ fn panels_body<D: Dots>(d: D, bytes: &[Block], panels: Range<usize>, rows: Range
             if job.w.groups() == 1 {
                 strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
             } else {
-                // Half of the registers hold the floats of the groups before.
-                strip::<D, 3, GROUP>(d, blocks, panel, rows.clone(), job);
+                // Half of the registers hold the floats of the groups before, and some are left over, so that none goes to
+                // memory between groups.
+                for two in 0..GROUP / 2 {
+                    strip::<D, 4, 2>(d, &blocks[2 * two * len..], panel + 2 * two, rows.clone(), job);
+                }
             }
             panel += GROUP;
         } else {
@@ -175,6 +178,14 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
     for p in 0..PANELS {
         panels[p] = &blocks[p * len..][..len];
         scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
+    }
+    if let Out::Floats { y, .. } = job.out {
+        // Where results go is asked for before there are any.
+        for r in row..job.x.m.min(row + ROWS) {
+            for p in panel..panel + PANELS {
+                d.prefetch(y.ptr(r * job.w.d_out() + p * PANEL));
+            }
+        }
     }
     let mut total = [[d.no_floats(); PANELS]; ROWS];
     for g in 0..groups {
