@@ -174,20 +174,20 @@ fn panels_body<D: Dots>(d: D, job: &Job<'_>, first: usize, count: usize) {
 }
 
 /// Most panels of a tile.
-const WIDEST: usize = 4;
+const WIDEST: usize = 2;
 
-/// The widest tiles that the sums have registers for: three for each row and panel.
+/// Tiles that the sums have registers for: three for each row and panel.
 #[inline(always)]
 fn rows_body<D: Dots, const BITS: u8>(d: D, job: &Job<'_>, first: usize, count: usize) {
     let end = first + count;
     let mut panel = first;
     while panel < end {
         panel += match (job.x.m, end - panel) {
-            // One row takes what memory gives, which is most where it is one stretch.
+            // Few rows take what memory gives, which is most where it is one stretch.
             (1, _) => strip::<D, BITS, 1, 1>(d, job, panel),
-            (2, WIDEST..) if D::WIDE => strip::<D, BITS, 2, WIDEST>(d, job, panel),
-            (3.., 2..) if D::WIDE => strip::<D, BITS, 4, 2>(d, job, panel),
-            (2.., _) if D::WIDE => strip::<D, BITS, 4, 1>(d, job, panel),
+            (2, _) if D::WIDE => strip::<D, BITS, 2, 1>(d, job, panel),
+            (5.., WIDEST..) if D::WIDE => strip::<D, BITS, 4, WIDEST>(d, job, panel),
+            (3.., _) if D::WIDE => strip::<D, BITS, 4, 1>(d, job, panel),
             _ => strip::<D, BITS, 1, 1>(d, job, panel),
         };
     }
