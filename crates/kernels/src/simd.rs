@@ -106,8 +106,11 @@ macro_rules! map1 {
             let $v = $s.load(a);
             $s.store(b, $f);
         }
-        let $v = $s.load_part(xs.remainder());
-        $s.store_part(ys.into_remainder(), $f);
+        let rest = ys.into_remainder();
+        if !rest.is_empty() {
+            let $v = $s.load_part(xs.remainder());
+            $s.store_part(rest, $f);
+        }
     }};
 }
 
@@ -121,8 +124,11 @@ macro_rules! map2 {
             let ($p, $q) = ($s.load(a), $s.load(b));
             $s.store(o, $f);
         }
-        let ($p, $q) = ($s.load_part(xs.remainder()), $s.load_part(zs.remainder()));
-        $s.store_part(ys.into_remainder(), $f);
+        let rest = ys.into_remainder();
+        if !rest.is_empty() {
+            let ($p, $q) = ($s.load_part(xs.remainder()), $s.load_part(zs.remainder()));
+            $s.store_part(rest, $f);
+        }
     }};
 }
 
@@ -135,8 +141,10 @@ macro_rules! map_in_place {
             $s.store(b, $f);
         }
         let rest = ys.into_remainder();
-        let $v = $s.load_part(rest);
-        $s.store_part(rest, $f);
+        if !rest.is_empty() {
+            let $v = $s.load_part(rest);
+            $s.store_part(rest, $f);
+        }
     }};
 }
 
@@ -150,8 +158,10 @@ macro_rules! zip_in_place {
             $s.store(b, $f);
         }
         let rest = ys.into_remainder();
-        let ($v, $w) = ($s.load_part(rest), $s.load_part(xs.remainder()));
-        $s.store_part(rest, $f);
+        if !rest.is_empty() {
+            let ($v, $w) = ($s.load_part(rest), $s.load_part(xs.remainder()));
+            $s.store_part(rest, $f);
+        }
     }};
 }
 

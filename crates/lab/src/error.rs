@@ -62,6 +62,18 @@ pub enum Error {
         /// Folder of the run.
         run: PathBuf,
     },
+    /// Runs of a study failed; the others were done.
+    #[error("{failed} of the runs failed, the table of the others is {}; the first, {run}: {first}", table.display())]
+    Runs {
+        /// How many.
+        failed: usize,
+        /// The first.
+        run: String,
+        /// Why it failed.
+        first: Box<Error>,
+        /// The study's table.
+        table: PathBuf,
+    },
     /// The user interrupted and everything is saved.
     #[error("interrupted at step {step}; resume with the same command ({} holds the state)", saved.display())]
     Interrupted {
@@ -84,6 +96,7 @@ impl Error {
             Error::Report { .. } => "report",
             Error::Diverged { .. } => "train.diverged",
             Error::InUse { .. } => "train.in_use",
+            Error::Runs { first, .. } => first.code(),
             Error::Interrupted { .. } => "train.interrupted",
         }
     }

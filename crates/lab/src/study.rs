@@ -17,7 +17,7 @@ use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Folder, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::recipe::Recipe;
 use crate::recipe::study::{Study, StudyRun};
@@ -83,8 +83,12 @@ pub struct StudyReport {
 }
 
 /// Trains and measures every run that is neither finished nor in the hands of another process, in order; the table is
-/// written anew after each.
+/// written anew after each. A run that fails does not keep the others from their turn.
+///
+/// # Errors
+/// [`Error::Runs`] once all others are done; at once when interrupted.
 pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
+    let (table, mut failed) = (o.results.join(format!("{}.md", study.name)), Vec::new());
     let mut done = write_table(study, o)?;
     let is_done = |done: &[RunResult], r: &StudyRun| done.iter().any(|d| d.is_of(r));
     let asked = || study.runs.iter().filter(|r| o.only.as_ref().is_none_or(|v| *v == r.variant));
@@ -109,16 +113,31 @@ pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
             quiet: o.quiet,
             ..TrainOptions::default()
         };
-        let report = train::run_in(&held, &r.recipe, &options)?;
-        let result = measure(&r.variant, &r.recipe, &options, &report)?;
-        let text = serde_json::to_vec_pretty(&result).unwrap_or_default();
-        write_atomic(&out.join(RESULT), &text)?;
-        done = write_table(study, o)?;
+        let result = train::run_in(&held, &r.recipe, &options)
+            .and_then(|report| measure(&r.variant, &r.recipe, &options, &report));
+        match result {
+            Ok(result) => {
+                let text = serde_json::to_vec_pretty(&result).unwrap_or_default();
+                write_atomic(&out.join(RESULT), &text)?;
+                done = write_table(study, o)?;
+            }
+            Err(e @ Error::Interrupted { .. }) => return Err(e),
+            Err(e) => {
+                if !o.quiet {
+                    eprintln!("{} failed, the next run follows: {e}", r.recipe.name);
+                }
+                failed.push((r.recipe.name.clone(), e));
+            }
+        }
     }
     // Others may have finished what was passed over.
     done = write_table(study, o)?;
-    let elsewhere = asked().filter(|r| !is_done(&done, r)).count();
-    Ok(StudyReport { table: o.results.join(format!("{}.md", study.name)), done, runs: study.runs.len(), elsewhere })
+    let missing = asked().filter(|r| !is_done(&done, r)).count();
+    let (n, mut failed) = (failed.len(), failed.into_iter());
+    if let Some((run, e)) = failed.next() {
+        return Err(Error::Runs { failed: n, run, first: Box::new(e), table });
+    }
+    Ok(StudyReport { table, done, runs: study.runs.len(), elsewhere: missing })
 }
 
 impl RunResult {

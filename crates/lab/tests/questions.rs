@@ -251,6 +251,29 @@ fn training_finds_who_lives_where_and_the_table_says_so() {
 }
 
 #[test]
+fn a_run_that_fails_does_not_keep_the_others_from_their_turn() {
+    let temp = tempfile::tempdir().unwrap();
+    let (start, data) = (checkpoint(temp.path(), "bert"), squad(temp.path()));
+    // `back` asks for translators that are not there.
+    let study = study(&start, &[]);
+    let out = temp.path().join("runs");
+    let o = StudyOptions {
+        results: temp.path().join("results"),
+        data: Some(data),
+        only: Some("back".into()),
+        quiet: true,
+        out: out.clone(),
+    };
+    let Err(Error::Runs { failed: 2, run, first, table }) = run_all(&study, &o) else { panic!("no run can be done") };
+    assert!(run == "back-s1" && first.to_string().contains("--variant there"), "{run}: {first}");
+    assert!(!table.exists());
+    let error = run_all(&study, &StudyOptions { only: None, ..o.clone() }).unwrap_err();
+    assert!(error.to_string().contains("2 of the runs failed") && error.code() == first.code(), "{error}");
+    let text = std::fs::read_to_string(table).unwrap();
+    assert!(text.contains("12 of 14 runs") && text.contains("| eda | rest | 2 |"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_a_start_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let (start, data) = (checkpoint(temp.path(), "bert"), squad(temp.path()));

@@ -5,7 +5,7 @@
 
 use super::dots::Dots;
 use super::dots_x86::Avx512Vnni;
-use super::int::{Job, Out, whole, write_sums};
+use super::int::{Job, Out, finish, write_sums};
 use super::layout::{Block, FULL_BLOCKS, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -148,7 +148,9 @@ fn square(
     }
     for (half, rows) in halves.into_iter().enumerate() {
         for (p, panel) in panels.clone().enumerate() {
-            end(d, &work.totals[half][p], &blocks[p * len..][..len], panel, rows.clone(), job);
+            for (total, row) in work.totals[half][p].0.iter().zip(rows.clone()) {
+                finish(d, &[d.floats(total)], &blocks[p * len..][..len], panel, row, job);
+            }
         }
     }
 }
@@ -225,42 +227,6 @@ fn scale(_: Avx512Vnni, work: &mut Work, [half, p]: [usize; 2], scales: &[[f32; 
             for (r, own) in own.into_iter().enumerate() {
                 _mm512_store_ps(work.totals[half][p].0[first + r].as_mut_ptr(), own);
             }
-        }
-    }
-}
-
-/// Writes the results of some rows for the outputs of one panel: the `finish` of the other paths in vectors, with the
-/// same roundings.
-#[inline(always)]
-fn end(_: Avx512Vnni, totals: &Totals, blocks: &[Block], panel: usize, rows: Range<usize>, job: &Job<'_>) {
-    let Out::Floats { y, row_sums, step, bias } = job.out else { return };
-    let (first, groups) = (panel * PANEL, job.w.groups());
-    let scales = &job.w.scale()[panel * groups..][..groups];
-    let n = PANEL.min(job.w.d_out() - first);
-    let (row_sums, bias) = (whole(&row_sums[first..]), bias.map(|b| whole(&b[first..])));
-    for (total, row) in totals.0.iter().zip(rows) {
-        // SAFETY: these outputs belong to one panel, and each panel to one task.
-        let y = unsafe { y.slice(row * job.w.d_out() + first, n) };
-        // SAFETY: every array is one vector long, and the mask has as many lanes as `y`; the token proves the instructions.
-        unsafe {
-            let mut beyond = _mm512_setzero_ps();
-            for wide in job.x.wide(row) {
-                let at = wide.at as usize;
-                let codes = _mm512_load_si512(blocks[at / 4].0.as_ptr().cast());
-                let codes = _mm512_srl_epi32(codes, _mm_cvtsi32_si128(8 * (wide.at % 4) as i32));
-                let codes = _mm512_and_si512(codes, _mm512_set1_epi32(255));
-                let codes = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(job.offset)));
-                let weights = _mm512_mul_ps(codes, _mm512_loadu_ps(scales[at / job.w.group()].as_ptr()));
-                beyond = _mm512_add_ps(beyond, _mm512_mul_ps(_mm512_set1_ps(wide.rest), weights));
-            }
-            let total = _mm512_mul_ps(_mm512_load_ps(total.as_ptr()), _mm512_set1_ps(job.x.scale[row]));
-            let middle = _mm512_mul_ps(_mm512_set1_ps(job.x.middle[row]), _mm512_loadu_ps(row_sums.as_ptr()));
-            let mut value = _mm512_add_ps(_mm512_add_ps(total, middle), beyond);
-            value = _mm512_mul_ps(value, _mm512_set1_ps(step));
-            if let Some(bias) = &bias {
-                value = _mm512_add_ps(value, _mm512_loadu_ps(bias.as_ptr()));
-            }
-            _mm512_mask_storeu_ps(y.as_mut_ptr(), u16::MAX >> (PANEL - n), value);
         }
     }
 }

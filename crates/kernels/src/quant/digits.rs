@@ -6,7 +6,7 @@
 
 use super::PackedCodes;
 use super::dots::Dots;
-use super::layout::{Block, PANEL, UNIT, blocks_per_unit, offset};
+use super::layout::{Block, PANEL, UNIT, blocks_per_unit, offset, whole};
 use super::path::{int_path, on_path};
 use crate::dispatch::dispatch;
 use crate::nested::FULL_BITS;
@@ -238,7 +238,7 @@ fn tile<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
     for r in 0..ROWS {
         xs[r] = job.x.words(row + r);
     }
-    let mut total = [[d.no_floats(); PANELS]; ROWS];
+    let mut total = [[d.all(0.0); PANELS]; ROWS];
     for g in 0..groups {
         let mut acc = [[[d.splat(0); DIGITS]; PANELS]; ROWS];
         // Of odd words, where few sums are in flight.
@@ -302,18 +302,15 @@ fn tile<D: Dots, const BITS: u8, const ROWS: usize, const PANELS: usize>(
         }
     }
     let d_out = job.w.d_out();
-    let step = f32::from(1u8 << (FULL_BITS - BITS));
-    for (r, total) in total.iter().enumerate().take(job.x.m - row) {
-        for (p, &total) in total.iter().enumerate() {
-            let first = (panel + p) * PANEL;
-            let n = PANEL.min(d_out - first);
-            let total = d.store_floats(total);
+    let step = d.all(f32::from(1u8 << (FULL_BITS - BITS)));
+    for p in 0..PANELS {
+        let first = (panel + p) * PANEL;
+        let n = PANEL.min(d_out - first);
+        let bias = d.floats(&job.bias.map_or([0.0; PANEL], |b| whole(&b[first..])));
+        for (r, total) in total.iter().enumerate().take(job.x.m - row) {
             // SAFETY: these outputs belong to one panel, and each panel to one task.
             let y = unsafe { job.y.slice((row + r) * d_out + first, n) };
-            for i in 0..n {
-                let bias = job.bias.map_or(0.0, |b| b[first + i]);
-                y[i] = total[i] * step + bias;
-            }
+            d.write(d.plus(d.times(total[p], step), bias), y);
         }
     }
 }

@@ -35,14 +35,21 @@ pub(super) trait Dots: Copy {
     /// Both sums together. They wrap round.
     fn sum(self, a: Self::Acc, b: Self::Acc) -> Self::Acc;
     fn store(self, acc: Self::Acc) -> [i32; PANEL];
-    /// Floats of a panel's rows, all zero.
-    fn no_floats(self) -> Self::Floats;
-    /// `floats + acc * scale`, rounded twice, so that every path has the same bits.
-    fn scaled(self, floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats;
+    /// Byte `at` of each row's word, without sign, less `offset`.
+    fn codes(self, block: &Block, at: usize, offset: i32) -> Self::Acc;
+    /// Sums as floats, rounded to nearest.
+    fn rounded(self, acc: Self::Acc) -> Self::Floats;
+    fn floats(self, floats: &[f32; PANEL]) -> Self::Floats;
+    /// The same float for each row.
+    fn all(self, value: f32) -> Self::Floats;
+    /// Rounded, as [`times`](Self::times) is, and never fused with it: so every path has the same bits.
+    fn plus(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    fn times(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `floats` plus the number whose digits are `acc`, times `scale * step`. As all but the last product and sum are by
     /// powers of two or rounded one by one, every path has the same bits.
     fn joined(self, floats: Self::Floats, acc: [Self::Acc; DIGITS], scale: &[f32; PANEL], step: f32) -> Self::Floats;
-    fn store_floats(self, floats: Self::Floats) -> [f32; PANEL];
+    /// Stores the first floats, as many as there is room for.
+    fn write(self, floats: Self::Floats, to: &mut [f32]);
     /// Asks for the cache line of `at`, which need not exist.
     fn prefetch<T>(self, at: *const T);
 }
@@ -127,15 +134,28 @@ impl Dots for Scalar {
         acc
     }
     #[inline(always)]
-    fn no_floats(self) -> Self::Floats {
-        [0.0; PANEL]
+    fn codes(self, block: &Block, at: usize, offset: i32) -> Self::Acc {
+        block.0.map(|word| i32::from(word.to_le_bytes()[at]) - offset)
     }
     #[inline(always)]
-    fn scaled(self, mut floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
-        for i in 0..PANEL {
-            floats[i] += acc[i] as f32 * scale[i];
-        }
-        floats
+    fn rounded(self, acc: Self::Acc) -> Self::Floats {
+        acc.map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn floats(self, floats: &[f32; PANEL]) -> Self::Floats {
+        *floats
+    }
+    #[inline(always)]
+    fn all(self, value: f32) -> Self::Floats {
+        [value; PANEL]
+    }
+    #[inline(always)]
+    fn plus(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn times(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
     fn joined(
@@ -152,8 +172,8 @@ impl Dots for Scalar {
         floats
     }
     #[inline(always)]
-    fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
-        floats
+    fn write(self, floats: Self::Floats, to: &mut [f32]) {
+        to.copy_from_slice(&floats[..to.len()]);
     }
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}

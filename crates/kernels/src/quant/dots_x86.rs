@@ -180,21 +180,42 @@ macro_rules! sums_avx2 {
             out
         }
         #[inline(always)]
-        fn no_floats(self) -> Self::Floats {
-            // SAFETY: the token proves the instruction.
-            unsafe { [_mm256_setzero_ps(); 2] }
-        }
-        #[inline(always)]
-        fn scaled(self, mut floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
-            for half in 0..2 {
-                // SAFETY: the array is two vectors long; the token proves the instructions.
+        fn codes(self, block: &Block, at: usize, offset: i32) -> Self::Acc {
+            let mut out = self.raw(block);
+            for words in &mut out {
+                // SAFETY: the token proves the instructions.
                 unsafe {
-                    let scale = _mm256_loadu_ps(scale.as_ptr().add(8 * half));
-                    let value = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[half]), scale);
-                    floats[half] = _mm256_add_ps(floats[half], value);
+                    let bytes = _mm256_srl_epi32(*words, _mm_cvtsi32_si128(8 * at as i32));
+                    let bytes = _mm256_and_si256(bytes, _mm256_set1_epi32(255));
+                    *words = _mm256_sub_epi32(bytes, _mm256_set1_epi32(offset));
                 }
             }
-            floats
+            out
+        }
+        #[inline(always)]
+        fn rounded(self, acc: Self::Acc) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_cvtepi32_ps(acc[0]), _mm256_cvtepi32_ps(acc[1])] }
+        }
+        #[inline(always)]
+        fn floats(self, floats: &[f32; PANEL]) -> Self::Floats {
+            // SAFETY: the array is two vectors long; the token proves the instruction.
+            unsafe { [_mm256_loadu_ps(floats.as_ptr()), _mm256_loadu_ps(floats.as_ptr().add(8))] }
+        }
+        #[inline(always)]
+        fn all(self, value: f32) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_set1_ps(value); 2] }
+        }
+        #[inline(always)]
+        fn plus(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        }
+        #[inline(always)]
+        fn times(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
         }
         #[inline(always)]
         fn joined(
@@ -205,7 +226,7 @@ macro_rules! sums_avx2 {
             step: f32,
         ) -> Self::Floats {
             for half in 0..2 {
-                let mut digits = [self.no_floats()[0]; DIGITS];
+                let mut digits = [self.all(0.0)[0]; DIGITS];
                 for (digit, acc) in digits.iter_mut().zip(acc) {
                     // SAFETY: the token proves the instruction.
                     *digit = unsafe { _mm256_cvtepi32_ps(acc[half]) };
@@ -221,14 +242,18 @@ macro_rules! sums_avx2 {
             floats
         }
         #[inline(always)]
-        fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
-            let mut out = [0.0; PANEL];
-            // SAFETY: the array is two vectors long; the token proves the instruction.
+        fn write(self, floats: Self::Floats, to: &mut [f32]) {
+            let mut part = [0.0; PANEL];
+            let whole = to.len() == PANEL;
+            let at = if whole { to.as_mut_ptr() } else { part.as_mut_ptr() };
+            // SAFETY: there are two vectors from there on; the token proves the instruction.
             unsafe {
-                _mm256_storeu_ps(out.as_mut_ptr(), floats[0]);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8), floats[1]);
+                _mm256_storeu_ps(at, floats[0]);
+                _mm256_storeu_ps(at.add(8), floats[1]);
             }
-            out
+            if !whole {
+                to.copy_from_slice(&part[..to.len()]);
+            }
         }
     };
 }
@@ -279,17 +304,38 @@ macro_rules! sums_avx512 {
             out
         }
         #[inline(always)]
-        fn no_floats(self) -> Self::Floats {
-            // SAFETY: the token proves the instruction.
-            unsafe { _mm512_setzero_ps() }
+        fn codes(self, block: &Block, at: usize, offset: i32) -> Self::Acc {
+            // SAFETY: the token proves the instructions.
+            unsafe {
+                let bytes = _mm512_srl_epi32(self.raw(block), _mm_cvtsi32_si128(8 * at as i32));
+                let bytes = _mm512_and_si512(bytes, _mm512_set1_epi32(255));
+                _mm512_sub_epi32(bytes, _mm512_set1_epi32(offset))
+            }
         }
         #[inline(always)]
-        fn scaled(self, floats: Self::Floats, acc: Self::Acc, scale: &[f32; PANEL]) -> Self::Floats {
-            // SAFETY: the array is one vector long; the token proves the instructions.
-            unsafe {
-                let value = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(scale.as_ptr()));
-                _mm512_add_ps(floats, value)
-            }
+        fn rounded(self, acc: Self::Acc) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_cvtepi32_ps(acc) }
+        }
+        #[inline(always)]
+        fn floats(self, floats: &[f32; PANEL]) -> Self::Floats {
+            // SAFETY: the array is one vector long; the token proves the instruction.
+            unsafe { _mm512_loadu_ps(floats.as_ptr()) }
+        }
+        #[inline(always)]
+        fn all(self, value: f32) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_set1_ps(value) }
+        }
+        #[inline(always)]
+        fn plus(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn times(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+            // SAFETY: the token proves the instruction.
+            unsafe { _mm512_mul_ps(a, b) }
         }
         #[inline(always)]
         fn joined(
@@ -309,11 +355,13 @@ macro_rules! sums_avx512 {
             }
         }
         #[inline(always)]
-        fn store_floats(self, floats: Self::Floats) -> [f32; PANEL] {
-            let mut out = [0.0; PANEL];
-            // SAFETY: the array is one vector long; the token proves the instruction.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), floats) };
-            out
+        fn write(self, floats: Self::Floats, to: &mut [f32]) {
+            match to.first_chunk_mut::<PANEL>() {
+                // SAFETY: the array is one vector long; the token proves the instruction.
+                Some(to) => unsafe { _mm512_storeu_ps(to.as_mut_ptr(), floats) },
+                // SAFETY: the mask has as many lanes as there are floats, fewer than a vector's.
+                None => unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), (1 << to.len()) - 1, floats) },
+            }
         }
     };
 }

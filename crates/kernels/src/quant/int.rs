@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::dots::Dots;
-use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offset, widen};
+use super::layout::{Block, FULL_BLOCKS, PANEL, as_blocks, blocks_per_unit, offset, whole, widen};
 use super::path::{IntPath, int_path, on_path};
 use super::rows::Int8Rows;
 use super::{MAX_INT_ROW, PackedCodes};
@@ -43,6 +43,9 @@ pub(super) struct Job<'a> {
     pub(super) x: &'a Int8Rows,
     pub(super) w: &'a PackedCodes,
     pub(super) offset: i32,
+    /// `[groups, m]`: what the sums of a row begin with, to take the offset of the codes off. Sums wrap round, which the last
+    /// one undoes.
+    pub(super) starts: &'a [i32],
     pub(super) out: Out<'a>,
 }
 
@@ -73,7 +76,8 @@ fn product(w: &PackedCodes, x: &Int8Rows, bits: u8, out: Out<'_>, then: &Epilogu
         IntPath::Amx if x.m < FEW_ROWS => IntPath::Avx512Vnni,
         path => path,
     };
-    let job = Job { x, w, offset: offset(bits), out };
+    let starts: Vec<i32> = x.sums.iter().map(|sum| sum.wrapping_mul(-offset(bits))).collect();
+    let job = Job { x, w, offset: offset(bits), starts: &starts, out };
     let per_panel = units * blocks_per_unit(bits);
     let parallel = x.m * w.d_in() * w.d_out() >= PARALLEL_PRODUCTS;
     let mut group = if path == IntPath::Amx { LONG_GROUP } else { GROUP };
@@ -116,49 +120,48 @@ fn panels_body<D: Dots>(d: D, bytes: &[Block], panels: Range<usize>, rows: Range
     let mut panel = panels.start;
     while panel < panels.end {
         let blocks = &bytes[(panel - panels.start) * len..];
-        if D::WIDE && panel + GROUP <= panels.end {
-            if job.w.groups() == 1 {
-                strip::<D, 6, GROUP>(d, blocks, panel, rows.clone(), job);
-            } else {
-                // Half of the registers hold the floats of the groups before, and some are left over, so that none goes to
-                // memory between groups.
-                for two in 0..GROUP / 2 {
-                    strip::<D, 4, 2>(d, &blocks[2 * two * len..], panel + 2 * two, rows.clone(), job);
-                }
+        let left = if D::WIDE { panels.end - panel } else { 1 };
+        panel += match job.out {
+            Out::Sums(_) => strip::<D, 4, 1, true>(d, blocks, panel, rows.clone(), job),
+            Out::Floats { .. } if left >= GROUP && job.w.groups() == 1 => {
+                strip::<D, 6, GROUP, false>(d, blocks, panel, rows.clone(), job)
             }
-            panel += GROUP;
-        } else {
-            strip::<D, 4, 1>(d, blocks, panel, rows.clone(), job);
-            panel += 1;
-        }
+            // Half of the registers hold the floats of the groups before.
+            Out::Floats { .. } if left >= GROUP / 2 => {
+                strip::<D, 4, { GROUP / 2 }, false>(d, blocks, panel, rows.clone(), job)
+            }
+            Out::Floats { .. } => strip::<D, 4, 1, false>(d, blocks, panel, rows.clone(), job),
+        };
     }
 }
 
-/// The given rows of `x`, `ROWS` at a time, with `PANELS` panels from `panel`, the first of `blocks`.
+/// The given rows of `x`, `ROWS` at a time, with `PANELS` panels from `panel`, the first of `blocks`; gives `PANELS`.
 #[inline(always)]
-fn strip<D: Dots, const ROWS: usize, const PANELS: usize>(
+fn strip<D: Dots, const ROWS: usize, const PANELS: usize, const SUMS: bool>(
     d: D,
     blocks: &[Block],
     panel: usize,
     rows: Range<usize>,
     job: &Job<'_>,
-) {
+) -> usize {
     let mut row = rows.start;
     while row < rows.end {
         if rows.end - row > ROWS / 2 {
-            tile::<D, ROWS, PANELS>(d, blocks, panel, row, job);
+            tile::<D, ROWS, PANELS, SUMS>(d, blocks, panel, row, job);
             row += ROWS;
         } else {
-            tile::<D, 1, PANELS>(d, blocks, panel, row, job);
+            tile::<D, 1, PANELS, SUMS>(d, blocks, panel, row, job);
             row += 1;
         }
     }
+    PANELS
 }
 
-/// Up to `ROWS` rows of `x` from `row`; past the last a tile repeats it.
+/// Up to `ROWS` rows of `x` from `row`; past the last a tile repeats it. `SUMS` says which results the job is for: a
+/// constant, so that floats stay in registers where they are made.
 #[allow(clippy::needless_range_loop)] // one index into several arrays
 #[inline(always)]
-fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
+fn tile<D: Dots, const ROWS: usize, const PANELS: usize, const SUMS: bool>(
     d: D,
     blocks: &[Block],
     panel: usize,
@@ -179,7 +182,7 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
         panels[p] = &blocks[p * len..][..len];
         scales[p] = &job.w.scale()[(panel + p) * groups..][..groups];
     }
-    if let Out::Floats { y, .. } = job.out {
+    if let (Out::Floats { y, .. }, false) = (job.out, SUMS) {
         // Where results go is asked for before there are any.
         for r in row..job.x.m.min(row + ROWS) {
             for p in panel..panel + PANELS {
@@ -187,13 +190,12 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
             }
         }
     }
-    let mut total = [[d.no_floats(); PANELS]; ROWS];
+    let mut total = [[d.all(0.0); PANELS]; ROWS];
     for g in 0..groups {
         let mut acc = [[d.splat(0); PANELS]; ROWS];
+        let starts = &job.starts[g * job.x.m..][..job.x.m];
         for r in 0..ROWS {
-            // Takes the offset of the codes off; sums wrap round, which the last one undoes.
-            let sum = job.x.sums[g * job.x.m + (row + r).min(job.x.m - 1)];
-            acc[r] = [d.splat(job.offset.wrapping_mul(sum).wrapping_neg()); PANELS];
+            acc[r] = [d.splat(starts[(row + r).min(job.x.m - 1)]); PANELS];
         }
         for b in g * per_group..(g + 1) * per_group {
             let mut w = [d.weights(&panels[0][b]); PANELS];
@@ -207,22 +209,25 @@ fn tile<D: Dots, const ROWS: usize, const PANELS: usize>(
                 }
             }
         }
-        for r in 0..ROWS {
-            for p in 0..PANELS {
-                if let Out::Sums(out) = job.out {
-                    if row + r < job.x.m {
+        for p in 0..PANELS {
+            let scale = d.floats(&scales[p][g]);
+            for r in 0..ROWS {
+                if SUMS {
+                    if let (Out::Sums(out), true) = (job.out, row + r < job.x.m) {
                         write_sums(out, &d.store(acc[r][p]), (panel + p) * PANEL, (row + r) * groups + g, job);
                     }
                 } else {
-                    total[r][p] = d.scaled(total[r][p], acc[r][p], &scales[p][g]);
+                    total[r][p] = d.plus(total[r][p], d.times(d.rounded(acc[r][p]), scale));
                 }
             }
         }
     }
-    for (r, total) in total.iter().enumerate().take(job.x.m - row) {
-        for (p, &total) in total.iter().enumerate() {
-            finish(&d.store_floats(total), panels[p], scales[p], (panel + p) * PANEL, row + r, job);
-        }
+    if SUMS {
+        return;
+    }
+    for p in 0..PANELS {
+        let own = total.map(|of_row| of_row[p]);
+        finish(d, &own[..ROWS.min(job.x.m - row)], panels[p], panel + p, row, job);
     }
 }
 
@@ -234,49 +239,31 @@ pub(super) fn write_sums(out: Shared<'_, i32>, sums: &[i32; PANEL], first: usize
     unsafe { out.slice(row * job.w.d_out() + first, n) }.copy_from_slice(&sums[..n]);
 }
 
-/// The first floats for a whole panel, with zeros where there are fewer.
+/// Writes the results of rows from `row` on for the outputs of one panel, whose codes are `blocks`: the scaled sums of their
+/// codes (`totals`), the middle of a row's range times all weights, and what its wide values are beyond the codes.
 #[inline(always)]
-pub(super) fn whole(floats: &[f32]) -> [f32; PANEL] {
-    if let Some(whole) = floats.first_chunk() {
-        return *whole;
-    }
-    let mut out = [0.0; PANEL];
-    out[..floats.len()].copy_from_slice(floats);
-    out
-}
-
-/// Writes the results of a row for the outputs of one panel, from `first` on: the scaled sums of its
-/// codes, the middle of its range times all weights, and what its wide values are beyond the codes.
-#[inline(always)]
-fn finish(total: &[f32; PANEL], blocks: &[Block], scales: &[[f32; PANEL]], first: usize, row: usize, job: &Job<'_>) {
+pub(super) fn finish<D: Dots>(d: D, totals: &[D::Floats], blocks: &[Block], panel: usize, row: usize, job: &Job<'_>) {
     let Out::Floats { y, row_sums, step, bias } = job.out else { return };
-    let mut beyond = [0.0f32; PANEL];
-    for wide in job.x.wide(row) {
-        let at = wide.at as usize;
-        let (block, scale) = (&blocks[at / 4].0, &scales[at / job.w.group()]);
-        let shift = 8 * (wide.at % 4);
-        for i in 0..PANEL {
-            let code = (block[i] >> shift & 255) as i32 - job.offset;
-            beyond[i] += wide.rest * (code as f32 * scale[i]);
-        }
-    }
+    let (first, groups) = (panel * PANEL, job.w.groups());
+    let scales = &job.w.scale()[panel * groups..][..groups];
     let n = PANEL.min(job.w.d_out() - first);
-    let (x_scale, middle) = (job.x.scale[row], job.x.middle[row]);
-    let row_sums = whole(&row_sums[first..]);
-    let mut values = [0.0f32; PANEL];
-    for i in 0..PANEL {
-        values[i] = (total[i] * x_scale + middle * row_sums[i] + beyond[i]) * step;
-    }
-    if let Some(bias) = bias {
-        let bias = whole(&bias[first..]);
-        for i in 0..PANEL {
-            values[i] += bias[i];
+    let (row_sums, bias) = (whole(&row_sums[first..]), bias.map(|b| whole(&b[first..])));
+    let (row_sums, step) = (d.floats(&row_sums), d.all(step));
+    for (row, &total) in (row..).zip(totals) {
+        let total = d.times(total, d.all(job.x.scale[row]));
+        let mut value = d.plus(total, d.times(d.all(job.x.middle[row]), row_sums));
+        let mut beyond = d.all(0.0);
+        for wide in job.x.wide(row) {
+            let at = wide.at as usize;
+            let codes = d.rounded(d.codes(&blocks[at / 4], at % 4, job.offset));
+            let weights = d.times(codes, d.floats(&scales[at / job.w.group()]));
+            beyond = d.plus(beyond, d.times(d.all(wide.rest), weights));
         }
-    }
-    // SAFETY: these outputs belong to one panel, and each panel to one task.
-    let y = unsafe { y.slice(row * job.w.d_out() + first, n) };
-    match y.first_chunk_mut::<PANEL>() {
-        Some(y) => *y = values,
-        None => y.copy_from_slice(&values[..n]),
+        value = d.times(d.plus(value, beyond), step);
+        if let Some(bias) = &bias {
+            value = d.plus(value, d.floats(bias));
+        }
+        // SAFETY: these outputs belong to one panel, and each panel to one task.
+        d.write(value, unsafe { y.slice(row * job.w.d_out() + first, n) });
     }
 }

@@ -40,6 +40,17 @@ pub(super) const fn blocks_per_unit(bits: u8) -> usize {
     bits as usize / 2
 }
 
+/// The first floats for a whole panel, with zeros where there are fewer.
+#[inline(always)]
+pub(super) fn whole(floats: &[f32]) -> [f32; PANEL] {
+    if let Some(whole) = floats.first_chunk() {
+        return *whole;
+    }
+    let mut out = [0.0; PANEL];
+    out[..floats.len()].copy_from_slice(floats);
+    out
+}
+
 /// What is added to a `bits`-bit code to make it unsigned.
 pub(super) fn offset(bits: u8) -> i32 {
     1 << (bits - 1)
