@@ -42,7 +42,8 @@ pub(crate) struct Args {
     /// Bits of a code
     #[arg(long, value_name = "N", default_value_t = HashFit::default().bits, requires = "hash_attention")]
     hash_bits: usize,
-    /// Cut the vocabulary to the tokens that a text file, or a folder of .txt files, uses; may be given several times
+    /// Cut the vocabulary to the tokens that a text file, a Parquet table or a folder of these uses; may be given
+    /// several times
     #[arg(long, value_name = "PATH")]
     trim_vocab: Vec<PathBuf>,
     /// Keep tokens that occur at least N times

@@ -95,6 +95,14 @@ pub enum Error {
         /// What is supported.
         hint: &'static str,
     },
+    /// A Parquet table whose texts cannot be read.
+    #[error("{} {what}", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// Mean, standard deviation and channel count disagree.
     #[error(
         "the picture has {channels} channel(s) but the preprocessor's mean and std are for {found}; use the configuration that belongs to the model"
@@ -355,6 +363,7 @@ impl Error {
             Error::ImageDecode { .. } => "image.decode",
             Error::ImageShape { .. } => "image.shape",
             Error::Json { .. } => "json.parse",
+            Error::Table { .. } => "file.table",
             Error::Preprocessor { .. } => "preprocessor.unsupported",
             Error::PreprocessorChannels { .. } => "preprocessor.channels",
             Error::PreprocessorOutput { .. } => "preprocessor.output",

@@ -25,6 +25,7 @@ pub mod resize;
 pub mod rng;
 pub mod scenes;
 pub mod squad;
+mod table;
 pub mod text;
 mod text_config;
 pub mod train_tokenizer;

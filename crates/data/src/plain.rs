@@ -1,14 +1,15 @@
-//! Plain text: lines or whole documents, in UTF-8, as they are or gzip'd.
+//! Plain text: lines or whole documents, in UTF-8, as they are or gzip'd; or the rows of Parquet tables.
 //!
-//! Files that are packed in another way are told from their first bytes and refused with the command that unpacks
-//! them. Parquet is among them: its reader would bring more code than everything else here together.
+//! Files that are packed in another way are told from their first bytes and refused with the command that unpacks them.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, Result, read_file};
+use crate::table;
 use crate::text::MAX_TEXT_BYTES;
 
 /// Largest file of text, packed and unpacked, in bytes.
@@ -17,6 +18,8 @@ pub const MAX_FILE_BYTES: u64 = 512 << 20;
 pub const MAX_LINE_BYTES: usize = MAX_TEXT_BYTES;
 /// Most files of a folder of documents.
 const MAX_FILES: usize = 100_000;
+/// Ends of the names of files of documents.
+const FOLDER: [&str; 3] = [".txt", ".txt.gz", ".parquet"];
 
 const GZIP: &[u8] = &[0x1F, 0x8B];
 
@@ -28,20 +31,28 @@ const FORMATS: [(&[u8], &str, &str); 6] = [
     (b"BZh", "packed with bzip2", "bzip2 -dk FILE"),
     (b"PK\x03\x04", "a zip archive", "unzip FILE"),
     (
-        b"PAR1",
+        table::MAGIC,
         "a Parquet table",
         r#"python3 -c "import pandas; print(*pandas.read_parquet('FILE')['text'], sep='\n')" > text.txt"#,
     ),
 ];
 
-/// Every line of a file, empty ones too, without line ends: for files whose lines answer each other; fails with `file.*` or `text.*`.
+/// Every line of a file, empty ones too, without line ends, or every row of a table: for files whose lines answer each other;
+/// fails with `file.*` or `text.*`.
 pub fn segments(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
+    if is_table(path)? {
+        let rows = table::texts(path)?;
+        return match rows.iter().position(|row| row.len() > MAX_LINE_BYTES) {
+            Some(i) => Err(long_line(path, i, rows[i].len())),
+            None => Ok(rows),
+        };
+    }
     let text = read_text(path)?;
     Lines::new(&text, path).map(|line| Ok(line?.1.to_owned())).collect()
 }
 
-/// The lines of a file, in order, without empty ones and without line ends; fails with `file.*` or `text.*`.
+/// The lines of a file or rows of a table, in order, without empty ones and without line ends; fails with `file.*` or `text.*`.
 pub fn lines(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
     let mut out = segments(path)?;
@@ -49,20 +60,21 @@ pub fn lines(path: impl AsRef<Path>) -> Result<Vec<String>> {
     if out.is_empty() { Err(Error::NoText { path: path.to_owned(), kind: "no line of text" }) } else { Ok(out) }
 }
 
-/// A file as one document, or every `.txt` and `.txt.gz` file of a folder in the order of their names; fails with `file.*` or `text.*`.
+/// A file as one document, each row of a table as one, or those of every `.txt`, `.txt.gz` and `.parquet` file of a folder in the
+/// order of their names; fails with `file.*` or `text.*`.
 pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
     let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
     let none = |kind| Error::NoText { path: path.to_owned(), kind };
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
-        let text = read_text(path)?;
-        return if text.trim().is_empty() { Err(none("no text")) } else { Ok(vec![text]) };
+        let texts = texts(path)?;
+        return if texts.is_empty() { Err(none("no text")) } else { Ok(texts) };
     }
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(io)? {
         let file = entry.map_err(io)?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if (name.ends_with(".txt") || name.ends_with(".txt.gz")) && file.is_file() {
+        if FOLDER.iter().any(|end| name.ends_with(end)) && file.is_file() {
             files.push(file);
         }
         if files.len() > MAX_FILES {
@@ -70,19 +82,39 @@ pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
         }
     }
     if files.is_empty() {
-        return Err(none("no .txt or .txt.gz file"));
+        return Err(none("no .txt, .txt.gz or .parquet file"));
     }
     files.sort();
     let mut left = MAX_FILE_BYTES;
     let mut out = Vec::with_capacity(files.len());
     for file in &files {
-        let text = read_text(file)?;
-        left = left
-            .checked_sub(text.len() as u64)
-            .ok_or_else(|| Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES })?;
-        out.push(text);
+        for text in texts(file)? {
+            left = left
+                .checked_sub(text.len() as u64)
+                .ok_or_else(|| Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES })?;
+            out.push(text);
+        }
     }
-    Ok(out)
+    if out.is_empty() { Err(none("no text")) } else { Ok(out) }
+}
+
+/// The text of a file, or those of the rows of a table, without empty ones.
+fn texts(path: &Path) -> Result<Vec<String>> {
+    let mut texts = if is_table(path)? { table::texts(path)? } else { vec![read_text(path)?] };
+    texts.retain(|text| !text.trim().is_empty());
+    Ok(texts)
+}
+
+/// By its first bytes, whatever its name.
+fn is_table(path: &Path) -> Result<bool> {
+    let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
+    let mut head = Vec::with_capacity(table::MAGIC.len());
+    File::open(path).map_err(io)?.take(table::MAGIC.len() as u64).read_to_end(&mut head).map_err(io)?;
+    Ok(head == table::MAGIC)
+}
+
+fn long_line(path: &Path, at: usize, len: usize) -> Error {
+    Error::LongLine { path: path.to_owned(), line: at + 1, len, limit: MAX_LINE_BYTES }
 }
 
 /// Reads a text file, gzip'd or not whatever its name.
@@ -139,7 +171,7 @@ impl<'a> Iterator for Lines<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         let (i, line) = self.lines.next()?;
         Some(if line.len() > MAX_LINE_BYTES {
-            Err(Error::LongLine { path: self.path.to_owned(), line: i + 1, len: line.len(), limit: MAX_LINE_BYTES })
+            Err(long_line(self.path, i, line.len()))
         } else {
             Ok((i + 1, line))
         })
