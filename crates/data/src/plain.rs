@@ -170,10 +170,6 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (i, line) = self.lines.next()?;
-        Some(if line.len() > MAX_LINE_BYTES {
-            Err(long_line(self.path, i, line.len()))
-        } else {
-            Ok((i + 1, line))
-        })
+        Some(if line.len() > MAX_LINE_BYTES { Err(long_line(self.path, i, line.len())) } else { Ok((i + 1, line)) })
     }
 }
