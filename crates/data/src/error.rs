@@ -403,24 +403,29 @@ fn list(paths: &[PathBuf]) -> String {
     parts.join(", ")
 }
 
-/// Reads a regular file of at most `limit` bytes.
-pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    use std::io::Read;
+/// Opens a regular file of at most `limit` bytes; -> it and its length.
+pub(crate) fn open_file(path: &Path, limit: u64) -> Result<(std::fs::File, u64)> {
     let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
     // A pipe or device could block for ever or never end; only regular files are opened.
     let meta = std::fs::metadata(path).map_err(io)?;
     if !meta.is_file() {
         return Err(Error::Io { path: path.to_owned(), kind: std::io::ErrorKind::InvalidInput });
     }
-    let too_large = || Error::FileTooLarge { path: path.to_owned(), limit };
     if meta.len() > limit {
-        return Err(too_large());
+        return Err(Error::FileTooLarge { path: path.to_owned(), limit });
     }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    Ok((std::fs::File::open(path).map_err(io)?, meta.len()))
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let (file, len) = open_file(path, limit)?;
+    let mut bytes = Vec::with_capacity(len as usize);
     // The file may grow between the check and the reading, hence the second bound.
-    std::fs::File::open(path).map_err(io)?.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::Io { path: path.to_owned(), kind: e.kind() })?;
     if bytes.len() as u64 > limit {
-        return Err(too_large());
+        return Err(Error::FileTooLarge { path: path.to_owned(), limit });
     }
     Ok(bytes)
 }

@@ -2,13 +2,12 @@
 //!
 //! Files that are packed in another way are told from their first bytes and refused with the command that unpacks them.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::error::{Error, Result, read_file};
+use crate::error::{Error, Result, open_file, read_file};
 use crate::table;
 use crate::text::MAX_TEXT_BYTES;
 
@@ -107,9 +106,11 @@ fn texts(path: &Path) -> Result<Vec<String>> {
 
 /// By its first bytes, whatever its name.
 fn is_table(path: &Path) -> Result<bool> {
-    let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
     let mut head = Vec::with_capacity(table::MAGIC.len());
-    File::open(path).map_err(io)?.take(table::MAGIC.len() as u64).read_to_end(&mut head).map_err(io)?;
+    let (file, _) = open_file(path, MAX_FILE_BYTES)?;
+    file.take(table::MAGIC.len() as u64)
+        .read_to_end(&mut head)
+        .map_err(|e| Error::Io { path: path.to_owned(), kind: e.kind() })?;
     Ok(head == table::MAGIC)
 }
 

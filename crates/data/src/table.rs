@@ -9,7 +9,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::Type;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, open_file};
 use crate::plain::MAX_FILE_BYTES;
 
 /// First bytes of a table.
@@ -23,7 +23,7 @@ const ROW_BYTES: u64 = size_of::<String>() as u64;
 
 /// The texts of a table, row by row: of its column `text`, or of its only column of texts. A missing value is an empty text.
 pub(crate) fn texts(path: &Path) -> Result<Vec<String>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::Io { path: path.to_owned(), kind: e.kind() })?;
+    let (file, _) = open_file(path, MAX_FILE_BYTES)?;
     let bad = |what: &str| Error::Table { path: path.to_owned(), what: what.to_owned() };
     // The reader of a damaged file may panic.
     catch_unwind(AssertUnwindSafe(|| rows(file, path))).unwrap_or_else(|_| Err(bad(DAMAGED)))

@@ -43,6 +43,16 @@ fn what_cannot_be_read_says_what_to_do() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let dir = Scratch::new("pipe");
+    let pipe = dir.0.join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert_eq!(plain::lines(&pipe).unwrap_err().code(), "file.read");
+    assert_eq!(plain::documents(&pipe).unwrap_err().code(), "file.read");
+}
+
+#[test]
 fn damaged_tables_are_errors() {
     let dir = Scratch::new("damaged");
     for name in ["texts", "gzip", "only"] {
