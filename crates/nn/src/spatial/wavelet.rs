@@ -77,10 +77,14 @@ pub fn low_size((h, w): Size) -> Size {
     (even(h), even(w))
 }
 
-/// Multiply-adds of [`scatter`] and [`Waves::join`] together, for a map of this size and one channel.
+/// Multiply-adds of [`scatter`] and [`Waves::join`] together, for a map of this size and one channel: the taps of both
+/// filters for every filtered place, or the whole side where a filter is longer.
 pub fn macs((h, w): Size) -> usize {
     let (th, tw) = low_size((h, w));
-    2 * (2 * tw * w * h + 4 * th * h * tw)
+    let taps = |side: usize| [LOW, HIGH].iter().map(|f| side.min(2 * f.len() - 1)).sum::<usize>();
+    let apart = h * tw * taps(w) + 2 * tw * th * taps(h);
+    let together = 2 * th * w * taps(tw) + w * h * taps(th);
+    apart + together
 }
 
 /// Mirrors a place into a side, as often as needed.
@@ -388,6 +392,16 @@ mod tests {
             let off = far(&flat(&scatter(&x, 2, size).unwrap().join().unwrap()), &flat(&x));
             assert!(off < 2e-6, "{size:?}: {off:e}");
         }
+    }
+
+    #[test]
+    fn a_place_costs_its_taps_whatever_the_size_of_the_map() {
+        for size in [(56, 56), (224, 112)] {
+            assert_eq!(macs(size), 6 * (13 + 19) * size.0 * size.1, "{size:?}");
+        }
+        let zeros = |m: &Matrix| m.values.iter().filter(|v| **v == 0.0).count();
+        assert_eq!(zeros(&analysis(4)), 0, "a side that all filters cover");
+        assert_eq!(macs((4, 4)), 6 * 2 * 4 * 4 * 4);
     }
 
     /// Filters a line in f64, place by place, with the edge repeated backwards: the transform without matrices.
