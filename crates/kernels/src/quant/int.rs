@@ -128,7 +128,7 @@ fn panels_body<D: Dots>(d: D, bytes: &[Block], panels: Range<usize>, rows: Range
             }
             // Half of the registers hold the floats of the groups before.
             Out::Floats { .. } if left >= GROUP / 2 => {
-                strip::<D, 4, { GROUP / 2 }, false>(d, blocks, panel, rows.clone(), job)
+                strip::<D, 6, { GROUP / 2 }, false>(d, blocks, panel, rows.clone(), job)
             }
             Out::Floats { .. } => strip::<D, 4, 1, false>(d, blocks, panel, rows.clone(), job),
         };

@@ -219,34 +219,30 @@ fn greater(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 
-/// The greatest of `lanes`, greatest first, each as often as it is there; past the last it repeats it.
+/// Puts values into as many lists of the greatest, greatest first: each list keeps its greatest and hands the lesser on.
 #[inline(always)]
-fn greatest(lanes: &[f32; LANES], n: usize) -> [f32; WIDE_GOAL + 1] {
-    let mut out = [f32::NEG_INFINITY; WIDE_GOAL + 1];
-    let mut below = f32::INFINITY;
-    let mut found = 0;
-    while found <= n {
-        let mut left = lanes.map(|v| if v < below { v } else { f32::NEG_INFINITY });
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                left[i] = greater(left[i], left[i + width]);
-            }
-            width /= 2;
+fn insert<const N: usize>(lists: &mut [[f32; N]; WIDE_GOAL + 1], mut values: [f32; N]) {
+    for kept in lists {
+        for (kept, value) in kept.iter_mut().zip(&mut values) {
+            (*kept, *value) = if *value > *kept { (*value, *kept) } else { (*kept, *value) };
         }
-        if left[0] == f32::NEG_INFINITY {
-            // Nothing is left.
-            let last = out[found.saturating_sub(1)];
-            out[found..].fill(last);
-            break;
-        }
-        below = left[0];
-        let times: usize = lanes.iter().map(|&v| usize::from(v == below)).sum();
-        let end = (found + times).min(out.len());
-        out[found..end].fill(below);
-        found = end;
     }
-    out
+}
+
+/// The greatest of the lanes of both sides, greatest first, each as often as it is there.
+#[inline(always)]
+fn greatest(sides: [&[f32; LANES]; 2]) -> [[f32; WIDE_GOAL + 1]; 2] {
+    const HALF: usize = LANES / 2;
+    // Halves of both sides are a vector.
+    let mut four = [[f32::NEG_INFINITY; 4]; WIDE_GOAL + 1];
+    for i in 0..HALF {
+        insert(&mut four, [sides[0][i], sides[0][HALF + i], sides[1][i], sides[1][HALF + i]]);
+    }
+    let mut both = four.map(|v| [v[0], v[2]]);
+    for v in four {
+        insert(&mut both, [v[1], v[3]]);
+    }
+    [both.map(|v| v[0]), both.map(|v| v[1])]
 }
 
 /// Least and greatest value of the range of a row's codes, and whether values lie outside.
@@ -272,7 +268,8 @@ fn range(x: &[f32]) -> Option<(f32, f32, bool)> {
         return None;
     }
     let n = (x.len() / INPUTS_PER_WIDE).min(WIDE_GOAL);
-    let (hi, lo) = (greatest(&hi, n), greatest(&lo.map(|v| -v), n).map(|v| -v));
+    let [hi, lo] = greatest([&hi, &lo.map(|v| -v)]);
+    let lo = lo.map(|v| -v);
     let mut best = (lo[0], hi[0]);
     if n > 0 {
         best = (lo[0], hi[n]);
