@@ -59,7 +59,7 @@ fn path(var: &str) -> Done<PathBuf> {
 }
 
 /// Training steps before timing: the pool takes new pages from the system for the first three (the optimiser's state comes
-/// after the first), and the other side's process is kept from round to round while ours starts anew.
+/// after the first). The other side of `train` is one process for all rounds, that of `t5` begins with as many steps.
 const WARM_STEPS: usize = 3;
 
 /// Seconds of each call of `f`, after `warm` that are not timed.

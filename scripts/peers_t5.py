@@ -20,6 +20,7 @@ CONFIG = dict(
     eos_token_id=1, architectures=["T5ForConditionalGeneration"], initializer_factor=1.0,
 )
 BATCH, SOURCE, TARGET = 32, 128, 32
+WARM_STEPS = 3  # of both sides, as in examples/peers.rs: first steps take pages from the system
 LR, DECAY, AT_LEAST = 3e-4, 0.01, 0.5
 
 
@@ -50,7 +51,8 @@ def torch_side(weights, batch, threads):
         losses.append(loss.item())
         return time.perf_counter() - start
 
-    step()
+    for _ in range(WARM_STEPS):
+        step()
     start = time.perf_counter()
     while not seconds or time.perf_counter() - start < AT_LEAST:
         seconds.append(step())
