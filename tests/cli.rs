@@ -66,6 +66,7 @@ fn wrong_use_says_what_would_be_right() {
     fails(&["run", "default"], 1, &["--text", "--image", "--tensors"]);
     fails(&["run", "default", "--text", "x"], 1, &["reads images"]);
     fails(&["describe", "bret"], 1, &["bert"]);
+    fails(&["describe", "src"], 1, &["src is a folder", "switchformer list", "inspect"]);
     fails(&["bench", "no-such-size"], 1, &["no-such-size", "list"]);
     fails(&["bench", "default", "--point", "fastest"], 1, &["fastest", "JSON"]);
     fails(&["bench", "default", "--point", "{\"bit\":4}"], 1, &["bit", "bits", "tokens", "exit"]);

@@ -129,6 +129,9 @@ class CrossFormer(nn.Module):
         super().__init__()
         dim, n = args["embed_dim"], len(args["depths"])
         self.patch_embed = Embed(args["patch_size"], args["in_chans"], dim, args.get("patch_norm", True))
+        if args.get("ape"):
+            side = args["img_size"] // args["patch_size"][0]
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, side * side, dim))
         self.layers = nn.ModuleList(Stage(args, s, groups[s]) for s in range(n))
         self.norm, self.head = nn.LayerNorm(dim << (n - 1)), nn.Linear(dim << (n - 1), 7)
 
@@ -137,6 +140,8 @@ class CrossFormer(nn.Module):
 
     def forward(self, x):
         x, maps = self.patch_embed(x.permute(0, 2, 3, 1)), []
+        if hasattr(self, "absolute_pos_embed"):
+            x = x + self.absolute_pos_embed.reshape(1, *x.shape[1:])
         for layer in self.layers:
             for block in layer.blocks:
                 x = block(x)
@@ -176,4 +181,5 @@ if __name__ == "__main__":
     case("arguments", groups=[[4, 6], [4, 5], [4, 4], [4]], depths=[2, 2, 2, 1], group_type="linear", pad_type=1,
          no_mask=True, adaptive_interval=True, qkv_bias=True, qk_scale=0.3, patch_norm=False, patch_size=[4, 8],
          merge_size=[[2], [2, 4, 6], [4]], note="Every argument that is not at its default.")
+    case("positions", (32, 32), "Learned positions.", grads=("absolute_pos_embed",), img_size=32, ape=True)
     case("wide", (60, 92), note="Not square and of another size than the trained one: an odd row is left out.")

@@ -31,4 +31,7 @@ def case(name, size=(48, 48), note="", grads=GRADS, **kw):
 
 case("image", grads=(*GRADS, "patch_embed.0.proj.weight"), note="The second branch sees the image at 32x32, bicubic.")
 case("dagger", grads=(*GRADS, "patch_embed.0.proj.2.weight", "patch_embed.1.proj.4.weight"), multi_conv=True)
+case("arguments", note="The second branch sees the middle of the image; exchanges of two steps; means of patches.",
+     grads=(*GRADS[:5], "blocks.0.fusion.0.1.attn.wv.weight", "blocks.0.fusion.1.0.attn.wv.weight", *GRADS[-3:]),
+     crop_scale=True, global_pool="avg", depth=[[1, 2, 2], [1, 1, 1]], mlp_ratio=[2.5, 2.0, 4.0])
 case("other_size", (40, 56), "Neither branch's size, not square: both resize it. No biases.", qkv_bias=False)

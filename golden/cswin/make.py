@@ -19,12 +19,12 @@ class Branch(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, stripe, ratio):
+    def __init__(self, dim, heads, stripe, ratio, scale):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.n, self.stripe = (1 if stripe is None else 2), stripe
-        self.heads = heads // self.n
+        self.heads, self.scale = heads // self.n, scale
         self.attns = nn.ModuleList(Branch(dim // self.n) for _ in range(self.n))
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, int(ratio * dim)), "fc2": nn.Linear(int(ratio * dim), dim)})
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
         q, k, v = [cut(t) for t in qkv]
         place = self.attns[i].get_v(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         split = [t.reshape(-1, th * tw, self.heads, c // self.heads).transpose(1, 2) for t in (q, k, v)]
-        mixed = F.scaled_dot_product_attention(*split).transpose(1, 2).reshape(-1, th, tw, c) + place
+        mixed = F.scaled_dot_product_attention(*split, scale=self.scale).transpose(1, 2).reshape(-1, th, tw, c) + place
         return mixed.reshape(b, h // th, w // tw, th, tw, c).transpose(2, 3).reshape(b, h, w, c)
 
     def forward(self, x):
@@ -58,7 +58,8 @@ class Merge(nn.Module):
 
 
 class CsWin(nn.Module):
-    def __init__(self, img_size, embed_dim, depth, split_size, num_heads, mlp_ratio, in_chans, num_classes=7):
+    def __init__(self, img_size, embed_dim, depth, split_size, num_heads, mlp_ratio, in_chans, qk_scale=None,
+                 patch_size=4, num_classes=7):
         super().__init__()
         self.n = len(depth)
         self.stage1_conv_embed = nn.ModuleDict({"0": nn.Conv2d(in_chans, embed_dim, 7, 4, 2),
@@ -66,7 +67,7 @@ class CsWin(nn.Module):
         for s in range(self.n):
             dim, whole = embed_dim << s, s + 1 == self.n or (img_size // 4) >> s == split_size[s]
             stripe = None if whole else split_size[s]
-            blocks = [Block(dim, num_heads[s], stripe, mlp_ratio) for _ in range(depth[s])]
+            blocks = [Block(dim, num_heads[s], stripe, mlp_ratio, qk_scale) for _ in range(depth[s])]
             setattr(self, f"stage{s + 1}", nn.ModuleList(blocks))
             if s + 1 < self.n:
                 setattr(self, f"merge{s + 1}", Merge(dim))
@@ -109,3 +110,5 @@ def case(name, size=(64, 64), note="", **kw):
 if __name__ == "__main__":
     case("image", note="Stage 3 is as large as its stripe and has one window.")
     case("wide", (64, 96), "Not square, which the authors' code does not run.", split_size=[2, 4, 2, 1])
+    case("arguments", (32, 32), "No stripe named for the last stage; the size of patches has no effect.", img_size=32,
+         split_size=[2, 2, 1], qk_scale=0.7, patch_size=16)

@@ -87,8 +87,9 @@ def control(name, kind, grads):
     """Another attention in the hash's place."""
     shape = dict(embed_dims=[8, 16, 16, 24], depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], mlp_ratios=[2, 2, 1, 1],
                  in_chans=3)
+    args = {**shape, "qkv_bias": True, "attn_type": kind}
     loaded = o.from_buffered(EcoFormer(**shape, nbits=16, m=25, attn_type=kind), {
-        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": {**shape, "attn_type": kind}})
+        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": args})
     x = {"pixel_values": o.uniform(f"golden.ecoformer_pvt_v2.{name}.pixels", (2, 3, 32, 40)),
          "labels": o.integers(f"golden.ecoformer_pvt_v2.{name}.labels", (2,), 0, 7)}
     o.run_maps(HERE / name, loaded, x, loaded.module.blocks(), lambda r: r["maps"], grads,
@@ -99,7 +100,7 @@ def control(name, kind, grads):
 def case(name, size=(64, 64), note="", **hash):
     kw = {"nbits": 16, "m": 25, **hash}
     loaded = o.from_buffered(EcoFormer(**SHAPE, **kw), {
-        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": {**SHAPE, **hash}})
+        "architecture": "ecoformer_pvt_v2", "num_classes": 7, "model_args": {**SHAPE, "qkv_bias": True, **hash}})
     x = {"pixel_values": o.uniform(f"golden.ecoformer_pvt_v2.{name}.pixels", (2, 3, *size)),
          "labels": o.integers(f"golden.ecoformer_pvt_v2.{name}.labels", (2,), 0, 7)}
     least = margin(loaded.module, x["pixel_values"])

@@ -4,6 +4,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import oracle as o
+import torch
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from transformers import PvtV2Config, PvtV2ForImageClassification, PvtV2Model
 
@@ -67,8 +68,15 @@ def timm_call(module, kw):
 
 def timm(case, sizes=(32, 32), note="", grads=TIMM, **kw):
     args = dict(in_chans=2, embed_dims=[8, 16, 20, 24], depths=[2, 1, 1, 1], num_heads=[1, 2, 5, 4],
-                sr_ratios=[4, 2, 1, 1], mlp_ratios=[2, 2, 1, 1], **kw)
-    module = PyramidVisionTransformerV2(num_classes=7, **args)
+                sr_ratios=[4, 2, 1, 1], mlp_ratios=[2, 2, 1, 1])
+    authors = {k: kw.pop(k) for k in ("img_size", "num_stages", "patch_size", "qk_scale") if k in kw}
+    args = {**args, "qkv_bias": True, **kw}
+    # The norms of the authors' constructor have PyTorch's epsilon, timm's have 1e-6.
+    norm = {"norm_layer": torch.nn.LayerNorm} if authors else {}
+    module = PyramidVisionTransformerV2(num_classes=7, **args, **norm)
+    for block in [b for stage in module.stages for b in stage.blocks]:
+        block.attn.scale = authors.get("qk_scale") or block.attn.scale
+    args = {**args, **authors}
     loaded = o.from_timm(module, {"architecture": "pvt_v2", "num_classes": 7, "model_args": args})
     blocks = [b for stage in module.stages for b in stage.blocks]
     o.run_maps(HERE / case, loaded, inputs(case, *sizes), blocks, lambda r: r["maps"],
@@ -85,4 +93,6 @@ hf("linear", PvtV2ForImageClassification, config(linear_attention=True), (64, 44
 hf("eps", PvtV2ForImageClassification, config(layer_norm_eps=0.05), grads=HF[:1], note=o.EPS_NOTE)
 timm("timm", grads=(*TIMM, "head.weight"))
 timm("timm_odd", (45, 37), note="Not square, divides by nothing.")
+timm("timm_authors", note="Arguments of the authors' constructor.", qkv_bias=False, mlp_ratios=[2.5, 2.0, 1.5, 1],
+     img_size=32, num_stages=4, patch_size=16, qk_scale=0.7)
 timm("timm_linear", (64, 44), linear=True)

@@ -84,3 +84,25 @@ def timm(folder, case, cls, sizes=(32, 32), note="", grads=(), **kw):
     loaded = o.from_timm(module, config)
     o.run_maps(o.ROOT / folder / case, loaded, inputs(case, *sizes), timm_blocks(module), stages,
                o.first(loaded.tensors, *grads), NOTE + "timm's names. " + note, timm_call)
+
+
+def authors_names(folder, case):
+    """A case of timm under the names of the authors, who count a merge to the stage before it."""
+    path = o.ROOT / folder / case
+    info = json.loads(path.with_suffix(".json").read_text())
+
+    def renamed(name):
+        parts = name.replace("head.fc.", "head.").split(".")
+        if "downsample" in parts:
+            parts[1] = str(int(parts[1]) - 1)
+        return ".".join(parts)
+
+    seed_as = {renamed(name): name for name in info["tensors"]}
+    o.write(o.ROOT / folder / f"{case}_renamed", {
+        **{k: info[k] for k in ("config", "n_params", "tolerance")},
+        "tensors": {new: info["tensors"][old] for new, old in seed_as.items()},
+        "note": f"The {case} case under the authors' names. Seed each tensor by timm's name (seed_as); inputs and expected "
+        f"numbers are those of {case}.safetensors.",
+        "alias_of": case,
+        "seed_as": seed_as,
+    }, None)

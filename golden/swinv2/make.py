@@ -29,5 +29,8 @@ c.hf("swinv2", "padded", Swinv2ForImageClassification, config(), (27, 35), grads
 c.hf("swinv2", "small", Swinv2ForImageClassification, config(depths=[2, 1, 2], num_heads=[2, 2, 4], window_size=5),
      grads=HF[:2], note="The window of the last stages shrinks to the map, which rests.")
 c.timm("swinv2", "timm", SwinTransformerV2, grads=TIMM)
+c.timm("swinv2", "timm_whole", SwinTransformerV2, (12, 8), grads=TIMM, always_partition=True, act_layer="silu",
+       note="Windows as large on maps that are smaller, which are filled up and move.")
 c.timm("swinv2", "timm_padded", SwinTransformerV2, (28, 36), grads=TIMM, pretrained_window_sizes=[3, 2],
        note="Not square, no whole number of windows or squares: timm fills up after moving.")
+c.authors_names("swinv2", "timm")

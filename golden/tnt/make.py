@@ -28,4 +28,5 @@ def case(name, note="", **kw):
 
 case("image")
 case("legacy", "An older network of timm: the convolution sees beyond its patch.", legacy=True)
+case("average", "The head reads the mean of the patches.", global_pool="avg")
 case("biased", "Not square; query, key and value have biases.", qkv_bias=True, img_size=[24, 40])

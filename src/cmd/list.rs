@@ -1,5 +1,7 @@
 //! `list` and `describe`: what the registry holds.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use switchformer::nn::LeafCost;
 use switchformer::zoo::open::TEXT;
@@ -48,6 +50,10 @@ pub(crate) fn list(json: bool) -> Result<(), Fail> {
 
 /// Describes one family: its sizes, and what a forward pass of each costs by its config alone.
 pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
+    if Path::new(&a.name).is_dir() {
+        let what = format!("{} is a folder, and describe takes a family: `switchformer list` names them", a.name);
+        return Err(Fail::Usage(format!("{what}; `switchformer inspect` and `bench` take folders")));
+    }
     let e = find(&a.name).map_err(|e| Fail::Usage(e.to_string()))?;
     let costs = e.variants.iter().map(|v| Ok((v, Opened::forecast(v.name)?)));
     let costs = costs.collect::<Result<Vec<(&Variant, LeafCost)>, Fail>>()?;

@@ -135,27 +135,28 @@ impl ConfigMap {
         }
     }
 
-    /// One number per stage, each within `min..=max`; a single number stands for all.
-    pub fn stage_floats(&self, field: &str, default: f64, stages: usize, min: f64, max: f64) -> Result<Vec<f64>> {
+    /// One number per stage, each within `min..=max`; a single number stands for all, in `default` too.
+    pub fn stage_floats(&self, field: &str, default: &[f64], stages: usize, min: f64, max: f64) -> Result<Vec<f64>> {
         let one = |v: &Value| v.as_f64().filter(|x| (min..=max).contains(x));
         self.each_stage(field, default, stages, one, &format!("a number from {min} to {max}"))
     }
 
     /// A boolean per stage; a single one stands for all.
     pub fn stage_flags(&self, field: &str, default: bool, stages: usize) -> Result<Vec<bool>> {
-        self.each_stage(field, default, stages, Value::as_bool, "true or false")
+        self.each_stage(field, &[default], stages, Value::as_bool, "true or false")
     }
 
     fn each_stage<T: Copy>(
         &self,
         field: &str,
-        default: T,
+        default: &[T],
         stages: usize,
         one: impl Fn(&Value) -> Option<T>,
         what: &str,
     ) -> Result<Vec<T>> {
         let list = match self.get(field) {
-            None => Some(vec![default; stages]),
+            None if default.len() == 1 => Some(vec![default[0]; stages]),
+            None => Some(default.to_vec()),
             Some(Value::Array(v)) => v.iter().take(MAX_STAGES + 1).map(one).collect(),
             Some(v) => one(v).map(|x| vec![x; stages]),
         };

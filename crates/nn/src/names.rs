@@ -9,17 +9,39 @@ pub type Rename = (&'static str, &'static str);
 /// Which names a model accepts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names {
-    /// Renames, tried in order; every rule that matches is applied once.
-    pub rules: &'static [Rename],
-    /// Buffers that carry no weights (`embeddings.position_ids`), as patterns on the renamed name.
-    pub ignore: &'static [&'static str],
+    rules: &'static [Rename],
+    ignore: &'static [&'static str],
+    /// Another generation: a tensor that it alone has, and renames that go before the others.
+    other: Option<(&'static str, &'static [Rename])>,
+    /// Those renames, in a checkpoint of that generation.
+    first: &'static [Rename],
 }
 
 impl Names {
-    /// The name under which the model file asks for this tensor.
+    /// Renames, tried in order, every rule that matches once; and buffers that carry no weights
+    /// (`embeddings.position_ids`), as patterns on the renamed name.
+    pub const fn new(rules: &'static [Rename], ignore: &'static [&'static str]) -> Self {
+        Names { rules, ignore, other: None, first: &[] }
+    }
+
+    /// A generation that means other tensors by names of this one: it is told by `marker`, a tensor that it alone has, and
+    /// its renames go before the others.
+    pub const fn or(self, marker: &'static str, rules: &'static [Rename]) -> Self {
+        Names { other: Some((marker, rules)), ..self }
+    }
+
+    /// The table for a checkpoint of these tensors.
+    pub fn among<'a>(&self, mut tensors: impl Iterator<Item = &'a str>) -> Self {
+        match self.other {
+            Some((marker, first)) if tensors.any(|t| t == marker) => Names { first, ..*self },
+            _ => *self,
+        }
+    }
+
+    /// The name under which the model file asks for this tensor; see [`Names::among`].
     pub fn canonical(&self, name: &str) -> String {
         let mut name = name.to_string();
-        for (from, to) in self.rules {
+        for (from, to) in self.first.iter().chain(self.rules) {
             if let Some(new) = rename(&name, from, to) {
                 name = new;
             }
@@ -113,14 +135,14 @@ mod tests {
 
     #[test]
     fn renames_whole_generations() {
-        let names = Names {
-            rules: &[
+        let names = Names::new(
+            &[
                 ("bert.**", "**"),
                 ("**.gamma", "**.weight"),
                 ("blocks.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
             ],
-            ignore: &["embeddings.position_ids"],
-        };
+            &["embeddings.position_ids"],
+        );
         assert_eq!(names.canonical("bert.a.LayerNorm.gamma"), "a.LayerNorm.weight");
         assert_eq!(names.canonical("blocks.11.attn.qkv.bias"), "encoder.layer.11.attention.attention.qkv.bias");
         assert_eq!(names.canonical("berta.x"), "berta.x");

@@ -148,6 +148,8 @@ impl Weights {
     where
         I: IntoIterator<Item = (String, Vec<usize>, String)>,
     {
+        let tensors: Vec<_> = tensors.into_iter().collect();
+        let names = names.among(tensors.iter().map(|(name, ..)| name.as_str()));
         let mut map = BTreeMap::new();
         for (name, shape, seed) in tensors {
             let canonical = names.canonical(&name);

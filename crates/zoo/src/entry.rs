@@ -81,6 +81,7 @@ pub static TIMM: &[&Timm] = &[
     &models::crossvit::TIMM,
     &models::cswin::TIMM,
     &models::ecoformer_pvt_v2::TIMM,
+    &models::fmvit::TIMM,
     &models::m3vit::TIMM,
     &models::pvt_v2::TIMM,
     &models::rmt::TIMM,

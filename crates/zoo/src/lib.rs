@@ -6,6 +6,7 @@ pub mod generate;
 pub mod hash;
 pub mod models;
 pub mod open;
+mod pool;
 mod pyramid;
 pub mod save;
 pub mod timm;

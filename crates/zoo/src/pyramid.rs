@@ -1,13 +1,15 @@
 //! What pyramid models share: counting blocks through stages, feature maps by name, the pooled head.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
-use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
+use switchformer_nn::init::Draw;
+use switchformer_nn::layers::{Activation, LayerNorm, positions_at, project_onto};
 use switchformer_nn::leaf::Then;
-use switchformer_nn::ops::Beside;
+use switchformer_nn::ops::{self, Beside};
 use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixel_rows, size_of};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged, Tensor, Weights,
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Tensor, Weights,
 };
 
 /// Which blocks belong to which stage.
@@ -71,6 +73,75 @@ impl Stages {
     /// Sizes of the maps of a stage where each is half of the one before.
     pub(crate) fn sizes(&self, stage: usize, lens: &[usize]) -> Vec<Size> {
         self.first_sizes(lens).into_iter().map(|s| (0..stage).fold(s, |s, _| halved(s))).collect()
+    }
+}
+
+/// Factor of the scores of attention: `qk_scale` of a config, else (absent or 0) `head_dim^-1/2`.
+#[derive(Clone, Copy)]
+pub(crate) struct ScoreScale(Option<f64>);
+
+impl ScoreScale {
+    pub(crate) fn read(c: &ConfigMap) -> Result<Self> {
+        let scale = c.float("qk_scale", 0.0, -1e3, 1e3)?;
+        Ok(ScoreScale((scale != 0.0).then_some(scale)))
+    }
+
+    /// The factor for heads of this width.
+    pub(crate) fn of(self, head_dim: usize) -> f64 {
+        self.0.unwrap_or((head_dim as f64).powf(-0.5))
+    }
+}
+
+/// Learned positions of the first map, resized bicubically where a map is not of the trained size.
+pub(crate) struct MapPositions {
+    /// `[1, h * w, dim]`.
+    table: Tensor,
+    trained: Size,
+}
+
+impl MapPositions {
+    pub(crate) fn load(w: &Weights, name: &str, trained: Size, dim: usize) -> Result<Self> {
+        let table = w.tensor(name, &[1, trained.0 * trained.1, dim], ParamKind::Table)?;
+        Ok(MapPositions { table, trained })
+    }
+
+    /// Rows with their positions added. Shapes: x `[total, dim]` -> the same.
+    pub(crate) fn forward(&self, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let dim = x.dims2()?.1;
+        by_size(x, rows, dim, |x, rows, size| {
+            let own = positions_at(&self.table, 0, self.trained, size)?;
+            let maps = x.reshape((rows.n(), size.0 * size.1, dim))?.broadcast_add(&own)?;
+            Ok(maps.reshape((rows.total(), dim))?)
+        })
+    }
+
+    pub(crate) fn cost(&self) -> LeafCost {
+        LeafCost::bytes(4 * self.table.elem_count() as u64)
+    }
+}
+
+/// Learned factors per channel of the two branches of a block, `gamma_1` and `gamma_2`, where it has any.
+pub(crate) struct Factors(Option<[Tensor; 2]>);
+
+impl Factors {
+    /// Factors stored in `shape` that start at `start`; none where that is absent.
+    pub(crate) fn load(w: &Weights, shape: &[usize], start: Option<f32>) -> Result<Self> {
+        let Some(start) = start else { return Ok(Factors(None)) };
+        let w = w.drawn(Draw::Constant(start));
+        let one = |name: &str| -> Result<Tensor> { Ok(w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ()))?) };
+        Ok(Factors(Some([one("gamma_1")?, one("gamma_2")?])))
+    }
+
+    /// A branch times its factors. Shapes: x `[total, dim]` -> the same.
+    pub(crate) fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Some(factors) => ops::scale_columns(&x, &factors[branch]),
+            None => Ok(x),
+        }
+    }
+
+    pub(crate) fn cost(&self) -> LeafCost {
+        LeafCost::bytes(self.0.iter().flatten().map(|f| 4 * f.elem_count() as u64).sum())
     }
 }
 
@@ -241,13 +312,17 @@ struct ConvFfn {
 }
 
 impl ConvFfn {
-    /// On its residual. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
-    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows) -> Result<Tensor> {
+    /// On its residual, times the factors of a block. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows, f: &Factors) -> Result<Tensor> {
         let act = matches!(self.inside, Inside::BehindRelu).then_some(Activation::Relu);
         let hidden = self.fc1.forward_then(cx, x, &Then { act, ..Then::default() })?;
         let beside = Beside { input: matches!(self.inside, Inside::Added), act: Some(self.act) };
         let mixed = self.conv.forward_beside(cx, &hidden, rows, beside)?;
-        project_onto(cx, self.fc2.as_ref(), &mixed, residual, "ffn")
+        if f.0.is_none() {
+            return project_onto(cx, self.fc2.as_ref(), &mixed, residual, "ffn");
+        }
+        let fed = self.fc2.forward(cx, &mixed)?;
+        cx.onto(residual, f.scaled(1, fed)?, "ffn")
     }
 
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
@@ -264,6 +339,8 @@ pub(crate) struct BlockSpec {
     pub(crate) fc: [&'static str; 2],
     pub(crate) act: Activation,
     pub(crate) inside: Inside,
+    /// What the factors of both branches start at, where there are any.
+    pub(crate) factors: Option<f32>,
 }
 
 /// A block in front of whose parts stand norms: something that mixes rows, and a feed-forward with a convolution inside.
@@ -272,12 +349,13 @@ pub(crate) struct Block {
     mixer: Box<dyn Mixer>,
     norm2: LayerNorm,
     ffn: ConvFfn,
+    factors: Factors,
 }
 
 impl BlockSpec {
     /// As the authors of PVT v2 write them, whom SMT and SVT follow: GELU, and these names.
     pub(crate) const fn of_authors(eps: f64, inside: Inside) -> Self {
-        BlockSpec { norms: ["norm1", "norm2"], eps, fc: ["fc1", "fc2"], act: Activation::Gelu, inside }
+        BlockSpec { norms: ["norm1", "norm2"], eps, fc: ["fc1", "fc2"], act: Activation::Gelu, inside, factors: None }
     }
 }
 
@@ -296,6 +374,7 @@ impl Block {
                 act: spec.act,
                 inside: spec.inside,
             },
+            factors: Factors::load(w, &[dim], spec.factors)?,
         })
     }
 }
@@ -303,12 +382,12 @@ impl Block {
 impl MapBlock for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
-        let x = cx.onto(x, mixed, "mixer")?;
-        self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x, rows)
+        let x = cx.onto(x, self.factors.scaled(0, mixed)?, "mixer")?;
+        self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x, rows, &self.factors)
     }
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let ffn = self.ffn.cost(point, rows_in(sizes));
-        self.mixer.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost()
+        self.mixer.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost() + self.factors.cost()
     }
 }
 

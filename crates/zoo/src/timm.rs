@@ -15,6 +15,8 @@ pub struct Timm {
     pub architecture: &'static str,
     /// Config fields that are so in timm, as JSON.
     pub fixed: &'static str,
+    /// What the constructor takes for arguments that a bare family leaves out, where that is not our own default, as JSON.
+    pub bare: &'static str,
     /// Constructor arguments and the config fields they are.
     pub args: &'static [(&'static str, &'static str)],
     /// The one `global_pool` that is computed.
@@ -31,6 +33,7 @@ const TRAINING: &[&str] = &[
     "weight_init",
     "strict_img_size",
     "use_checkpoint",
+    "use_chk",
     "use_checkpoints",
     "layer_init_values",
 ];
@@ -85,7 +88,7 @@ fn find(name: &str) -> Result<(&'static Timm, &'static str)> {
     let slug = name.split('.').next().unwrap_or_default().replace('_', "-");
     for timm in TIMM {
         if slug == timm.family.replace('_', "-") {
-            return Ok((timm, "{}"));
+            return Ok((timm, timm.bare));
         }
         if let Some(v) = timm.entry.variants.iter().find(|v| v.name == slug) {
             return Ok((timm, v.config));
@@ -120,10 +123,31 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_family_takes_what_its_constructor_takes() {
+        let field = |name: &str, field: &str| canonical(json!({"architecture": name})).unwrap()[field].clone();
+        for (name, own, bare, published) in [
+            ("smt", "qkv_bias", json!(false), ("smt_t", json!(null))),
+            ("pvt_v2", "mlp_ratios", json!([4, 4, 4, 4]), ("pvt_v2_b0", json!(null))),
+            ("ecoformer_pvt_v2", "qkv_bias", json!(false), ("ecoformer_pvt_v2_b0", json!(null))),
+            ("cswin", "split_size", json!([3, 5, 7]), ("CSWin_64_12211_tiny_224", json!(null))),
+            ("swin", "square_windows", json!(true), ("swin_tiny_patch4_window7_224", json!(null))),
+            ("swinv2", "image_size", json!(null), ("swinv2_tiny_window8_256", json!(256))),
+            ("crossvit", "img_size", json!(224), ("crossvit_9_240", json!(240))),
+        ] {
+            assert_eq!(field(name, own), bare, "{name}");
+            assert_eq!(field(published.0, own), published.1, "{}", published.0);
+        }
+        // What a folder says goes before either.
+        let said = canonical(json!({"architecture": "smt", "model_args": {"qkv_bias": true}})).unwrap();
+        assert_eq!(said["qkv_bias"], true);
+        assert_eq!(canonical(json!({"architecture": "fmvit"})).unwrap()["model_type"], "fmvit");
+    }
+
+    #[test]
     fn what_is_not_supported_is_named() {
         let refused = |doc: Json| canonical(doc).unwrap_err().to_string();
         assert!(refused(json!({"architecture": "resnet50"})).contains("resnet50"));
-        assert!(refused(json!({"architecture": "swin", "model_args": {"ape": true}})).contains("ape"));
+        assert!(refused(json!({"architecture": "swin", "model_args": {"knn": true}})).contains("knn"));
         assert!(refused(json!({"architecture": "swin", "global_pool": "max"})).contains("global_pool"));
         assert!(refused(json!({"architecture": "swin", "model_args": [1]})).contains("model_args"));
     }

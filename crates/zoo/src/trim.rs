@@ -167,11 +167,12 @@ fn shape(entry: &Entry, config: &ConfigMap) -> Result<(Box<dyn Model>, u64)> {
 /// Every tensor under its name on disk, those of the vocabulary cut, in the types they are stored in.
 fn slices(folder: &Folder, entry: &Entry, tables: &[&str], vocab: usize, kept: &[u32]) -> Result<SavedMap> {
     let files = Files::open(folder, &Names::default())?;
+    let names = entry.names.among(files.entries().keys().map(String::as_str));
     let mut out = SavedMap::new();
     for (name, stored) in files.entries() {
         let bytes = files.bytes(stored);
         let mut saved = Saved { dtype: stored.dtype, shape: stored.shape.clone(), bytes: Vec::new() };
-        if tables.contains(&entry.names.canonical(name).as_str()) {
+        if tables.contains(&names.canonical(name).as_str()) {
             match saved.shape.first_mut() {
                 Some(rows) if *rows == vocab => *rows = kept.len(),
                 _ => return Err(Error::shape(name, format!("one row for each of {vocab} tokens"), &stored.shape)),

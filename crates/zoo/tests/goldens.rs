@@ -273,13 +273,14 @@ fn check_gradients(entry: &Entry, case: &Case, config: &ConfigMap, tolerance: f3
             from += rows;
         }
     }
+    let names = entry.names.among(case.doc["tensors"].as_object().unwrap().keys().map(String::as_str));
     let mut worst = e;
     for (key, want) in case.tensors.iter().filter(|(k, _)| k.starts_with("grad.")) {
         let name = case.doc["seed_as"]
             .as_object()
             .and_then(|m| m.iter().find(|(_, v)| v.as_str() == Some(&key[5..])).map(|(k, _)| k.as_str()))
             .unwrap_or(&key[5..]);
-        let canonical = entry.names.canonical(name);
+        let canonical = names.canonical(name);
         let got = match by_name.get(&canonical) {
             Some(g) => g.clone(),
             // Several tensors stored as one.

@@ -94,6 +94,7 @@ impl Files {
         if shards.len() > MAX_SHARDS {
             return Err(bad(format!("{} shards, the limit is {MAX_SHARDS}", shards.len())));
         }
+        let names = &names.among(map.keys().map(String::as_str));
         for (shard, tensors) in shards {
             check_shard(folder, &index, shard)?;
             self.add(folder.blob(shard)?, names, Some(&tensors))?;
@@ -105,7 +106,9 @@ impl Files {
         let path = &map.path().to_path_buf();
         let file = self.maps.len();
         let mut lost = expected.cloned().unwrap_or_default();
-        for header::Entry { name, dtype, shape, range } in header::read(map.bytes(), path)? {
+        let tensors = header::read(map.bytes(), path)?;
+        let names = names.among(tensors.iter().map(|t| t.name.as_str()));
+        for header::Entry { name, dtype, shape, range } in tensors {
             lost.remove(name.as_str());
             let canonical = names.canonical(&name);
             if names.ignored(&canonical) {

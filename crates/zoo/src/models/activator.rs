@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     summary: "gated linear units in the place of attention; a bag of image patches",
     architectures: &["ACTIVATORImageClassification"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &[] },
+    names: Names::new(&[], &[]),
     blocks: "model.",
     prefix: "",
     heads: &[],
@@ -45,6 +45,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "ACTIVATORImageClassification",
     fixed: r#"{"num_labels":10}"#,
+    bare: "{}",
     args: &[
         ("image_size", "image_size"),
         ("patch_size", "patch_size"),

@@ -39,7 +39,7 @@ pub static ENTRY: Entry = Entry {
             r#"{"hidden_size":1024,"num_attention_heads":16,"intermediate_size":4096,"num_hidden_layers":24}"#,
         ),
     ],
-    names: Names { rules: &[("albert.**", "**")], ignore: &["embeddings.position_ids", "sop_classifier.**"] },
+    names: Names::new(&[("albert.**", "**")], &["embeddings.position_ids", "sop_classifier.**"]),
     blocks: "encoder.albert_layer_groups.",
     prefix: "albert.",
     heads: &["predictions", "classifier"],

@@ -56,10 +56,10 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 
 /// Old LayerNorm names, the task prefix, and buffers. `cls.seq_relationship` is the next-sentence head that published
 /// pre-training checkpoints carry and no architecture here reads.
-const NAMES: Names = Names {
-    rules: &[("bert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
-    ignore: &["embeddings.position_ids", "embeddings.token_type_ids", "cls.seq_relationship.**"],
-};
+const NAMES: Names = Names::new(
+    &[("bert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
+    &["embeddings.position_ids", "embeddings.token_type_ids", "cls.seq_relationship.**"],
+);
 
 /// Sizes of a text encoder, checked.
 pub(crate) struct Config {

@@ -25,7 +25,7 @@ use switchformer_nn::{
 };
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{MapBlock, PooledHead, Pyramid, Shrink, Stages, Stem, by_size, rows_in};
+use crate::pyramid::{MapBlock, MapPositions, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, by_size, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -35,7 +35,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid of patches of several sizes with attention to groups near and far in turn",
     architectures: &["CrossFormer"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &["**.attn.biases", "**.attn.relative_position_index", "**.attn_mask"] },
+    names: Names::new(&[], &["**.attn.biases", "**.attn.relative_position_index", "**.attn_mask"]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -51,6 +51,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "CrossFormer",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -153,7 +154,9 @@ struct Config {
     intervals: Option<Vec<usize>>,
     mlp_ratios: Vec<f64>,
     qkv_bias: bool,
-    scale: Option<f64>,
+    scale: ScoreScale,
+    /// Learned positions of the first map (`ape`).
+    positions: bool,
     /// Kernels of the stem; the first is also the stride.
     patches: Vec<usize>,
     /// Kernels in front of every stage but the first.
@@ -168,7 +171,6 @@ struct Config {
 
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
-        c.only("ape", &[false.into()])?;
         c.only("use_cpe", &[false.into()])?;
         c.only("pad_type", &[0.into(), 1.into()])?;
         let image = c.pair("img_size", 224, MAX_SIDE)?;
@@ -178,15 +180,15 @@ impl Config {
         let n = stages.n();
         let sides = c.stages("group_size", &[7, 7, 7, 7], Some(n), MAX_SIDE)?;
         let intervals = c.stages("crs_interval", &[8, 4, 2, 1], Some(n), MAX_SIDE)?;
-        let scale = c.float("qk_scale", 0.0, 0.0, 1e3)?;
         let config = Config {
             dim: c.size("embed_dim", Some(96), MAX_DIM >> MAX_STAGES)?,
             heads: c.stages("num_heads", &[3, 6, 12, 24], Some(n), MAX_HEADS)?,
             groups: groups(&c.text("group_type", "constant")?, &sides, &stages, side(image.0))?,
             intervals: (!c.flag("adaptive_interval", false)?).then_some(intervals),
-            mlp_ratios: c.stage_floats("mlp_ratio", 4.0, n, 0.01, 64.0)?,
+            mlp_ratios: c.stage_floats("mlp_ratio", &[4.0], n, 0.01, 64.0)?,
             qkv_bias: c.flag("qkv_bias", true)?,
-            scale: (scale > 0.0).then_some(scale),
+            scale: ScoreScale::read(c)?,
+            positions: c.flag("ape", false)?,
             merges: merges(c, n)?,
             patch_norm: c.flag("patch_norm", true)?,
             centred: c.int("pad_type", Some(0), 1)? == 1,
@@ -271,6 +273,8 @@ struct CrossScale {
     convs: Vec<Conv>,
     /// Behind, in the stem.
     after: Option<LayerNorm>,
+    /// Added last, in the stem.
+    positions: Option<MapPositions>,
 }
 
 impl CrossScale {
@@ -300,14 +304,17 @@ impl Shrink for CrossScale {
         let seen: Vec<_> = self.convs.iter().map(|conv| conv.forward(cx, &x, rows)).collect::<Result<_>>()?;
         let rows = seen[0].1.clone();
         let x = Tensor::cat(&seen.iter().map(|(x, _)| x).collect::<Vec<_>>(), 1)?;
-        Ok(State::new(self.after.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?, rows))
+        let x = self.after.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
+        let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
+        Ok(State::new(x, rows))
     }
     fn size(&self, from: Size) -> Size {
         self.convs[0].size(from)
     }
     fn cost(&self, rows: usize) -> LeafCost {
         let norms = self.before.iter().chain(&self.after).map(LayerNorm::cost);
-        self.convs.iter().map(|conv| conv.cost(rows)).chain(norms).sum()
+        let positions = self.positions.iter().map(MapPositions::cost);
+        self.convs.iter().map(|conv| conv.cost(rows)).chain(norms).chain(positions).sum()
     }
 }
 
@@ -407,7 +414,7 @@ impl Block {
             })?,
             cooling: cools.then(cooling).transpose()?,
             heads,
-            scale: c.scale.unwrap_or(((dim / heads) as f64).powf(-0.5)),
+            scale: c.scale.of(dim / heads),
             group: c.groups[stage][within],
             interval: (within % 2 == 1).then(|| c.intervals.as_ref().map_or(0, |i| i[stage])),
             centred: c.centred,
@@ -473,6 +480,7 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, CrossScale, CrossSc
             before: Some(w.layer_norm("norm", from, EPS)?),
             convs: CrossScale::convs(&w.at("reductions"), "merge_size", &config.merges[s - 1], [from, 2 * from], 2)?,
             after: None,
+            positions: None,
         })
     };
     let block =
@@ -481,11 +489,14 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, CrossScale, CrossSc
     let convs =
         CrossScale::convs(&embed.at("projs"), "patch_size", patches, [config.channels, config.dim], patches[0])?;
     let after = config.patch_norm.then(|| embed.layer_norm("norm", config.dim, EPS)).transpose()?;
+    let first = (config.image.0 / patches[0], config.image.1 / patches[0]);
+    let positions =
+        config.positions.then(|| MapPositions::load(w, "absolute_pos_embed", first, config.dim)).transpose()?;
     let last = config.width(n - 1);
     let mut norms = vec![None; n - 1];
     norms.push(Some(w.layer_norm("norm", last, EPS)?));
     Ok(Pyramid {
-        stem: CrossScale { before: None, convs, after },
+        stem: CrossScale { before: None, convs, after, positions },
         downs: (1..n).map(down).collect::<Result<_>>()?,
         blocks: config.stages.all().map(block).collect::<Result<_>>()?,
         norms,

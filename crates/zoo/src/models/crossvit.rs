@@ -23,6 +23,7 @@ use switchformer_nn::{
 };
 
 use crate::entry::{Entry, Variant};
+use crate::pool::Pool;
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -32,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     summary: "two ViTs with patches of two sizes that exchange class tokens",
     architectures: &["CrossVit"],
     variants: VARIANTS,
-    names: Names { rules: RULES, ignore: &[] },
+    names: Names::new(RULES, &[]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -47,7 +48,8 @@ pub static TIMM: Timm = Timm {
     family: "crossvit",
     entry: &ENTRY,
     architecture: "CrossVit",
-    fixed: r#"{"img_size":224,"img_scale":[1.0,1.0],"patch_size":[8,16],"embed_dim":[192,384],
+    fixed: "{}",
+    bare: r#"{"img_size":224,"img_scale":[1.0,1.0],"patch_size":[8,16],"embed_dim":[192,384],
         "depth":[[1,3,1],[1,3,1],[1,3,1]],"num_heads":[6,12],"mlp_ratio":[2,2,4]}"#,
     args: &[
         ("img_size", "img_size"),
@@ -61,6 +63,7 @@ pub static TIMM: Timm = Timm {
         ("multi_conv", "multi_conv"),
         ("qkv_bias", "qkv_bias"),
         ("crop_scale", "crop_scale"),
+        ("global_pool", "global_pool"),
     ],
     pool: "token",
 };
@@ -154,8 +157,8 @@ struct Config {
     dims: [usize; 2],
     heads: [usize; 2],
     mlp_dims: [usize; 2],
-    /// Ordinary blocks of each branch before each exchange.
-    depths: Vec<[usize; 2]>,
+    /// Ordinary blocks of each branch before each exchange, and steps of the exchange (0 is one step under older names).
+    depths: Vec<[usize; 3]>,
     patches: [usize; 2],
     image: Size,
     /// What the image is resized to for each branch.
@@ -164,11 +167,13 @@ struct Config {
     qkv_bias: bool,
     /// Three convolutions in place of one (the dagger models).
     multi_conv: bool,
+    /// Whether an image that is larger than a branch wants is cut, else it is resized.
+    crop: bool,
+    pool: Pool,
 }
 
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
-        c.only("crop_scale", &[false.into()])?;
         let two = |field: &str, default: [usize; 2], max: usize| -> Result<[usize; 2]> {
             let list = c.stages(field, &default, Some(2), max)?;
             Ok([list[0], list[1]])
@@ -180,12 +185,13 @@ impl Config {
         let sizes = scale.map(|s| (side(s, image.0), side(s, image.1)));
         let (dims, patches) = (two("embed_dim", [192, 384], MAX_DIM)?, two("patch_size", [12, 16], 512)?);
         // The third ratio is of a feed-forward that the exchange does not have.
-        let ratios = c.stages("mlp_ratio", &[3, 3, 1], None, 64)?;
+        let n_ratios = c.get("mlp_ratio").and_then(|v| v.as_array()).map_or(3, |list| list.len().min(3));
+        let ratios = c.stage_floats("mlp_ratio", &[3.0, 3.0, 1.0], n_ratios, 0.01, 64.0)?;
         let [r0, r1, ..] = ratios[..] else { return Err(Error::config("mlp_ratio", "needs one number per branch")) };
         let config = Config {
             dims,
             heads: two("num_heads", [6, 6], MAX_HEADS)?,
-            mlp_dims: [dims[0] * r0, dims[1] * r1],
+            mlp_dims: [(dims[0] as f64 * r0) as usize, (dims[1] as f64 * r1) as usize],
             depths: depths(c)?,
             patches,
             image,
@@ -193,6 +199,8 @@ impl Config {
             channels: c.size("in_chans", Some(3), 64)?,
             qkv_bias: c.flag("qkv_bias", true)?,
             multi_conv: c.flag("multi_conv", false)?,
+            crop: c.flag("crop_scale", false)?,
+            pool: Pool::read(c)?,
         };
         for b in 0..2 {
             check_heads(config.dims[b], config.heads[b])?;
@@ -214,10 +222,11 @@ impl Config {
     }
 }
 
-/// `depth`: blocks of both branches and, always zero, feed-forwards of the exchange, for every group.
-fn depths(c: &ConfigMap) -> Result<Vec<[usize; 2]>> {
-    let wrong = || Error::config("depth", "must be a list of [blocks, blocks, 0] with 1 to 64 blocks each");
-    let Some(list) = c.get("depth") else { return Ok(vec![[1, 5]; 3]) };
+/// `depth`: blocks of both branches and steps of the exchange, for every group.
+fn depths(c: &ConfigMap) -> Result<Vec<[usize; 3]>> {
+    let wrong =
+        || Error::config("depth", "must be a list of [blocks, blocks, steps], 1 to 64 blocks and 0 to 64 steps");
+    let Some(list) = c.get("depth") else { return Ok(vec![[1, 5, 0]; 3]) };
     let list = list.as_array().filter(|l| (1..=64).contains(&l.len())).ok_or_else(wrong)?;
     let one = |v: &serde_json::Value| -> Option<[usize; 3]> {
         let n: Option<Vec<usize>> = v.as_array()?.iter().take(4).map(|v| v.as_u64().map(|n| n as usize)).collect();
@@ -226,13 +235,10 @@ fn depths(c: &ConfigMap) -> Result<Vec<[usize; 2]>> {
     let mut all = Vec::new();
     for v in list {
         let [a, b, cross] = one(v).ok_or_else(wrong)?;
-        if !(1..=64).contains(&a) || !(1..=64).contains(&b) || all.len() > MAX_DEPTH {
+        if !(1..=64).contains(&a) || !(1..=64).contains(&b) || cross > 64 || all.len() > MAX_DEPTH {
             return Err(wrong());
         }
-        if cross != 0 {
-            return Err(Error::unsupported("depth", format!("[{a}, {b}, {cross}]"), "0 as the last number"));
-        }
-        all.push([a, b]);
+        all.push([a, b, cross]);
     }
     Ok(all)
 }
@@ -373,12 +379,13 @@ impl Visit {
 struct Group {
     blocks: [Vec<EncoderBlock>; 2],
     there: [Translate; 2],
-    visits: [Visit; 2],
+    /// Steps of each branch. After the first a guest sees itself alone, as in the reference.
+    visits: [Vec<Visit>; 2],
     back: [Translate; 2],
 }
 
 impl Group {
-    fn load(c: &Config, w: &Weights, depth: [usize; 2]) -> Result<Self> {
+    fn load(c: &Config, w: &Weights, depth: [usize; 3]) -> Result<Self> {
         let blocks = |b: usize| -> Result<Vec<EncoderBlock>> {
             let spec = BlockSpec {
                 dim: c.dims[b],
@@ -397,11 +404,15 @@ impl Group {
         };
         let there = |b: usize| Translate::load(&w.at("projs").at(b), c.dims[b], c.dims[1 - b]);
         let back = |b: usize| Translate::load(&w.at("revert_projs").at(b), c.dims[1 - b], c.dims[b]);
-        let visit = |b: usize| Visit::load(&w.at("fusion").at(b), c.dims[1 - b], c.heads[1 - b], c.qkv_bias);
+        let visits = |b: usize| -> Result<Vec<Visit>> {
+            let (w, steps) = (w.at("fusion").at(b), depth[2]);
+            let paths = if steps == 0 { vec![w] } else { (0..steps).map(|k| w.at(k)).collect() };
+            paths.iter().map(|w| Visit::load(w, c.dims[1 - b], c.heads[1 - b], c.qkv_bias)).collect()
+        };
         Ok(Group {
             blocks: [blocks(0)?, blocks(1)?],
             there: [there(0)?, there(1)?],
-            visits: [visit(0)?, visit(1)?],
+            visits: [visits(0)?, visits(1)?],
             back: [back(0)?, back(1)?],
         })
     }
@@ -416,7 +427,9 @@ impl Group {
         }
         let mut exchange = |b: usize, rows: Rows| -> Result<Stream> {
             let guest = self.there[b].forward(cx, &own[b].0)?;
-            let guest = self.visits[b].forward(cx, &guest, &own[1 - b].1)?;
+            let (first, later) = self.visits[b].split_at(1);
+            let guest = first[0].forward(cx, &guest, &own[1 - b].1)?;
+            let guest = later.iter().try_fold(guest, |guest, visit| visit.forward(cx, &guest, &guest))?;
             let class = self.back[b].forward(cx, &guest)?; // in place of the old one
             Ok(Stream { x: with_class(&class, &own[b].1)?, rows })
         };
@@ -427,7 +440,8 @@ impl Group {
     fn cost(&self, point: &Point, n: usize, m: [usize; 2]) -> LeafCost {
         let one = |b: usize| -> LeafCost {
             let blocks: LeafCost = self.blocks[b].iter().map(|block| block.cost(point, &vec![m[b] + 1; n])).sum();
-            let visit = self.visits[b].cost(point, n, m[1 - b]);
+            let seen = |k: usize| if k == 0 { m[1 - b] } else { 0 };
+            let visit: LeafCost = self.visits[b].iter().enumerate().map(|(k, v)| v.cost(point, n, seen(k))).sum();
             blocks + self.there[b].cost(point, n) + visit + self.back[b].cost(point, n)
         };
         one(0) + one(1)
@@ -467,10 +481,21 @@ impl CrossVit {
         })
     }
 
+    /// The image as a branch sees it: its middle, or all of it resized.
+    fn scaled(&self, pixels: &Tensor, (h, w): Size) -> Result<Tensor> {
+        let (_, _, tall, wide) = pixels.dims4()?;
+        if !self.config.crop || h > tall || w > wide {
+            return resize_images(pixels, (h, w));
+        }
+        // Half a pixel goes to the even side, as Python rounds.
+        let start = |all: usize, own: usize| ((all - own) as f64 / 2.0).round_ties_even() as usize;
+        Ok(pixels.narrow(2, start(tall, h), h)?.narrow(3, start(wide, w), w)?.contiguous()?)
+    }
+
     /// Class token and patches of a branch, with positions.
     fn embed(&self, cx: &mut Ctx, pixels: &Tensor, branch: usize) -> Result<Stream> {
         let (n, dim, m) = (pixels.dims4()?.0, self.config.dims[branch], self.config.n_patches(branch));
-        let x = self.patches[branch].forward(cx, &resize_images(pixels, self.config.sizes[branch])?)?;
+        let x = self.patches[branch].forward(cx, &self.scaled(pixels, self.config.sizes[branch])?)?;
         let class = self.class[branch].broadcast_as((n, 1, dim))?;
         let x = Tensor::cat(&[class, x.reshape((n, m, dim))?], 1)?.broadcast_add(&self.positions[branch])?;
         Ok(Stream { x: x.reshape((n * (m + 1), dim))?, rows: Rows::equal(n, m + 1)? })
@@ -503,8 +528,8 @@ impl Staged for CrossVit {
     fn head(&self, cx: &mut Ctx, s: State) -> Result<Output> {
         let mut logits = Vec::with_capacity(2);
         for (b, branch) in branches(s)?.into_iter().enumerate() {
-            let class = State::new(branch.x, branch.rows).first_rows()?;
-            logits.push(self.heads[b].forward(cx, &self.norms[b].forward(&class)?)?);
+            let pooled = self.config.pool.of(&self.norms[b], &State::new(branch.x, branch.rows))?;
+            logits.push(self.heads[b].forward(cx, &pooled)?);
         }
         Ok(Output::new().member("logits", ((&logits[0] + &logits[1])? * 0.5)?))
     }

@@ -12,12 +12,13 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGE
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
+use switchformer_nn::ops::{self, AttendSpec, attend_fused};
 use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, Stages, by_size, rows_in};
+use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, ScoreScale, Stages, by_size, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -27,7 +28,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid with attention inside vertical and horizontal stripes",
     architectures: &["CSWinTransformer"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &[] },
+    names: Names::new(&[], &[]),
     blocks: "stage1. stage2. stage3. stage4. stage5. stage6. stage7. stage8.",
     prefix: "",
     heads: &[],
@@ -42,9 +43,12 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "CSWinTransformer",
     fixed: "{}",
+    bare: r#"{"depth":[2,2,6,2],"split_size":[3,5,7]}"#,
     args: &[
         ("img_size", "img_size"),
+        // Without effect in the authors' code, as is `hybrid_backbone`.
         ("patch_size", "patch_size"),
+        ("hybrid_backbone", "hybrid_backbone"),
         ("in_chans", "in_chans"),
         ("embed_dim", "embed_dim"),
         ("depth", "depth"),
@@ -52,6 +56,7 @@ pub static TIMM: Timm = Timm {
         ("num_heads", "num_heads"),
         ("mlp_ratio", "mlp_ratio"),
         ("qkv_bias", "qkv_bias"),
+        ("qk_scale", "qk_scale"),
     ],
     pool: "avg",
 };
@@ -107,26 +112,29 @@ struct Config {
     stripes: Vec<Option<usize>>,
     mlp_ratio: f64,
     qkv_bias: bool,
+    scale: ScoreScale,
     channels: usize,
     image: Size,
 }
 
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
-        c.only("patch_size", &[4.into()])?;
         let image = c.pair("img_size", 224, MAX_SIDE)?;
         // The first convolution: 7 pixels, 4 apart, 2 beyond the edge.
         let side = |n: usize| n.saturating_sub(3) / 4 + 1;
         let stages = Stages::read(c, "depth", &[1, 2, 21, 1], (side(image.0), side(image.1)))?;
         let n = stages.n();
-        let split = c.stages("split_size", &[1, 2, 7, 7], Some(n), MAX_SIDE)?;
+        // The last stage has no stripes, so its number may be left out.
+        let short = c.get("split_size").and_then(|v| v.as_array()).is_some_and(|list| list.len() + 1 == n);
+        let split = c.stages("split_size", &[1, 2, 7, 7], (!short).then_some(n), MAX_SIDE)?;
         let whole = |s: usize| s + 1 == n || (image.0 / 4) >> s == split[s];
         let config = Config {
             dim: c.size("embed_dim", Some(96), MAX_DIM >> MAX_STAGES)?,
             heads: c.stages("num_heads", &[2, 4, 8, 16], Some(n), MAX_HEADS)?,
-            stripes: (0..n).map(|s| (!whole(s)).then_some(split[s])).collect(),
+            stripes: (0..n).map(|s| (!whole(s)).then(|| split[s])).collect(),
             mlp_ratio: c.float("mlp_ratio", 4.0, 0.01, 64.0)?,
             qkv_bias: c.flag("qkv_bias", true)?,
+            scale: ScoreScale::read(c)?,
             channels: c.size("in_chans", Some(3), 64)?,
             image,
             stages,
@@ -149,6 +157,7 @@ impl Config {
 struct Branch {
     conv: Depthwise,
     heads: usize,
+    scale: f64,
     dim: usize,
     /// Width of a stripe and whether it lies; `None` is the whole map.
     stripe: Option<(usize, bool)>,
@@ -177,7 +186,7 @@ impl Branch {
         let qkv = windows.cut(qkv)?;
         let stripes = Rows::maps(&vec![window; windows.n()])?;
         cx.count(windows.macs(self.dim));
-        let mixed = ops::attention(&qkv, &stripes, self.heads)?;
+        let mixed = attend_fused(&qkv, &AttendSpec::new(&stripes, &stripes, self.heads, self.scale))?;
         // Every stripe is a picture of its own to the convolution.
         let place = self.conv.forward(cx, &ops::columns(&qkv, 2 * self.dim, self.dim)?, &stripes)?;
         windows.join(&ops::add(&mixed, &place)?)
@@ -209,7 +218,7 @@ impl Block {
         let (own, heads) = (dim / directions.len(), heads / directions.len());
         let branch = |(i, stripe)| -> Result<Branch> {
             let conv = Depthwise::load(&w.at("attns").at(i).at("get_v"), own, 3)?;
-            Ok(Branch { conv, heads, dim: own, stripe })
+            Ok(Branch { conv, heads, scale: c.scale.of(own / heads), dim: own, stripe })
         };
         Ok(Block {
             norm1: w.layer_norm("norm1", dim, EPS)?,

@@ -51,7 +51,7 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 }
 
 /// ViT's names, and timm's second head.
-const NAMES: Names = Names { rules: super::vit::RULES, ignore: &[] };
+const NAMES: Names = Names::new(super::vit::RULES, &[]);
 
 enum Head {
     /// One classifier on the class row.

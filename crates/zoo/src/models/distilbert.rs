@@ -32,10 +32,10 @@ pub static ENTRY: Entry = Entry {
         config: "{}",
         params: 66_362_880,
     }],
-    names: Names {
-        rules: &[("distilbert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
-        ignore: &["embeddings.position_ids"],
-    },
+    names: Names::new(
+        &[("distilbert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
+        &["embeddings.position_ids"],
+    ),
     blocks: "transformer.layer.",
     prefix: "distilbert.",
     heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier"],

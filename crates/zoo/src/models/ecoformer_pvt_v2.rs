@@ -15,12 +15,13 @@
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Draw;
 use switchformer_nn::names::Names;
+use switchformer_nn::ops::{AttendSpec, attend_fused};
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::models::pvt_v2::{Config, RULES, build};
-use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, rows_in};
+use crate::models::pvt_v2::{BARE, Config, RULES, build};
+use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -30,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     summary: "PVT v2 with attention over binary codes, linear in the number of rows",
     architectures: &["EcoFormerPvtV2"],
     variants: VARIANTS,
-    names: Names { rules: RULES, ignore: &[] },
+    names: Names::new(RULES, &[]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -46,8 +47,11 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "EcoFormerPvtV2",
     fixed: r#"{"reduced_eps":1e-5}"#,
+    bare: BARE,
     args: &[
         ("img_size", "image_size"),
+        // Without effect in the authors' code.
+        ("patch_size", "patch_size"),
         ("in_chans", "num_channels"),
         ("depths", "depths"),
         ("embed_dims", "hidden_sizes"),
@@ -55,6 +59,9 @@ pub static TIMM: Timm = Timm {
         ("mlp_ratios", "mlp_ratios"),
         ("sr_ratios", "sr_ratios"),
         ("qkv_bias", "qkv_bias"),
+        // Of softmax attention; codes and random features have none.
+        ("qk_scale", "qk_scale"),
+        ("num_stages", "num_encoder_blocks"),
         ("linear", "linear_attention"),
         ("attn_type", "attn_type"),
         ("nbits", "nbits"),
@@ -141,7 +148,7 @@ struct HashAttention {
 
 impl HashAttention {
     fn load(w: &Weights, shape: &Shape, [bits, anchors]: [usize; 2], own_value: bool) -> Result<Self> {
-        let Shape { dim, heads, bias } = *shape;
+        let Shape { dim, heads, bias, .. } = *shape;
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
         // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
         let start = |deviation: f32| hash.drawn(Draw::Normal(deviation));
@@ -292,13 +299,14 @@ struct FullAttention {
     qkv: Box<dyn Linear>,
     out: Box<dyn Linear>,
     heads: usize,
+    scale: f64,
 }
 
 impl Mixer for FullAttention {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let qkv = self.qkv.forward(cx, x)?;
         cx.count(rows.lens().iter().map(|n| 2 * n * n * self.out.dims().0).sum());
-        self.out.forward(cx, &ops::attention(&qkv, rows, self.heads)?)
+        self.out.forward(cx, &attend_fused(&qkv, &AttendSpec::new(rows, rows, self.heads, self.scale))?)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
@@ -314,6 +322,8 @@ pub(super) struct Shape {
     pub(super) heads: usize,
     /// Whether the projections of queries, keys and values have biases.
     pub(super) bias: bool,
+    /// Factor of the scores of softmax attention.
+    pub(super) scale: ScoreScale,
 }
 
 /// The attention that stands in a host in place of its own, as `attn_type` names it.
@@ -347,6 +357,7 @@ impl Kinds {
                 qkv: fused(w, shape)?,
                 out: w.linear("proj", shape.dim, shape.dim, true)?,
                 heads: shape.heads,
+                scale: shape.scale.of(shape.dim / shape.heads),
             }),
         })
     }
@@ -358,7 +369,8 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
     let last = config.stages.n() - 1;
     let head = PooledHead::load(c, w, Some("classifier"), config.dims[last])?;
     build(config, w, head, |config, w, stage| {
-        let shape = Shape { dim: config.dims[stage], heads: config.heads[stage], bias: config.qkv_bias };
+        let (dim, heads) = (config.dims[stage], config.heads[stage]);
+        let shape = Shape { dim, heads, bias: config.qkv_bias, scale: config.scale };
         kinds.load(w, &shape, stage == last)
     })
 }

@@ -20,6 +20,7 @@ use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows,
 
 use crate::entry::{Entry, Variant};
 use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
+use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -28,13 +29,37 @@ pub static ENTRY: Entry = Entry {
     summary: "convolutions and attention mixed at several frequencies, in layers that fold (clean-room)",
     architectures: &["FMViT"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &["**.num_batches_tracked"] },
+    names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
     toy: r#"{"model_type":"fmvit","architectures":["FMViT"],"embed_dims":[8,16],"depths":[2,2],"sr_ratios":[1,2],
         "head_dim":4,"group_width":4,"hidden_act":"gelu","mlp_ratio":4,"img_size":32,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),
+};
+
+/// Our own fields, in the same folder form as timm's.
+pub static TIMM: Timm = Timm {
+    family: "fmvit",
+    entry: &ENTRY,
+    architecture: "FMViT",
+    fixed: "{}",
+    bare: "{}",
+    args: &[
+        ("img_size", "img_size"),
+        ("in_chans", "in_chans"),
+        ("embed_dims", "embed_dims"),
+        ("depths", "depths"),
+        ("sr_ratios", "sr_ratios"),
+        ("head_dim", "head_dim"),
+        ("group_width", "group_width"),
+        ("mlp_ratio", "mlp_ratio"),
+        ("mixtures", "mixtures"),
+        ("frequencies", "frequencies"),
+        ("act_layer", "hidden_act"),
+        ("deploy", "deploy"),
+    ],
+    pool: "avg",
 };
 
 const VARIANTS: &[Variant] = &[

@@ -40,7 +40,7 @@ pub static ENTRY: Entry = Entry {
     summary: "ViT for several dense tasks: experts in every second block, a gate and a decoder per task",
     architectures: &["VisionTransformerMoE", "MultiTaskModel"],
     variants: VARIANTS,
-    names: Names { rules: RULES, ignore: IGNORE },
+    names: Names::new(RULES, IGNORE),
     blocks: "blocks.",
     prefix: "backbone.",
     heads: &["decoders"],
@@ -56,6 +56,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "VisionTransformerMoE",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),

@@ -17,7 +17,7 @@ use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -27,7 +27,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid with attention to a reduced map and convolutions for positions",
     architectures: &["PvtV2Model", "PvtV2ForImageClassification"],
     variants: VARIANTS,
-    names: Names { rules: RULES, ignore: &[] },
+    names: Names::new(RULES, &[]),
     blocks: "blocks.",
     prefix: "pvt_v2.",
     heads: &["classifier"],
@@ -42,8 +42,12 @@ pub static TIMM: Timm = Timm {
     family: "pvt_v2",
     entry: &ENTRY,
     architecture: "PvtV2ForImageClassification",
-    fixed: r#"{"reduced_eps":1e-5,"depths":[3,4,6,3],"hidden_sizes":[64,128,256,512],"num_attention_heads":[1,2,4,8]}"#,
+    fixed: r#"{"reduced_eps":1e-5}"#,
+    bare: BARE,
     args: &[
+        ("img_size", "image_size"),
+        // Without effect in the authors' code.
+        ("patch_size", "patch_size"),
         ("in_chans", "num_channels"),
         ("depths", "depths"),
         ("embed_dims", "hidden_sizes"),
@@ -51,10 +55,16 @@ pub static TIMM: Timm = Timm {
         ("sr_ratios", "sr_ratios"),
         ("mlp_ratios", "mlp_ratios"),
         ("qkv_bias", "qkv_bias"),
+        ("qk_scale", "qk_scale"),
+        ("num_stages", "num_encoder_blocks"),
         ("linear", "linear_attention"),
     ],
     pool: "avg",
 };
+
+/// What the authors' constructor takes where nothing is said.
+pub(super) const BARE: &str = r#"{"layer_norm_eps":1e-5,"depths":[3,4,6,3],"hidden_sizes":[64,128,256,512],"num_attention_heads":[1,2,4,8],
+        "mlp_ratios":[4,4,4,4],"qkv_bias":false}"#;
 
 const VARIANTS: &[Variant] = &[
     variant(
@@ -140,12 +150,13 @@ pub(super) struct Config {
     pub(super) dims: Vec<usize>,
     pub(super) heads: Vec<usize>,
     reductions: Vec<usize>,
-    mlp_ratios: Vec<usize>,
+    mlp_ratios: Vec<f64>,
     patches: Vec<usize>,
     /// Pixels a row of the first map stands for; 2 rows become one in every further stage.
     stride: usize,
     linear: bool,
     pub(super) qkv_bias: bool,
+    pub(super) scale: ScoreScale,
     act: Activation,
     eps: f64,
     /// Epsilon of the norms behind convolutions.
@@ -170,11 +181,12 @@ impl Config {
             dims: c.stages("hidden_sizes", &[32, 64, 160, 256], n, MAX_DIM)?,
             heads: c.stages("num_attention_heads", &[1, 2, 5, 8], n, MAX_HEADS)?,
             reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
-            mlp_ratios: c.stages("mlp_ratios", &[8, 8, 4, 4], n, 64)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", &[8.0, 8.0, 4.0, 4.0], stages.n(), 0.01, 64.0)?,
             patches: c.stages("patch_sizes", &[7, 3, 3, 3], n, 63)?,
             stride: strides[0],
             linear: c.flag("linear_attention", false)?,
             qkv_bias: c.flag("qkv_bias", true)?,
+            scale: ScoreScale::read(c)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
             eps,
             reduced_eps: c.float("reduced_eps", eps, 0.0, 1.0)?,
@@ -214,6 +226,8 @@ pub(super) struct Attention {
     /// Whether means over cells come in front of the reduction.
     pub(super) linear: bool,
     pub(super) heads: usize,
+    /// Factor of the scores.
+    pub(super) scale: f64,
 }
 
 impl Attention {
@@ -234,6 +248,7 @@ impl Attention {
             reduction,
             linear: c.linear,
             heads: c.heads[stage],
+            scale: c.scale.of(dim / c.heads[stage]),
         })
     }
 }
@@ -257,8 +272,7 @@ impl Mixer for Attention {
         let kv = self.key_value.forward(cx, &seen)?; // [seen, 2 * dim]
         let [k, v] = ops::split(&kv)?;
         cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * dim).sum());
-        let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec::new(rows, &k_rows, self.heads, scale);
+        let spec = AttendSpec::new(rows, &k_rows, self.heads, self.scale);
         let mixed = attend(&q, &k, &v, &spec)?;
         self.out.forward(cx, &mixed)
     }
@@ -305,12 +319,13 @@ pub(super) fn build(
         eps: config.eps,
         fc: ["dense1", "dense2"],
         act: config.act,
+        factors: None,
         inside: if config.linear { Inside::BehindRelu } else { Inside::Plain },
     };
     let block = |(s, i): (usize, usize)| -> Result<Block> {
         let (w, dim) = (layer(s).at("blocks").at(i), config.dims[s]);
         let mixer = mixer(&config, &w.at("attention"), s)?;
-        Block::load(&w, &spec, [dim, dim * config.mlp_ratios[s]], mixer)
+        Block::load(&w, &spec, [dim, (dim as f64 * config.mlp_ratios[s]) as usize], mixer)
     };
     let norm = |s: usize| layer(s).layer_norm("layer_norm", config.dims[s], config.eps).map(Some);
     Ok(Pyramid {

@@ -9,7 +9,6 @@
 //! Departs from the reference: none known.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
@@ -17,12 +16,10 @@ use switchformer_nn::ops::Beside;
 use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{
-    Ctx, Device, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights, ops,
-};
+use switchformer_nn::{Ctx, Device, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
+use crate::pyramid::{Factors, MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -33,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["VisRetNet"],
     variants: VARIANTS,
     // What depends on no weight is stored too.
-    names: Names { rules: &[], ignore: &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"] },
+    names: Names::new(&[], &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -49,6 +46,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "VisRetNet",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("in_chans", "in_chans"),
         ("embed_dims", "embed_dims"),
@@ -137,9 +135,9 @@ impl Config {
         let config = Config {
             dims: c.stages("embed_dims", &[96, 192, 384, 768], Some(n), MAX_DIM)?,
             heads: c.stages("num_heads", &[3, 6, 12, 24], Some(n), MAX_HEADS)?,
-            initial: c.stage_floats("init_values", 1.0, n, 0.01, 64.0)?,
-            ranges: c.stage_floats("heads_ranges", 3.0, n, 0.0, 64.0)?,
-            mlp_ratios: c.stage_floats("mlp_ratios", 3.0, n, 0.01, 64.0)?,
+            initial: c.stage_floats("init_values", &[1.0], n, 0.01, 64.0)?,
+            ranges: c.stage_floats("heads_ranges", &[3.0], n, 0.0, 64.0)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", &[3.0], n, 0.01, 64.0)?,
             split,
             scaled: c.stage_flags("layerscales", false, n)?,
             projection: c.size("projection", Some(1024), MAX_DIM)?,
@@ -249,18 +247,13 @@ struct Block {
     fc1: Box<dyn Linear>,
     conv: Depthwise,
     fc2: Box<dyn Linear>,
-    /// Factors of the two branches, `[1, dim]` each.
-    factors: Option<[Tensor; 2]>,
+    factors: Factors,
 }
 
 impl Block {
     fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
         let (dim, ffn) = (c.dims[stage], w.at("ffn"));
         let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
-        let factor = |name: &str| -> Result<Tensor> {
-            let w = w.drawn(Draw::Constant(1e-5));
-            Ok(w.tensor(name, &[1, 1, 1, dim], ParamKind::Vector)?.reshape((1, dim))?)
-        };
         Ok(Block {
             place: Depthwise::load(&w.at("pos.conv"), dim, 3)?,
             norm1: w.layer_norm("retention_layer_norm", dim, EPS)?,
@@ -269,15 +262,7 @@ impl Block {
             fc1: ffn.linear("fc1", dim, hidden, true)?,
             conv: Depthwise::load(&ffn.at("dwconv.conv"), hidden, 3)?,
             fc2: ffn.linear("fc2", hidden, dim, true)?,
-            factors: if c.scaled[stage] { Some([factor("gamma_1")?, factor("gamma_2")?]) } else { None },
-        })
-    }
-
-    /// A branch with its factor, if it has one.
-    fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
-        Ok(match &self.factors {
-            Some(factors) => ops::scale_columns(&x, &factors[branch])?,
-            None => x,
+            factors: Factors::load(w, &[1, 1, 1, dim], c.scaled[stage].then_some(1e-5))?,
         })
     }
 }
@@ -287,18 +272,17 @@ impl MapBlock for Block {
         let added = Beside { input: true, act: None };
         let x = self.place.forward_beside(cx, x, rows, added)?;
         let mixed = self.retention.forward(cx, &self.norm1.forward(&x)?, rows)?;
-        let x = cx.onto(&x, self.scaled(0, mixed)?, "retention")?;
+        let x = cx.onto(&x, self.factors.scaled(0, mixed)?, "retention")?;
         let gelu = Then { act: Some(Activation::Gelu), ..Then::default() };
         let hidden = self.fc1.forward_then(cx, &self.norm2.forward(&x)?, &gelu)?;
         // The convolution is added behind the activation.
         let hidden = self.conv.forward_beside(cx, &hidden, rows, added)?;
         let hidden = self.fc2.forward(cx, &hidden)?;
-        cx.onto(&x, self.scaled(1, hidden)?, "ffn")
+        cx.onto(&x, self.factors.scaled(1, hidden)?, "ffn")
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
-        let factors = self.factors.iter().flatten().map(Tensor::elem_count).sum::<usize>();
         self.place.cost(rows)
             + self.retention.cost(point, sizes)
             + self.fc1.cost(point, rows)
@@ -306,7 +290,7 @@ impl MapBlock for Block {
             + self.fc2.cost(point, rows)
             + self.norm1.cost()
             + self.norm2.cost()
-            + LeafCost::bytes(4 * factors as u64)
+            + self.factors.cost()
     }
 }
 

@@ -58,10 +58,10 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "RobertaModel", config, params }
 }
 
-const NAMES: Names = Names {
-    rules: &[("roberta.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
-    ignore: &["embeddings.position_ids", "embeddings.token_type_ids"],
-};
+const NAMES: Names = Names::new(
+    &[("roberta.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
+    &["embeddings.position_ids", "embeddings.token_type_ids"],
+);
 
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "lm_head.dense",

@@ -18,7 +18,8 @@ use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Ro
 
 use crate::entry::{Entry, Variant};
 use crate::pyramid::{
-    self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, Shrink, Stages, rows_between, rows_in,
+    self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_between,
+    rows_in,
 };
 use crate::timm::Timm;
 
@@ -29,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid of multi-kernel convolution gates and, where maps are small, attention",
     architectures: &["SMT"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &["**.num_batches_tracked"] },
+    names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: "attn. mlp.",
     prefix: "",
     heads: &[],
@@ -45,6 +46,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "SMT",
     fixed: "{}",
+    bare: r#"{"mlp_ratios":[8,6,4,2],"qkv_bias":false}"#,
     args: &[
         ("img_size", "img_size"),
         ("in_chans", "in_chans"),
@@ -53,11 +55,14 @@ pub static TIMM: Timm = Timm {
         ("sa_num_heads", "sa_num_heads"),
         ("mlp_ratios", "mlp_ratios"),
         ("qkv_bias", "qkv_bias"),
+        ("qk_scale", "qk_scale"),
         ("depths", "depths"),
         ("ca_attentions", "ca_attentions"),
         ("head_conv", "head_conv"),
         ("expand_ratio", "expand_ratio"),
         ("use_layerscale", "use_layerscale"),
+        ("layerscale_value", "layerscale_value"),
+        ("num_stages", "num_stages"),
     ],
     pool: "avg",
 };
@@ -81,8 +86,6 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 const EPS: f64 = 1e-6;
 /// Epsilon of the norms behind convolutions, and of batch norms.
 const CONV_EPS: f64 = 1e-5;
-/// How much wider the gate is before it is mixed.
-const EXPAND: usize = 2;
 
 /// The authors' arguments, checked.
 struct Config {
@@ -93,8 +96,13 @@ struct Config {
     heads: Vec<usize>,
     /// Whether a stage gates; the third does in every second block only.
     gates: Vec<bool>,
-    mlp_ratios: Vec<usize>,
+    mlp_ratios: Vec<f64>,
     qkv_bias: bool,
+    scale: ScoreScale,
+    /// How much wider a gate is before it is mixed.
+    expand: usize,
+    /// What the factors of the branches start at, where there are any.
+    factors: Option<f32>,
     head_conv: usize,
     channels: usize,
     image: Size,
@@ -102,20 +110,23 @@ struct Config {
 
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
-        c.only("expand_ratio", &[EXPAND.into()])?;
-        c.only("use_layerscale", &[false.into()])?;
         c.only("head_conv", &[3.into(), 7.into()])?;
         let image = c.pair("img_size", 224, MAX_SIDE)?;
         let quarter = |n: usize| n.div_ceil(2) / 2;
         let stages = Stages::read(c, "depths", &[2, 2, 8, 1], (quarter(image.0), quarter(image.1)))?;
         let n = stages.n();
+        c.only("num_stages", &[n.into()])?;
+        let start = c.float("layerscale_value", 1e-4, -1e3, 1e3)? as f32;
         let config = Config {
             dims: c.stages("embed_dims", &[64, 128, 256, 512], Some(n), MAX_DIM)?,
             gate_heads: signed(c, "ca_num_heads", &[4, 4, 4, -1], n, 16)?,
             heads: signed(c, "sa_num_heads", &[-1, -1, 8, 16], n, MAX_HEADS)?,
             gates: signed(c, "ca_attentions", &[1, 1, 1, 0], n, 1)?.into_iter().map(|v| v == 1).collect(),
-            mlp_ratios: c.stages("mlp_ratios", &[4, 4, 4, 2], Some(n), 64)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", &[4.0, 4.0, 4.0, 2.0], n, 0.01, 64.0)?,
             qkv_bias: c.flag("qkv_bias", true)?,
+            scale: ScoreScale::read(c)?,
+            expand: c.size("expand_ratio", Some(2), 64)?,
+            factors: c.flag("use_layerscale", false)?.then_some(start),
             head_conv: c.size("head_conv", Some(3), 7)?,
             channels: c.size("in_chans", Some(3), 64)?,
             image,
@@ -168,15 +179,16 @@ struct Modulation {
 impl Modulation {
     fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
         let (dim, parts) = (c.dims[stage], c.gate_heads[stage]);
+        let wide = c.expand * dim;
         let conv = |i: usize| Depthwise::load(&w.at(format!("local_conv_{}", i + 1)), dim / parts, 3 + 2 * i);
         Ok(Modulation {
             value: w.linear("v", dim, dim, c.qkv_bias)?,
             source: w.linear("s", dim, dim, c.qkv_bias)?,
             convs: (0..parts).map(conv).collect::<Result<_>>()?,
-            mix: w.at("proj0").drawn(Draw::FanOut(dim / parts)).conv_matrix("weight", &[EXPAND * dim, parts, 1, 1])?,
-            mix_bias: w.at("proj0").tensor("bias", &[EXPAND * dim], ParamKind::Vector)?,
-            norm: w.batch_norm("bn", EXPAND * dim, CONV_EPS)?,
-            join: Conv::load(&w.at("proj1"), [dim, EXPAND * dim, 1], [1, 0], true)?,
+            mix: w.at("proj0").drawn(Draw::FanOut(dim / parts)).conv_matrix("weight", &[wide, parts, 1, 1])?,
+            mix_bias: w.at("proj0").tensor("bias", &[wide], ParamKind::Vector)?,
+            norm: w.batch_norm("bn", wide, CONV_EPS)?,
+            join: Conv::load(&w.at("proj1"), [dim, wide, 1], [1, 0], true)?,
             out: w.linear("proj", dim, dim, true)?,
         })
     }
@@ -184,14 +196,13 @@ impl Modulation {
 
 impl Mixer for Modulation {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (total, dim) = x.dims2()?;
         let parts = self.convs.len();
         let value = self.value.forward(cx, x)?;
         let source = ops::parts(&self.source.forward(cx, x)?, parts)?;
         let part = |(conv, own): (&Depthwise, &Tensor)| conv.forward(cx, own, rows);
         let seen: Vec<Tensor> = self.convs.iter().zip(&source).map(part).collect::<Result<_>>()?;
         let seen = ops::beside(&seen.iter().collect::<Vec<_>>())?;
-        cx.count(total * EXPAND * dim * parts);
+        cx.count(rows.total() * self.mix.elem_count());
         let mixed = ops::mix_parts(&seen, &self.mix, &self.mix_bias, parts)?;
         let mixed = Activation::Gelu.forward(&self.norm.forward(cx, &mixed)?)?;
         let (gate, _) = self.join.forward(cx, &mixed, rows)?;
@@ -218,6 +229,7 @@ struct Attention {
     conv: Depthwise,
     out: Box<dyn Linear>,
     heads: usize,
+    scale: f64,
 }
 
 impl Attention {
@@ -229,6 +241,7 @@ impl Attention {
             conv: Depthwise::load(&w.at("local_conv"), dim, 3)?,
             out: w.linear("proj", dim, dim, true)?,
             heads: c.heads[stage],
+            scale: c.scale.of(dim / c.heads[stage]),
         })
     }
 }
@@ -239,8 +252,7 @@ impl Mixer for Attention {
         let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
         let [k, v] = ops::split(&kv)?;
         cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
-        let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec::new(rows, rows, self.heads, scale);
+        let spec = AttendSpec::new(rows, rows, self.heads, self.scale);
         let mixed = ops::add(&attend(&q, &k, &v, &spec)?, &self.conv.forward(cx, &v, rows)?)?;
         self.out.forward(cx, &mixed)
     }
@@ -263,7 +275,9 @@ fn block(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Block> 
     } else {
         Box::new(Attention::load(c, &attn, stage)?)
     };
-    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Added), [dim, dim * c.mlp_ratios[stage]], mixer)
+    let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
+    let spec = BlockSpec { factors: c.factors, ..BlockSpec::of_authors(EPS, Inside::Added) };
+    Block::load(w, &spec, [dim, hidden], mixer)
 }
 
 /// Pixels to the first map: a strided convolution, batch norm, ReLU, and 2x2 squares to rows.

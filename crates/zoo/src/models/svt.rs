@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid that mixes large maps by a complex wavelet transform and small ones by attention",
     architectures: &["SVT"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"] },
+    names: Names::new(&[], &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"]),
     blocks: "attn. mlp.",
     prefix: "",
     heads: &[],
@@ -51,6 +51,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "SVT",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("in_chans", "in_chans"),
@@ -99,7 +100,7 @@ struct Config {
     stem: usize,
     dims: Vec<usize>,
     heads: Vec<usize>,
-    mlp_ratios: Vec<usize>,
+    mlp_ratios: Vec<f64>,
     /// Whether a second head looks at every token.
     token_label: bool,
     channels: usize,
@@ -123,7 +124,7 @@ impl Config {
             stem: c.size("stem_hidden_dim", Some(32), MAX_DIM)?,
             dims: c.stages("embed_dims", &[64, 128, 320, 448], Some(n), MAX_DIM)?,
             heads: c.stages("num_heads", &[2, 4, 10, 14], Some(n), MAX_HEADS)?,
-            mlp_ratios: c.stages("mlp_ratios", &[8, 8, 4, 4], Some(n), 64)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", &[8.0, 8.0, 4.0, 4.0], n, 0.01, 64.0)?,
             token_label: c.flag("token_label", true)?,
             channels: c.size("in_chans", Some(3), 64)?,
             image,
@@ -325,7 +326,8 @@ fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
     } else {
         Box::new(Attention::load(&attn, dim, c.heads[stage])?)
     };
-    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Plain), [dim, dim * c.mlp_ratios[stage]], mixer)
+    let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
+    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Plain), [dim, hidden], mixer)
 }
 
 /// Pixels to the first map: three convolutions with batch norm and ReLU, and one to half the size.
@@ -402,7 +404,7 @@ impl Head {
     fn load(c: &Config, w: &Weights, labels: usize) -> Result<Self> {
         let last = c.stages.n() - 1;
         let (dim, block) = (c.dims[last], w.at("post_network.0"));
-        let hidden = dim * c.mlp_ratios[last];
+        let hidden = (dim as f64 * c.mlp_ratios[last]) as usize;
         Ok(Head {
             norm1: block.layer_norm("norm1", dim, EPS)?,
             attn: Attention::load(&block.at("attn"), dim, c.heads[last])?,

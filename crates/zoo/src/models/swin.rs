@@ -26,7 +26,7 @@ use switchformer_nn::{
 };
 
 use crate::entry::{Entry, Variant};
-use crate::pyramid::{MapHead, PooledHead, Stages, rows_in, tap_stage};
+use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, rows_in, tap_stage};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -52,11 +52,12 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "SwinForImageClassification",
     fixed: r#"{"pad_after_shift":true}"#,
+    bare: r#"{"square_windows":true}"#,
     args: ARGS,
     pool: "avg",
 };
 
-/// timm's arguments of both versions.
+/// Arguments of both versions, timm's and those of the authors of Swin.
 pub(crate) const ARGS: &[(&str, &str)] = &[
     ("img_size", "image_size"),
     ("patch_size", "patch_size"),
@@ -68,6 +69,13 @@ pub(crate) const ARGS: &[(&str, &str)] = &[
     ("mlp_ratio", "mlp_ratio"),
     ("qkv_bias", "qkv_bias"),
     ("pretrained_window_sizes", "pretrained_window_sizes"),
+    ("always_partition", "always_partition"),
+    ("act_layer", "hidden_act"),
+    ("qk_scale", "qk_scale"),
+    ("ape", "use_absolute_embeddings"),
+    ("patch_norm", "patch_norm"),
+    // How the authors' kernel moves rows; the numbers are the same.
+    ("fused_window_process", "fused_window_process"),
 ];
 
 const VARIANTS: &[Variant] = &[
@@ -102,10 +110,12 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "SwinForImageClassification", config, params }
 }
 
-/// Names of both versions: timm's and those that transformers 5 has in memory onto the published ones. timm counts a
-/// patch merge to the stage behind it, the published names to the stage before.
+/// Names of both versions: timm's, the authors' and those that transformers 5 has in memory onto the published ones. timm
+/// counts a patch merge to the stage behind it; the authors, whose other names are timm's, and the published names to the
+/// stage before.
 pub(crate) const NAMES: Names =
-    Names { rules: RULES, ignore: &["**.relative_position_index", "**.relative_coords_table", "**.attn_mask"] };
+    Names::new(RULES, &["**.relative_position_index", "**.relative_coords_table", "**.attn_mask"])
+        .or("layers.0.downsample.reduction.weight", &[("layers.*.downsample.**", "encoder.layers.*.downsample.**")]);
 
 const RULES: &[Rename] = &[
     ("swin.**", "**"),
@@ -137,8 +147,10 @@ const RULES: &[Rename] = &[
     ("encoder.layers.*.blocks.*.attention.v_proj.*", "encoder.layers.*.blocks.*.attention.self.value.*"),
     ("encoder.layers.*.blocks.*.attention.o_proj.*", "encoder.layers.*.blocks.*.attention.output.dense.*"),
     ("encoder.layers.*.blocks.*.attention.relative_position_bias.*", "encoder.layers.*.blocks.*.attention.self.*"),
+    ("absolute_pos_embed", "embeddings.position_embeddings"),
     ("norm.*", "layernorm.*"),
     ("head.fc.*", "classifier.*"),
+    ("head.*", "classifier.*"),
 ];
 
 /// Swin, or Swin v2: norms behind the branches, cosine scores, positions from a small network.
@@ -161,6 +173,14 @@ struct Config {
     pretrained: Vec<usize>,
     mlp_ratio: f64,
     qkv_bias: bool,
+    scale: ScoreScale,
+    /// Learned positions of the first map.
+    absolute: bool,
+    patch_norm: bool,
+    /// Whether windows keep their size and move on maps that are no larger (timm).
+    always: bool,
+    /// Whether the shorter side of a map decides for both whether a window shrinks and moves (the authors of Swin).
+    square: bool,
     act: Activation,
     eps: f64,
     channels: usize,
@@ -170,7 +190,10 @@ struct Config {
 
 impl Config {
     fn read(c: &ConfigMap, version: Version) -> Result<Self> {
-        c.only("use_absolute_embeddings", &[false.into()])?;
+        if version == Version::V2 {
+            // Scores are cosines with a learned factor.
+            c.only("qk_scale", &[0.into()])?;
+        }
         let (image, patch) = (c.pair("image_size", 224, MAX_SIDE)?, c.pair("patch_size", 4, MAX_SIDE)?);
         let trained = (image.0.div_ceil(patch.0), image.1.div_ceil(patch.1));
         let stages = Stages::read(c, "depths", &[2, 2, 6, 2], trained)?;
@@ -187,6 +210,11 @@ impl Config {
             pretrained: pretrained(c, stages.n())?,
             mlp_ratio: c.float("mlp_ratio", 4.0, 0.01, 64.0)?,
             qkv_bias: c.flag("qkv_bias", true)?,
+            scale: ScoreScale::read(c)?,
+            absolute: c.flag("use_absolute_embeddings", false)?,
+            patch_norm: c.flag("patch_norm", true)?,
+            always: c.flag("always_partition", false)?,
+            square: c.flag("square_windows", false)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
             eps: c.float("layer_norm_eps", 1e-5, 0.0, 1.0)?,
             channels: c.size("num_channels", Some(3), 64)?,
@@ -203,16 +231,31 @@ impl Config {
         self.dim << stage
     }
 
+    /// Map of the first stage at the trained image size, in whole patches.
+    fn trained(&self) -> Size {
+        (self.image.0 / self.patch.0, self.image.1 / self.patch.1)
+    }
+
     /// Map of a stage at the trained image size, as the reference counts it.
     fn resolution(&self, stage: usize) -> Size {
-        let grid = (self.image.0 / self.patch.0, self.image.1 / self.patch.1);
+        let grid = self.trained();
         if self.timm { (0..stage).fold(grid, |s, _| halved(s)) } else { (grid.0 >> stage, grid.1 >> stage) }
+    }
+
+    /// Sides of that map that a window is compared with.
+    fn looked_at(&self, stage: usize) -> Size {
+        let (h, w) = self.resolution(stage);
+        if self.square { (h.min(w), h.min(w)) } else { (h, w) }
     }
 
     /// Window of a stage. It shrinks to a small map, but for version 1 in transformers, where the table decides.
     fn window(&self, stage: usize) -> Size {
-        let (w, (h, wide)) = (self.windows[stage], self.resolution(stage));
-        if self.timm || self.version == Version::V2 { (w.min(h).max(1), w.min(wide).max(1)) } else { (w, w) }
+        let (w, (h, wide)) = (self.windows[stage], self.looked_at(stage));
+        if !self.always && (self.timm || self.version == Version::V2) {
+            (w.min(h).max(1), w.min(wide).max(1))
+        } else {
+            (w, w)
+        }
     }
 }
 
@@ -255,6 +298,8 @@ struct WindowAttention {
     far: f32,
     /// Logarithm of the factor of the cosine, `[heads, 1, 1]` (Swin v2).
     logit_scale: Option<Tensor>,
+    /// Factor of the scores (Swin).
+    scale: f64,
     positions: Positions,
     /// What the positions add, kept where no training can change them.
     fixed: Option<OnceLock<Tensor>>,
@@ -275,8 +320,8 @@ impl WindowAttention {
         };
         let vector = |name: &str| own.tensor(name, &[dim], ParamKind::Vector);
         let half = if within % 2 == 1 { c.windows[stage] / 2 } else { 0 };
-        let resolution = c.resolution(stage);
-        let by_side = |side: usize, window: usize| if side <= window { 0 } else { half };
+        let resolution = c.looked_at(stage);
+        let by_side = |side: usize, window: usize| if side <= window && !c.always { 0 } else { half };
         let shift = match (c.timm, v2) {
             (true, _) => (by_side(resolution.0, window.0), by_side(resolution.1, window.1)),
             (false, true) => (by_side(resolution.0, window.0), by_side(resolution.0, window.0)),
@@ -310,6 +355,7 @@ impl WindowAttention {
             } else {
                 None
             },
+            scale: c.scale.of(dim / heads),
             positions,
             fixed: (!w.is_trainable()).then(OnceLock::new),
         })
@@ -338,9 +384,8 @@ impl WindowAttention {
     }
 
     fn scores(&self) -> Result<Scores> {
-        let head_dim = self.out.dims().0 / self.heads;
         Ok(match &self.logit_scale {
-            None => Scores::Dot((head_dim as f64).powf(-0.5)),
+            None => Scores::Dot(self.scale),
             Some(log) => Scores::Cosine(log.minimum(&Tensor::full(100f32.ln(), log.shape(), log.device())?)?.exp()?),
         })
     }
@@ -477,7 +522,8 @@ pub struct Swin {
     config: Config,
     patch_weight: Tensor,
     patch_bias: Tensor,
-    patch_norm: LayerNorm,
+    patch_norm: Option<LayerNorm>,
+    positions: Option<MapPositions>,
     /// In front of every stage but the first.
     merges: Vec<Merge>,
     blocks: Vec<Block>,
@@ -495,7 +541,11 @@ impl Swin {
         Ok(Swin {
             patch_weight: proj.conv_matrix("weight", &[config.dim, config.channels, config.patch.0, config.patch.1])?,
             patch_bias: proj.tensor("bias", &[config.dim], ParamKind::Vector)?,
-            patch_norm: e.layer_norm("norm", config.dim, 1e-5)?,
+            patch_norm: config.patch_norm.then(|| e.layer_norm("norm", config.dim, 1e-5)).transpose()?,
+            positions: config
+                .absolute
+                .then(|| MapPositions::load(&e, "position_embeddings", config.trained(), config.dim))
+                .transpose()?,
             merges: (0..config.stages.n() - 1)
                 .map(|s| Merge::load(&config, &layers.at(s).at("downsample"), s))
                 .collect::<Result<_>>()?,
@@ -527,7 +577,10 @@ impl Staged for Swin {
         let patches = patchify(&pixels, self.config.patch)?; // [b * h * w, c * ph * pw]
         cx.count(patches.elem_count() * self.config.dim);
         let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?;
-        Ok(State::new(self.patch_norm.forward(&x)?, Rows::maps(&vec![grid; n])?))
+        let x = self.patch_norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
+        let rows = Rows::maps(&vec![grid; n])?;
+        let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
+        Ok(State::new(x, rows))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         let (stage, within) = self.config.stages.of(idx);
@@ -548,7 +601,8 @@ impl Staged for Swin {
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
         let n = self.patch_weight.elem_count();
         let own = LeafCost::new((lens.iter().sum::<usize>() * n) as u64, 4 * (n + self.patch_bias.elem_count()) as u64);
-        own + self.patch_norm.cost()
+        let norm = self.patch_norm.iter().map(LayerNorm::cost);
+        own + norm.chain(self.positions.iter().map(MapPositions::cost)).sum()
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         let (stage, within) = self.config.stages.of(idx);

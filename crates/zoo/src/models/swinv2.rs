@@ -33,7 +33,8 @@ pub static TIMM: Timm = Timm {
     family: "swinv2",
     entry: &ENTRY,
     architecture: "Swinv2ForImageClassification",
-    fixed: r#"{"pad_after_shift":true,"image_size":256}"#,
+    fixed: r#"{"pad_after_shift":true}"#,
+    bare: "{}",
     args: ARGS,
     pool: "avg",
 };

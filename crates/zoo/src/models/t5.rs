@@ -56,14 +56,14 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
 }
 
 /// Copies of the word table, and a table that early files carry for a place without distances.
-pub(crate) const NAMES: Names = Names {
-    rules: &[],
-    ignore: &[
+pub(crate) const NAMES: Names = Names::new(
+    &[],
+    &[
         "encoder.embed_tokens.weight",
         "decoder.embed_tokens.weight",
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
     ],
-};
+);
 
 /// What a config that leaves a field out means; the members of the family differ.
 pub(crate) struct Defaults {

@@ -20,6 +20,7 @@ use switchformer_nn::{
 };
 
 use crate::entry::{Entry, Variant};
+use crate::pool::Pool;
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -29,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     summary: "a small Transformer over the words of every patch inside one over patches",
     architectures: &["TNT"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &[] },
+    names: Names::new(&[], &[]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -44,6 +45,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "TNT",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -57,6 +59,7 @@ pub static TIMM: Timm = Timm {
         ("qkv_bias", "qkv_bias"),
         ("first_stride", "first_stride"),
         ("legacy", "legacy"),
+        ("global_pool", "global_pool"),
     ],
     pool: "token",
 };
@@ -103,6 +106,7 @@ struct Config {
     stride: usize,
     /// An older network: the convolution sees beyond its patch, words are normed one by one.
     legacy: bool,
+    pool: Pool,
 }
 
 impl Config {
@@ -121,6 +125,7 @@ impl Config {
             patch: c.pair("patch_size", 16, 512)?,
             stride: c.size("first_stride", Some(4), 64)?,
             legacy: c.flag("legacy", false)?,
+            pool: Pool::read(c)?,
         };
         check_heads(config.dim, config.heads)?;
         check_heads(config.inner, config.inner_heads)?;
@@ -371,8 +376,8 @@ impl Staged for Tnt {
         Ok(State { x, rows: state.rows, aside: Some(words) })
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let class = self.norm.forward(&state.first_rows()?)?;
-        Ok(Output::new().member("logits", self.head.forward(cx, &class)?))
+        let pooled = self.config.pool.of(&self.norm, &state)?;
+        Ok(Output::new().member("logits", self.head.forward(cx, &pooled)?))
     }
     fn classifier(&self) -> Option<(usize, usize)> {
         Some(self.head.dims())

@@ -14,15 +14,15 @@
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::Beside;
+use switchformer_nn::ops::{AttendSpec, Beside, attend_fused};
 use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Variant};
 use crate::models::ecoformer_pvt_v2::{Kinds, Shape};
 use crate::models::pvt_v2::Attention;
-use crate::pyramid::{Downsample, MapBlock, Mixer, PooledHead, Pyramid, Stages, rows_in};
+use crate::pyramid::{Downsample, MapBlock, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
 use crate::timm::Timm;
 
 /// Registry entry.
@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
     summary: "pyramid with windows and a reduced map in turn; also with EcoFormer's codes",
     architectures: &["Twins"],
     variants: VARIANTS,
-    names: Names { rules: &[], ignore: &[] },
+    names: Names::new(&[], &[]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -47,6 +47,7 @@ pub static TIMM: Timm = Timm {
     entry: &ENTRY,
     architecture: "Twins",
     fixed: "{}",
+    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -58,6 +59,8 @@ pub static TIMM: Timm = Timm {
         ("sr_ratios", "sr_ratios"),
         ("wss", "wss"),
         ("qkv_bias", "qkv_bias"),
+        // The authors' alone.
+        ("qk_scale", "qk_scale"),
         ("attn_type", "attn_type"),
         ("nbits", "nbits"),
         ("m", "m"),
@@ -123,7 +126,7 @@ struct Config {
     stages: Stages,
     dims: Vec<usize>,
     heads: Vec<usize>,
-    mlp_ratios: Vec<usize>,
+    mlp_ratios: Vec<f64>,
     reductions: Vec<usize>,
     /// Side of the windows of a stage, where there are any.
     windows: Option<Vec<usize>>,
@@ -131,6 +134,7 @@ struct Config {
     channels: usize,
     image: Size,
     bias: bool,
+    scale: ScoreScale,
     kinds: Option<Kinds>,
 }
 
@@ -150,13 +154,14 @@ impl Config {
         let config = Config {
             dims: c.stages("embed_dims", &[64, 128, 256, 512], n, MAX_DIM)?,
             heads: c.stages("num_heads", &[1, 2, 4, 8], n, MAX_HEADS)?,
-            mlp_ratios: c.stages("mlp_ratios", &[4, 4, 4, 4], n, 64)?,
+            mlp_ratios: c.stage_floats("mlp_ratios", &[4.0], stages.n(), 0.01, 64.0)?,
             reductions: c.stages("sr_ratios", &[8, 4, 2, 1], n, 64)?,
             windows,
             patch,
             channels: c.size("in_chans", Some(3), 64)?,
             image,
             bias: c.flag("qkv_bias", true)?,
+            scale: ScoreScale::read(c)?,
             kinds: if c.get("attn_type").is_some() { Some(Kinds::read(c)?) } else { None },
             stages,
         };
@@ -173,6 +178,7 @@ struct Local {
     qkv: Box<dyn Linear>,
     out: Box<dyn Linear>,
     heads: usize,
+    scale: f64,
     side: usize,
 }
 
@@ -183,7 +189,8 @@ impl Mixer for Local {
         let qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?; // [total + pads, 3 * dim]
         cx.count(windows.macs(self.out.dims().0));
         let squares = Rows::equal(windows.n(), self.side * self.side)?;
-        let mixed = ops::attention(&windows.cut(&qkv)?, &squares, self.heads)?;
+        let spec = AttendSpec::new(&squares, &squares, self.heads, self.scale);
+        let mixed = attend_fused(&windows.cut(&qkv)?, &spec)?;
         self.out.forward(cx, &windows.join(&mixed)?)
     }
 
@@ -198,12 +205,12 @@ impl Mixer for Local {
 fn mixer(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box<dyn Mixer>> {
     let (dim, heads, ratio) = (c.dims[stage], c.heads[stage], c.reductions[stage]);
     if let Some(kinds) = &c.kinds {
-        return kinds.load(w, &Shape { dim, heads, bias: c.bias }, ratio == 1);
+        return kinds.load(w, &Shape { dim, heads, bias: c.bias, scale: c.scale }, ratio == 1);
     }
-    let out = w.linear("proj", dim, dim, true)?;
+    let (out, scale) = (w.linear("proj", dim, dim, true)?, c.scale.of(dim / heads));
     Ok(match &c.windows {
         Some(sides) if within.is_multiple_of(2) => {
-            Box::new(Local { qkv: w.linear("qkv", dim, 3 * dim, true)?, out, heads, side: sides[stage] })
+            Box::new(Local { qkv: w.linear("qkv", dim, 3 * dim, true)?, out, heads, scale, side: sides[stage] })
         }
         _ => Box::new(Attention {
             query: w.linear("q", dim, dim, true)?,
@@ -217,6 +224,7 @@ fn mixer(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box<dyn
             },
             linear: false,
             heads,
+            scale,
         }),
     })
 }
@@ -241,7 +249,7 @@ impl Block {
                 inner: &["mlp.fc1"],
                 outer: "mlp.fc2",
                 dim,
-                hidden: dim * c.mlp_ratios[stage],
+                hidden: (dim as f64 * c.mlp_ratios[stage]) as usize,
                 act: Activation::Gelu,
                 bias: true,
             })?,

@@ -60,7 +60,7 @@ const fn variant(name: &'static str, params: u64, config: &'static str) -> Varia
     Variant { name, architecture: "ViTForImageClassification", config, params }
 }
 
-const NAMES: Names = Names { rules: RULES, ignore: &[] };
+const NAMES: Names = Names::new(RULES, &[]);
 
 /// timm and transformers 5 (in memory) names of the ViT family onto the published ones.
 pub(crate) const RULES: &[Rename] = &[
