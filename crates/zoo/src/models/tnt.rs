@@ -10,7 +10,7 @@
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patch_grid, patchify, positions_at};
 use switchformer_nn::leaf::Ffn;
-use switchformer_nn::names::Names;
+use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     summary: "a small Transformer over the words of every patch inside one over patches",
     architectures: &["TNT"],
     variants: VARIANTS,
-    names: Names::new(&[], &[]),
+    names: Names::new(RULES, &["outer_tokens"]),
     blocks: "blocks.",
     prefix: "",
     heads: &[],
@@ -85,6 +85,24 @@ const VARIANTS: &[Variant] = &[
 const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
     Variant { name, architecture: "TNT", config, params }
 }
+
+/// The authors' names onto timm's. The positions of words have another shape there and keep their name.
+const RULES: &[Rename] = &[
+    ("outer_pos", "patch_pos"),
+    ("patch_embed.**", "pixel_embed.**"),
+    ("proj_norm1.*", "norm1_proj.*"),
+    ("proj_norm2.*", "norm2_proj.*"),
+    ("blocks.*.proj_norm1.*", "blocks.*.norm1_proj.*"),
+    ("blocks.*.proj_norm2.*", "blocks.*.norm2_proj.*"),
+    ("blocks.*.inner_norm1.*", "blocks.*.norm_in.*"),
+    ("blocks.*.inner_attn.**", "blocks.*.attn_in.**"),
+    ("blocks.*.inner_norm2.*", "blocks.*.norm_mlp_in.*"),
+    ("blocks.*.inner_mlp.**", "blocks.*.mlp_in.**"),
+    ("blocks.*.outer_norm1.*", "blocks.*.norm_out.*"),
+    ("blocks.*.outer_attn.**", "blocks.*.attn_out.**"),
+    ("blocks.*.outer_norm2.*", "blocks.*.norm_mlp.*"),
+    ("blocks.*.outer_mlp.**", "blocks.*.mlp.**"),
+];
 
 /// All norms have timm's default.
 const EPS: f64 = 1e-5;
@@ -264,6 +282,7 @@ struct Block {
 pub struct Tnt {
     config: Config,
     pixels: Conv,
+    /// `[1, inner, down, across]`, or as the authors store them `[1, n_words, inner]`.
     word_positions: Tensor,
     flatten: Flatten,
     class: Tensor,
@@ -304,7 +323,11 @@ impl Tnt {
                 [config.stride, 3],
                 true,
             )?,
-            word_positions: table("pixel_pos", &[1, config.inner, down, across])?,
+            word_positions: if w.has("inner_pos") {
+                table("inner_pos", &[1, down * across, config.inner])?
+            } else {
+                table("pixel_pos", &[1, config.inner, down, across])?
+            },
             flatten: Flatten::load(&config, w, false, true)?,
             class: table("cls_token", &[1, 1, config.dim])?,
             positions: table("patch_pos", &[1, 1 + grid.0 * grid.1, config.dim])?,
@@ -337,7 +360,10 @@ impl Tnt {
             let x = x.transpose(1, 2)?.contiguous()?.reshape((patches * ph * pw, c.channels))?;
             self.pixels.forward(cx, &x, &Rows::maps(&vec![c.patch; patches])?)?.0
         };
-        let positions = self.word_positions.reshape((inner, down * across))?.t()?; // [n_words, inner]
+        let positions = match self.word_positions.rank() {
+            3 => self.word_positions.squeeze(0)?,
+            _ => self.word_positions.reshape((inner, down * across))?.t()?,
+        }; // [n_words, inner]
         let words = words.reshape((patches, down * across, inner))?.broadcast_add(&positions)?;
         Ok(words.reshape((patches * down * across, inner))?)
     }
