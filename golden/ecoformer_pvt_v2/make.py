@@ -36,7 +36,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     def __init__(self, dim, ratio, attn):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn, self.mlp = attn, Mlp(dim, dim * ratio)
 
     def forward(self, x):
@@ -58,7 +58,7 @@ class EcoFormer(nn.Module):
             setattr(self, f"patch_embed{s + 1}", Patch(d[s], d[s + 1], 3 if s else 7, 2 if s else 4))
             attn = [Attention(d[s + 1], num_heads[s], nbits, m, attn_type if s + 1 < self.n else "msa") for _ in range(depths[s])]
             setattr(self, f"block{s + 1}", nn.ModuleList(Block(d[s + 1], mlp_ratios[s], a) for a in attn))
-            setattr(self, f"norm{s + 1}", nn.LayerNorm(d[s + 1], eps=1e-6))
+            setattr(self, f"norm{s + 1}", nn.LayerNorm(d[s + 1]))
         self.head = nn.Linear(d[-1], 7)
 
     def blocks(self):

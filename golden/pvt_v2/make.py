@@ -71,9 +71,8 @@ def timm(case, sizes=(32, 32), note="", grads=TIMM, **kw):
                 sr_ratios=[4, 2, 1, 1], mlp_ratios=[2, 2, 1, 1])
     authors = {k: kw.pop(k) for k in ("img_size", "num_stages", "patch_size", "qk_scale") if k in kw}
     args = {**args, "qkv_bias": True, **kw}
-    # The norms of the authors' constructor have PyTorch's epsilon, timm's have 1e-6.
-    norm = {"norm_layer": torch.nn.LayerNorm} if authors else {}
-    module = PyramidVisionTransformerV2(num_classes=7, **args, **norm)
+    # A bare family is the authors' constructor, whose norms have PyTorch's epsilon; timm's have 1e-6.
+    module = PyramidVisionTransformerV2(num_classes=7, **args, norm_layer=torch.nn.LayerNorm)
     for block in [b for stage in module.stages for b in stage.blocks]:
         block.attn.scale = authors.get("qk_scale") or block.attn.scale
     args = {**args, **authors}
