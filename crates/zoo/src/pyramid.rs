@@ -100,7 +100,11 @@ pub(crate) struct MapPositions {
 }
 
 impl MapPositions {
+    /// Positions at `name`. Errors when the trained images hold no patch.
     pub(crate) fn load(w: &Weights, name: &str, trained: Size, dim: usize) -> Result<Self> {
+        if trained.0 == 0 || trained.1 == 0 {
+            return Err(Error::config(name, "has no place: the trained image is smaller than a patch"));
+        }
         let table = w.tensor(name, &[1, trained.0 * trained.1, dim], ParamKind::Table)?;
         Ok(MapPositions { table, trained })
     }

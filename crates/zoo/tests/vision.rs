@@ -1,4 +1,5 @@
-//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator, folding of FMViT.
+//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator, folding of FMViT, extreme
+//! arguments.
 
 #![allow(clippy::unwrap_used)]
 
@@ -253,5 +254,34 @@ fn what_does_not_fold_says_so() {
     ] {
         let error = Opened::random(config("fmvit", changes.clone()), OpenOptions::default()).err().unwrap().to_string();
         assert!(error.contains(word), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn extreme_arguments_are_refused_or_run() {
+    let cases = [
+        ("swin", json!({"use_absolute_embeddings": true, "image_size": 1, "patch_size": 4}), "smaller than a patch"),
+        ("crossformer", json!({"ape": true, "img_size": 1}), "smaller than a patch"),
+        ("swin", json!({"pad_after_shift": true, "always_partition": true, "window_size": 256}), "window of 256x256"),
+        ("swin", json!({"window_size": 256}), "window of 256x256"),
+        ("swinv2", json!({"qk_scale": 0.5}), "qk_scale"),
+        ("crossvit", json!({"mlp_ratio": []}), "one number per branch"),
+        ("crossvit", json!({"depth": [[1, 1, 65]]}), "0 to 64 steps"),
+        ("tnt", json!({"global_pool": "max"}), "token, avg"),
+        // A feed-forward without hidden channels.
+        ("smt", json!({"mlp_ratios": [0.01, 0.01, 0.01]}), ""),
+        ("pvt_v2", json!({"mlp_ratios": [0.01, 0.01]}), ""),
+        ("crossvit", json!({"mlp_ratio": [0.01, 0.01]}), ""),
+    ];
+    for (name, changes, want) in cases {
+        let said = format!("{name} {changes}");
+        let run = || -> Result<(), Error> {
+            let opened = Opened::random(config(name, changes), OpenOptions::default())?;
+            opened.run(&Point::new(), &batch(opened.model.as_ref(), 1)).map(drop)
+        };
+        match run() {
+            Ok(()) => assert_eq!(want, "", "{said}"),
+            Err(e) => assert!(!want.is_empty() && e.to_string().contains(want), "{said}: {e}"),
+        }
     }
 }

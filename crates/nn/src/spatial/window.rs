@@ -187,13 +187,33 @@ fn zone(at: usize, side: usize, window: usize, shift: usize) -> u8 {
 
 /// Entry of a table of relative positions for every pair of places of a window, query by query:
 /// `(dy + h - 1) * (2 w - 1) + dx + w - 1` with query minus key.
-pub fn relative_index((h, w): Size) -> Vec<u32> {
+fn relative_index((h, w): Size) -> Vec<u32> {
     let at = |p: usize| (p / w, p % w);
     let one = |q: usize, k: usize| {
         let ((qy, qx), (ky, kx)) = (at(q), at(k));
         ((qy + h - 1 - ky) * (2 * w - 1) + qx + w - 1 - kx) as u32
     };
     (0..h * w).flat_map(|q| (0..h * w).map(move |k| one(q, k))).collect()
+}
+
+/// Most numbers that are added to the scores of one window.
+const MAX_PAIRS: usize = 1 << 28;
+
+/// A table of relative positions as a number for every pair of places of a window. Errors when the window is so large that
+/// the numbers would fill memory. Shapes: table `[(2 h - 1) * (2 w - 1), heads]` -> `[heads, len, len]`.
+pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
+    let (len, heads) = (window.0 * window.1, table.dims2()?.1);
+    let pairs = len.saturating_mul(len).saturating_mul(heads);
+    if pairs > MAX_PAIRS {
+        return Err(Error::Limit {
+            what: format!("pairs of places in a window of {}x{}, over {heads} heads", window.0, window.1),
+            got: pairs as u64,
+            max: MAX_PAIRS as u64,
+            hint: "use smaller windows, or smaller images where a window is the whole map".into(),
+        });
+    }
+    let index = Tensor::from_vec(relative_index(window), len * len, table.device())?;
+    Ok(ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))?)
 }
 
 /// Attention inside every window. Shapes: qkv `[total + pads, 3 * dim]`, bias `[heads, len, len]` -> `[total, dim]`.

@@ -17,7 +17,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGE
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, relative_index, windowed};
+use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, pair_biases, windowed};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
@@ -350,7 +350,7 @@ impl PositionBias {
         if let Some((_, bias)) = self.fixed.as_ref().and_then(OnceLock::get).filter(|(w, _)| *w == window) {
             return Ok(bias.clone());
         }
-        let ((h, w), len) = (window, window.0 * window.1);
+        let (h, w) = window;
         let far = |at: usize, side: usize| at as f32 - (side - 1) as f32;
         let places: Vec<f32> =
             (0..2 * h - 1).flat_map(|y| (0..2 * w - 1).flat_map(move |x| [far(y, h), far(x, w)])).collect();
@@ -359,8 +359,7 @@ impl PositionBias {
         for (norm, [weight, bias]) in &self.layers {
             x = ops::linear(&Activation::Relu.forward(&norm.forward(&x)?)?, weight, Some(bias))?;
         }
-        let index = Tensor::from_vec(relative_index(window), len * len, &Device::Cpu)?;
-        let bias = ops::gather(&x, &index)?.t()?.contiguous()?.reshape(((), len, len))?;
+        let bias = pair_biases(&x, window)?;
         if let Some(cell) = &self.fixed {
             let _ = cell.set((window, bias.clone()));
         }

@@ -16,7 +16,7 @@ use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{
-    PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, relative_index, windowed,
+    PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, pair_biases, windowed,
 };
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::{FfnSpec, LinearSpec};
@@ -366,7 +366,6 @@ impl WindowAttention {
         if let Some(bias) = self.fixed.as_ref().and_then(OnceLock::get) {
             return Ok(bias.clone());
         }
-        let (len, index) = (self.window.0 * self.window.1, relative_index(self.window));
         let table = match &self.positions {
             Positions::Table(table) => table.clone(),
             Positions::Network { places, fc1, bias, fc2 } => {
@@ -375,8 +374,7 @@ impl WindowAttention {
                 ((raw.neg()?.exp()? + 1.0)?.recip()? * 16.0)?
             }
         };
-        let picked = ops::gather(&table, &Tensor::from_vec(index, len * len, table.device())?)?; // [len * len, heads]
-        let bias = picked.t()?.contiguous()?.reshape((self.heads, len, len))?;
+        let bias = pair_biases(&table, self.window)?;
         if let Some(cell) = &self.fixed {
             let _ = cell.set(bias.clone());
         }
