@@ -8,7 +8,7 @@
 //! block ends with a depth-wise convolution and a norm that keep amplitudes down.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, dim] .. [h / 32, w / 32, 8 dim] -> logits [b, labels].`
 //! Departs from the reference: any size of map (a map whose shorter side is within a group is one window, as in the
-//! authors' code for detection; an odd last row or column is left out when maps shrink). `ape` and `use_cpe` are refused.
+//! authors' code for detection; an odd last row or column is left out when maps shrink). `use_cpe` is refused.
 
 use std::sync::OnceLock;
 

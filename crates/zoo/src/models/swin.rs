@@ -6,7 +6,8 @@
 //! meet. Between stages 2x2 squares of rows become one row, twice as wide. The mean of the last map answers.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, dim] .. [h / 32, w / 32, 8 dim] -> logits [b, labels].`
 //! Departs from the reference: any image size, as both references have it behind a flag; where they differ on maps
-//! that are no whole number of windows, each config form follows its own (`pad_after_shift`).
+//! that are no whole number of windows, each config form follows its own (`pad_after_shift`, and
+//! `square_windows` for the authors' constructor on maps that are small and not square).
 
 use std::sync::OnceLock;
 
@@ -178,9 +179,9 @@ struct Config {
     absolute: bool,
     patch_norm: bool,
     /// Whether windows keep their size and move on maps that are no larger (timm).
-    always: bool,
+    always_partition: bool,
     /// Whether the shorter side of a map decides for both whether a window shrinks and moves (the authors of Swin).
-    square: bool,
+    square_windows: bool,
     act: Activation,
     eps: f64,
     channels: usize,
@@ -213,8 +214,8 @@ impl Config {
             scale: ScoreScale::read(c)?,
             absolute: c.flag("use_absolute_embeddings", false)?,
             patch_norm: c.flag("patch_norm", true)?,
-            always: c.flag("always_partition", false)?,
-            square: c.flag("square_windows", false)?,
+            always_partition: c.flag("always_partition", false)?,
+            square_windows: c.flag("square_windows", false)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
             eps: c.float("layer_norm_eps", 1e-5, 0.0, 1.0)?,
             channels: c.size("num_channels", Some(3), 64)?,
@@ -245,13 +246,13 @@ impl Config {
     /// Sides of that map that a window is compared with.
     fn looked_at(&self, stage: usize) -> Size {
         let (h, w) = self.resolution(stage);
-        if self.square { (h.min(w), h.min(w)) } else { (h, w) }
+        if self.square_windows { (h.min(w), h.min(w)) } else { (h, w) }
     }
 
     /// Window of a stage. It shrinks to a small map, but for version 1 in transformers, where the table decides.
     fn window(&self, stage: usize) -> Size {
         let (w, (h, wide)) = (self.windows[stage], self.looked_at(stage));
-        if !self.always && (self.timm || self.version == Version::V2) {
+        if !self.always_partition && (self.timm || self.version == Version::V2) {
             (w.min(h).max(1), w.min(wide).max(1))
         } else {
             (w, w)
@@ -321,7 +322,7 @@ impl WindowAttention {
         let vector = |name: &str| own.tensor(name, &[dim], ParamKind::Vector);
         let half = if within % 2 == 1 { c.windows[stage] / 2 } else { 0 };
         let resolution = c.looked_at(stage);
-        let by_side = |side: usize, window: usize| if side <= window && !c.always { 0 } else { half };
+        let by_side = |side: usize, window: usize| if side <= window && !c.always_partition { 0 } else { half };
         let shift = match (c.timm, v2) {
             (true, _) => (by_side(resolution.0, window.0), by_side(resolution.1, window.1)),
             (false, true) => (by_side(resolution.0, window.0), by_side(resolution.0, window.0)),
