@@ -162,7 +162,7 @@ fn t5() -> Done<(Vec<f64>, Vec<f32>)> {
     }
     let config = ConfigMap::new(serde_json::from_slice(&std::fs::read(path("PEERS_CONFIG")?)?)?)?;
     let batch: Batch = serde_json::from_slice(&std::fs::read(path("PEERS_BATCH")?)?)?;
-    let entry = switchformer_zoo::entry::find(&config.text("model_type", "")?)?;
+    let entry = switchformer_zoo::find(&config.text("model_type", "")?)?;
     let file = path("PEERS_WEIGHTS")?;
     let name = file.file_name().and_then(|n| n.to_str()).ok_or("PEERS_WEIGHTS names no file")?;
     let folder = Folder::disk(file.parent().ok_or("PEERS_WEIGHTS names no file")?)?;

@@ -15,7 +15,7 @@ use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, dense_twin};
 use switchformer_switch::{Plan, Quantization};
 use switchformer_zoo::Entry;
-use switchformer_zoo::entry::find;
+use switchformer_zoo::find;
 use switchformer_zoo::open::{load_exits, read_config};
 
 use crate::error::{Error, Result};

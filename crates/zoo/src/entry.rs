@@ -1,11 +1,8 @@
-//! The registry: one static slice. Golden tests, laws, `list`, `describe`, `run` and `bench` all read it.
+//! What the registry knows of a model family.
 
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{Error, Model, Result, Weights};
-
-use crate::models;
-use crate::timm::Timm;
 
 /// A model family, found by the `model_type` of its config.
 pub struct Entry {
@@ -27,6 +24,8 @@ pub struct Entry {
     pub prefix: &'static str,
     /// First parts of tensor names that belong to a head and carry no prefix.
     pub heads: &'static [&'static str],
+    /// What sets the family apart from a plain stack of equal blocks.
+    pub traits: &'static [Trait],
     /// A small config for laws and gradient tests, as JSON.
     pub toy: &'static str,
     /// Builds the model from a config and weights.
@@ -46,62 +45,45 @@ pub struct Variant {
     pub params: u64,
 }
 
-/// Every model.
-pub static ZOO: &[&Entry] = &[
-    &models::activator::ENTRY,
-    &models::albert::ENTRY,
-    &models::bert::ENTRY,
-    &models::crossformer::ENTRY,
-    &models::crossvit::ENTRY,
-    &models::cswin::ENTRY,
-    &models::deit::ENTRY,
-    &models::distilbert::ENTRY,
-    &models::ecoformer_pvt_v2::ENTRY,
-    &models::fmvit::ENTRY,
-    &models::m3vit::ENTRY,
-    &models::mt5::ENTRY,
-    &models::pvt_v2::ENTRY,
-    &models::rmt::ENTRY,
-    &models::roberta::ENTRY,
-    &models::smt::ENTRY,
-    &models::svt::ENTRY,
-    &models::swin::ENTRY,
-    &models::swinv2::ENTRY,
-    &models::switch_transformers::ENTRY,
-    &models::t5::ENTRY,
-    &models::tnt::ENTRY,
-    &models::twins::ENTRY,
-    &models::vit::ENTRY,
-];
+/// What sets a family apart from a plain stack of equal blocks; tests and tools ask for it instead of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trait {
+    /// No exit head can answer in the model's stead: it answers per token or pixel, or its rows change their width.
+    NoExitHeads,
+    /// Maps shrink and widen from stage to stage.
+    Pyramid,
+    /// Feed-forwards hold a convolution, so no bank of experts can take their place.
+    ConvolutionalFfn,
+    /// The published layout has experts of its own.
+    OwnExperts,
+    /// Computes with signs: the loss jumps where one changes, and the gradient passes straight through.
+    Signs,
+}
 
-/// Every family whose timm folders open, by the names of timm.
-pub static TIMM: &[&Timm] = &[
-    &models::activator::TIMM,
-    &models::crossformer::TIMM,
-    &models::crossvit::TIMM,
-    &models::cswin::TIMM,
-    &models::ecoformer_pvt_v2::TIMM,
-    &models::fmvit::TIMM,
-    &models::m3vit::TIMM,
-    &models::pvt_v2::TIMM,
-    &models::rmt::TIMM,
-    &models::smt::TIMM,
-    &models::svt::TIMM,
-    &models::swin::TIMM,
-    &models::swinv2::TIMM,
-    &models::tnt::TIMM,
-    &models::twins::TIMM,
-];
-
-/// The entry for a `model_type`. Errors list what exists.
-pub fn find(model_type: &str) -> Result<&'static Entry> {
-    ZOO.iter().find(|e| e.name == model_type).copied().ok_or_else(|| {
-        let known: Vec<_> = ZOO.iter().map(|e| e.name).collect();
-        Error::unsupported("model_type", model_type, known.join(", "))
-    })
+/// How a timm family reads here.
+pub struct Timm {
+    /// Name of the family (`swin`); variants are those of the entry, with `_` for `-`.
+    pub family: &'static str,
+    /// The model that computes it.
+    pub entry: &'static Entry,
+    /// Architecture of the entry.
+    pub architecture: &'static str,
+    /// Config fields that are so in timm, as JSON.
+    pub fixed: &'static str,
+    /// What the constructor takes for arguments that a bare family leaves out, where that is not our own default, as JSON.
+    pub bare: &'static str,
+    /// Constructor arguments and the config fields they are.
+    pub args: &'static [(&'static str, &'static str)],
+    /// The one `global_pool` that is computed.
+    pub pool: &'static str,
 }
 
 impl Entry {
+    /// Whether the family has a trait.
+    pub fn is(&self, t: Trait) -> bool {
+        self.traits.contains(&t)
+    }
+
     /// The architecture a config asks for. Errors on one that this model does not have.
     pub fn architecture<'a>(&self, config: &'a ConfigMap) -> Result<&'a str> {
         let name = config.architecture().unwrap_or(self.architectures[0]);

@@ -21,8 +21,9 @@ use switchformer_switch::Quantization;
 
 pub use fit::{Fitted, Sample, fit, places};
 
-use crate::entry::{Entry, find};
+use crate::entry::Entry;
 use crate::open::read_config;
+use crate::registry::find;
 use crate::save::{published_tensors, remade};
 
 /// How a hash is fitted; the published numbers by default.

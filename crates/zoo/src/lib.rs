@@ -8,10 +8,12 @@ pub mod models;
 pub mod open;
 mod pool;
 mod pyramid;
+pub mod registry;
 pub mod save;
 pub mod timm;
 pub mod trim;
 pub mod upcycle;
 
-pub use entry::{Entry, Variant, ZOO, find};
+pub use entry::{Entry, Trait, Variant};
 pub use open::{OpenOptions, Opened, Pooling};
+pub use registry::{ZOO, find};

@@ -16,7 +16,8 @@ use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
 use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
 use switchformer_switch::{Plan, Quantization, Switches};
 
-use crate::entry::{Entry, find};
+use crate::entry::Entry;
+use crate::registry::find;
 use crate::timm;
 
 /// Largest `config.json` and its small companions.

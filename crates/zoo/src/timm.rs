@@ -3,25 +3,8 @@
 use serde_json::{Map, Value as Json, json};
 use switchformer_nn::{Error, Result};
 
-use crate::entry::{Entry, TIMM};
-
-/// How a timm family reads here.
-pub struct Timm {
-    /// Name of the family (`swin`); variants are those of the entry, with `_` for `-`.
-    pub family: &'static str,
-    /// The model that computes it.
-    pub entry: &'static Entry,
-    /// Architecture of the entry.
-    pub architecture: &'static str,
-    /// Config fields that are so in timm, as JSON.
-    pub fixed: &'static str,
-    /// What the constructor takes for arguments that a bare family leaves out, where that is not our own default, as JSON.
-    pub bare: &'static str,
-    /// Constructor arguments and the config fields they are.
-    pub args: &'static [(&'static str, &'static str)],
-    /// The one `global_pool` that is computed.
-    pub pool: &'static str,
-}
+use crate::entry::Timm;
+use crate::registry::TIMM;
 
 /// Arguments that act in training only, or say how weights start.
 const TRAINING: &[&str] = &[

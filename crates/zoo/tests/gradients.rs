@@ -16,7 +16,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::NestedLeaves;
-use switchformer_zoo::{Entry, ZOO, open::load_exits};
+use switchformer_zoo::{Entry, Trait, ZOO, open::load_exits};
 
 /// Step of the central differences. The loss is f32 inside: rounding moves it by about 1e-7, so a slope is known to
 /// 1e-7 / STEP, while the neglected cubic term grows with STEP squared. Both are near 1e-4 at 1e-2; Richardson's
@@ -106,10 +106,6 @@ fn is_kinked(p: &Param) -> bool {
     p.names.iter().all(|(name, _)| name.contains("attn.pos.") || name.contains("attn.complex_weight_lh"))
 }
 
-/// Models that compute with signs: the loss jumps where one changes, and the gradient goes straight through it. Goldens
-/// hold theirs.
-const SIGNS: [&str; 1] = ["ecoformer_pvt_v2"];
-
 fn largest(g: &[f32]) -> f32 {
     g.iter().fold(0f32, |a, v| a.max(v.abs()))
 }
@@ -185,7 +181,7 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
         let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
         assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);
-        if is_kinked(p) || SIGNS.contains(&entry.name) {
+        if is_kinked(p) || entry.is(Trait::Signs) {
             continue;
         }
         let start = flat(p.var.as_tensor());
@@ -253,7 +249,7 @@ fn positions_learn_at_another_image_size() {
         let params = w.params();
         // Positions of a pyramid are relative: they know no image size.
         let Some(table) = params.iter().find(|p| is_positions(&p.names[0].0)) else {
-            assert!(common::NO_EXIT_HEADS.contains(&entry.name), "{architecture} has no positions");
+            assert!(entry.is(Trait::NoExitHeads), "{architecture} has no positions");
             continue;
         };
         let shape = (2, channels, h + patch.0, width - patch.1);

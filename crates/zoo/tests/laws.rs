@@ -58,7 +58,7 @@ fn open(entry: &Entry, architecture: &str, with: With) -> Opened {
     opened
 }
 
-/// Every model under its toy architecture: a classifier, but for [`common::NO_EXIT_HEADS`].
+/// Every model under its toy architecture: a classifier, but for those with `Trait::NoExitHeads`.
 fn classifiers(with: With) -> impl Iterator<Item = (&'static Entry, Opened)> {
     ZOO.iter().map(move |e| (*e, open(e, &toy_architecture(e), with)))
 }

@@ -13,7 +13,7 @@ use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
 use switchformer_nn::{Error, Output, Point};
 use switchformer_switch::leaf::experts::ExpertPlan;
 use switchformer_zoo::upcycle::upcycle;
-use switchformer_zoo::{OpenOptions, Opened, find};
+use switchformer_zoo::{OpenOptions, Opened, Trait, find};
 
 /// Relative: shares that sum to one up to rounding, and products with stored integers, which add in an order that depends
 /// on the number of rows.
@@ -28,19 +28,14 @@ fn at(setting: Json) -> Point {
     Point::new().with("experts", setting).with("seed", 5)
 }
 
-/// Families with experts of their own.
-const OWN: [&str; 2] = ["m3vit", "switch_transformers"];
-/// Families whose feed-forwards have a convolution inside: no bank of experts has one.
-const WITHOUT: [&str; 6] = ["ecoformer_pvt_v2", "fmvit", "pvt_v2", "rmt", "smt", "svt"];
-
 #[test]
 fn copies_are_the_dense_model_under_every_router() {
     let temp = tempfile::tempdir().unwrap();
     let mut models = 0;
-    for (entry, architecture) in everything().filter(|(e, _)| !OWN.contains(&e.name)) {
+    for (entry, architecture) in everything().filter(|(e, _)| !e.is(Trait::OwnExperts)) {
         let (dense, out) = (temp.path().join(architecture), temp.path().join(format!("{architecture}-3")));
         publish(&dense, entry, toy(entry, architecture));
-        if WITHOUT.contains(&entry.name) {
+        if entry.is(Trait::ConvolutionalFfn) {
             let refused = upcycle(&dense, &out, &PLAN, 1).unwrap_err().to_string();
             assert!(refused.contains("convolution"), "{refused}");
             continue;

@@ -13,7 +13,7 @@ use switchformer_nn::store::{safetensors_bytes, write_folder};
 use switchformer_nn::{Input, InputSpec, Model, Output, Point, Staged, Value, Weights};
 use switchformer_switch::leaf::experts::Offer;
 use switchformer_zoo::save::{json_bytes, published_tensors};
-use switchformer_zoo::{Entry, ZOO};
+use switchformer_zoo::{Entry, Trait, ZOO};
 
 /// The toy config of a model under one of its architectures.
 pub fn toy(entry: &Entry, architecture: &str) -> Json {
@@ -52,30 +52,10 @@ pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
     ZOO.iter().flat_map(|e| e.architectures.iter().map(move |a| (*e, *a)))
 }
 
-/// Families without a place for exit heads: those that answer per token, and pyramids, whose rows change their width.
-pub const NO_EXIT_HEADS: &[&str] = &[
-    "activator",
-    "crossformer",
-    "cswin",
-    "ecoformer_pvt_v2",
-    "fmvit",
-    "m3vit",
-    "mt5",
-    "pvt_v2",
-    "rmt",
-    "smt",
-    "svt",
-    "swin",
-    "swinv2",
-    "switch_transformers",
-    "t5",
-    "twins",
-];
-
 /// Whether exit heads can answer in this toy's stead.
 pub fn classifies(entry: &Entry, model: &dyn Staged) -> bool {
     let yes = model.classifier().is_some();
-    assert_ne!(yes, NO_EXIT_HEADS.contains(&entry.name), "{}: is the list of exceptions right?", entry.name);
+    assert_ne!(yes, entry.is(Trait::NoExitHeads), "{}: are its traits right?", entry.name);
     yes
 }
 

@@ -19,11 +19,10 @@ use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
-use crate::models::ecoformer_pvt_v2::{Kinds, Shape};
-use crate::models::pvt_v2::Attention;
+use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::models::vision::ecoformer_pvt_v2::{Kinds, Shape};
+use crate::models::vision::pvt_v2::Attention;
 use crate::pyramid::{Downsample, MapBlock, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -36,6 +35,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid],
     toy: r#"{"model_type":"twins","architectures":["Twins"],"embed_dims":[16,32],"depths":[2,2],"num_heads":[2,4],
         "mlp_ratios":[2,2],"sr_ratios":[2,1],"wss":[3,3],"patch_size":4,"img_size":32,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),

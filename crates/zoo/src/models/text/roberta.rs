@@ -33,6 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.layer.",
     prefix: "roberta.",
     heads: &["lm_head", "classifier"],
+    traits: &[],
     toy: r#"{"model_type":"roberta","architectures":["RobertaForSequenceClassification"],"vocab_size":50,
         "hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,
         "max_position_embeddings":34,"type_vocab_size":1,"layer_norm_eps":1e-5,"num_labels":3}"#,

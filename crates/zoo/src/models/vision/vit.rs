@@ -31,6 +31,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.layer.",
     prefix: "vit.",
     heads: &["classifier"],
+    traits: &[],
     toy: r#"{"model_type":"vit","architectures":["ViTForImageClassification"],"hidden_size":32,"num_hidden_layers":3,
         "num_attention_heads":4,"intermediate_size":64,"hidden_act":"gelu","image_size":16,"patch_size":4,
         "num_channels":1,"num_labels":5}"#,

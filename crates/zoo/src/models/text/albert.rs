@@ -43,6 +43,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.albert_layer_groups.",
     prefix: "albert.",
     heads: &["predictions", "classifier"],
+    traits: &[],
     toy: r#"{"model_type":"albert","architectures":["AlbertForSequenceClassification"],"vocab_size":50,
         "embedding_size":16,"hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,
         "hidden_act":"gelu_new","max_position_embeddings":32,"num_labels":3}"#,

@@ -7,7 +7,7 @@
 //! Departs from the reference: as T5. Rows are never scaled before the head, whatever the config says of ties.
 
 use super::t5::{Defaults, NAMES, T5, dense};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -20,6 +20,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "block.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads],
     toy: r#"{"model_type":"mt5","architectures":["MT5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":4,
         "d_ff":48,"num_layers":2,"num_decoder_layers":1,"num_heads":6,"relative_attention_num_buckets":8,
         "relative_attention_max_distance":16,"tie_word_embeddings":false}"#,

@@ -19,9 +19,8 @@ use switchformer_nn::{
     Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::rows_in;
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -34,6 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "model.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads],
     toy: r#"{"model_type":"activator","architectures":["ACTIVATORImageClassification"],"d_model":32,"d_ffn":48,
         "num_layers":3,"image_size":16,"patch_size":4,"in_channels":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Activator::load(config, w)?)),

@@ -19,9 +19,8 @@ use switchformer_nn::{
     Stream, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Variant};
 use crate::pool::Pool;
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -34,6 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[],
     toy: r#"{"model_type":"tnt","architectures":["TNT"],"embed_dim":32,"inner_dim":8,"depth":3,"num_heads_outer":4,
         "num_heads_inner":2,"mlp_ratio":2.0,"img_size":24,"patch_size":8,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Tnt::load(config, w)?)),

@@ -16,9 +16,8 @@ use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -31,6 +30,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "pvt_v2.",
     heads: &["classifier"],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"pvt_v2","architectures":["PvtV2ForImageClassification"],"hidden_sizes":[16,32],
         "depths":[1,2],"num_attention_heads":[2,4],"sr_ratios":[2,1],"mlp_ratios":[2,2],"patch_sizes":[3,3],
         "strides":[2,2],"num_encoder_blocks":2,"image_size":32,"num_channels":1,"num_labels":5}"#,

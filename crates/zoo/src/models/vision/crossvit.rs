@@ -22,9 +22,8 @@ use switchformer_nn::{
     Stream, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Variant};
 use crate::pool::Pool;
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -37,6 +36,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[],
     toy: r#"{"model_type":"crossvit","architectures":["CrossVit"],"embed_dim":[16,32],"depth":[[1,2,0],[1,1,0],[1,1,0]],
         "num_heads":[2,4],"mlp_ratio":[2,2,1],"img_size":36,"img_scale":[1.0,0.667],"patch_size":[9,8],"in_chans":1,
         "num_labels":5}"#,

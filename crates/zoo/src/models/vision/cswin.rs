@@ -17,9 +17,8 @@ use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, ScoreScale, Stages, by_size, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -32,6 +31,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "stage1. stage2. stage3. stage4. stage5. stage6. stage7. stage8.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid],
     toy: r#"{"model_type":"cswin","architectures":["CSWinTransformer"],"embed_dim":16,"depth":[1,2],"split_size":[2,4],
         "num_heads":[2,4],"mlp_ratio":2.0,"img_size":32,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),

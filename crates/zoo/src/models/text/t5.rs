@@ -22,7 +22,7 @@ use switchformer_nn::{
 };
 
 use super::bert::tokens;
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -35,6 +35,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "block.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads],
     toy: r#"{"model_type":"t5","architectures":["T5ForConditionalGeneration"],"vocab_size":50,"d_model":32,"d_kv":8,
         "d_ff":64,"num_layers":2,"num_decoder_layers":2,"num_heads":4,"relative_attention_num_buckets":8,
         "relative_attention_max_distance":16,"feed_forward_proj":"gelu"}"#,

@@ -29,8 +29,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS, task_of};
 
-use crate::entry::{Entry, Variant};
-use crate::timm::Timm;
+use crate::entry::{Entry, Timm, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -44,6 +43,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "backbone.",
     heads: &["decoders"],
+    traits: &[Trait::NoExitHeads, Trait::OwnExperts],
     toy: r#"{"model_type":"m3vit","architectures":["MultiTaskModel"],"img_size":[8,12],"patch_size":4,"in_chans":1,
         "embed_dim":16,"depth":2,"num_heads":2,"mlp_ratio":2.0,"moe_mlp_ratio":1.0,"moe_experts":4,"moe_top_k":1,
         "multi_gate":true,"gate_dim":18,"tasks":["parts","depth"],"task_channels":[3,2],"decoder_width":8}"#,

@@ -26,9 +26,8 @@ use switchformer_nn::{
     Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, rows_in, tap_stage};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -41,6 +40,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.layers.",
     prefix: "swin.",
     heads: &["classifier"],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid],
     toy: r#"{"model_type":"swin","architectures":["SwinForImageClassification"],"embed_dim":16,"depths":[1,2],
         "num_heads":[2,4],"window_size":4,"mlp_ratio":2.0,"image_size":32,"patch_size":2,"num_channels":1,
         "num_labels":5}"#,

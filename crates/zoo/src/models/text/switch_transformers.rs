@@ -14,7 +14,7 @@ use switchformer_nn::{FfnSpec, Result, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
 
 use super::t5::{Defaults, Ff, NAMES, Site, T5};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -32,6 +32,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "block.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::OwnExperts],
     toy: r#"{"model_type":"switch_transformers","architectures":["SwitchTransformersForConditionalGeneration"],
         "vocab_size":50,"d_model":32,"d_kv":8,"d_ff":48,"num_layers":2,"num_decoder_layers":2,"num_heads":4,
         "num_sparse_encoder_layers":1,"num_sparse_decoder_layers":1,"num_experts":2,"dense_act_fn":"gelu",

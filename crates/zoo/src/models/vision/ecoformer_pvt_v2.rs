@@ -19,10 +19,9 @@ use switchformer_nn::ops::{AttendSpec, attend_fused};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
-use crate::models::pvt_v2::{BARE, Config, RULES, build};
+use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::models::vision::pvt_v2::{BARE, Config, RULES, build};
 use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -35,6 +34,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn, Trait::Signs],
     toy: r#"{"model_type":"ecoformer_pvt_v2","architectures":["EcoFormerPvtV2"],"hidden_sizes":[16,32],"depths":[1,2],
         "num_attention_heads":[2,4],"sr_ratios":[2,1],"mlp_ratios":[2,2],"patch_sizes":[3,3],"strides":[2,2],
         "nbits":8,"m":6,"image_size":32,"num_channels":1,"num_labels":5}"#,

@@ -16,12 +16,11 @@ use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{
     self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_between,
     rows_in,
 };
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -34,6 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "attn. mlp.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"smt","architectures":["SMT"],"embed_dims":[8,16,24],"depths":[1,1,2],"sa_num_heads":[1,1,3],
         "ca_num_heads":[2,4,4],"ca_attentions":[1,1,1],"mlp_ratios":[2,2,2],"head_conv":3,"img_size":32,"in_chans":1,
         "num_labels":5}"#,

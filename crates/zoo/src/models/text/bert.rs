@@ -34,6 +34,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.layer.",
     prefix: "bert.",
     heads: &["cls", "classifier", "qa_outputs"],
+    traits: &[],
     toy: r#"{"model_type":"bert","architectures":["BertForSequenceClassification"],"vocab_size":50,"hidden_size":32,
         "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"max_position_embeddings":32,
         "num_labels":3}"#,

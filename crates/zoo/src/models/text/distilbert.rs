@@ -39,6 +39,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "transformer.layer.",
     prefix: "distilbert.",
     heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier"],
+    traits: &[],
     toy: r#"{"model_type":"distilbert","architectures":["DistilBertForSequenceClassification"],"vocab_size":50,"dim":32,
         "n_layers":3,"n_heads":4,"hidden_dim":64,"max_position_embeddings":32,"num_labels":3}"#,
     load: |config, w| Ok(Box::new(DistilBert::load(config, w)?)),

@@ -18,9 +18,8 @@ use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares, squ
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -33,6 +32,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"fmvit","architectures":["FMViT"],"embed_dims":[8,16],"depths":[2,2],"sr_ratios":[1,2],
         "head_dim":4,"group_width":4,"hidden_act":"gelu","mlp_ratio":4,"img_size":32,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),

@@ -23,11 +23,10 @@ use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{
     self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between, rows_in,
 };
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -40,6 +39,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "attn. mlp.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"svt","architectures":["SVT"],"stem_hidden_dim":4,"embed_dims":[8,16,24],"depths":[1,1,2],
         "num_heads":[1,2,3],"mlp_ratios":[2,2,2],"num_stages":3,"img_size":24,"in_chans":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(load(config, w)?)),

@@ -24,9 +24,8 @@ use switchformer_nn::{
     Ctx, Device, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{MapBlock, MapPositions, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, by_size, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -39,6 +38,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid],
     toy: r#"{"model_type":"crossformer","architectures":["CrossFormer"],"embed_dim":128,"num_heads":[2,4],
         "patch_size":[4,8],"merge_size":[[2,4]],"group_size":[3,2],"crs_interval":[2,1],"mlp_ratio":0.25,"use_acl":true,
         "depths":[4,1],"img_size":32,"in_chans":1,"num_labels":5}"#,

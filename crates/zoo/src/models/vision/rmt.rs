@@ -18,9 +18,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{Ctx, Device, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{Factors, MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
-use crate::timm::Timm;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -34,6 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "blocks.",
     prefix: "",
     heads: &[],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"rmt","architectures":["VisRetNet"],"embed_dims":[8,24],"depths":[1,2],"num_heads":[2,3],
         "mlp_ratios":2,"init_values":2,"heads_ranges":[4,6],"chunkwise_recurrents":[true,false],
         "layerscales":[false,true],"projection":16,"img_size":32,"in_chans":1,"num_labels":5}"#,

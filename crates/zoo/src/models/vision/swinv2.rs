@@ -8,8 +8,7 @@
 //! Departs from the reference: see `swin.rs`.
 
 use super::swin::{ARGS, NAMES, Swin, Version};
-use crate::entry::{Entry, Variant};
-use crate::timm::Timm;
+use crate::entry::{Entry, Timm, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -22,6 +21,7 @@ pub static ENTRY: Entry = Entry {
     blocks: "encoder.layers.",
     prefix: "swinv2.",
     heads: &["classifier"],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid],
     toy: r#"{"model_type":"swinv2","architectures":["Swinv2ForImageClassification"],"embed_dim":16,"depths":[1,2],
         "num_heads":[2,4],"window_size":4,"mlp_ratio":2.0,"image_size":32,"patch_size":2,"num_channels":1,
         "num_labels":5}"#,
