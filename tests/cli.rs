@@ -481,7 +481,7 @@ fn vocabularies_are_cut() {
 #[test]
 fn old_checkpoints_are_converted() {
     let temp = tempfile::tempdir().unwrap();
-    let file = |name: &str| format!("{}/crates/nn/tests/fixtures/pickle/{name}", env!("CARGO_MANIFEST_DIR"));
+    let file = |name: &str| format!("{}/crates/format/tests/fixtures/pickle/{name}", env!("CARGO_MANIFEST_DIR"));
     let made = document(&run_in(temp.path(), &["convert", &file("old.pth"), "out.safetensors", "--json"]));
     assert_eq!(
         (&made["tensors"], &made["key"], &made["prefix_removed"]),

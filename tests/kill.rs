@@ -73,7 +73,7 @@ fn training_killed_at_random_moments_ends_with_the_same_bits() {
     while kills < KILLS {
         let out = temp.path().join(format!("killed-{round}"));
         let mut child = train(&out, &data);
-        std::thread::sleep(Duration::from_secs_f64(longest * rng.unit()));
+        std::thread::sleep(Duration::from_secs_f64(longest * rng.unit64()));
         match child.try_wait().unwrap() {
             // This run reached its end: another begins.
             Some(status) => {

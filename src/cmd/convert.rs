@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use switchformer::nn::pickle::read;
-use switchformer::nn::store::{Saved, safetensors_bytes, write_atomic};
+use switchformer::nn::store::{Saved, safetensors_bytes, saved, write_atomic};
 
 use super::{print, print_json};
 use crate::fail::Fail;
@@ -84,5 +84,5 @@ fn single(t: &Saved) -> Result<Saved, Fail> {
         safetensors::Dtype::F64 => DType::F64,
         _ => return Ok(t.clone()),
     };
-    Ok(Saved::tensor(&Tensor::from_raw_buffer(&t.bytes, dtype, &t.shape, &Device::Cpu)?)?)
+    Ok(saved(&Tensor::from_raw_buffer(&t.bytes, dtype, &t.shape, &Device::Cpu)?)?)
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use switchformer::data::{Family, Preprocessor, Tokenizer};
 use switchformer::lab::reading::finds_answers;
 use switchformer::nn::io::unpack;
-use switchformer::nn::store::{Saved, SavedMap, safetensors_bytes, write_atomic};
+use switchformer::nn::store::{SavedMap, safetensors_bytes, saved, write_atomic};
 use switchformer::nn::{Folder, Input, InputSpec, Output, Point, Rows, Taps, Trace, Value};
 use switchformer::zoo::Opened;
 
@@ -279,10 +279,10 @@ fn write_out(file: &Path, out: &Output, given: &Given, embedding: Option<&Tensor
                 unpack(t, rows, columns, given.widths[usize::from(written)].unwrap_or(rows.max_len()))?
             }
         };
-        map.insert(name.clone(), Saved::tensor(&tensor)?);
+        map.insert(name.clone(), saved(&tensor)?);
     }
     if let Some(e) = embedding {
-        map.insert("sentence_embedding".into(), Saved::tensor(e)?);
+        map.insert("sentence_embedding".into(), saved(e)?);
     }
     Ok(write_atomic(file, &safetensors_bytes(&map)?)?)
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fashion::Dataset;
-use crate::rng::Rng;
+use switchformer_format::Rng;
 
 /// The order of `n` samples in an epoch: each of `0..n` once; `[n]`.
 pub fn permutation(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
@@ -14,7 +14,7 @@ pub fn permutation(seed: u64, epoch: u64, n: u32) -> Vec<u32> {
 /// Puts at most 2^32 items into a random order, each order equally likely.
 pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
     for i in (1..items.len()).rev() {
-        items.swap(i, rng.below(i as u32 + 1) as usize);
+        items.swap(i, rng.pick(i as u32 + 1) as usize);
     }
 }
 
@@ -119,9 +119,9 @@ fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table
     let mut rng = Rng::of(&[2, seed, epoch, u64::from(index)]);
     // Every draw is made whatever the settings, so that changing one does not change the others.
     let span = 2 * augment.pad as u32 + 1;
-    let (dy, dx) = (rng.below(span) as usize, rng.below(span) as usize);
-    let flip = rng.unit() < f64::from(augment.flip);
-    let erase = rng.unit() < f64::from(augment.erase);
+    let (dy, dx) = (rng.pick(span) as usize, rng.pick(span) as usize);
+    let flip = rng.unit64() < f64::from(augment.flip);
+    let erase = rng.unit64() < f64::from(augment.erase);
 
     for (image, out) in image.chunks_exact(h * w).zip(out.chunks_exact_mut(h * w)) {
         for y in 0..h {
@@ -143,13 +143,13 @@ fn augment_into(image: &[u8], h: usize, w: usize, draw: &Draw, index: u32, table
         let area = (h * w) as f64 * rng.between(0.02, 0.33);
         // Only exactly rounded operations: the same on every machine.
         let ratio = rng.between(1.0, 3.3);
-        let ratio = if rng.next() >> 63 == 0 { ratio } else { 1.0 / ratio };
+        let ratio = if rng.next_u64() >> 63 == 0 { ratio } else { 1.0 / ratio };
         let (eh, ew) = ((area * ratio).sqrt().round() as usize, (area / ratio).sqrt().round() as usize);
         if eh == 0 || ew == 0 || eh > h || ew > w {
             continue;
         }
-        let top = rng.below((h - eh + 1) as u32) as usize;
-        let left = rng.below((w - ew + 1) as u32) as usize;
+        let top = rng.pick((h - eh + 1) as u32) as usize;
+        let left = rng.pick((w - ew + 1) as u32) as usize;
         for plane in out.chunks_exact_mut(h * w) {
             for row in plane.chunks_exact_mut(w).skip(top).take(eh) {
                 // 0 is the mean after normalising.

@@ -13,7 +13,7 @@ use crate::bigbench::{FILE, examples};
 use crate::error::{Error, Result};
 use crate::fashion::Dataset;
 use crate::image::{Picture, decode};
-use crate::rng::Rng;
+use switchformer_format::Rng;
 
 /// The ten classes, by label.
 pub const CLASSES: [&str; 10] =
@@ -81,7 +81,7 @@ impl Cifar10 {
 /// Places in the file, by their hash.
 fn order(n: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (0..n).collect();
-    all.sort_by_cached_key(|i| (Rng::of(&[*i as u64]).next(), *i));
+    all.sort_by_cached_key(|i| (Rng::of(&[*i as u64]).next_u64(), *i));
     all
 }
 

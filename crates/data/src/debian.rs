@@ -55,7 +55,7 @@ impl Split {
     /// The split of a package. Packages that differ in digits or in a role (`-dev`, `-doc`) only are one family and
     /// share a split, as their descriptions are much alike: 94 % of the families train, 3 % each validate and test.
     pub fn of(package: &str) -> Split {
-        match crate::rng::Rng::of(&[7, fnv(&family(package))]).next() % 1000 {
+        match switchformer_format::Rng::of(&[7, fnv(&family(package))]).next_u64() % 1000 {
             n if n < HELD_OUT => Split::Valid,
             n if n < 2 * HELD_OUT => Split::Test,
             _ => Split::Train,

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::rng::Rng;
+use switchformer_format::Rng;
 
 /// Share of the words that a variation touches.
 const SHARE: f64 = 0.1;
@@ -45,9 +45,9 @@ fn varied<'a>(mut words: Vec<Word<'a>>, rng: &mut Rng) -> Vec<Word<'a>> {
     if free.len() < 2 {
         return words;
     }
-    let pick = |rng: &mut Rng| free[rng.below(free.len() as u32) as usize];
+    let pick = |rng: &mut Rng| free[rng.pick(free.len() as u32) as usize];
     let times = ((SHARE * free.len() as f64).round() as usize).max(1);
-    match rng.below(3) {
+    match rng.pick(3) {
         0 => (0..times).for_each(|_| {
             let (a, b) = (pick(rng), pick(rng));
             words.swap(a, b);
@@ -57,7 +57,7 @@ fn varied<'a>(mut words: Vec<Word<'a>>, rng: &mut Rng) -> Vec<Word<'a>> {
             let mut i = 0;
             words.retain(|w| {
                 i += 1;
-                w.held || i - 1 == stays || rng.unit() >= SHARE
+                w.held || i - 1 == stays || rng.unit64() >= SHARE
             });
         }
         _ => {
@@ -65,7 +65,7 @@ fn varied<'a>(mut words: Vec<Word<'a>>, rng: &mut Rng) -> Vec<Word<'a>> {
                 let word = words[pick(rng)];
                 // What was put in has moved words; the stretch that stays is never doubled.
                 if !word.held {
-                    words.insert(rng.below(words.len() as u32 + 1) as usize, word);
+                    words.insert(rng.pick(words.len() as u32 + 1) as usize, word);
                 }
             }
         }

@@ -6,7 +6,7 @@
 
 use crate::batch::shuffle;
 use crate::error::{Error, Result};
-use crate::rng::Rng;
+use switchformer_format::Rng;
 
 /// Four buckets of lengths to a doubling: `2^(k/4)` in 1/1024. Members of a bucket differ by 19 % at most.
 const QUARTERS: [u64; 3] = [1218, 1448, 1722];

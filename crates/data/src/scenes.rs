@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::fashion::{Dataset, LABELS};
-use crate::rng::Rng;
+use switchformer_format::Rng;
 
 /// Height and width of a scene.
 pub const SIDE: usize = 64;
@@ -38,11 +38,11 @@ impl Scene {
         let mut scene = Scene::background(&mut rng);
         // 0 is the background, then the pieces in order.
         let mut pieces = vec![0u8; SIDE * SIDE];
-        for piece in 1..=PIECES[0] + rng.below(PIECES[1] - PIECES[0] + 1) {
-            let pick = rng.below(garments.len() as u32) as usize;
+        for piece in 1..=PIECES[0] + rng.pick(PIECES[1] - PIECES[0] + 1) {
+            let pick = rng.pick(garments.len() as u32) as usize;
             let (picture, label) = (garments.image(pick).unwrap_or_default(), garments.labels()[pick]);
-            let (top, left) = (rng.below((SIDE - h + 1) as u32) as usize, rng.below((SIDE - w + 1) as u32) as usize);
-            let mirrored = rng.below(2) == 1;
+            let (top, left) = (rng.pick((SIDE - h + 1) as u32) as usize, rng.pick((SIDE - w + 1) as u32) as usize);
+            let mirrored = rng.pick(2) == 1;
             for (i, gray) in picture.iter().enumerate().filter(|(_, gray)| **gray > 0) {
                 let column = if mirrored { w - 1 - i % w } else { i % w };
                 let at = (top + i / w) * SIDE + left + column;

@@ -324,12 +324,12 @@ fn random_damage_is_an_answer_or_an_error_but_never_a_panic() {
     for round in 0..4000 {
         let whole = if round % 2 == 0 { descriptions.as_bytes() } else { questions.as_bytes() };
         let mut bytes = if round % 8 < 6 { whole.to_vec() } else { gzip(whole) };
-        for _ in 0..1 + rng.below(3) {
-            let at = rng.below(bytes.len() as u32) as usize;
-            match rng.below(4) {
+        for _ in 0..1 + rng.pick(3) {
+            let at = rng.pick(bytes.len() as u32) as usize;
+            match rng.pick(4) {
                 0 => bytes.truncate(at.max(1)),
-                1 => bytes[at] = rng.next() as u8,
-                2 => bytes[at] = b"\n :\"{}[],0-"[rng.below(11) as usize],
+                1 => bytes[at] = rng.next_u64() as u8,
+                2 => bytes[at] = b"\n :\"{}[],0-"[rng.pick(11) as usize],
                 _ => bytes.insert(at, bytes[at]),
             }
         }
@@ -348,7 +348,7 @@ fn random_damage_is_an_answer_or_an_error_but_never_a_panic() {
 /// Lengths like those of a corpus: most short, a few long.
 fn lengths() -> Vec<u32> {
     let mut rng = switchformer_data::Rng::of(&[99]);
-    (0..2000).map(|_| (8.0 * (4.0 * rng.unit() * rng.unit()).exp()) as u32).collect()
+    (0..2000).map(|_| (8.0 * (4.0 * rng.unit64() * rng.unit64()).exp()) as u32).collect()
 }
 
 #[test]

@@ -14,14 +14,13 @@ use switchformer_data::{Rng, Tokenizer, TokenizerRecipe};
 fn corpus() -> Vec<String> {
     let syllables = ["ka", "to", "ri", "sen", "mu", "é", "la", "ча", "йо", "мир", "猫", "の", "lo", "an", "ber", "ß"];
     let mut rng = Rng::of(&[41]);
-    let words: Vec<String> = (0..300)
-        .map(|_| (0..1 + rng.below(4)).map(|_| syllables[rng.below(16) as usize]).collect::<String>())
-        .collect();
+    let words: Vec<String> =
+        (0..300).map(|_| (0..1 + rng.pick(4)).map(|_| syllables[rng.pick(16) as usize]).collect::<String>()).collect();
     (0..800)
         .map(|_| {
             let line: Vec<&str> =
-                (0..3 + rng.below(12)).map(|_| words[(300.0 * rng.unit().powi(3)) as usize].as_str()).collect();
-            line.join(" ") + [".", "!", " - 12", ""][rng.below(4) as usize]
+                (0..3 + rng.pick(12)).map(|_| words[(300.0 * rng.unit64().powi(3)) as usize].as_str()).collect();
+            line.join(" ") + [".", "!", " - 12", ""][rng.pick(4) as usize]
         })
         .collect()
 }

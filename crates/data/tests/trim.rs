@@ -19,15 +19,14 @@ const ALL: Keep = Keep { min_count: 1, size: None, first: 0 };
 fn lines(n: usize, shift: u64) -> Vec<String> {
     let syllables = ["ka", "to", "ri", "sen", "mu", "é", "la", "ча", "йо", "мир", "猫", "の", "lo", "an", "ber", "ß"];
     let mut rng = Rng::of(&[41]);
-    let words: Vec<String> = (0..300)
-        .map(|_| (0..1 + rng.below(4)).map(|_| syllables[rng.below(16) as usize]).collect::<String>())
-        .collect();
+    let words: Vec<String> =
+        (0..300).map(|_| (0..1 + rng.pick(4)).map(|_| syllables[rng.pick(16) as usize]).collect::<String>()).collect();
     let mut rng = Rng::of(&[42, shift]);
     (0..n)
         .map(|_| {
-            let word = |rng: &mut Rng| ((300.0 * rng.unit().powi(3)) as usize + 37 * shift as usize) % 300;
-            let line: Vec<&str> = (0..3 + rng.below(6)).map(|_| words[word(&mut rng)].as_str()).collect();
-            line.join(" ") + [".", "!", " - 12", " ☃"][rng.below(4) as usize]
+            let word = |rng: &mut Rng| ((300.0 * rng.unit64().powi(3)) as usize + 37 * shift as usize) % 300;
+            let line: Vec<&str> = (0..3 + rng.pick(6)).map(|_| words[word(&mut rng)].as_str()).collect();
+            line.join(" ") + [".", "!", " - 12", " ☃"][rng.pick(4) as usize]
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved};
 use switchformer_nn::{Device, Folder, json};
 
 use crate::disk::Disk;
@@ -73,7 +73,7 @@ impl Checkpoints {
         let mut map = SavedMap::new();
         for (i, (p, slots)) in optimiser.params().iter().zip(optimiser.slots()).enumerate() {
             let name = key(p);
-            map.insert(format!("w.{name}"), Saved::tensor(p.var.as_tensor())?);
+            map.insert(format!("w.{name}"), saved(p.var.as_tensor())?);
             for (slot, v) in slots.iter().map(|(s, v)| (*s, v)).chain(ema.map(|e| ("e", &e.values[i]))) {
                 map.insert(format!("{slot}.{name}"), Saved::f32(&[v.len()], v));
             }

@@ -1,60 +1,6 @@
 //! Random numbers that are a function of a name, so that no weights need to be stored for tests.
 
-/// Splitmix64 stream, identical bit for bit with the one in `golden/oracle.py`.
-#[derive(Clone, Debug)]
-pub struct Stream(u64);
-
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-impl Stream {
-    /// Stream of a seed.
-    pub fn new(seed: u64) -> Self {
-        Stream(seed)
-    }
-
-    /// Stream of a name: FNV-1a of its bytes.
-    pub fn named(name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Stream(hash)
-    }
-
-    /// An independent stream for a sub-purpose.
-    pub fn fork(&self, key: u64) -> Self {
-        let mut s = Stream(self.0 ^ key.wrapping_mul(GOLDEN));
-        Stream(s.next_u64())
-    }
-
-    /// Next 64 bits.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GOLDEN);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `[0, 1)` with 24 bits, exact in f32.
-    pub fn unit(&mut self) -> f32 {
-        (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
-    }
-
-    /// Uniform integer below `n` (`n` > 0).
-    pub fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
-    }
-
-    /// Standard normal, truncated to two deviations (the initialiser of ViT and BERT).
-    pub fn trunc_normal(&mut self) -> f32 {
-        loop {
-            // Box-Muller; 1 - u is never zero.
-            let r = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-            let z = r * (std::f32::consts::TAU * self.unit()).cos();
-            if z.abs() <= 2.0 {
-                return z;
-            }
-        }
-    }
-}
+pub use switchformer_format::rng::Rng as Stream;
 
 /// How a tensor is drawn from its published name (the rule of `golden/oracle.py`).
 pub fn seeded(name: &str, shape: &[usize]) -> Vec<f32> {

@@ -5,21 +5,13 @@
 //! published checkpoints strictly. Tensor operations live in [`ops`], reusable layers in [`layers`].
 
 mod batch_norm;
-pub mod config;
 pub mod ctx;
 pub mod decode;
-pub mod error;
-pub mod folder;
-mod header;
 pub mod init;
 pub mod io;
-pub mod json;
 pub mod layers;
 pub mod leaf;
-pub mod mmap;
-pub mod names;
 pub mod ops;
-pub mod pickle;
 pub mod point;
 pub mod rows;
 pub mod spatial;
@@ -40,6 +32,7 @@ pub use leaf::{Attend, Ffn, LeafCost, Linear};
 pub use point::Point;
 pub use rows::{Rows, Size};
 pub use staged::{Between, Model, Staged, State, Stream, run, walk};
+pub use switchformer_format::{config, error, folder, json, mmap, names, pickle};
 pub use tape::{Grads, record};
 pub use taps::Taps;
 pub use trace::{Decision, Trace};

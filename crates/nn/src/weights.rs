@@ -1,6 +1,5 @@
 //! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
 
-mod files;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +17,9 @@ use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_
 use crate::leaf::{Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
 
-pub use files::{Files, Stored, inspect};
 pub use source::Start;
 use source::{Fill, Promise, Source};
+pub use switchformer_format::files::{Files, Stored, inspect};
 
 /// Loading stops after this many missing or misshaped tensors: the config is of another model.
 const MAX_FAULTS: usize = 1_000;
@@ -138,9 +137,7 @@ impl Weights {
 
     /// Opens one safetensors file of a folder.
     pub fn file(folder: &Folder, name: &str, names: &Names) -> Result<Self> {
-        let mut files = Files::default();
-        files.add(folder.blob(name)?, names, None)?;
-        Ok(Weights::new(Source::Files(files)))
+        Ok(Weights::new(Source::Files(Files::one(folder, name, names)?)))
     }
 
     /// Name-seeded values for exactly the tensors of a manifest: `(name on disk, shape, name to seed with)`.
@@ -251,7 +248,7 @@ impl Weights {
     pub fn has(&self, part: &str) -> bool {
         let name = self.name(part);
         match &self.shared.source {
-            Source::Files(f) | Source::Start(f, _) => f.entries.contains_key(&name),
+            Source::Files(f) | Source::Start(f, _) => f.entries().contains_key(&name),
             Source::Manifest(m) => m.contains_key(&name),
             Source::Open(_) => false,
         }
@@ -260,7 +257,7 @@ impl Weights {
     /// Shape of a tensor in the checkpoint; `None` where there is none, or no checkpoint.
     pub fn shape_of(&self, part: &str) -> Option<&[usize]> {
         let (Source::Files(f) | Source::Start(f, _)) = &self.shared.source else { return None };
-        f.entries.get(&self.name(part)).map(|e| e.shape.as_slice())
+        f.entries().get(&self.name(part)).map(|e| e.shape.as_slice())
     }
 
     /// Whether tensors are made on request.
@@ -280,7 +277,7 @@ impl Weights {
         let path = format!("{}.", self.name(part));
         let below = |n: &&String| n.starts_with(&path);
         let names: Vec<String> = match &self.shared.source {
-            Source::Files(f) | Source::Start(f, _) => f.entries.keys().filter(below).cloned().collect(),
+            Source::Files(f) | Source::Start(f, _) => f.entries().keys().filter(below).cloned().collect(),
             Source::Manifest(m) => m.keys().filter(below).cloned().collect(),
             Source::Open(_) => Vec::new(),
         };
@@ -291,7 +288,7 @@ impl Weights {
     pub fn is_copy(&self, part: &str, other: &str) -> bool {
         let (part, other) = (self.name(part), self.name(other));
         match &self.shared.source {
-            Source::Files(f) | Source::Start(f, _) => match (f.entries.get(&part), f.entries.get(&other)) {
+            Source::Files(f) | Source::Start(f, _) => match (f.entries().get(&part), f.entries().get(&other)) {
                 (Some(a), Some(b)) => a.dtype == b.dtype && a.shape == b.shape && f.bytes(a) == f.bytes(b),
                 _ => false,
             },
@@ -311,7 +308,7 @@ impl Weights {
         let mut ledger = self.ledger();
         ledger.elements += n as u64;
         let found = match &self.shared.source {
-            Source::Files(f) => f.entries.get(&name).map(|e| e.shape.clone()),
+            Source::Files(f) => f.entries().get(&name).map(|e| e.shape.clone()),
             Source::Start(f, start) => start.shape(f, &name, shape),
             Source::Manifest(m) => m.get(&name).map(|p| p.shape.clone()),
             Source::Open(_) => {
@@ -429,7 +426,7 @@ impl Weights {
     pub fn codes(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<i8>>> {
         let name = self.name(part);
         let Source::Files(f) = &self.shared.source else { return Ok(None) };
-        let Some(entry) = f.entries.get(&name).filter(|e| e.dtype == Dtype::I8) else { return Ok(None) };
+        let Some(entry) = f.entries().get(&name).filter(|e| e.dtype == Dtype::I8) else { return Ok(None) };
         let mut ledger = self.ledger();
         ledger.used.insert(name.clone());
         ledger.elements += elements(shape)? as u64;
@@ -536,7 +533,7 @@ impl Weights {
     fn unused<'a>(&'a self, ledger: &'a Ledger) -> Box<dyn Iterator<Item = &'a String> + 'a> {
         let all: Box<dyn Iterator<Item = &String>> = match &self.shared.source {
             Source::Start(_, start) if start.copy_of.is_some() => Box::new(std::iter::empty()),
-            Source::Files(f) | Source::Start(f, _) => Box::new(f.entries.keys()),
+            Source::Files(f) | Source::Start(f, _) => Box::new(f.entries().keys()),
             Source::Manifest(m) => Box::new(m.keys()),
             Source::Open(_) => Box::new(std::iter::empty()),
         };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use serde_json::{Value as Json, json};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, unused, write_folder};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved, unused, write_folder};
 use switchformer_nn::weights::{LeafMaker, LinearSpec, inspect};
 use switchformer_nn::{Error, Ffn, FfnSpec, Folder, Linear, ParamKind, Result, Weights, init};
 use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Offer};
@@ -47,7 +47,7 @@ impl LeafMaker for Reader {
                 let name = format!("{name}.{suffix}");
                 // What is missing is reported when loading ends.
                 if w.has(&name) {
-                    tensors.insert(name.clone(), Saved::tensor(&w.tensor(&name, shape, ParamKind::Matrix)?)?);
+                    tensors.insert(name.clone(), saved(&w.tensor(&name, shape, ParamKind::Matrix)?)?);
                 }
                 Ok(())
             };
@@ -124,5 +124,5 @@ fn added(folder: &Folder, plan: &Plan) -> Result<SavedMap> {
     let path = folder.path("switch.safetensors");
     inspect(&path)?; // the strict reader of headers comes first
     let all = candle_core::safetensors::load(&path, &Device::Cpu)?;
-    all.iter().map(|(name, t)| Ok((name.clone(), Saved::tensor(t)?))).collect()
+    all.iter().map(|(name, t)| Ok((name.clone(), saved(t)?))).collect()
 }

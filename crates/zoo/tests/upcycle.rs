@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use common::{batch, bits, distance, everything, publish, toy};
 use serde_json::{Value as Json, json};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved};
 use switchformer_nn::{Error, Output, Point};
 use switchformer_switch::leaf::experts::ExpertPlan;
 use switchformer_zoo::upcycle::upcycle;
@@ -88,12 +88,12 @@ fn experts_that_differ_are_told_apart() {
     let mut tensors: SavedMap = candle_core::safetensors::load(&file, &Device::Cpu)
         .unwrap()
         .iter()
-        .map(|(n, t)| (n.clone(), Saved::tensor(t).unwrap()))
+        .map(|(n, t)| (n.clone(), saved(t).unwrap()))
         .collect();
     let name = tensors.keys().find(|n| n.contains("layer.0.") && n.ends_with("expert_1.output.dense.weight")).unwrap();
     let (name, shape) = (name.clone(), tensors[name].shape.clone());
     let zeros = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
-    tensors.insert(name.clone(), Saved::tensor(&zeros).unwrap());
+    tensors.insert(name.clone(), saved(&zeros).unwrap());
     std::fs::write(&file, safetensors_bytes(&tensors).unwrap()).unwrap();
     let wide = open(&out, false);
     let input = batch(wide.model.as_ref(), 4);

@@ -71,7 +71,7 @@ fn draws(n: usize, samples: usize, seed: u64) -> Result<impl Iterator<Item = Vec
     let n = checked(n, samples)?;
     Ok((0..samples as u64).map(move |sample| {
         let mut rng = Rng::of(&[3, seed, sample]);
-        (0..n).map(|_| rng.below(n)).collect()
+        (0..n).map(|_| rng.pick(n)).collect()
     }))
 }
 
@@ -167,7 +167,7 @@ pub fn approximate_randomization(
     let n = checked(first.len(), trials)?;
     let swaps = (0..trials as u64).map(|trial| {
         let mut rng = Rng::of(&[4, seed, trial]);
-        (0..n).map(|_| rng.below(2) == 1).collect::<Vec<bool>>()
+        (0..n).map(|_| rng.pick(2) == 1).collect::<Vec<bool>>()
     });
     approximate_randomization_with(first, second, score, swaps)
 }

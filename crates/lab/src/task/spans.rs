@@ -163,7 +163,7 @@ fn split(total: usize, parts: usize, rng: &mut Rng) -> Vec<usize> {
     // A choice of `parts - 1` of the gaps between units.
     let mut gaps: Vec<usize> = (1..total).collect();
     for i in 0..parts - 1 {
-        let j = i + rng.below((gaps.len() - i) as u32) as usize;
+        let j = i + rng.pick((gaps.len() - i) as u32) as usize;
         gaps.swap(i, j);
     }
     let mut chosen: Vec<usize> = gaps[..parts - 1].to_vec();

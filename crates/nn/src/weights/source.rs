@@ -78,16 +78,16 @@ pub(super) fn below(name: &str, path: &str) -> bool {
 impl Start {
     /// The stored tensor that a name begins with.
     fn origin(&self, files: &Files, name: &str) -> Option<String> {
-        if files.entries.contains_key(name) {
+        if files.entries().contains_key(name) {
             return Some(name.to_string());
         }
-        self.copy_of.and_then(|of| of(name)).filter(|of| files.entries.contains_key(of))
+        self.copy_of.and_then(|of| of(name)).filter(|of| files.entries().contains_key(of))
     }
 
     /// The shape that a name begins with; `None` where it is neither stored nor may be drawn.
     pub(super) fn shape(&self, files: &Files, name: &str, wanted: &[usize]) -> Option<Vec<usize>> {
         match self.origin(files, name) {
-            Some(of) => files.entries.get(&of).map(|e| e.shape.clone()),
+            Some(of) => files.entries().get(&of).map(|e| e.shape.clone()),
             None => self.fresh.iter().any(|path| below(name, path)).then(|| wanted.to_vec()),
         }
     }

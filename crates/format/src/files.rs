@@ -49,7 +49,7 @@ impl Stored {
 #[derive(Clone, Default)]
 pub struct Files {
     maps: Vec<Arc<Blob>>,
-    pub(super) entries: BTreeMap<String, Stored>,
+    entries: BTreeMap<String, Stored>,
 }
 
 impl Files {
@@ -71,6 +71,13 @@ impl Files {
             };
             return Err(Error::format(folder.path(""), "checkpoint.missing", what, hint));
         }
+        Ok(files)
+    }
+
+    /// Maps one safetensors file of a folder and checks its header.
+    pub fn one(folder: &Folder, name: &str, names: &Names) -> Result<Files> {
+        let mut files = Files::default();
+        files.add(folder.blob(name)?, names, None)?;
         Ok(files)
     }
 
@@ -102,7 +109,7 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, map: Blob, names: &Names, expected: Option<&BTreeSet<&str>>) -> Result<()> {
+    fn add(&mut self, map: Blob, names: &Names, expected: Option<&BTreeSet<&str>>) -> Result<()> {
         let path = &map.path().to_path_buf();
         let file = self.maps.len();
         let mut lost = expected.cloned().unwrap_or_default();

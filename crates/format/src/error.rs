@@ -1,4 +1,4 @@
-//! One error type for the contract: every variant has a stable code and says what, where and what to do.
+//! One error type from the file to the output: every variant has a stable code and says what, where and what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,7 @@ pub enum Error {
     },
     /// The tensor library failed; after loading this is a bug.
     #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(String),
 }
 
 impl Error {
@@ -164,6 +164,11 @@ impl Error {
     /// Legal but unsupported configuration value.
     pub fn unsupported(field: impl Into<String>, value: impl ToString, supported: impl Into<String>) -> Self {
         Error::Unsupported { field: field.into(), value: plain(value.to_string()), supported: supported.into() }
+    }
+
+    /// Failure of a tensor operation.
+    pub fn tensor(what: impl Into<String>) -> Self {
+        Error::Tensor(what.into())
     }
 
     /// Wrong tensor shape at a layer.
@@ -240,5 +245,12 @@ fn describe_tensors(
 fn more(text: &mut String, n: usize) {
     if n > LISTED {
         text.push_str(&format!("\n    ... and {} more", n - LISTED));
+    }
+}
+
+#[cfg(feature = "candle")]
+impl From<candle_core::Error> for Error {
+    fn from(e: candle_core::Error) -> Self {
+        Error::tensor(e.to_string())
     }
 }

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use switchformer_nn::pickle::{Pickled, read};
-use switchformer_nn::store::{Saved, SavedMap};
+use switchformer_format::pickle::{Pickled, read};
+use switchformer_format::store::{Saved, SavedMap};
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 fn fixture(name: &str) -> PathBuf {
@@ -89,7 +89,7 @@ fn one_tensor(elements: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec
     .concat()
 }
 
-fn try_pickle(pickle: &[u8], storage: &[u8]) -> Result<Pickled, switchformer_nn::Error> {
+fn try_pickle(pickle: &[u8], storage: &[u8]) -> Result<Pickled, switchformer_format::Error> {
     let dir = tempfile::tempdir().unwrap();
     read(&zipped(dir.path(), &[("m/data.pkl", pickle), ("m/data/0", storage)]), None)
 }
