@@ -13,8 +13,15 @@ pub struct Rows {
     cu: Arc<[u32]>,
     members: Arc<[u32]>,
     positions: Arc<[u32]>,
-    /// Height and width of each segment where its rows are a whole picture, row by row.
-    sizes: Option<Arc<[Size]>>,
+    /// The map that every segment holds, where it holds a whole one.
+    maps: Option<Maps>,
+}
+
+/// Maps of a batch: of each segment the rows behind its first `prefix` ones, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Maps {
+    prefix: usize,
+    sizes: Arc<[Size]>,
 }
 
 /// Height and width of a map of rows.
@@ -36,7 +43,7 @@ impl Rows {
             cu.push(total as u32);
         }
         let positions = lens.iter().flat_map(|len| 0..*len as u32).collect();
-        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions, sizes: None })
+        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions, maps: None })
     }
 
     /// `n` members of `len` rows each.
@@ -46,8 +53,13 @@ impl Rows {
 
     /// Members that are maps, height times width rows each, row by row; they need not be equally large.
     pub fn maps(sizes: &[Size]) -> Result<Self> {
-        let lens: Vec<usize> = sizes.iter().map(|(h, w)| h.saturating_mul(*w)).collect();
-        Ok(Rows { sizes: Some(sizes.into()), ..Rows::new(&lens)? })
+        Rows::maps_behind(0, sizes)
+    }
+
+    /// Members that are `prefix` rows (class tokens) and a map behind them, row by row.
+    pub fn maps_behind(prefix: usize, sizes: &[Size]) -> Result<Self> {
+        let lens: Vec<usize> = sizes.iter().map(|(h, w)| h.saturating_mul(*w).saturating_add(prefix)).collect();
+        Ok(Rows { maps: Some(Maps { prefix, sizes: sizes.into() }), ..Rows::new(&lens)? })
     }
 
     /// The maps of the same members at other sizes (after a patch merge).
@@ -55,10 +67,23 @@ impl Rows {
         Rows::maps(sizes)?.of_members(&self.members)
     }
 
-    /// Height and width of every segment. Errors where rows were dropped or never were a map.
+    /// Height and width of every segment. Errors where rows were dropped, never were a map, or have a prefix.
     pub fn sizes(&self) -> Result<&[Size]> {
-        let hint = "rows of a map cannot be dropped one by one";
-        self.sizes.as_deref().ok_or_else(|| Error::input("a layer over maps met rows that are no map", hint))
+        match &self.maps {
+            Some(Maps { prefix: 0, sizes }) => Ok(sizes),
+            Some(Maps { prefix, .. }) => {
+                Err(Error::input(format!("a layer over maps met {prefix} rows in front of each map"), "split them off"))
+            }
+            None => Err(no_map()),
+        }
+    }
+
+    /// The maps alone, without the rows in front of them: packed indices to gather, and their shape. Errors where rows
+    /// were dropped or never held a map.
+    pub fn split_maps(&self) -> Result<(Vec<u32>, Rows)> {
+        let maps = self.maps.as_ref().ok_or_else(no_map)?;
+        let gather = (0..self.n()).flat_map(|i| self.cu[i] + maps.prefix as u32..self.cu[i + 1]).collect();
+        Ok((gather, Rows::maps(&maps.sizes)?.of_members(&self.members)?))
     }
 
     /// The same members with these positions, where rows do not count from 0 one by one (gaps in a padded tensor,
@@ -156,7 +181,7 @@ impl Rows {
             cu.push(gather.len() as u32);
         }
         let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
-        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, sizes: None }))
+        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, maps: None }))
     }
 
     /// Keeps whole segments, named by ascending index. Returns the packed indices to gather and the new shape.
@@ -169,10 +194,48 @@ impl Rows {
         }
         let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
         let members = segments.iter().map(|s| self.members[*s]).collect();
-        let sizes = self.sizes.as_ref().map(|all| segments.iter().map(|s| all[*s]).collect());
-        (gather, Rows { cu: cu.into(), members, positions, sizes })
+        let maps = self
+            .maps
+            .as_ref()
+            .map(|maps| Maps { prefix: maps.prefix, sizes: segments.iter().map(|s| maps.sizes[*s]).collect() });
+        (gather, Rows { cu: cu.into(), members, positions, maps })
     }
+}
+
+fn no_map() -> Error {
+    Error::input("a layer over maps met rows that are no map", "rows of a map cannot be dropped one by one")
 }
 
 /// Most rows one batch may hold.
 pub const MAX_ROWS: usize = 1 << 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_stand_behind_a_prefix() {
+        let rows = Rows::maps_behind(2, &[(1, 2), (2, 2), (3, 1)]).unwrap();
+        assert_eq!(rows.lens(), [4, 6, 5]);
+        assert!(rows.sizes().is_err(), "a layer over maps must not take class tokens for a part of the map");
+
+        let (gather, map) = rows.split_maps().unwrap();
+        assert_eq!(gather, [2, 3, 6, 7, 8, 9, 12, 13, 14]);
+        assert_eq!(map.sizes().unwrap(), [(1, 2), (2, 2), (3, 1)]);
+        assert_eq!(map.positions(), [0, 1, 0, 1, 2, 3, 0, 1, 2]);
+
+        let (gather, map) = rows.select(&[0, 2]).1.split_maps().unwrap();
+        assert_eq!((gather, map.members()), (vec![2, 3, 6, 7, 8], &[0, 2][..]));
+        assert_eq!(map.sizes().unwrap(), [(1, 2), (3, 1)]);
+    }
+
+    #[test]
+    fn rows_that_were_dropped_are_no_map() {
+        let rows = Rows::maps_behind(1, &[(1, 2)]).unwrap();
+        assert!(rows.keep(&[vec![0, 2]]).unwrap().1.split_maps().is_err());
+        assert!(Rows::equal(1, 4).unwrap().split_maps().is_err());
+        assert!(Rows::maps_behind(usize::MAX, &[(2, 2)]).is_err(), "an overflow is an error");
+        let whole = Rows::maps(&[(2, 1)]).unwrap();
+        assert_eq!(whole.split_maps().unwrap(), (vec![0, 1], whole));
+    }
+}

@@ -196,7 +196,7 @@ impl Body {
         parts.push(x);
         let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
         let len = self.n_prefix() + n;
-        Ok(State::new(x.reshape((b * len, dim))?, Rows::equal(b, len)?))
+        Ok(State::new(x.reshape((b * len, dim))?, Rows::maps_behind(self.n_prefix(), &vec![grid; b])?))
     }
 
     /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
