@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use switchformer_lab::loss::label_loss;
-use switchformer_lab::net::answer;
 use switchformer_lab::optim::Optimiser;
+use switchformer_lab::task::logits;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
@@ -177,7 +177,7 @@ fn t5() -> Done<(Vec<f64>, Vec<f32>)> {
             let mut cx = Ctx::new(&point, &mut taps, &mut trace);
             cx.train = true;
             let out = staged::run(model.trunk(), &[], &mut cx, &input)?;
-            label_loss(&answer(&out)?, &batch.labels, 0.0)
+            label_loss(logits(&out)?, &batch.labels, 0.0)
         };
         let (loss, tape) = record(forward)?;
         optimiser.step(&tape.backward(&loss)?, 3e-4, f64::INFINITY, losses.len() as u64)?;

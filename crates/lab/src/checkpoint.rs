@@ -169,23 +169,15 @@ impl Checkpoints {
         Ok(best.map(|(_, path)| path))
     }
 
-    fn manifest(&self, home: &Path) -> Result<Manifest> {
+    /// What a checkpoint says about itself.
+    pub fn manifest(&self, home: &Path) -> Result<Manifest> {
         Ok(json::typed(Folder::disk(home)?.json(MANIFEST, 1 << 20)?, &home.join(MANIFEST))?)
     }
 
-    /// Loads a checkpoint into parameters, optimiser and running mean. Errors when it is damaged or of another recipe.
-    pub fn load(
-        &self,
-        home: &Path,
-        optimiser: &mut Optimiser,
-        mut ema: Option<&mut Ema>,
-        recipe: &str,
-    ) -> Result<Manifest> {
+    /// Loads a checkpoint into parameters, optimiser and running mean. Errors when it is damaged or has other tensors.
+    pub fn load(&self, home: &Path, optimiser: &mut Optimiser, mut ema: Option<&mut Ema>) -> Result<Manifest> {
         let bad = |what: String| Error::Checkpoint { path: home.to_path_buf(), what };
         let manifest = self.manifest(home)?;
-        if manifest.recipe != recipe {
-            return Err(bad("was made by another recipe; name another --out or remove the folder".into()));
-        }
         let blob = Folder::disk(home)?.blob(TENSORS)?;
         if hex(&Sha256::digest(blob.bytes())) != manifest.sha256 {
             let what = format!("{TENSORS} does not match its hash; remove this folder to go on from the one before");
@@ -214,7 +206,7 @@ impl Checkpoints {
 
 /// What a folder holds, in the order of names.
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let io = |e| Error::Nn(switchformer_nn::Error::io(dir, e));
+    let io = |e| Error::io(dir, e);
     let entries = std::fs::read_dir(dir).map_err(io)?.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|e| e.path()).collect();
     paths.sort();
@@ -257,7 +249,7 @@ mod tests {
         let c = Checkpoints::of(run);
         let (mut o, mut ema) = optimiser(-1.0);
         let newest = c.newest().unwrap().unwrap();
-        let m = c.load(&newest, &mut o, Some(&mut ema), "r").unwrap();
+        let m = c.load(&newest, &mut o, Some(&mut ema)).unwrap();
         let v = m.step as f32;
         let w: Vec<f32> = o.params()[0].var.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!((w, &o.slots()[0]["m"], &ema.values[0]), (vec![v, v + 1.0], &vec![v, -v], &vec![v, v + 1.0]));

@@ -1,6 +1,6 @@
 //! What can go wrong in the lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of lab calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -85,6 +85,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// A field of a recipe, config or batch is wrong: what it is and what it must be.
+    pub fn config(field: impl Into<String>, what: impl Into<String>) -> Error {
+        Error::Nn(switchformer_nn::Error::config(field, what))
+    }
+
+    /// Something that was given cannot be used: what, and what to do.
+    pub fn input(what: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error::Nn(switchformer_nn::Error::input(what, hint))
+    }
+
+    /// A tensor has another shape than it must have.
+    pub fn shape(at: impl Into<String>, want: impl Into<String>, got: &[usize]) -> Error {
+        Error::Nn(switchformer_nn::Error::shape(at, want, got))
+    }
+
+    /// A file or folder cannot be read or written.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Error {
+        Error::Nn(switchformer_nn::Error::io(path, source))
+    }
+
     /// Stable machine-readable code.
     pub fn code(&self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ pub mod metric;
 pub mod net;
 pub mod optim;
 pub mod points;
+mod prepare;
 pub mod reading;
 pub mod recipe;
 pub mod report;

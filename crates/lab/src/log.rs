@@ -1,6 +1,6 @@
 //! What a run says: `metrics.jsonl`, and its progress: a curve on a terminal, plain lines elsewhere.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -23,12 +23,14 @@ const WIDTH: u16 = 72;
 const HEIGHT: u16 = 12;
 
 /// One step, for the log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Step {
     /// Steps done.
     pub step: u64,
     /// Loss of the step.
     pub loss: f64,
+    /// The task's terms in it by name, weighted.
+    pub terms: BTreeMap<&'static str, f64>,
     /// Learning rate.
     pub lr: f64,
     /// Norm of the gradient.
@@ -105,6 +107,10 @@ impl Log {
             let rate = self.seen as f64 / self.started.elapsed().as_secs_f64();
             let mut line = json!({"step": s.step, "loss": s.loss, "lr": s.lr, "grad_norm": s.norm});
             line[format!("{}_per_s", self.unit)] = json!(rate.round());
+            // A lone term says what the loss says.
+            if s.terms.len() > 1 {
+                line["terms"] = json!(s.terms);
+            }
             self.line(&line)?;
             if self.plain && (s.step.is_multiple_of(PLAIN_EVERY) || s.step == self.steps) {
                 eprintln!("step {}/{} loss {:.4} {rate:.0} {}/s", s.step, self.steps, self.recent(), self.unit);

@@ -7,6 +7,27 @@ use switchformer_nn::Rows;
 
 use crate::error::{Error, Result};
 
+/// A weighted sum of losses.
+#[derive(Default)]
+pub(crate) struct Sum(Option<Tensor>);
+
+impl Sum {
+    /// Adds a scalar times a weight.
+    pub(crate) fn add(&mut self, term: Tensor, weight: f64) -> Result<()> {
+        let term = if weight == 1.0 { term } else { (term * weight)? };
+        self.0 = Some(match self.0.take() {
+            Some(sum) => (sum + term)?,
+            None => term,
+        });
+        Ok(())
+    }
+
+    /// The sum, where something was added.
+    pub(crate) fn take(self) -> Option<Tensor> {
+        self.0
+    }
+}
+
 /// Logarithm of the softmax over classes. Shapes: `[n, classes]` -> the same.
 pub fn log_softmax(logits: &Tensor) -> Result<Tensor> {
     let top = logits.max_keepdim(D::Minus1)?.detach();
@@ -43,7 +64,7 @@ pub fn label_loss(logits: &Tensor, labels: &[u32], smoothing: f64) -> Result<Ten
     let (n, classes) = logits.dims2()?;
     if labels.len() != n || labels.iter().any(|l| *l as usize >= classes) || n == 0 {
         let what = format!("{n} rows of {classes} classes and {} labels", labels.len());
-        return Err(Error::Nn(switchformer_nn::Error::config("labels", what)));
+        return Err(Error::config("labels", what));
     }
     Ok(logits.apply_op1(LabelLoss { probs: probabilities(logits)?, labels: labels.to_vec(), smoothing })?)
 }
@@ -54,7 +75,7 @@ pub fn span_loss(logits: &Tensor, rows: &Rows, labels: &[u32]) -> Result<Tensor>
     let beyond = |(i, label): (usize, &u32)| *label as usize >= rows.len(i / 2);
     if logits.dims2()? != (rows.total(), 2) || labels.len() != 2 * rows.n() || labels.iter().enumerate().any(beyond) {
         let what = format!("{:?} scores of rows {:?} and {} labels", logits.dims(), rows.lens(), labels.len());
-        return Err(Error::Nn(switchformer_nn::Error::config("labels", what)));
+        return Err(Error::config("labels", what));
     }
     Ok(logits.apply_op1(SpanLoss { rows: rows.clone(), labels: labels.to_vec() })?)
 }
@@ -63,7 +84,7 @@ pub fn span_loss(logits: &Tensor, rows: &Rows, labels: &[u32]) -> Result<Tensor>
 /// Shapes: both `[n, classes]` -> scalar.
 pub fn symmetric_kl(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims2()? != b.dims2()? {
-        return Err(Error::Nn(switchformer_nn::Error::shape("agree", format!("{:?}", a.dims()), b.dims())));
+        return Err(Error::shape("agree", format!("{:?}", a.dims()), b.dims()));
     }
     Ok(a.apply_op2(b, SymmetricKl { p: probabilities(a)?, q: probabilities(b)? })?)
 }

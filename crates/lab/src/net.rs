@@ -1,25 +1,28 @@
 //! The model of a run: its parameters, a pass over a batch, and the loss of a step.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::INITIALIZER_RANGE;
+use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::weights::{Files, Start};
 use switchformer_nn::{
-    Ctx, Error as NnError, Folder, Input, Model, Moments, Output, Param, Point, Taps, Trace, Weights, staged,
+    Between, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Staged, State, Taps, Trace, Weights,
+    staged,
 };
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
-use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, dense_twin};
-use switchformer_switch::{Plan, Quantization};
+use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, Offer, dense_twin};
+use switchformer_switch::{Plan, Quantization, Switches};
 use switchformer_zoo::Entry;
 use switchformer_zoo::find;
 use switchformer_zoo::open::{load_exits, read_config};
 
 use crate::error::{Error, Result};
-use crate::loss::{cross_entropy, softmax, symmetric_kl};
+use crate::loss::{Sum, cross_entropy, softmax, symmetric_kl};
 use crate::optim::key;
 use crate::points::{Pull, Sampled};
 use crate::recipe::{self, Recipe};
@@ -34,7 +37,7 @@ pub struct Net {
     model: Box<dyn Model>,
     /// Parameters of the model.
     pub model_params: Vec<Param>,
-    exits: Option<Exits>,
+    switches: Switches,
     /// Parameters of what `switch.safetensors` holds: exit heads, and experts added to the model.
     pub added_params: Vec<Param>,
     /// Names of parameters that are not trained.
@@ -44,8 +47,8 @@ pub struct Net {
 
 /// What one pass gave.
 struct Passed {
-    /// Logits after every exit, shallow first, the model's own last; each `[n, classes]`.
-    logits: Vec<Tensor>,
+    /// The answer of every exit head, shallow first, the model's own last.
+    answers: Vec<Output>,
     /// Weighted sum of the losses that leaves asked for (the balance of experts).
     aux: Option<Tensor>,
     /// What batch norms saw.
@@ -56,8 +59,39 @@ struct Passed {
 pub struct Loss {
     /// A scalar, to be differentiated.
     pub value: Tensor,
+    /// The task's own terms in it, weighted, by name.
+    pub terms: BTreeMap<&'static str, f64>,
     /// What batch norms saw, for [`Net::keep`] once the step is done.
     pub moments: Vec<Moments>,
+}
+
+/// A rule that asks every exit head on the way and lets nobody leave: what they answer is trained.
+struct ExitAnswers {
+    exits: Arc<Exits>,
+    heard: Arc<Mutex<Vec<Output>>>,
+}
+
+impl Between for ExitAnswers {
+    fn wants(&self, _: usize) -> &[&'static str] {
+        &[]
+    }
+    fn after(
+        &self,
+        cx: &mut Ctx,
+        _: &dyn Staged,
+        idx: usize,
+        state: State,
+        _: &mut Left,
+    ) -> switchformer_nn::Result<State> {
+        if let Some(logits) = self.exits.logits(cx, idx + 1, &state)? {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push(Output::new().member("logits", logits));
+        }
+        Ok(state)
+    }
+    fn predict(&self, _: &Point, _: usize, _: usize, _: &mut Vec<usize>) -> Forecast {
+        Forecast::Go(LeafCost::default())
+    }
 }
 
 /// Share of a batch's statistics in the kept ones, per pass (PyTorch's default).
@@ -80,7 +114,7 @@ impl Net {
         if let Some(start) = &start {
             if start.entry.name != entry.name {
                 let what = format!("is a {}, the recipe's model a {}", start.entry.name, entry.name);
-                return Err(Error::Nn(NnError::config("start.folder", what)));
+                return Err(Error::config("start.folder", what));
             }
             w = start.weights(recipe.seed, deviation, false).trainable();
             if let Some(plan) = &start.start.experts {
@@ -98,12 +132,13 @@ impl Net {
         let heads = fresh();
         let exits = match recipe.switch.exits.as_slice() {
             [] => None,
-            depths => Some(load_exits(model.trunk(), &config, &heads, depths)?),
+            depths => Some(Arc::new(load_exits(model.trunk(), &config, &heads, depths)?)),
         };
+        let switches = Switches::new(model.trunk(), exits, recipe.switch.bits.clone()).with_experts(Offer::of(&w)?);
         let (model_params, mut added_params) = (w.params(), heads.params());
         added_params.extend(we.params());
         let still = start.map_or_else(Vec::new, |s| s.still(&model_params, &added_params));
-        Ok(Net { entry, config, model, model_params, exits, added_params, still, dropout: recipe.train.dropout })
+        Ok(Net { entry, config, model, model_params, switches, added_params, still, dropout: recipe.train.dropout })
     }
 
     /// All parameters that are trained.
@@ -112,33 +147,39 @@ impl Net {
         all.filter(|p| !self.still.iter().any(|s| s == key(p))).cloned().collect()
     }
 
-    /// A pass with gradients.
+    /// A pass with gradients, under the rules of the point.
     fn pass(&self, point: &Point, input: &Input) -> Result<Passed> {
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
         let mut cx = Ctx::new(point, &mut taps, &mut trace);
         (cx.train, cx.dropout, cx.moments) = (true, self.dropout, Some(Vec::new()));
-        let trunk = self.model.trunk();
-        let mut state = trunk.stem(&mut cx, input)?;
-        let mut logits = Vec::new();
-        for idx in 0..trunk.n_blocks() {
-            state = staged::walk(trunk, &[], &mut cx, idx..idx + 1, state, &mut Vec::new())?;
-            if let Some(exits) = &self.exits {
-                logits.extend(exits.logits(&mut cx, idx + 1, &state)?);
-            }
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let mut rules = self.switches.rules(point)?;
+        if let Some(exits) = &self.switches.host().exits {
+            rules.push(Box::new(ExitAnswers { exits: exits.clone(), heard: heard.clone() }));
         }
-        logits.push(answer(&trunk.head(&mut cx, state)?)?);
-        Ok(Passed { logits, aux: cx.aux_loss()?, moments: cx.moments.take().unwrap_or_default() })
+        let out = staged::run(self.model.trunk(), &rules, &mut cx, input)?;
+        let mut answers = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
+        answers.push(out);
+        Ok(Passed { answers, aux: cx.aux_loss()?, moments: cx.moments.take().unwrap_or_default() })
     }
 
     /// The loss of a batch: the mean over its points of the task's loss, pulls between answers, and what leaves ask for.
-    pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled, smoothing: f64) -> Result<Loss> {
+    pub fn loss(&self, task: &dyn Task, batch: &Batch, sampled: &Sampled) -> Result<Loss> {
         let passes: Vec<Passed> =
             sampled.points.iter().map(|p| self.pass(&batch.at(p), &batch.input)).collect::<Result<_>>()?;
-        let mut total = Sum::default();
+        let (mut total, mut terms) = (Sum::default(), BTreeMap::new());
         for (i, pass) in passes.iter().enumerate() {
             let taught: f64 = sampled.pulls.iter().map(|p| p.share_taught(i)).sum();
             if taught < 1.0 {
-                total.add(over_exits(&pass.logits, |l| task.loss(l, batch, smoothing))?, 1.0 - taught)?;
+                let own = over_exits(&pass.answers, |out, share| {
+                    let losses = task.loss(out, batch)?;
+                    for t in losses.terms() {
+                        let share = share * (1.0 - taught) * t.weight / passes.len() as f64;
+                        *terms.entry(t.name).or_default() += share * f64::from(t.value.to_scalar::<f32>()?);
+                    }
+                    losses.total()
+                })?;
+                total.add(own, 1.0 - taught)?;
             }
             if let Some(aux) = &pass.aux {
                 total.add(aux.clone(), 1.0)?;
@@ -148,14 +189,22 @@ impl Net {
             match *pull {
                 Pull::Teach { weight: 0.0, .. } | Pull::Agree { weight: 0.0, .. } => {}
                 Pull::Teach { from, to, weight } => {
-                    let teacher = softmax(own(&passes[from])?)?;
-                    total.add(over_exits(&passes[to].logits, |l| cross_entropy(l, &teacher))?, weight)?;
+                    let teacher: Vec<Tensor> =
+                        task.scores(own(&passes[from])?)?.iter().map(softmax).collect::<Result<_>>()?;
+                    let taught = |out: &Output, _| {
+                        let scores = task.scores(out)?;
+                        summed(scores.iter().zip(&teacher).map(|(own, teacher)| cross_entropy(own, teacher)))
+                    };
+                    total.add(over_exits(&passes[to].answers, taught)?, weight)?;
                 }
-                Pull::Agree { a, b, weight } => total.add(symmetric_kl(own(&passes[a])?, own(&passes[b])?)?, weight)?,
+                Pull::Agree { a, b, weight } => {
+                    let (a, b) = (task.scores(own(&passes[a])?)?, task.scores(own(&passes[b])?)?);
+                    total.add(summed(a.iter().zip(&b).map(|(a, b)| symmetric_kl(a, b)))?, weight)?;
+                }
             }
         }
-        let value = (total.0.ok_or_else(nothing)? / passes.len() as f64)?;
-        Ok(Loss { value, moments: passes.into_iter().flat_map(|p| p.moments).collect() })
+        let value = (total.take().ok_or_else(nothing)? / passes.len() as f64)?;
+        Ok(Loss { value, terms, moments: passes.into_iter().flat_map(|p| p.moments).collect() })
     }
 
     /// Takes what batch norms saw into their kept statistics; those of tensors that stay (`still`) stay.
@@ -170,29 +219,20 @@ impl Net {
         Ok(())
     }
 
-    /// The task's loss at a point without gradients: mean over the labels of all batches.
+    /// The task's loss at a point without gradients: mean over batches by their weight.
     pub fn valid(&self, task: &dyn Task, batches: &[Batch], point: &Point) -> Result<f64> {
-        let (mut sum, mut n) = (0f64, 0usize);
+        let (mut sum, mut weight) = (0f64, 0f64);
         for batch in batches {
             let (mut taps, mut trace) = (Taps::none(), Trace::default());
             let point = batch.at(point);
+            let rules = self.switches.rules(&point)?;
             let mut cx = Ctx::new(&point, &mut taps, &mut trace);
-            let out = staged::run(self.model.trunk(), &[], &mut cx, &batch.input)?;
-            let loss = task.loss(&answer(&out)?.detach(), batch, 0.0)?;
-            sum += f64::from(loss.to_scalar::<f32>()?) * batch.labels.len() as f64;
-            n += batch.labels.len();
+            let out = staged::run(self.model.trunk(), &rules, &mut cx, &batch.input)?;
+            let loss = task.loss(&out, batch)?.total()?;
+            sum += f64::from(loss.to_scalar::<f32>()?) * batch.weight;
+            weight += batch.weight;
         }
-        Ok(sum / n.max(1) as f64)
-    }
-}
-
-/// The logits of an output, one row a member or one a token; of answers in a passage the scores of first and last tokens.
-/// Shapes: -> `[n, classes]`.
-pub fn answer(out: &Output) -> Result<Tensor> {
-    match (out.get_rows("logits"), out.get_rows("start_logits"), out.get_rows("end_logits")) {
-        (Some((logits, _)), _, _) => Ok(logits.clone()),
-        (_, Some((start, _)), Some((end, _))) => Ok(Tensor::stack(&[start, end], 1)?),
-        _ => Ok(out.get("logits")?.clone()),
+        Ok(sum / if weight > 0.0 { weight } else { 1.0 })
     }
 }
 
@@ -213,7 +253,7 @@ impl<'a> Begun<'a> {
         let plain = plan.exits.is_empty() && plan.experts.is_none();
         if !plain || Quantization::read(&config)? != Quantization::None {
             let what = format!("{} has switches of its own; start from a plain checkpoint", start.folder.display());
-            return Err(Error::Nn(NnError::config("start.folder", what)));
+            return Err(Error::config("start.folder", what));
         }
         let files = Files::open(&folder, &entry.names)?;
         Ok(Begun { start, entry, config, files })
@@ -248,38 +288,33 @@ impl Pull {
     }
 }
 
-/// A weighted sum of losses.
-#[derive(Default)]
-struct Sum(Option<Tensor>);
-
-impl Sum {
-    fn add(&mut self, term: Tensor, weight: f64) -> Result<()> {
-        let term = if weight == 1.0 { term } else { (term * weight)? };
-        self.0 = Some(match self.0.take() {
-            Some(sum) => (sum + term)?,
-            None => term,
-        });
-        Ok(())
-    }
-}
-
 fn nothing() -> Error {
-    Error::Nn(NnError::config("exits", "no logits to train"))
+    Error::config("loss", "has no term")
 }
 
 /// The model's own answer.
-fn own(pass: &Passed) -> Result<&Tensor> {
-    pass.logits.last().ok_or_else(nothing)
+fn own(pass: &Passed) -> Result<&Output> {
+    pass.answers.last().ok_or_else(nothing)
 }
 
-/// Mean over exits of a loss, deeper exits weighing more (linearly, as ECO-M2F does).
-fn over_exits(logits: &[Tensor], loss: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let total: usize = (1..=logits.len()).sum();
+/// The sum of losses, such as one for every head.
+fn summed(losses: impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
     let mut sum = Sum::default();
-    for (i, l) in logits.iter().enumerate() {
-        sum.add(loss(l)?, (i + 1) as f64 / total as f64)?;
+    for loss in losses {
+        sum.add(loss?, 1.0)?;
     }
-    sum.0.ok_or_else(nothing)
+    sum.take().ok_or_else(nothing)
+}
+
+/// Mean over exits of a loss, deeper exits weighing more (linearly, as ECO-M2F does); `loss` is told its share.
+fn over_exits(answers: &[Output], mut loss: impl FnMut(&Output, f64) -> Result<Tensor>) -> Result<Tensor> {
+    let total: usize = (1..=answers.len()).sum();
+    let mut sum = Sum::default();
+    for (i, out) in answers.iter().enumerate() {
+        let share = (i + 1) as f64 / total as f64;
+        sum.add(loss(out, share)?, share)?;
+    }
+    sum.take().ok_or_else(nothing)
 }
 
 #[cfg(test)]
@@ -291,8 +326,7 @@ mod tests {
     use switchformer_zoo::Opened;
 
     use crate::points::sample;
-    use crate::recipe::Eval;
-    use crate::task::Figures;
+    use crate::task::{Figures, Target};
 
     /// Two fixed pairs of texts.
     struct Fixed;
@@ -309,7 +343,8 @@ mod tests {
             let target = Input::tokens(&[vec![0, 6, 11], vec![0, 19, 2, 14]])?;
             Ok(Batch {
                 input: Input::pair(source, target)?,
-                labels: vec![6, 11, 1, 19, 2, 14, 1],
+                target: Target::classes(vec![6, 11, 1, 19, 2, 14, 1]).smoothed(0.1),
+                weight: 7.0,
                 size: 17,
                 task: None,
             })
@@ -320,7 +355,7 @@ mod tests {
         fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
             Ok(Vec::new())
         }
-        fn measure(&self, _: &Opened, _: &Point, _: &Eval) -> Result<Figures> {
+        fn measure(&self, _: &Opened, _: &Point) -> Result<Figures> {
             Ok(Figures::new())
         }
     }
@@ -337,7 +372,7 @@ mod tests {
 
     fn loss_of(net: &Net, recipe: &Recipe, step: u64) -> f64 {
         let batch = Fixed.batch(0).unwrap();
-        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0), 0.1).unwrap().value;
+        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0)).unwrap().value;
         loss.to_scalar::<f32>().unwrap().into()
     }
 
@@ -345,7 +380,7 @@ mod tests {
     fn router_gradients(recipe: &Recipe) -> (Vec<f64>, Vec<f64>) {
         let net = Net::new(recipe, &Fixed).unwrap();
         let batch = Fixed.batch(0).unwrap();
-        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0), 0.1).map(|l| l.value)).unwrap();
+        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0)).map(|l| l.value)).unwrap();
         let grads = tape.backward(&loss).unwrap();
         let (mut exact, mut near) = (Vec::new(), Vec::new());
         let routers = net.model_params.iter().filter(|p| p.names[0].0.contains("router"));

@@ -33,7 +33,7 @@ pub fn finds_answers(opened: &Opened) -> bool {
 
 fn no_answers(opened: &Opened) -> Error {
     let what = format!("{} finds no answers in a passage", opened.config.architecture().unwrap_or(opened.entry.name));
-    Error::Nn(switchformer_nn::Error::input(what, "name a model with a head such as BertForQuestionAnswering"))
+    Error::input(what, "name a model with a head such as BertForQuestionAnswering")
 }
 
 /// Windows as one batch.

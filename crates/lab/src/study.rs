@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::recipe::Recipe;
 use crate::recipe::study::{Study, StudyRun};
-use crate::task::{self, Figures, Places, Task};
+use crate::task::{self, Figures, Places, Trims};
 use crate::train::{self, TrainOptions};
 use crate::trim::trim_vocab;
 
@@ -173,14 +173,16 @@ pub fn measure(
     }
     let mut figures = BTreeMap::new();
     for (name, point) in points {
-        figures.insert(name.to_string(), task.measure(&opened, &point, &recipe.eval)?);
+        figures.insert(name.to_string(), task.measure(&opened, &point)?);
     }
-    for (name, min_count) in &recipe.eval.trims {
-        let dir = trimmed(task.as_ref(), recipe, options, &report.model, name, *min_count)?;
-        let places = Places { words: Some(dir.clone()), ..options.places() };
-        let task = task::open(recipe, &places)?;
-        let opened = Opened::open(&dir, OpenOptions::default())?;
-        figures.insert(name.clone(), task.measure(&opened, &recipe.rest(), &recipe.eval)?);
+    if let Some(trims) = task.trims() {
+        for (name, min_count) in trims.min_counts {
+            let dir = trimmed(&trims, options, &report.model, name, *min_count)?;
+            let places = Places { words: Some(dir.clone()), ..options.places() };
+            let task = task::open(recipe, &places)?;
+            let opened = Opened::open(&dir, OpenOptions::default())?;
+            figures.insert(name.clone(), task.measure(&opened, &recipe.rest())?);
+        }
     }
     Ok(RunResult {
         variant: variant.to_string(),
@@ -194,21 +196,14 @@ pub fn measure(
 }
 
 /// The model with its vocabulary cut to the training texts of one language, beside the whole one.
-fn trimmed(
-    task: &dyn Task,
-    recipe: &Recipe,
-    options: &TrainOptions,
-    model: &Path,
-    name: &str,
-    min_count: u64,
-) -> Result<PathBuf> {
+fn trimmed(trims: &Trims, options: &TrainOptions, model: &Path, name: &str, min_count: u64) -> Result<PathBuf> {
     let dir = options.out.join(format!("model-{name}"));
     if dir.exists() {
         // A measurement that was interrupted left it.
         fs::remove_dir_all(&dir).map_err(|e| switchformer_nn::Error::io(&dir, e))?;
     }
-    let corpus = options.out.join(format!("texts-{}.txt", recipe.eval.language));
-    write_atomic(&corpus, task.texts(&recipe.eval.language).join("\n").as_bytes())?;
+    let corpus = options.out.join(format!("texts-{}.txt", trims.language));
+    write_atomic(&corpus, trims.texts.join("\n").as_bytes())?;
     trim_vocab(model, &dir, &[corpus], &Keep { min_count, size: None, first: 0 })?;
     Ok(dir)
 }

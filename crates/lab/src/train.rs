@@ -1,16 +1,14 @@
 //! The training loop: each step trains several operating points of one set of weights.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use switchformer_nn::record;
 use switchformer_nn::store::write_atomic;
-use switchformer_nn::{Input, record};
 use switchformer_switch::Plan;
-use switchformer_zoo::hash::{HashFit, hash_attention};
 
 use crate::checkpoint::{Checkpoints, Keep, Manifest};
 use crate::curves::write_page;
@@ -21,7 +19,8 @@ use crate::log::{Log, Step};
 use crate::net::{Loss, Net};
 use crate::optim::{Ema, Gathered, Optimiser, rate};
 use crate::points::sample;
-use crate::recipe::{Recipe, Start, hex};
+use crate::prepare::prepared;
+use crate::recipe::Recipe;
 use crate::task::{self, Batch, Places, Task};
 
 /// How to run a recipe.
@@ -62,26 +61,6 @@ impl TrainOptions {
     }
 }
 
-/// The start of a recipe that asks for a hash: a folder whose hash is fitted to the first batch, made once and kept beside
-/// what runs of a study share.
-fn hashed(recipe: &Recipe, task: &mut dyn Task, places: &Places) -> Result<Option<Start>> {
-    let Some((start, plan)) = recipe.start.as_ref().and_then(|s| Some((s, s.hash.as_ref()?))) else { return Ok(None) };
-    let file = start.folder.join("model.safetensors");
-    let mut hash = Sha256::new();
-    hash.update(fs::read(&file).map_err(|e| switchformer_nn::Error::io(&file, e))?);
-    hash.update(format!("{plan:?} {}", recipe.fingerprint()));
-    let folder = places.shared.join(format!("hashed-{}", &hex(&hash.finalize())[..16]));
-    if !folder.exists() {
-        let batch = task.batch(0)?;
-        let Input::Pixels(pixels) = &batch.input else {
-            return Err(Error::Nn(switchformer_nn::Error::input("start.hash is for images", "leave it out")));
-        };
-        let how = HashFit { seed: recipe.seed, bits: plan.bits, steps: plan.steps, ..HashFit::default() };
-        hash_attention(&start.folder, &folder, pixels, &how)?;
-    }
-    Ok(Some(Start { folder, hash: None, ..start.clone() }))
-}
-
 /// A run between two steps.
 struct Run<'a> {
     recipe: &'a Recipe,
@@ -101,10 +80,7 @@ impl<'a> Run<'a> {
         // What runs of a study share is made by the first that needs it; others wait. A lone run's folder is held already.
         let making = options.shared.as_deref().map(Held::wait).transpose()?;
         let mut task = task::open(recipe, &options.places())?;
-        let net = match hashed(recipe, task.as_mut(), &options.places())? {
-            Some(start) => Net::new(&Recipe { start: Some(start), ..recipe.clone() }, task.as_ref())?,
-            None => Net::new(recipe, task.as_ref())?,
-        };
+        let net = Net::new(&*prepared(recipe, task.as_mut(), &options.places())?, task.as_ref())?;
         drop(making);
         let mut optimiser = Optimiser::new(net.params(), &recipe.train);
         let mut ema = match recipe.train.ema {
@@ -114,7 +90,13 @@ impl<'a> Run<'a> {
         let checkpoints = Checkpoints::of(&options.out);
         let fingerprint = recipe.fingerprint();
         let at = match checkpoints.newest()? {
-            Some(home) => checkpoints.load(&home, &mut optimiser, ema.as_mut(), &fingerprint)?,
+            Some(home) => {
+                let begun_by = checkpoints.manifest(&home)?.recipe;
+                recipe
+                    .admits(&begun_by, &options.out)
+                    .map_err(|what| Error::Checkpoint { path: home.clone(), what })?;
+                Manifest { recipe: fingerprint, ..checkpoints.load(&home, &mut optimiser, ema.as_mut())? }
+            }
             None => Manifest { recipe: fingerprint, ..Manifest::default() },
         };
         let held = if recipe.train.valid_every > 0 { task.valid()? } else { Vec::new() };
@@ -125,14 +107,15 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<Step> {
         let (t, step) = (&self.recipe.train, self.at.step);
         let mut gathered = Gathered::new();
-        let (mut loss, mut size, mut seen) = (0f64, 0, Vec::new());
+        let (mut loss, mut size, mut seen, mut terms) = (0f64, 0, Vec::new(), BTreeMap::new());
         let parts = t.accumulate as u64;
         for part in 0..parts {
             let batch = self.task.batch(step * parts + part)?;
             let sampled = sample(self.recipe, step, part);
             let (net, task) = (&self.net, self.task.as_ref());
-            let (Loss { value, moments }, tape) = record(|| net.loss(task, &batch, &sampled, t.label_smoothing))?;
+            let (Loss { value, terms: own, moments }, tape) = record(|| net.loss(task, &batch, &sampled))?;
             seen.extend(moments);
+            own.into_iter().for_each(|(name, value)| *terms.entry(name).or_default() += value / parts as f64);
             loss += f64::from(value.to_scalar::<f32>()?) / parts as f64;
             size += batch.size;
             if !loss.is_finite() {
@@ -150,7 +133,7 @@ impl<'a> Run<'a> {
         if let Some(ema) = &mut self.ema {
             ema.follow(self.optimiser.params(), self.at.step)?;
         }
-        Ok(Step { step: self.at.step, loss, lr, norm, size })
+        Ok(Step { step: self.at.step, loss, terms, lr, norm, size })
     }
 
     /// The error of a step that gave no number. Nothing is saved from here on.
@@ -191,7 +174,7 @@ impl<'a> Run<'a> {
             provenance: json!({
                 "recipe": r.name,
                 "seed": r.seed,
-                "data": r.data.set,
+                "data": r.data.set(),
                 "steps": r.train.steps,
                 "minutes": (seconds / 6.0).round() / 10.0,
                 "version": env!("CARGO_PKG_VERSION"),

@@ -5,9 +5,9 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Value, json};
+use common::{checkpoint, questions_recipe, squad};
 use switchformer_data::Squad;
 use switchformer_data::squad::Offsets;
 use switchformer_lab::Error;
@@ -18,88 +18,15 @@ use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
 use switchformer_lab::task::{self, Places};
 use switchformer_lab::train::{TrainOptions, run};
-use switchformer_nn::config::ConfigMap;
-use switchformer_nn::store::safetensors_bytes;
-use switchformer_nn::{Point, Weights};
-use switchformer_zoo::save::published_tensors;
-use switchformer_zoo::{OpenOptions, Opened, find};
-
-const NAMES: [&str; 6] = ["anna", "bert", "carl", "dora", "emil", "fred"];
-const PLACES: [&str; 6] = ["berlin", "cairo", "delhi", "lima", "oslo", "paris"];
-
-/// A BERT of two blocks with random weights, and its tokenizer.
-fn checkpoint(dir: &Path, model_type: &str) -> PathBuf {
-    let config = json!({
-        "model_type": model_type, "vocab_size": 32, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 48, "max_position_embeddings": 96, "initializer_range": 0.2,
-    });
-    let entry = find(model_type).unwrap();
-    let w = Weights::fresh(5, 0.2).trainable();
-    entry.build(&ConfigMap::new(config.clone()).unwrap(), &w).unwrap();
-    let tensors = published_tensors(entry, entry.architectures[0], &w.params()).unwrap();
-    let home = dir.join(model_type);
-    std::fs::create_dir_all(&home).unwrap();
-    std::fs::write(home.join("config.json"), config.to_string()).unwrap();
-    std::fs::write(home.join("model.safetensors"), safetensors_bytes(&tensors).unwrap()).unwrap();
-    let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "does", "live", "?", "lives", "in", "and", "."];
-    let vocab: Vec<&str> = words.into_iter().chain(NAMES).chain(PLACES).collect();
-    std::fs::write(home.join("vocab.txt"), vocab.join("\n")).unwrap();
-    home
-}
-
-/// Sets in which it must be found out who lives where.
-fn squad(dir: &Path) -> PathBuf {
-    let home = dir.join("squad");
-    std::fs::create_dir_all(&home).unwrap();
-    let files = ["squaddev_v1.1", "new_wiki_v1.0", "nyt_v1.0", "amazon_reviews_v1.0", "reddit_v1.0"];
-    for (f, file) in files.iter().enumerate() {
-        let article = |a: usize| {
-            let text: Vec<String> =
-                (0..3).map(|i| format!("{} lives in {} .", NAMES[(a + i) % 6], PLACES[(a * 5 + f + i) % 6])).collect();
-            let text = text.join(" and ");
-            let qas = |i: usize| {
-                let place = PLACES[(a * 5 + f + i) % 6];
-                let answer = json!({"text": place, "answer_start": text.find(place).unwrap()});
-                json!({"id": format!("{a}-{i}"), "question": format!("where does {} live ?", NAMES[(a + i) % 6]),
-                       "answers": [answer]})
-            };
-            let qas: Vec<Value> = (0..3).map(qas).collect();
-            json!({"title": format!("t{a}"), "paragraphs": [{"context": text, "qas": qas}]})
-        };
-        let data: Vec<Value> = (0..30).map(article).collect();
-        std::fs::write(home.join(format!("{file}.json")), json!({"data": data}).to_string()).unwrap();
-    }
-    home
-}
+use switchformer_nn::Point;
+use switchformer_zoo::{OpenOptions, Opened};
 
 /// The recipe at toy sizes: three blocks at most, experts in the last one.
 fn study(start: &Path, overrides: &[&str]) -> Study {
-    let text = std::fs::read_to_string(common::recipe_file("robust-qa.toml")).unwrap();
-    // Variants are out of reach of overrides.
-    let text = text
-        .replace("models/all-MiniLM-L6-v2", &start.display().to_string())
-        .replace("\"encoder.layer.0\", \"encoder.layer.1\", \"encoder.layer.2\"", "\"encoder.layer.0\"")
-        .replace("encoder.layer.6", "encoder.layer.2")
-        .replace("num_hidden_layers = 7", "num_hidden_layers = 3")
-        .replace("from = 6", "from = 2")
-        .replace("from = 4", "from = 1")
-        .replace("\"runs/", &format!("\"{}/", start.with_file_name("runs").display()));
-    let copy = start.with_extension("toml");
-    std::fs::write(&copy, text).unwrap();
-    let small = [
-        "seeds=[1,2]",
-        "data.max_len=80",
-        "data.overlap=8",
-        "data.valid=6",
-        "train.steps=6",
-        "train.batch=200",
-        "train.warmup=2",
-        "train.save_every=2",
-        "train.valid_every=3",
-        "eval.questions=8",
-    ];
-    let all: Vec<String> = small.iter().chain(overrides).map(|s| s.to_string()).collect();
-    Study::read(&copy, &all).unwrap()
+    let small = ["seeds=[1,2]", "train.steps=6", "train.save_every=2", "train.valid_every=3"];
+    let all: Vec<String> =
+        common::SMALL_QUESTIONS.iter().chain(&small).chain(overrides).map(|s| s.to_string()).collect();
+    Study::read(&questions_recipe(start), &all).unwrap()
 }
 
 fn one(study: &Study, variant: &str) -> Recipe {
@@ -178,7 +105,7 @@ fn questions_are_said_again_by_models_of_ones_own() {
     let count = |recipe: &Recipe| {
         let shared = temp.path().to_path_buf();
         let mut task = task::open(recipe, &Places { data: Some(data.clone()), shared, words: None }).unwrap();
-        (0..40).map(|i| task.batch(i).unwrap().labels).collect::<Vec<_>>()
+        (0..40).map(|i| task.batch(i).unwrap().target.ids("spans").unwrap().to_vec()).collect::<Vec<_>>()
     };
     let first = count(&recipe);
     let again = || {

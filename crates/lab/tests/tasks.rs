@@ -45,7 +45,7 @@ fn a_translator_learns_either_way() {
         let batch = task.batch(0).unwrap();
         let model = run(&recipe, &options(temp.path(), variant, &data, None)).unwrap().model;
         let words = switchformer_data::Tokenizer::load(&model, None).unwrap();
-        words.decode(&batch.labels, true).unwrap()
+        words.decode(batch.target.class_ids().unwrap(), true).unwrap()
     };
     assert!(sources("there").contains(" per il ") && !sources("there").contains(" for the "));
     assert!(sources("home").contains(" for the ") && !sources("home").contains(" per il "));

@@ -77,7 +77,8 @@ fn another_recipe_or_a_damaged_state_is_refused() {
     let o = options(temp.path(), "run", &data, Some(2));
     assert!(run(&recipe, &o).is_err());
     let (other, _) = tiny(temp.path(), &["seed=9"]);
-    assert_eq!(run(&other, &o).unwrap_err().code(), "checkpoint");
+    let error = run(&other, &o).unwrap_err();
+    assert!(error.code() == "checkpoint" && error.to_string().contains("seed is 1 there and 9 here"), "{error}");
     let file = o.out.join("checkpoints/step-0000000002/state.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
     let last = bytes.len() - 1;
@@ -124,6 +125,12 @@ fn recipes_are_checked_and_print_themselves() {
     assert!(refuse("train.typo=1").contains("typo"));
     assert!(refuse("switch.bits=[8,5]").contains("switch.bits"));
     assert!(refuse("data.set=cifar").contains("data.set"));
+    let unknown = refuse("data.vocab=300");
+    assert!(unknown.contains("data.task = \"images\"") && unknown.contains("`flip`"), "{unknown}");
+    let unknown = refuse("eval.sentences=3");
+    assert!(unknown.contains("[eval] of data.task = \"images\"") && unknown.contains("sentences"), "{unknown}");
+    let unknown = refuse("data.task=sing");
+    assert!(unknown.contains("tasks: images, span-corruption, translate, questions, scenes"), "{unknown}");
     let (wet, data) = tiny(temp.path(), &["train.dropout=0.1"]);
     let dry = run(&recipe, &options(temp.path(), "dry", &data, None)).unwrap();
     assert_ne!(run(&wet, &options(temp.path(), "wet", &data, None)).unwrap().loss, dry.loss);
@@ -132,21 +139,36 @@ fn recipes_are_checked_and_print_themselves() {
 }
 
 #[test]
-fn runs_begun_by_the_first_version_go_on() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/fashion-vit.toml");
-    // As the first version of this program printed it.
-    let first = "3c48fbda6a9c6ce7344fc597cd859bfd163d31368f7b5adf34c8d1984453f471";
-    assert_eq!(Recipe::read(&path, &[]).unwrap().fingerprint(), first);
-    let later = Recipe::read(&path, &["train.ema=0.5".into()]).unwrap();
-    assert_ne!(later.fingerprint(), first);
-    // Its one state was a folder `state` without today's fields.
+fn runs_begun_by_earlier_versions_go_on() {
     let temp = tempfile::tempdir().unwrap();
     let (recipe, data) = tiny(temp.path(), &[]);
     let whole = run(&recipe, &options(temp.path(), "whole", &data, None)).unwrap();
     let o = options(temp.path(), "old", &data, Some(3));
     assert!(run(&recipe, &o).is_err());
-    std::fs::rename(o.out.join("checkpoints/step-0000000003"), o.out.join("state")).unwrap();
+    // The first version's one state was a folder `state`.
+    let home = o.out.join("state");
+    std::fs::rename(o.out.join("checkpoints/step-0000000003"), &home).unwrap();
     std::fs::remove_dir(o.out.join("checkpoints")).unwrap();
+    // Fingerprints were of all keys of all tasks, which the recipe that a run keeps had too.
+    let manifest = std::fs::read_to_string(home.join("manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    manifest["recipe"] = "3c48fbda6a9c6ce7344fc597cd859bfd163d31368f7b5adf34c8d1984453f471".into();
+    std::fs::write(home.join("manifest.json"), manifest.to_string()).unwrap();
+    let kept = o.out.join("recipe.toml");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    let old = text.replace("[data]\n", "[data]\nvocab = 2048\nlanguage = \"\"\nnoise = 0.15\n");
+    let refused = |text: &str| {
+        std::fs::write(&kept, text).unwrap();
+        let e = run(&recipe, &o).unwrap_err();
+        assert_eq!(e.code(), "checkpoint");
+        e.to_string()
+    };
+    let other = refused(&old.replace("pad = 1", "pad = 2"));
+    assert!(other.contains("data.pad is 2 there and 1 here"), "{other}");
+    std::fs::remove_file(&kept).unwrap();
+    let gone = run(&recipe, &o).unwrap_err().to_string();
+    assert!(gone.contains("earlier version") && gone.contains("recipe.toml is gone"), "{gone}");
+    std::fs::write(&kept, &old).unwrap();
     let resumed = run(&recipe, &TrainOptions { stop_after: None, ..o }).unwrap();
     assert_eq!(files(&whole.model), files(&resumed.model));
 }
@@ -168,8 +190,9 @@ fn photographs_have_the_variants_of_clothes_in_colour() {
             names.iter().filter_map(|n| model.get(*n)).map(|v| v.as_u64().unwrap()).collect()
         };
         assert_eq!((channels(&gray.recipe.model), channels(&colour.recipe.model)), (vec![1], vec![3]));
-        assert_eq!((colour.recipe.data.set.as_str(), colour.recipe.data.valid), ("cifar-10", 500));
-        assert_eq!((colour.recipe.data.flip, colour.recipe.train.steps), (gray.recipe.data.flip, 7));
+        let own = &colour.recipe.data.own;
+        assert_eq!((colour.recipe.data.set(), own["valid"].as_integer()), ("cifar-10", Some(500)));
+        assert_eq!((&own["flip"], colour.recipe.train.steps), (&gray.recipe.data.own["flip"], 7));
     }
 }
 
@@ -218,7 +241,7 @@ fn a_hash_is_fitted_once_before_the_first_step() {
     train("softmax", "softmax-s1", None).unwrap();
     let hashed = || {
         let names = std::fs::read_dir(temp.path()).unwrap().map(|e| e.unwrap().path());
-        names.filter(|p| p.to_string_lossy().contains("hashed-")).collect::<Vec<_>>()
+        names.filter(|p| p.to_string_lossy().contains("hash-")).collect::<Vec<_>>()
     };
     let whole = train("fitted", "fitted", None).unwrap().model;
     let made = hashed();
@@ -235,7 +258,19 @@ fn a_hash_is_fitted_once_before_the_first_step() {
     let on = train("softmax-on", "softmax-on", None).unwrap().model;
     assert_eq!(Opened::open(&on, OpenOptions::default()).unwrap().entry.name, "pvt_v2");
     assert_eq!(hashed().len(), 2);
-    let questions = ["data.task=\"questions\"", "data.set=\"squad\"", "data.side=0"].map(String::from);
-    let refused = Study::read(&path, &questions).unwrap_err();
-    assert!(refused.to_string().contains("start"), "{refused}");
+    let refuse = |o: &[&str]| {
+        let all: Vec<String> = o.iter().map(|s| s.to_string()).collect();
+        Study::read(&path, &all).unwrap_err().to_string()
+    };
+    let images = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, images.replace("side = 32\nflip = 0.5\npad = 2\n", "")).unwrap();
+    // The first variant has no start, the third one hashes.
+    let questions = ["data.task=\"questions\"", "data.set=\"squad\"", "train.label_smoothing=0.0"];
+    assert!(refuse(&questions).contains("start.folder"), "{}", refuse(&questions));
+    let hashes = [&questions[..], &["start.folder=\"a\""]].concat();
+    assert!(refuse(&hashes).contains("start.hash is for images"), "{}", refuse(&hashes));
+    std::fs::write(&path, images.replace("hash = {}", "hashes = {}")).unwrap();
+    assert!(refuse(&[]).contains("no key `hashes`; its keys: folder, fresh, still, experts, hash"), "{}", refuse(&[]));
+    std::fs::write(&path, images.replace("hash = {}", "hash = { bit = 8 }")).unwrap();
+    assert!(refuse(&[]).contains("start.hash: unknown field `bit`"), "{}", refuse(&[]));
 }

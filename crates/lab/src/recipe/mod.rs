@@ -1,6 +1,7 @@
 //! Recipes: a TOML file that fully describes one training run, or a study of several (see [`study`]).
 
 mod based;
+mod identity;
 pub mod study;
 
 use std::collections::BTreeMap;
@@ -8,14 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use switchformer_data::IMAGE_SETS;
-use switchformer_data::batch::Augment;
 use switchformer_nn::Point;
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
-use switchformer_zoo::hash::HashFit;
 
 use crate::error::{Error, Result};
+use crate::prepare;
+use crate::task::{Tables, TaskKind, all_hold};
 
 /// Largest recipe file.
 const MAX_RECIPE: u64 = 1 << 20;
@@ -35,7 +35,7 @@ pub struct Recipe {
     /// The checkpoint that training starts from; random weights where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
-    /// Data.
+    /// The task and its data.
     pub data: Data,
     /// Switches trained into the checkpoint.
     #[serde(default)]
@@ -47,26 +47,8 @@ pub struct Recipe {
     pub eval: Eval,
 }
 
-/// What a batch is and what its loss is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TaskKind {
-    /// Classify images.
-    #[default]
-    Images,
-    /// Write the spans that were cut out of a text (T5).
-    SpanCorruption,
-    /// Write the translation of a sentence.
-    Translate,
-    /// Find the answer to a question in a passage.
-    Questions,
-    /// Say of every pixel of a scene what it shows, or whether a piece ends there: one task or several (M3ViT).
-    Scenes,
-}
-
 /// A checkpoint to start from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Start {
     /// Its folder. The recipe's `[model]` is laid over its config.
     pub folder: PathBuf,
@@ -79,104 +61,31 @@ pub struct Start {
     /// Experts in the place of feed-forward networks, each a copy of the network at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertPlan>,
-    /// EcoFormer's hash in the place of softmax: the folder holds a PVT v2 that attends to whole maps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<HashPlan>,
+    /// Steps that make another folder of this one before training, by name (see [`prepare`]); training starts from what
+    /// they make.
+    #[serde(flatten)]
+    pub prepare: toml::Table,
 }
 
-/// A hash that is fitted to the first training batch, before the first step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HashPlan {
-    /// Bits of a code.
-    #[serde(default = "hash_bits")]
-    pub bits: usize,
-    /// Steps of descent per bit; 0 leaves the bits as they were drawn.
-    #[serde(default = "hash_steps")]
-    pub steps: usize,
-}
-
-fn hash_bits() -> usize {
-    HashFit::default().bits
-}
-fn hash_steps() -> usize {
-    HashFit::default().steps
-}
-
-/// Data set and augmentation.
+/// `[data]`: a task by name, and what that task reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Data {
-    /// What is learned from the data.
-    #[serde(default)]
-    pub task: TaskKind,
-    /// `fashion-mnist` for images and scenes, `cifar-10` for images; `debian` (descriptions of packages) for text, `text` (files of one's own) for span
-    /// corruption; `multiemo` (sentences of opinions) for translation; `squad` for questions.
-    pub set: String,
-    /// Probability of a mirror image.
-    #[serde(default)]
-    pub flip: f32,
-    /// Zero padding before a random crop.
-    #[serde(default)]
-    pub pad: usize,
-    /// Probability of erasing a rectangle.
-    #[serde(default)]
-    pub erase: f32,
-    /// Side that pictures are resized to; 0 leaves them as they are.
-    #[serde(default)]
-    pub side: usize,
-    /// Train on the first this many images, documents, pairs or questions only (0 = all).
-    #[serde(default)]
-    pub limit: usize,
-    /// Images kept from training, or texts or questions of the validation split, that the validation loss is over.
-    #[serde(default)]
-    pub valid: usize,
-    /// The other language of a translation, as Debian or MultiEmo names it.
-    #[serde(default)]
-    pub language: String,
-    /// Languages of the texts that spans are cut out of, as Debian names them; English alone where empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub languages: Vec<String>,
-    /// Pieces of the tokenizer that is trained on the training split.
-    #[serde(default = "vocab")]
-    pub vocab: usize,
-    /// Most tokens of a text; longer ones are cut into pieces, longer pairs left out, longer passages read in windows.
-    #[serde(default = "max_len")]
-    pub max_len: usize,
-    /// Share of the tokens that are cut out.
-    #[serde(default = "noise")]
-    pub noise: f64,
-    /// Mean length of what is cut out at one place.
-    #[serde(default = "span")]
-    pub span: f64,
-    /// Tokens that neighbouring windows of a passage share.
-    #[serde(default = "overlap")]
-    pub overlap: usize,
-    /// Variations of every question and passage that are trained on beside them.
-    #[serde(default)]
-    pub eda: usize,
-    /// Models that say every question and passage again, to be trained on beside them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub back: Option<BackTranslation>,
-    /// Translate into English, not from it.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub reverse: bool,
+    /// Name of the task, one of [`TASKS`](crate::task::TASKS).
+    #[serde(default = "images")]
+    pub task: String,
+    /// Keys of the task; the task's own file says which.
+    #[serde(flatten)]
+    pub own: toml::Table,
 }
 
-/// Two models for a translation there and back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackTranslation {
-    /// Folder of the model from English.
-    pub there: PathBuf,
-    /// Folder of the model into English.
-    pub home: PathBuf,
+fn images() -> String {
+    "images".into()
 }
 
 impl Data {
-    /// The augmentation part.
-    pub fn augment(&self) -> Augment {
-        Augment { flip: self.flip, pad: self.pad, erase: self.erase }
+    /// The name of the data set, where the task has a key for it.
+    pub fn set(&self) -> &str {
+        self.own.get("set").and_then(toml::Value::as_str).unwrap_or_default()
     }
 }
 
@@ -212,35 +121,13 @@ impl Default for Switch {
 
 /// Measurement of the finished run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Eval {
     /// Points by name; the resting point alone where empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub points: BTreeMap<String, Map<String, Value>>,
-    /// Sentences that are translated for BLEU (0 = all of the test split).
-    #[serde(default)]
-    pub sentences: usize,
-    /// Questions of each set that are answered (0 = all).
-    #[serde(default)]
-    pub questions: usize,
-    /// The one language that is measured; all where empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub language: String,
-    /// Vocabularies that the model is cut to afterwards, by name: tokens that occur in the training texts of `language` at
-    /// least so often stay. Each is measured beside the whole.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub trims: BTreeMap<String, u64>,
-    /// Scenes that are measured (0 = 512).
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub scenes: usize,
-}
-
-fn is_false(b: &bool) -> bool {
-    !*b
-}
-
-fn is_zero(n: &usize) -> bool {
-    *n == 0
+    /// Keys of the task.
+    #[serde(flatten)]
+    pub own: toml::Table,
 }
 
 impl Eval {
@@ -347,57 +234,6 @@ fn two() -> usize {
 fn every() -> u64 {
     200
 }
-fn vocab() -> usize {
-    2048
-}
-fn max_len() -> usize {
-    64
-}
-fn noise() -> f64 {
-    0.15
-}
-fn span() -> f64 {
-    3.0
-}
-fn overlap() -> usize {
-    128
-}
-
-/// Keys that recipes did not always have, with the values that they had all the same: these lines are no part of a
-/// fingerprint, so that runs begun before them go on.
-const LATER: &[(&str, &[&str])] = &[
-    (
-        "[data]",
-        &[
-            "task = \"images\"",
-            "side = 0",
-            "valid = 0",
-            "language = \"\"",
-            "vocab = 2048",
-            "max_len = 64",
-            "noise = 0.15",
-            "span = 3.0",
-            "overlap = 128",
-            "eda = 0",
-        ],
-    ),
-    ("[switch]", &["draws = 1", "agree = 0.0"]),
-    (
-        "[train]",
-        &[
-            "optimizer = \"adamw\"",
-            "schedule = \"cosine\"",
-            "accumulate = 1",
-            "ema = 0.0",
-            "export_ema = false",
-            "dropout = 0.0",
-            "valid_every = 0",
-            "keep_last = 2",
-            "keep_best = 0",
-        ],
-    ),
-];
-
 impl Recipe {
     /// The table of a file with `key.sub=value` overrides (TOML values).
     fn table(path: &Path, overrides: &[String]) -> Result<toml::Table> {
@@ -423,60 +259,34 @@ impl Recipe {
     /// A recipe from its table; `path` stands in errors.
     fn of(table: toml::Table, path: &Path) -> Result<Recipe> {
         let bad = |what: String| Error::Recipe { path: path.to_path_buf(), what };
-        let recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        let mut recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        recipe.complete().map_err(bad)?;
         recipe.check().map_err(bad)?;
         Ok(recipe)
     }
 
+    /// The tables that the task reads.
+    pub fn tables(&self) -> Tables {
+        Tables { data: self.data.own.clone(), eval: self.eval.own.clone() }
+    }
+
+    /// Writes out the defaults of what the task and the preparation read.
+    fn complete(&mut self) -> Result<(), String> {
+        let whole = TaskKind::find(&self.data.task)?.read(&self.tables())?;
+        (self.data.own, self.eval.own) = (whole.data, whole.eval);
+        if let Some(start) = &mut self.start {
+            start.prepare = prepare::read(&start.prepare)?;
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), String> {
-        let (t, d, s) = (&self.train, &self.data, &self.switch);
-        let fits = match d.task {
-            TaskKind::Images => IMAGE_SETS.contains(&d.set.as_str()),
-            TaskKind::Scenes => d.set == "fashion-mnist",
-            TaskKind::SpanCorruption => d.set == "debian" || d.set == "text",
-            TaskKind::Translate => d.set == "debian" || d.set == "multiemo",
-            TaskKind::Questions => d.set == "squad",
-        };
-        let spans = d.task == TaskKind::SpanCorruption && d.set == "debian";
-        let known = self.eval.language.is_empty() || d.languages.contains(&self.eval.language);
-        let asks = d.task == TaskKind::Questions;
-        let scenes = d.task == TaskKind::Scenes;
-        let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
-        let hash = self.start.as_ref().is_some_and(|s| s.hash.is_some());
+        let (t, s) = (&self.train, &self.switch);
         let named = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let experts = self.start.as_ref().is_some_and(|s| s.experts.is_some());
         let checks = [
             (named, "name must be letters, digits, - _ ."),
-            (
-                fits,
-                "data.set must be \"fashion-mnist\" for images and scenes, \"cifar-10\" for images, \"debian\" for text, \"text\" for span-corruption, \
-                 \"multiemo\" for translate, or \"squad\" for questions",
-            ),
-            (d.side <= 512 && (d.side == 0 || d.task == TaskKind::Images), "data.side must be up to 512, for images"),
-            (!asks || self.start.is_some(), "data.task = \"questions\" needs start.folder, a model with its tokenizer"),
-            (
-                !asks || (t.label_smoothing == 0.0 && s.draws == 1 && s.bits.is_empty() && s.exits.is_empty()),
-                "data.task = \"questions\" has no label_smoothing, draws, bits or exits",
-            ),
-            (spans || d.languages.is_empty(), "data.languages are for span-corruption of \"debian\""),
-            (known, "eval.language must be among data.languages"),
-            (self.eval.trims.is_empty() || !self.eval.language.is_empty(), "eval.trims needs eval.language"),
-            (
-                !scenes || (s.draws == 1 && s.bits.is_empty() && s.exits.is_empty() && s.experts.is_none()),
-                "data.task = \"scenes\" has no draws, bits, exits or experts setting: each batch names its task's gate",
-            ),
-            (asks || (d.eda == 0 && d.back.is_none()), "data.eda and data.back are for questions"),
-            (!d.reverse || d.task == TaskKind::Translate, "data.reverse is for translate"),
-            (d.eda <= 16, "data.eda must be at most 16"),
             (!experts || s.bits.is_empty(), "start.experts and switch.bits do not go together"),
-            (!hash || (d.task == TaskKind::Images && !experts), "start.hash is for images, without start.experts"),
-            ((300..=65_536).contains(&d.vocab), "data.vocab must be 300 to 65,536"),
-            ((8..=4_096).contains(&d.max_len), "data.max_len must be 8 to 4,096"),
-            (d.noise > 0.0 && d.noise <= 0.5 && d.span >= 1.0, "data.noise must be up to 0.5, data.span at least 1"),
-            (d.task != TaskKind::Translate || !d.language.is_empty(), "data.language must name the other language"),
-            (
-                d.language.chars().all(|c| c.is_ascii_alphabetic() || c == '_'),
-                "data.language must be letters, as in pt_BR",
-            ),
             (t.steps >= 1 && t.steps <= 10_000_000, "train.steps must be 1 to 10,000,000"),
             (t.batch >= 1 && t.batch <= 65_536, "train.batch must be 1 to 65,536"),
             (t.lr > 0.0 && t.lr < 10.0, "train.lr must be between 0 and 10"),
@@ -485,8 +295,8 @@ impl Recipe {
             (t.clip > 0.0, "train.clip must be positive"),
             (t.save_every >= 1, "train.save_every must be at least 1"),
             ((0.0..1.0).contains(&t.beta2) && t.weight_decay >= 0.0 && t.final_lr >= 0.0, "train: a value is negative"),
-            ((0.0..=1.0).contains(&self.switch.distill), "switch.distill must be 0 to 1"),
-            (self.switch.exits.windows(2).all(|w| w[0] < w[1]), "switch.exits must ascend"),
+            ((0.0..=1.0).contains(&s.distill), "switch.distill must be 0 to 1"),
+            (s.exits.windows(2).all(|w| w[0] < w[1]), "switch.exits must ascend"),
             (s.draws >= 1 && s.draws <= 16, "switch.draws must be 1 to 16"),
             (s.agree >= 0.0 && (s.agree == 0.0 || s.draws >= 2), "switch.agree needs switch.draws of at least 2"),
             (s.draws == 1 || s.bits.is_empty(), "switch.draws and switch.bits do not go together"),
@@ -494,36 +304,18 @@ impl Recipe {
             ((0.0..1.0).contains(&t.ema), "train.ema must be below 1"),
             (!t.export_ema || t.ema > 0.0, "train.export_ema needs train.ema"),
             ((0.0..1.0).contains(&t.dropout), "train.dropout must be below 1"),
-            (t.valid_every == 0 || d.valid > 0, "train.valid_every needs data.valid"),
             (t.keep_best == 0 || t.valid_every > 0, "train.keep_best needs train.valid_every"),
             (t.keep_last >= 1, "train.keep_last must be at least 1"),
-            (self.switch.bits.iter().all(|b| VIEWS.contains(b)), "switch.bits must be among 8, 6, 4, 2"),
+            (s.bits.iter().all(|b| VIEWS.contains(b)), "switch.bits must be among 8, 6, 4, 2"),
         ];
-        checks.iter().find(|(ok, _)| !ok).map_or(Ok(()), |(_, why)| Err((*why).to_string()))
+        all_hold(&checks)?;
+        TaskKind::find(&self.data.task)?.check(self)?;
+        prepare::check(self)
     }
 
     /// The recipe as TOML, with every default written out.
     pub fn resolved(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_default()
-    }
-
-    /// Identity of everything that decides the course of the run: all but its name, what is measured, and when it is
-    /// validated and saved.
-    pub fn fingerprint(&self) -> String {
-        use sha2::Digest;
-        let mut same = Recipe { name: String::new(), eval: Eval::default(), ..self.clone() };
-        (same.train.save_every, same.train.valid_every, same.train.keep_last, same.train.keep_best) = (1, 0, 2, 0);
-        let (mut section, mut text) = (String::new(), String::new());
-        for line in same.resolved().lines() {
-            if line.starts_with('[') {
-                section = line.to_string();
-            }
-            if !LATER.iter().any(|(home, lines)| *home == section && lines.contains(&line)) {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-        hex(&sha2::Sha256::digest(text.as_bytes()))
     }
 
     /// The point that a run trains at rest.

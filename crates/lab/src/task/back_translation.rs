@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use switchformer_data::Tokenizer;
 use switchformer_nn::store::write_atomic;
@@ -11,7 +12,7 @@ use switchformer_nn::{Folder, Input, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
 
 use crate::error::{Error, Result};
-use crate::recipe::{BackTranslation, hex};
+use crate::recipe::hex;
 
 /// Most bytes of a piece of text that is translated at once, as in the paper.
 const PIECE: usize = 100;
@@ -21,6 +22,16 @@ const AT_ONCE: usize = 64;
 const LONGEST: usize = 64;
 /// Largest file of translations.
 const MAX_KNOWN: u64 = 64 << 20;
+
+/// Two models for a translation there and back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackTranslation {
+    /// Folder of the model from English.
+    there: PathBuf,
+    /// Folder of the model into English.
+    home: PathBuf,
+}
 
 /// Pieces of text and what they are after a translation there and back.
 #[derive(Debug, Default)]
@@ -136,7 +147,7 @@ fn no_model(variant: &str, folder: &Path, e: &std::io::Error) -> Error {
     let what = format!("data.back names a model that is not there: {}: {e}", folder.display());
     let out = folder.parent().unwrap_or(folder).display();
     let hint = format!("train it: switchformer train recipes/back-translation.toml --variant {variant} --out {out}");
-    Error::Nn(switchformer_nn::Error::input(what, hint))
+    Error::input(what, hint)
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use switchformer_data::pairs::Pair;
 use switchformer_data::train_tokenizer::Kind;
 use switchformer_data::{Batches, Tokenizer, TokenizerRecipe, multiemo, plain};
 
-use super::{Places, text_folder};
+use super::{Places, all_hold, text_folder};
 use crate::error::{Error, Result};
-use crate::recipe::{Data, hex};
+use crate::recipe::hex;
 
 /// Bytes of text that a tokenizer is trained on.
 const SAMPLE: usize = 2 << 20;
@@ -26,7 +26,7 @@ pub(super) const PAD: u32 = 0;
 fn descriptions(places: &Places, language: &str) -> Result<Descriptions> {
     let dir = text_folder(places);
     let names = [format!("Translation-{language}"), format!("Translation-{language}.gz")];
-    let io = |e| Error::Nn(switchformer_nn::Error::io(dir, e));
+    let io = |e| Error::io(dir, e);
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -38,13 +38,45 @@ fn descriptions(places: &Places, language: &str) -> Result<Descriptions> {
     found.sort();
     match found.as_slice() {
         [one, ..] => Ok(Descriptions::open(one)?),
-        [] => Err(Error::Nn(switchformer_nn::Error::input(
+        [] => Err(Error::input(
             format!("{} holds no file Translation-{language}", dir.display()),
             format!(
                 "on Debian: apt-get update -o Acquire::Languages=en,{language}; then unpack with /usr/lib/apt/apt-helper \
                  cat-file and name the folder with --data"
             ),
-        ))),
+        )),
+    }
+}
+
+/// Pieces of the tokenizer that is trained on the training split, where a recipe says nothing.
+pub(super) fn vocab() -> usize {
+    2048
+}
+
+/// Most tokens of a text, where a recipe says nothing.
+pub(super) fn max_len() -> usize {
+    64
+}
+
+/// Which texts, and how many pieces they are cut into.
+pub(super) struct Source<'a> {
+    set: &'a str,
+    /// Texts or pairs at most (0 = all).
+    limit: usize,
+    /// Pieces of the tokenizer.
+    vocab: usize,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn of(set: &'a str, limit: usize, vocab: usize) -> Source<'a> {
+        Source { set, limit, vocab }
+    }
+
+    pub(super) fn check(&self, max_len: usize) -> Result<(), String> {
+        all_hold(&[
+            ((300..=65_536).contains(&self.vocab), "data.vocab must be 300 to 65,536"),
+            ((8..=4_096).contains(&max_len), "data.max_len must be 8 to 4,096"),
+        ])
     }
 }
 
@@ -58,12 +90,12 @@ pub(super) struct Text {
 
 /// Texts with their splits, in a fixed order that no alphabet shows in. A paragraph occurs once. Of several languages
 /// each has as many texts at most as the limit says.
-pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<Text>> {
+pub(super) fn texts(source: &Source, languages: &[String], places: &Places) -> Result<Vec<Text>> {
     let mut seen = std::collections::HashSet::new();
     let mut all: Vec<Text> = Vec::new();
-    if data.set == "debian" {
+    if source.set == "debian" {
         let english = ["en".to_string()];
-        let languages = if data.languages.is_empty() { english.as_slice() } else { &data.languages };
+        let languages = if languages.is_empty() { english.as_slice() } else { languages };
         for language in languages {
             let mut own = Vec::new();
             for entry in descriptions(places, language)?.entries {
@@ -75,7 +107,7 @@ pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<Text>> {
                     own.push(Text { text, split, language: language.clone() });
                 }
             }
-            all.extend(mixed(own, data.limit));
+            all.extend(mixed(own, source.limit));
         }
         if languages.len() == 1 {
             return Ok(all);
@@ -92,26 +124,26 @@ pub(super) fn texts(data: &Data, places: &Places) -> Result<Vec<Text>> {
             }
         }
     }
-    Ok(mixed(all, data.limit))
+    Ok(mixed(all, source.limit))
 }
 
 /// Sentences and their translations.
-pub(super) fn pairs(data: &Data, places: &Places) -> Result<Vec<Pair>> {
-    let aligned = if data.set == "multiemo" {
+pub(super) fn pairs(source: &Source, language: &str, places: &Places) -> Result<Vec<Pair>> {
+    let aligned = if source.set == "multiemo" {
         let dir = places.data.as_deref().unwrap_or(Path::new(multiemo::PLACE));
-        for language in ["en", &data.language] {
+        for language in ["en", language] {
             if !dir.join(multiemo::folder(language)).is_dir() {
-                return Err(Error::Nn(switchformer_nn::Error::input(
+                return Err(Error::input(
                     format!("{} holds no folder {}", dir.display(), multiemo::folder(language)),
                     "scripts/fetch-models.sh multiemo fetches en and it; name another folder with --data",
-                )));
+                ));
             }
         }
-        multiemo::pairs(dir, &data.language)?
+        multiemo::pairs(dir, language)?
     } else {
-        descriptions(places, &data.language)?.align(&descriptions(places, "en")?)
+        descriptions(places, language)?.align(&descriptions(places, "en")?)
     };
-    Ok(mixed(aligned.pairs, data.limit))
+    Ok(mixed(aligned.pairs, source.limit))
 }
 
 /// The first `limit` (0 = all) of a fixed random order.
@@ -132,7 +164,7 @@ pub(super) struct Words {
 impl Words {
     /// The tokenizer of a folder that is named; else that of the training texts, from the shared folder or trained now and
     /// kept there.
-    pub(super) fn of<'a>(data: &Data, places: &Places, texts: impl Iterator<Item = &'a str>) -> Result<Words> {
+    pub(super) fn of<'a>(source: &Source, places: &Places, texts: impl Iterator<Item = &'a str>) -> Result<Words> {
         if let Some(dir) = &places.words {
             return Words::load(dir.clone());
         }
@@ -144,7 +176,7 @@ impl Words {
                 fits
             })
             .collect();
-        let mut recipe = TokenizerRecipe::t5(Kind::Bpe, data.vocab);
+        let mut recipe = TokenizerRecipe::t5(Kind::Bpe, source.vocab);
         recipe.alphabet = Some(ALPHABET);
         recipe.special.extend((0..SENTINELS).map(sentinel));
         let mut hash = Sha256::new();
@@ -180,7 +212,7 @@ impl Words {
     pub(super) fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let read = |name: &str| {
             let path = self.dir.join(name);
-            let bytes = std::fs::read(&path).map_err(|e| Error::Nn(switchformer_nn::Error::io(&path, e)))?;
+            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
             Ok((name.to_string(), bytes))
         };
         ["tokenizer.json", "tokenizer_config.json"].into_iter().map(read).collect()
@@ -214,7 +246,7 @@ impl Packing {
         if lengths.is_empty() {
             let hint = "name another --data, a larger data.limit or data.max_len";
             let what = format!("{} gives no training sample", home.display());
-            return Err(Error::Nn(switchformer_nn::Error::input(what, hint)));
+            return Err(Error::input(what, hint));
         }
         let budget = budget.min(u32::MAX as usize) as u32;
         let batches = Batches::new(&lengths, budget, seed, 0)?;

@@ -1,50 +1,107 @@
 //! Pictures with one label each.
 
-use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use switchformer_data::batch::{Draw, permutation};
-use switchformer_data::{Dataset, ImageSet};
-use switchformer_nn::Point;
+use switchformer_data::batch::{Augment, Draw, permutation};
+use switchformer_data::{Dataset, IMAGE_SETS, ImageSet};
 use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Output, Point};
 use switchformer_zoo::Opened;
 
-use super::{Batch, Figures, Places, Task, preprocessor};
+use super::kind::Setup;
+use super::{Batch, Figures, Losses, NoEval, Places, Target, Task, all_hold, logits, preprocessor};
 use crate::error::{Error, Result};
 use crate::loss::{cross_entropy, targets};
 use crate::measure::{answer, fitted, pixels, time, wilson};
-use crate::recipe::{Data, Eval, Recipe};
+use crate::recipe::Recipe;
 
 /// Images of a validation batch.
 const BATCH: usize = 64;
 /// Batches that are timed after the test.
 const TIMED: usize = 15;
 
+/// `[data]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// `fashion-mnist` or `cifar-10`.
+    set: String,
+    /// Probability of a mirror image.
+    #[serde(default)]
+    flip: f64,
+    /// Zero padding before a random crop.
+    #[serde(default)]
+    pad: usize,
+    /// Probability of erasing a rectangle.
+    #[serde(default)]
+    erase: f64,
+    /// Side that images are resized to; 0 leaves them as they are.
+    #[serde(default)]
+    side: usize,
+    /// Train on the first this many images only (0 = all).
+    #[serde(default)]
+    limit: usize,
+    /// Images kept from training for the validation loss.
+    #[serde(default)]
+    valid: usize,
+}
+
 pub(super) struct Images {
     data: Dataset,
-    settings: Data,
+    augment: Augment,
     seed: u64,
     batch: usize,
+    smoothing: f64,
     order: Order,
     source: ImageSet,
 }
 
-impl Images {
-    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
-        let source = ImageSet::open(&recipe.data.set, places.data.as_deref())?;
-        let data = source.train()?;
-        let data = if recipe.data.limit > 0 { data.head(recipe.data.limit) } else { data };
-        let data = if recipe.data.side > 0 { data.resized(recipe.data.side)? } else { data };
-        let n = data.len().saturating_sub(recipe.data.valid);
-        if n == 0 {
-            let what = format!("data.valid leaves nothing of {} images to train on", data.len());
-            return Err(Error::Nn(switchformer_nn::Error::config("data.valid", what)));
+/// Name of the wanted distributions in a target, `[n, classes]`.
+const WANTED: &str = "distributions";
+
+impl Setup for Images {
+    const NAME: &'static str = "images";
+    type Data = Data;
+    type Eval = NoEval;
+
+    fn check(data: &Data, _: &NoEval, _: &Recipe) -> Result<(), String> {
+        if !IMAGE_SETS.contains(&data.set.as_str()) {
+            return Err(format!("data.set must be one of \"{}\" for images", IMAGE_SETS.join("\", \"")));
         }
-        let order = Order { seed: recipe.seed, n, epoch: u64::MAX, permutation: Vec::new() };
-        Ok(Images { data, settings: recipe.data.clone(), seed: recipe.seed, batch: recipe.train.batch, order, source })
+        all_hold(&[
+            (data.side <= 512, "data.side must be up to 512"),
+            (
+                [data.flip, data.erase].iter().all(|p| (0.0..=1.0).contains(p)),
+                "data.flip and data.erase must be 0 to 1",
+            ),
+        ])
     }
 
-    fn labels(&self, indices: &[u32]) -> Result<Vec<u32>> {
-        Ok(self.data.labels_at(indices)?.into_iter().map(u32::from).collect())
+    fn validates(data: &Data) -> bool {
+        data.valid > 0
+    }
+
+    fn open(settings: Data, _: NoEval, recipe: &Recipe, places: &Places) -> Result<Self> {
+        let source = ImageSet::open(&settings.set, places.data.as_deref())?;
+        let data = source.train()?;
+        let data = if settings.limit > 0 { data.head(settings.limit) } else { data };
+        let data = if settings.side > 0 { data.resized(settings.side)? } else { data };
+        let n = data.len().saturating_sub(settings.valid);
+        if n == 0 {
+            let what = format!("leaves nothing of {} images to train on", data.len());
+            return Err(Error::config("data.valid", what));
+        }
+        let augment = Augment { flip: settings.flip as f32, pad: settings.pad, erase: settings.erase as f32 };
+        let (seed, batch, smoothing) = (recipe.seed, recipe.train.batch, recipe.train.label_smoothing);
+        let order = Order { seed, n, epoch: u64::MAX, permutation: Vec::new() };
+        Ok(Images { data, augment, seed, batch, smoothing, order, source })
+    }
+}
+
+impl Images {
+    fn target(&self, indices: &[u32], smoothing: f64) -> Result<Target> {
+        let wanted = targets(&self.data.labels_at(indices)?, self.source.classes().len(), smoothing)?;
+        Ok(Target::new().with_values(WANTED, wanted))
     }
 }
 
@@ -60,14 +117,14 @@ impl Task for Images {
 
     fn batch(&mut self, index: u64) -> Result<Batch> {
         let (epoch, indices) = self.order.take(index, self.batch);
-        let draw = Draw { augment: self.settings.augment(), seed: self.seed, epoch };
+        let draw = Draw { augment: self.augment, seed: self.seed, epoch };
         let input = pixels(&self.data, &indices, Some(&draw))?;
-        Ok(Batch { input, labels: self.labels(&indices)?, size: self.batch, task: None })
+        let target = self.target(&indices, self.smoothing)?;
+        Ok(Batch { input, target, weight: self.batch as f64, size: self.batch, task: None })
     }
 
-    fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
-        let labels: Vec<u8> = batch.labels.iter().map(|l| *l as u8).collect();
-        cross_entropy(logits, &targets(&labels, self.source.classes().len(), smoothing)?)
+    fn loss(&self, out: &Output, batch: &Batch) -> Result<Losses> {
+        Ok(Losses::of("classes", cross_entropy(logits(out)?, batch.target.values(WANTED)?)?))
     }
 
     fn valid(&self) -> Result<Vec<Batch>> {
@@ -75,7 +132,8 @@ impl Task for Images {
         let one = |part: &[u32]| {
             Ok(Batch {
                 input: pixels(&self.data, part, None)?,
-                labels: self.labels(part)?,
+                target: self.target(part, 0.0)?,
+                weight: part.len() as f64,
                 size: part.len(),
                 task: None,
             })
@@ -90,7 +148,7 @@ impl Task for Images {
     }
 
     /// Accuracy with its 95 % interval, work of an image, and images a second in batches of 64.
-    fn measure(&self, opened: &Opened, point: &Point, _: &Eval) -> Result<Figures> {
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
         let test = self.source.test()?;
         let test = fitted(opened, &test)?;
         let answers = answer(opened, point, &test, BATCH)?;

@@ -1,8 +1,10 @@
 //! What a batch is, what its loss is, and what is measured at the end: the seam between the loop and the data.
 
 mod back_translation;
+mod batch;
 mod corpus;
 mod images;
+mod kind;
 mod questions;
 mod scenes;
 mod spans;
@@ -12,17 +14,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Input, Point, Size, Trace};
+use switchformer_nn::{Output, Point, Size, Trace};
 use switchformer_zoo::Opened;
 use switchformer_zoo::save::json_bytes;
 
-use crate::error::Result;
+pub use batch::{Batch, Losses, Target, Term, logits};
+pub use kind::{TASKS, Tables, TaskKind};
+
+use crate::error::{Error, Result};
 use crate::loss::label_loss;
 use crate::metric::{Stats, bootstrap};
-use crate::net::answer;
-use crate::recipe::{Eval, Recipe, TaskKind};
+use crate::recipe::Recipe;
 
 /// Where a task finds its data.
 #[derive(Clone, Debug, Default)]
@@ -33,28 +38,6 @@ pub struct Places {
     pub shared: PathBuf,
     /// Folder of the tokenizer, in the place of one that is trained on the texts.
     pub words: Option<PathBuf>,
-}
-
-/// One batch.
-pub struct Batch {
-    /// What the model reads.
-    pub input: Input,
-    /// Right class of every row of the answer, `[n]`.
-    pub labels: Vec<u32>,
-    /// Images or tokens in it.
-    pub size: usize,
-    /// The task it is for, where a model has a gate and an answer for each of several.
-    pub task: Option<usize>,
-}
-
-impl Batch {
-    /// A point for this batch: the gate of its task, where it is for one.
-    pub fn at(&self, point: &Point) -> Point {
-        match self.task {
-            Some(task) => point.clone().with("experts", json!({"router": "task", "task": task})),
-            None => point.clone(),
-        }
-    }
 }
 
 /// Rows that each expert took, bank by bank.
@@ -71,32 +54,56 @@ pub trait Task {
     fn complete(&self, model: &mut Map<String, Value>);
     /// A training batch; batches count from 0.
     fn batch(&mut self, index: u64) -> Result<Batch>;
-    /// Loss of one answer. Shapes: logits `[n, classes]` -> scalar.
-    fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
-        label_loss(logits, &batch.labels, smoothing)
+    /// Loss of one answer: cross-entropy of its logits unless a task has another.
+    fn loss(&self, out: &Output, batch: &Batch) -> Result<Losses> {
+        class_loss(logits(out)?, &batch.target)
+    }
+    /// Scores that two passes over a batch are drawn together by, one tensor a head: the logits unless a task has others.
+    /// Shapes: each `[n, classes]`.
+    fn scores(&self, out: &Output) -> Result<Vec<Tensor>> {
+        Ok(vec![logits(out)?.clone()])
     }
     /// The batches of the validation loss.
     fn valid(&self) -> Result<Vec<Batch>>;
     /// Files that the exported folder needs beside the model.
     fn files(&self, config: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>>;
-    /// Training texts of one language, where the task knows languages.
-    fn texts(&self, language: &str) -> Vec<&str> {
-        let _ = language;
-        Vec::new()
+    /// Vocabularies that the trained model is cut to and measured with, where a recipe asks for some.
+    fn trims(&self) -> Option<Trims<'_>> {
+        None
     }
     /// Measures an exported model on the test split.
-    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures>;
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures>;
+}
+
+/// Vocabularies to cut a model to.
+pub struct Trims<'a> {
+    /// Language of the texts.
+    pub language: &'a str,
+    /// The texts whose tokens stay.
+    pub texts: Vec<&'a str>,
+    /// How often a token must occur to stay, by the name of the vocabulary.
+    pub min_counts: &'a BTreeMap<String, u64>,
 }
 
 /// The task of a recipe.
 pub fn open(recipe: &Recipe, places: &Places) -> Result<Box<dyn Task>> {
-    Ok(match recipe.data.task {
-        TaskKind::Images => Box::new(images::Images::open(recipe, places)?),
-        TaskKind::Questions => Box::new(questions::Questions::open(recipe, places)?),
-        TaskKind::Scenes => Box::new(scenes::Scenes::open(recipe, places)?),
-        TaskKind::SpanCorruption => Box::new(spans::Spans::open(recipe, places)?),
-        TaskKind::Translate => Box::new(translate::Pairs::open(recipe, places)?),
-    })
+    let kind = TaskKind::find(&recipe.data.task).map_err(|what| Error::config("data.task", what))?;
+    kind.open(recipe, places)
+}
+
+/// The `[eval]` of a task that reads nothing there.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoEval {}
+
+/// The first of the checks that fails.
+pub(crate) fn all_hold(checks: &[(bool, &str)]) -> Result<(), String> {
+    checks.iter().find(|(ok, _)| !ok).map_or(Ok(()), |(_, why)| Err((*why).to_string()))
+}
+
+/// Cross-entropy of the classes of a target. Shapes: logits `[n, classes]`.
+fn class_loss(logits: &Tensor, target: &Target) -> Result<Losses> {
+    Ok(Losses::of("classes", label_loss(logits, target.class_ids()?, target.smoothing())?))
 }
 
 /// Resamples of an interval, its level, and their seed.
@@ -112,19 +119,19 @@ fn with_interval(figures: &mut Figures, name: &str, stats: &Stats, score: impl F
     Ok(())
 }
 
-/// Mean loss over the labels of batches, and how evenly experts were met: 1 where each took an equal share of the rows
+/// Mean loss over batches, and how evenly experts were met: 1 where each took an equal share of the rows
 /// of its bank, 0 where one took all; absent without experts.
 fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figures> {
-    let (mut sum, mut n) = (0f64, 0usize);
+    let (mut sum, mut weight) = (0f64, 0f64);
     let mut loads = Loads::new();
     for batch in batches {
         let (out, trace) = opened.run(point, &batch.input)?;
-        let loss = label_loss(&answer(&out)?, &batch.labels, 0.0)?.to_scalar::<f32>()?;
-        sum += f64::from(loss) * batch.labels.len() as f64;
-        n += batch.labels.len();
+        let loss = class_loss(logits(&out)?, &batch.target)?.total()?.to_scalar::<f32>()?;
+        sum += f64::from(loss) * batch.weight;
+        weight += batch.weight;
         gather_loads(&trace, &mut loads);
     }
-    let mut figures = Figures::from([("loss".to_string(), sum / n.max(1) as f64)]);
+    let mut figures = Figures::from([("loss".to_string(), sum / weight.max(1.0))]);
     let experts = opened.switches.host().experts.as_ref().map_or(1, |o| o.experts);
     if experts > 1 && !loads.is_empty() {
         let even: f64 = loads.values().map(|load| evenness(load.values().copied(), experts)).sum();

@@ -5,22 +5,24 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::eda::{vary, vary_around};
 use switchformer_data::squad::Offsets;
 use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
-use switchformer_nn::Point;
 use switchformer_nn::config::ConfigMap;
+use switchformer_nn::{Output, Point};
 use switchformer_zoo::Opened;
 
-use super::back_translation::SaidAgain;
-use super::corpus::Packing;
-use super::{Batch, Figures, Places, Task, with_interval};
+use super::back_translation::{BackTranslation, SaidAgain};
+use super::corpus::{Packing, max_len};
+use super::kind::Setup;
+use super::{Batch, Figures, Losses, Places, Target, Task, all_hold, with_interval};
 use crate::error::{Error, Result};
 use crate::loss::span_loss;
 use crate::metric::Answers;
 use crate::reading::{answer_all, input};
-use crate::recipe::{Eval, Recipe};
+use crate::recipe::Recipe;
 
 /// Usual folder of the files.
 const HOME: &str = "models/squad";
@@ -47,6 +49,48 @@ struct Sample {
     places: [u32; 2],
 }
 
+/// `[data]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// `squad`.
+    set: String,
+    /// Questions that are trained on at most (0 = all).
+    #[serde(default)]
+    limit: usize,
+    /// Questions that the validation loss is over.
+    #[serde(default)]
+    valid: usize,
+    /// Most tokens of a question and a passage; longer passages are read in windows.
+    #[serde(default = "max_len")]
+    max_len: usize,
+    /// Tokens that neighbouring windows of a passage share.
+    #[serde(default = "overlap")]
+    overlap: usize,
+    /// Variations of every question and passage that are trained on beside them.
+    #[serde(default)]
+    eda: usize,
+    /// Models that say every question and passage again, to be trained on beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    back: Option<BackTranslation>,
+}
+
+fn overlap() -> usize {
+    128
+}
+
+/// `[eval]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Eval {
+    /// Questions of each set that are answered (0 = all).
+    #[serde(default)]
+    questions: usize,
+}
+
+/// Name of the places in a target: first and last row of each member's answer in turn, `[2 * members]`.
+const SPANS: &str = "spans";
+
 pub(super) struct Questions {
     home: PathBuf,
     start: PathBuf,
@@ -57,11 +101,34 @@ pub(super) struct Questions {
     /// Numbers of the questions of `dev` that are not trained on.
     held: Vec<u32>,
     packing: Packing,
+    /// Questions of each set that are answered (0 = all).
+    asked: usize,
 }
 
-impl Questions {
-    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
-        let data = &recipe.data;
+impl Setup for Questions {
+    const NAME: &'static str = "questions";
+    type Data = Data;
+    type Eval = Eval;
+
+    fn check(data: &Data, _: &Eval, recipe: &Recipe) -> Result<(), String> {
+        let (t, s) = (&recipe.train, &recipe.switch);
+        all_hold(&[
+            (data.set == "squad", "data.set must be \"squad\" for questions"),
+            (recipe.start.is_some(), "data.task = \"questions\" needs start.folder, a model with its tokenizer"),
+            (
+                t.label_smoothing == 0.0 && s.draws == 1 && s.bits.is_empty() && s.exits.is_empty(),
+                "data.task = \"questions\" has no label_smoothing, draws, bits or exits",
+            ),
+            (data.eda <= 16, "data.eda must be at most 16"),
+            ((8..=4_096).contains(&data.max_len), "data.max_len must be 8 to 4,096"),
+        ])
+    }
+
+    fn validates(data: &Data) -> bool {
+        data.valid > 0
+    }
+
+    fn open(data: Data, eval: Eval, recipe: &Recipe, places: &Places) -> Result<Self> {
         let home = places.data.clone().unwrap_or_else(|| HOME.into());
         let start = recipe.start.as_ref().map(|s| s.folder.clone()).unwrap_or_default();
         let reader = Reader::new(Tokenizer::load(&start, None)?, data.max_len, data.overlap)?;
@@ -105,9 +172,12 @@ impl Questions {
             .collect::<Result<_>>()?;
         let lengths = train.iter().map(|s| s.window.ids.len() as u32).collect();
         let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, &home)?;
-        Ok(Questions { home, start, reader, train, valid: valid.into_iter().flatten().collect(), dev, held, packing })
+        let (valid, asked) = (valid.into_iter().flatten().collect(), eval.questions);
+        Ok(Questions { home, start, reader, train, valid, dev, held, packing, asked })
     }
+}
 
+impl Questions {
     fn score(&self, opened: &Opened, point: &Point, set: &Squad, asked: &[u32], name: &str) -> Result<Figures> {
         let given = answer_all(opened, point, &self.reader, set, asked)?;
         let accepted: Vec<Vec<&str>> = asked.iter().map(|i| set.answers(*i as usize)).collect();
@@ -126,7 +196,7 @@ fn open(home: &Path, name: &str) -> Result<Squad> {
     if !path.exists() {
         let what = format!("{} holds no {name}", home.display());
         let hint = "scripts/fetch-models.sh squad fetches it; name another folder with --data";
-        return Err(Error::Nn(switchformer_nn::Error::input(what, hint)));
+        return Err(Error::input(what, hint));
     }
     Ok(Squad::open(path, Offsets::Nearest)?)
 }
@@ -176,7 +246,8 @@ fn samples(reader: &Reader, set: &Squad, question: u32, said: Said<'_>) -> Resul
 fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> {
     let input = input(samples.clone().map(|s| &s.window))?;
     let size = samples.clone().map(|s| s.window.ids.len()).sum();
-    Ok(Batch { input, labels: samples.flat_map(|s| s.places).collect(), size, task: None })
+    let places: Vec<u32> = samples.flat_map(|s| s.places).collect();
+    Ok(Batch { input, weight: places.len() as f64, target: Target::new().with_ids(SPANS, places), size, task: None })
 }
 
 impl Task for Questions {
@@ -188,11 +259,15 @@ impl Task for Questions {
         let (_, picked) = self.packing.take(index)?;
         make(picked.iter().map(|i| &self.train[*i as usize]))
     }
-    fn loss(&self, logits: &Tensor, batch: &Batch, _: f64) -> Result<Tensor> {
-        match &batch.input {
-            switchformer_nn::Input::Tokens { rows, .. } => span_loss(logits, rows, &batch.labels),
-            _ => Err(Error::Nn(switchformer_nn::Error::input("questions are texts", "this is a bug"))),
-        }
+    fn loss(&self, out: &Output, batch: &Batch) -> Result<Losses> {
+        let side = |name: &str| {
+            let none =
+                || Error::input(format!("this model gives no `{name}`"), "name one that finds answers in passages");
+            out.get_rows(name).ok_or_else(none)
+        };
+        let ((start, rows), (end, _)) = (side("start_logits")?, side("end_logits")?);
+        let scores = Tensor::stack(&[start, end], 1)?; // [total, 2]
+        Ok(Losses::of("spans", span_loss(&scores, rows, batch.target.ids(SPANS)?)?))
     }
     fn valid(&self) -> Result<Vec<Batch>> {
         let longest = self.valid.iter().map(|s| s.window.ids.len()).max().unwrap_or(1);
@@ -201,15 +276,15 @@ impl Task for Questions {
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
         let kept = names.iter().map(|name| (name, self.start.join(name))).filter(|(_, path)| path.exists());
-        let read = |path: &Path| std::fs::read(path).map_err(|e| Error::Nn(switchformer_nn::Error::io(path, e)));
+        let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
         kept.map(|(name, path)| Ok((name.to_string(), read(&path)?))).collect()
     }
-    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
-        let mut figures = self.score(opened, point, &self.dev, &mixed(&self.held, eval.questions), "squad")?;
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
+        let mut figures = self.score(opened, point, &self.dev, &mixed(&self.held, self.asked), "squad")?;
         for (name, file) in SHIFTED {
             let set = open(&self.home, file)?;
             let all: Vec<u32> = (0..set.questions.len() as u32).collect();
-            figures.extend(self.score(opened, point, &set, &mixed(&all, eval.questions), name)?);
+            figures.extend(self.score(opened, point, &set, &mixed(&all, self.asked), name)?);
         }
         Ok(figures)
     }
@@ -247,6 +322,6 @@ mod tests {
             }
         }
         let batch = make(samples(&reader, &set, 0, Said::AsItIs).unwrap().iter()).unwrap();
-        assert_eq!((batch.labels, batch.size), (vec![9, 10], 12));
+        assert_eq!((batch.target.ids(SPANS).unwrap(), batch.size), (&[9, 10][..], 12));
     }
 }

@@ -2,18 +2,19 @@
 //! of a run take turns, so with `train.accumulate` at their number every step learns all of them on the same scenes.
 
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_data::scenes::{CLASSES, SIDE, Scene};
 use switchformer_data::{Dataset, FashionMnist};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Error as NnError, Input, Point};
+use switchformer_nn::{Input, Output, Point};
 use switchformer_zoo::Opened;
 
-use super::{Batch, Figures, Loads, Places, Task, gather_loads, preprocessor};
+use super::kind::Setup;
+use super::{Batch, Figures, Loads, Losses, Places, Target, Task, all_hold, class_loss, gather_loads, preprocessor};
 use crate::error::{Error, Result};
-use crate::loss::label_loss;
 use crate::metric::maps::Confusion;
-use crate::recipe::{Eval, Recipe};
+use crate::recipe::Recipe;
 
 /// Scenes of a validation or test batch.
 const BATCH: usize = 32;
@@ -66,10 +67,37 @@ impl Kind {
             Some(kinds) if !kinds.is_empty() => Ok(kinds),
             _ => {
                 let what = "must name tasks of scenes: \"segments\", \"edges\"";
-                Err(Error::Nn(NnError::config("model.tasks", what)))
+                Err(Error::config("model.tasks", what))
             }
         }
     }
+}
+
+/// `[data]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// Where the pieces of scenes come from: `fashion-mnist`.
+    set: String,
+    /// Compose of the first this many garments only (0 = all).
+    #[serde(default)]
+    limit: usize,
+    /// Scenes that the validation loss is over.
+    #[serde(default)]
+    valid: usize,
+}
+
+/// `[eval]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Eval {
+    /// Scenes that are measured.
+    #[serde(default = "measured")]
+    scenes: usize,
+}
+
+fn measured() -> usize {
+    MEASURED
 }
 
 pub(super) struct Scenes {
@@ -78,16 +106,39 @@ pub(super) struct Scenes {
     kinds: Vec<Kind>,
     seed: u64,
     batch: usize,
+    smoothing: f64,
     held: usize,
+    measured: usize,
 }
 
-impl Scenes {
-    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
+impl Setup for Scenes {
+    const NAME: &'static str = "scenes";
+    type Data = Data;
+    type Eval = Eval;
+
+    fn check(data: &Data, _: &Eval, recipe: &Recipe) -> Result<(), String> {
+        let s = &recipe.switch;
+        all_hold(&[
+            (data.set == "fashion-mnist", "data.set must be \"fashion-mnist\" for scenes"),
+            (
+                s.draws == 1 && s.bits.is_empty() && s.exits.is_empty() && s.experts.is_none(),
+                "data.task = \"scenes\" has no draws, bits, exits or experts setting: each batch names its task",
+            ),
+        ])
+    }
+
+    fn validates(data: &Data) -> bool {
+        data.valid > 0
+    }
+
+    fn open(data: Data, eval: Eval, recipe: &Recipe, places: &Places) -> Result<Self> {
         let source = FashionMnist::open(places.data.as_deref())?;
         let garments = source.train()?;
-        let garments = if recipe.data.limit > 0 { garments.head(recipe.data.limit) } else { garments };
-        let (seed, batch, held) = (recipe.seed, recipe.train.batch, recipe.data.valid);
-        Ok(Scenes { garments, source, kinds: Kind::all_of(&recipe.model)?, seed, batch, held })
+        let garments = if data.limit > 0 { garments.head(data.limit) } else { garments };
+        let (seed, batch, smoothing) = (recipe.seed, recipe.train.batch, recipe.train.label_smoothing);
+        let kinds = Kind::all_of(&recipe.model)?;
+        let measured = if eval.scenes > 0 { eval.scenes } else { MEASURED };
+        Ok(Scenes { garments, source, kinds, seed, batch, smoothing, held: data.valid, measured })
     }
 }
 
@@ -99,7 +150,8 @@ fn make(garments: &Dataset, seed: u64, from: u64, n: usize, (task, kind): (usize
     let gray = scenes.iter().flat_map(|s| &s.image).map(|g| (f32::from(*g) / 255.0 - mean) / deviation).collect();
     let input = Input::Pixels(Tensor::from_vec::<_, f32>(gray, (n, 1, SIDE, SIDE), &Device::Cpu)?);
     let labels = scenes.iter().flat_map(|s| kind.labels(s)).map(|l| u32::from(*l)).collect();
-    Ok(Batch { input, labels, size: n, task: Some(task) })
+    let weight = (n * SIDE * SIDE) as f64;
+    Ok(Batch { input, target: Target::classes(labels), weight, size: n, task: Some(task) })
 }
 
 /// Pixels as rows. Shapes: `[b, channels, h, w] -> [b * h * w, channels]`.
@@ -122,11 +174,17 @@ impl Task for Scenes {
         let tasks = self.kinds.len() as u64;
         let task = (index % tasks) as usize;
         let from = index / tasks * self.batch as u64;
-        make(&self.garments, self.seed, from, self.batch, (task, self.kinds[task]))
+        let mut batch = make(&self.garments, self.seed, from, self.batch, (task, self.kinds[task]))?;
+        batch.target = batch.target.smoothed(self.smoothing);
+        Ok(batch)
     }
 
-    fn loss(&self, logits: &Tensor, batch: &Batch, smoothing: f64) -> Result<Tensor> {
-        label_loss(&rows(logits)?, &batch.labels, smoothing)
+    fn loss(&self, out: &Output, batch: &Batch) -> Result<Losses> {
+        class_loss(&rows(out.get("logits")?)?, &batch.target)
+    }
+
+    fn scores(&self, out: &Output) -> Result<Vec<Tensor>> {
+        Ok(vec![rows(out.get("logits")?)?])
     }
 
     fn valid(&self) -> Result<Vec<Batch>> {
@@ -145,8 +203,8 @@ impl Task for Scenes {
 
     /// Figures of every task of the model on scenes of the test garments, multiply-adds of a scene for each task, how many
     /// experts of a bank its rows met, and the share of their choices that two tasks have in common.
-    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
-        let n = if eval.scenes > 0 { eval.scenes } else { MEASURED };
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
+        let n = self.measured;
         let garments = self.source.test()?;
         let mut figures = Figures::new();
         let mut loads: Vec<Loads> = Vec::new();
@@ -156,7 +214,10 @@ impl Task for Scenes {
                 let batch = make(&garments, TEST, from as u64, BATCH.min(n - from), (task, kind))?;
                 let (out, trace) = opened.run(&batch.at(point), &batch.input)?;
                 let answers: Vec<u32> = rows(out.get("logits")?)?.argmax(1)?.to_vec1()?;
-                answers.iter().zip(&batch.labels).for_each(|(got, right)| seen.add(*right as usize, *got as usize));
+                answers
+                    .iter()
+                    .zip(batch.target.class_ids()?)
+                    .for_each(|(got, right)| seen.add(*right as usize, *got as usize));
                 macs += trace.macs;
                 gather_loads(&trace, &mut load);
             }

@@ -1,18 +1,21 @@
 //! Span corruption (T5, arXiv 1910.10683): stretches of a text are cut out and a mark put in their place; the decoder
 //! writes every mark and what stood there.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::{Rng, Split};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Input, Point};
 use switchformer_zoo::Opened;
 
-use super::corpus::{Packing, SENTINELS, Text, Words, sentinel, shifted, texts};
-use super::{Batch, Figures, Places, Task, mean_loss, text_folder};
+use super::corpus::{Packing, SENTINELS, Source, Text, Words, max_len, sentinel, shifted, texts, vocab};
+use super::kind::Setup;
+use super::{Batch, Figures, Places, Target, Task, Trims, all_hold, mean_loss, text_folder};
 use crate::error::Result;
-use crate::recipe::{Data, Eval, Recipe};
+use crate::recipe::Recipe;
 
 /// Fewest tokens of a text that is used.
 const SHORTEST: usize = 8;
@@ -25,6 +28,55 @@ const TEXTS: usize = 500;
 /// Most texts of the test split that are measured.
 const MEASURED: usize = 1_000;
 
+/// `[data]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// `debian` (descriptions of packages) or `text` (files of one's own).
+    set: String,
+    /// Languages as Debian names them; English alone where empty.
+    #[serde(default)]
+    languages: Vec<String>,
+    /// Texts of each language at most (0 = all).
+    #[serde(default)]
+    limit: usize,
+    /// Texts of the validation split that the validation loss is over.
+    #[serde(default)]
+    valid: usize,
+    /// Pieces of the tokenizer that is trained on the training split.
+    #[serde(default = "vocab")]
+    vocab: usize,
+    /// Most tokens of a text; longer ones are cut into pieces.
+    #[serde(default = "max_len")]
+    max_len: usize,
+    /// Share of the tokens that are cut out.
+    #[serde(default = "noise")]
+    noise: f64,
+    /// Mean length of what is cut out at one place.
+    #[serde(default = "span")]
+    span: f64,
+}
+
+fn noise() -> f64 {
+    0.15
+}
+fn span() -> f64 {
+    3.0
+}
+
+/// `[eval]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Eval {
+    /// The one language that is measured; all where empty.
+    #[serde(default)]
+    language: String,
+    /// Vocabularies that the model is cut to afterwards, by name: tokens that occur in the training texts of `language` at
+    /// least so often stay. Each is measured beside the whole.
+    #[serde(default)]
+    trims: BTreeMap<String, u64>,
+}
+
 pub(super) struct Spans {
     words: Words,
     sentinels: Vec<u32>,
@@ -36,18 +88,42 @@ pub(super) struct Spans {
     all: Vec<Text>,
     packing: Packing,
     settings: Data,
+    eval: Eval,
     seed: u64,
     budget: usize,
+    smoothing: f64,
 }
 
-impl Spans {
-    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
-        let data = &recipe.data;
-        let all = texts(data, places)?;
-        let words = Words::of(data, places, all.iter().filter(|t| t.split == Split::Train).map(|t| t.text.as_str()))?;
+impl Setup for Spans {
+    const NAME: &'static str = "span-corruption";
+    type Data = Data;
+    type Eval = Eval;
+
+    fn check(data: &Data, eval: &Eval, _: &Recipe) -> Result<(), String> {
+        let known = eval.language.is_empty() || data.languages.contains(&eval.language);
+        all_hold(&[
+            (data.set == "debian" || data.set == "text", "data.set must be \"debian\" or \"text\" for span-corruption"),
+            (data.set == "debian" || data.languages.is_empty(), "data.languages are for \"debian\""),
+            (known, "eval.language must be among data.languages"),
+            (eval.trims.is_empty() || !eval.language.is_empty(), "eval.trims needs eval.language"),
+            (data.noise > 0.0 && data.noise <= 0.5, "data.noise must be above 0 and up to 0.5"),
+            (data.span >= 1.0, "data.span must be at least 1"),
+        ])?;
+        Source::of(&data.set, data.limit, data.vocab).check(data.max_len)
+    }
+
+    fn validates(data: &Data) -> bool {
+        data.valid > 0
+    }
+
+    fn open(data: Data, eval: Eval, recipe: &Recipe, places: &Places) -> Result<Self> {
+        let source = Source::of(&data.set, data.limit, data.vocab);
+        let all = texts(&source, &data.languages, places)?;
+        let own = all.iter().filter(|t| t.split == Split::Train).map(|t| t.text.as_str());
+        let words = Words::of(&source, places, own)?;
         let sentinels = (0..SENTINELS).filter_map(|i| words.tokenizer.token_to_id(&sentinel(i))).collect();
         let (mut train, mut valid, mut test, mut tested) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        let language = &recipe.eval.language;
+        let language = &eval.language;
         let asked = |t: &Text| language.is_empty() || t.language == *language;
         // By number of texts where vocabularies are compared, so that the texts are the same.
         let mut left = if language.is_empty() { usize::MAX } else { TEXTS };
@@ -66,13 +142,29 @@ impl Spans {
             ids.pop(); // the end token belongs behind the marks
             part.extend(ids.chunks(data.max_len).filter(|c| c.len() >= SHORTEST).map(<[u32]>::to_vec));
         }
-        let budget = recipe.train.batch;
         let lengths = train.iter().map(|t| t.len() as u32).collect();
-        let packing = Packing::new(lengths, budget, recipe.seed, text_folder(places))?;
-        let settings = data.clone();
-        Ok(Spans { words, sentinels, train, valid, test, tested, all, packing, settings, seed: recipe.seed, budget })
+        let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, text_folder(places))?;
+        let (seed, budget, smoothing) = (recipe.seed, recipe.train.batch, recipe.train.label_smoothing);
+        let settings = data;
+        Ok(Spans {
+            words,
+            sentinels,
+            train,
+            valid,
+            test,
+            tested,
+            all,
+            packing,
+            settings,
+            eval,
+            seed,
+            budget,
+            smoothing,
+        })
     }
+}
 
+impl Spans {
     /// Texts with their cuts as one batch; a text is named by its index in its split.
     fn make(&self, texts: &[Vec<u32>], picked: &[u32], seed: u64, epoch: u64) -> Result<Batch> {
         let d = &self.settings;
@@ -86,7 +178,8 @@ impl Spans {
             sources.push(source);
             labels.extend(target);
         }
-        Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size, task: None })
+        let input = Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?;
+        Ok(Batch { input, weight: labels.len() as f64, target: Target::classes(labels), size, task: None })
     }
 
     /// A split in batches, its cuts the same for every recipe and seed.
@@ -106,7 +199,9 @@ impl Task for Spans {
     }
     fn batch(&mut self, index: u64) -> Result<Batch> {
         let (epoch, picked) = self.packing.take(index)?;
-        self.make(&self.train, &picked, self.seed, epoch)
+        let mut batch = self.make(&self.train, &picked, self.seed, epoch)?;
+        batch.target = batch.target.smoothed(self.smoothing);
+        Ok(batch)
     }
     fn valid(&self) -> Result<Vec<Batch>> {
         self.fixed(&self.valid)
@@ -114,15 +209,15 @@ impl Task for Spans {
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         self.words.files()
     }
-    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
         let batches = self.fixed(&self.test)?;
         let begun = Instant::now();
         let mut figures = mean_loss(opened, point, &batches)?;
-        if !eval.language.is_empty() {
-            let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
+        if !self.eval.language.is_empty() {
+            let labels: f64 = batches.iter().map(|b| b.weight).sum();
             let read: usize = batches.iter().map(|b| b.size).sum();
             // Vocabularies cut a text into other tokens; its bytes are the same for all.
-            let nats = figures["loss"] * labels as f64 / self.tested.max(1) as f64;
+            let nats = figures["loss"] * labels / self.tested.max(1) as f64;
             figures.insert("nats a kB".into(), 1e3 * nats);
             figures.insert("kB a second".into(), self.tested as f64 / 1e3 / begun.elapsed().as_secs_f64());
             figures.insert("tokens a kB".into(), 1e3 * read as f64 / self.tested.max(1) as f64);
@@ -132,9 +227,12 @@ impl Task for Spans {
         }
         Ok(figures)
     }
-    fn texts(&self, language: &str) -> Vec<&str> {
-        let own = self.all.iter().filter(|t| t.split == Split::Train && t.language == language);
-        own.map(|t| t.text.as_str()).collect()
+    fn trims(&self) -> Option<Trims<'_>> {
+        let language = self.eval.language.as_str();
+        let own = || self.all.iter().filter(|t| t.split == Split::Train && t.language == language);
+        let texts = || own().map(|t| t.text.as_str()).collect();
+        let min_counts = &self.eval.trims;
+        (!min_counts.is_empty()).then(|| Trims { language, texts: texts(), min_counts })
     }
 }
 

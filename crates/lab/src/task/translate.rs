@@ -1,21 +1,57 @@
 //! Translation of sentences from English, or into it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::Split;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Input, Point};
 use switchformer_zoo::Opened;
 
-use super::corpus::{Packing, Words, pairs, shifted};
-use super::{Batch, Figures, Places, Task, mean_loss, text_folder, with_interval};
+use super::corpus::{Packing, Source, Words, max_len, pairs, shifted, vocab};
+use super::kind::Setup;
+use super::{Batch, Figures, Places, Target, Task, all_hold, mean_loss, text_folder, with_interval};
 use crate::error::Result;
 use crate::metric::{Bleu, Chrf};
-use crate::recipe::{Eval, Recipe};
+use crate::recipe::Recipe;
 
 /// Sentences that are written at once.
 const AT_ONCE: usize = 32;
 /// Most pairs of the test split that the loss is over.
 const MEASURED: usize = 1_000;
+
+/// `[data]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    /// `debian` (descriptions of packages) or `multiemo` (sentences of opinions).
+    set: String,
+    /// The other language, as Debian or MultiEmo names it.
+    language: String,
+    /// Translate into English, not from it.
+    #[serde(default)]
+    reverse: bool,
+    /// Pairs at most (0 = all).
+    #[serde(default)]
+    limit: usize,
+    /// Pairs of the validation split that the validation loss is over.
+    #[serde(default)]
+    valid: usize,
+    /// Pieces of the tokenizer that is trained on the training split.
+    #[serde(default = "vocab")]
+    vocab: usize,
+    /// Most tokens of a sentence; longer pairs are left out.
+    #[serde(default = "max_len")]
+    max_len: usize,
+}
+
+/// `[eval]` of the task.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Eval {
+    /// Sentences that are translated for BLEU (0 = all of the test split).
+    #[serde(default)]
+    sentences: usize,
+}
 
 /// A pair of sentences as tokens, the end token last in both.
 struct Sample {
@@ -32,14 +68,40 @@ pub(super) struct Pairs {
     references: Vec<String>,
     packing: Packing,
     max_len: usize,
+    smoothing: f64,
+    /// Sentences that are translated (0 = all).
+    sentences: usize,
 }
 
-impl Pairs {
-    pub(super) fn open(recipe: &Recipe, places: &Places) -> Result<Self> {
-        let data = &recipe.data;
-        let all = pairs(data, places)?;
+impl Setup for Pairs {
+    const NAME: &'static str = "translate";
+    type Data = Data;
+    type Eval = Eval;
+
+    fn check(data: &Data, _: &Eval, _: &Recipe) -> Result<(), String> {
+        all_hold(&[
+            (
+                data.set == "debian" || data.set == "multiemo",
+                "data.set must be \"debian\" or \"multiemo\" for translate",
+            ),
+            (!data.language.is_empty(), "data.language must name the other language"),
+            (
+                data.language.chars().all(|c| c.is_ascii_alphabetic() || c == '_'),
+                "data.language must be letters, as in pt_BR",
+            ),
+        ])?;
+        Source::of(&data.set, data.limit, data.vocab).check(data.max_len)
+    }
+
+    fn validates(data: &Data) -> bool {
+        data.valid > 0
+    }
+
+    fn open(data: Data, eval: Eval, recipe: &Recipe, places: &Places) -> Result<Self> {
+        let from = Source::of(&data.set, data.limit, data.vocab);
+        let all = pairs(&from, &data.language, places)?;
         let own = all.iter().filter(|p| p.split == Split::Train);
-        let words = Words::of(data, places, own.flat_map(|p| [p.english.as_str(), p.other.as_str()]))?;
+        let words = Words::of(&from, places, own.flat_map(|p| [p.english.as_str(), p.other.as_str()]))?;
         let (mut train, mut valid, mut test, mut references) = (vec![], vec![], vec![], vec![]);
         for pair in &all {
             let part = match pair.split {
@@ -60,7 +122,8 @@ impl Pairs {
         }
         let lengths = train.iter().map(|s| (s.source.len() + s.target.len()) as u32).collect();
         let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, text_folder(places))?;
-        Ok(Pairs { words, train, valid, test, references, packing, max_len: data.max_len })
+        let (max_len, smoothing, sentences) = (data.max_len, recipe.train.label_smoothing, eval.sentences);
+        Ok(Pairs { words, train, valid, test, references, packing, max_len, smoothing, sentences })
     }
 }
 
@@ -69,7 +132,8 @@ fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> 
     let inputs: Vec<Vec<u32>> = samples.clone().map(|s| shifted(&s.target)).collect();
     let labels: Vec<u32> = samples.flat_map(|s| s.target.iter().copied()).collect();
     let size = sources.iter().map(|s| s.len()).sum::<usize>() + labels.len();
-    Ok(Batch { input: Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?, labels, size, task: None })
+    let input = Input::pair(Input::tokens(&sources)?, Input::tokens(&inputs)?)?;
+    Ok(Batch { input, weight: labels.len() as f64, target: Target::classes(labels), size, task: None })
 }
 
 impl Task for Pairs {
@@ -81,7 +145,9 @@ impl Task for Pairs {
     }
     fn batch(&mut self, index: u64) -> Result<Batch> {
         let (_, picked) = self.packing.take(index)?;
-        make(picked.iter().map(|i| &self.train[*i as usize]))
+        let mut batch = make(picked.iter().map(|i| &self.train[*i as usize]))?;
+        batch.target = batch.target.smoothed(self.smoothing);
+        Ok(batch)
     }
     fn valid(&self) -> Result<Vec<Batch>> {
         self.valid.chunks(AT_ONCE).map(|part| make(part.iter())).collect()
@@ -89,10 +155,10 @@ impl Task for Pairs {
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         self.words.files()
     }
-    fn measure(&self, opened: &Opened, point: &Point, eval: &Eval) -> Result<Figures> {
+    fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
         let batches: Vec<Batch> = self.test.chunks(AT_ONCE).map(|part| make(part.iter())).collect::<Result<_>>()?;
         let mut figures = mean_loss(opened, point, &batches)?;
-        let n = if eval.sentences == 0 { self.test.len() } else { eval.sentences.min(self.test.len()) };
+        let n = if self.sentences == 0 { self.test.len() } else { self.sentences.min(self.test.len()) };
         let mut written = Vec::with_capacity(n);
         for part in self.test[..n].chunks(AT_ONCE) {
             let source = Input::tokens(&part.iter().map(|s| s.source.as_slice()).collect::<Vec<_>>())?;
