@@ -13,12 +13,10 @@ pub mod metric;
 pub mod net;
 pub mod optim;
 pub mod points;
-pub mod reading;
 pub mod recipe;
 pub mod report;
 pub mod study;
 pub mod task;
 pub mod train;
-pub mod trim;
 
 pub use error::{Error, Result};

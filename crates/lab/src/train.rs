@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use switchformer_compress::hash::{HashFit, hash_attention};
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Input, record};
 use switchformer_switch::Plan;
-use switchformer_zoo::hash::{HashFit, hash_attention};
 
 use crate::checkpoint::{Checkpoints, Keep, Manifest};
 use crate::curves::write_page;

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use switchformer_compress::hash::HashFit;
 use switchformer_data::IMAGE_SETS;
 use switchformer_data::batch::Augment;
 use switchformer_nn::Point;
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
-use switchformer_zoo::hash::HashFit;
 
 use crate::error::{Error, Result};
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use switchformer_data::eda::{vary, vary_around};
 use switchformer_data::squad::Offsets;
 use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
+use switchformer_infer::tasks::extract_answer::{answer_all, input};
 use switchformer_nn::Point;
 use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
@@ -19,7 +20,6 @@ use super::{Batch, Figures, Places, Task, with_interval};
 use crate::error::{Error, Result};
 use crate::loss::span_loss;
 use crate::metric::Answers;
-use crate::reading::{answer_all, input};
 use crate::recipe::{Eval, Recipe};
 
 /// Usual folder of the files.
