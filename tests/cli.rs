@@ -222,7 +222,8 @@ fn an_encoder_decoder_writes_text_and_takes_both_tensors() {
     let doc = text("5");
     let opened = switchformer::zoo::Opened::open(&model, Default::default()).unwrap();
     let input = switchformer::nn::Input::tokens(&[vec![7u32, 9, 1], vec![3, 1]]).unwrap();
-    let (written, trace) = opened.generate(&switchformer::nn::Point::new(), &input, 5).unwrap();
+    let (written, trace) =
+        switchformer::infer::generate::greedy(&opened, &switchformer::nn::Point::new(), &input, 5).unwrap();
     assert_eq!(doc["macs"], json!(trace.macs));
     for (answer, tokens) in doc["results"].as_array().unwrap().iter().zip(&written) {
         assert_eq!(answer["tokens"], json!(tokens));

@@ -16,7 +16,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("switch", &["nn"]),
     ("zoo", &["switch", "nn"]),
     ("data", &["format"]),
-    ("lab", &["zoo", "switch", "nn", "data"]),
+    ("compress", &["zoo", "switch", "nn", "data"]),
+    ("infer", &["zoo", "switch", "nn", "data"]),
+    ("lab", &["compress", "infer", "zoo", "switch", "nn", "data"]),
+    ("cli", &["lab", "compress", "infer", "zoo", "switch", "nn", "data"]),
 ];
 
 /// The tensor library stays out of rooms that must not know tensors.

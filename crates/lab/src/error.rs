@@ -122,6 +122,24 @@ impl Error {
     }
 }
 
+impl From<switchformer_infer::Error> for Error {
+    fn from(e: switchformer_infer::Error) -> Self {
+        match e {
+            switchformer_infer::Error::Data(e) => Error::Data(e),
+            switchformer_infer::Error::Nn(e) => Error::Nn(e),
+        }
+    }
+}
+
+impl From<switchformer_compress::Error> for Error {
+    fn from(e: switchformer_compress::Error) -> Self {
+        match e {
+            switchformer_compress::Error::Data(e) => Error::Data(e),
+            switchformer_compress::Error::Nn(e) => Error::Nn(e),
+        }
+    }
+}
+
 impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {
         Error::Nn(e.into())

@@ -14,12 +14,10 @@ pub mod net;
 pub mod optim;
 pub mod points;
 mod prepare;
-pub mod reading;
 pub mod recipe;
 pub mod report;
 pub mod study;
 pub mod task;
 pub mod train;
-pub mod trim;
 
 pub use error::{Error, Result};

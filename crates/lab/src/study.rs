@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use switchformer_compress::vocab::trim_vocab;
 use switchformer_data::trim::Keep;
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Folder, Point, json};
@@ -23,7 +24,6 @@ use crate::recipe::Recipe;
 use crate::recipe::study::{Study, StudyRun};
 use crate::task::{self, Figures, Places, Trims};
 use crate::train::{self, TrainOptions};
-use crate::trim::trim_vocab;
 
 const RESULT: &str = "result.json";
 /// Largest file of results.

@@ -115,7 +115,10 @@ fn training_lowers_the_loss_and_the_export_writes() {
     let words = switchformer_data::Tokenizer::load(o.out.join("model"), None).unwrap();
     let ids = words.encode(&["editor for the game"]).unwrap().remove(0).ids;
     let source = switchformer_nn::Input::tokens(&[ids]).unwrap();
-    assert_eq!(opened.generate(&switchformer_nn::Point::new(), &source, 5).unwrap().0.len(), 1);
+    assert_eq!(
+        switchformer_infer::generate::greedy(&opened, &switchformer_nn::Point::new(), &source, 5).unwrap().0.len(),
+        1
+    );
 }
 
 #[test]

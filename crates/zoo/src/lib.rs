@@ -1,9 +1,6 @@
 //! The models, one readable file each, and the registry through which everything else reaches them.
 
 pub mod entry;
-pub mod fold;
-pub mod generate;
-pub mod hash;
 pub mod models;
 pub mod open;
 mod pool;
@@ -11,8 +8,6 @@ mod pyramid;
 pub mod registry;
 pub mod save;
 pub mod timm;
-pub mod trim;
-pub mod upcycle;
 
 pub use entry::{Entry, Trait, Variant};
 pub use open::{OpenOptions, Opened, Pooling};

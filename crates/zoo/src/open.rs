@@ -21,7 +21,7 @@ use crate::registry::find;
 use crate::timm;
 
 /// Largest `config.json` and its small companions.
-pub(crate) const MAX_CONFIG: u64 = 1 << 20;
+pub const MAX_CONFIG: u64 = 1 << 20;
 
 /// Tokens that [`Opened::forecast`] counts.
 pub const TEXT: usize = 128;

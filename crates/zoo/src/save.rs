@@ -28,7 +28,7 @@ pub fn json_bytes(value: &Value) -> Vec<u8> {
 }
 
 /// Files of a checkpoint that is made of the one in `dir`: its companions, a new config and new tensors in one file.
-pub(crate) fn remade(dir: &Path, config: &Map<String, Value>, tensors: &SavedMap) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn remade(dir: &Path, config: &Map<String, Value>, tensors: &SavedMap) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = copies(dir, &["json", "txt", "md"])?;
     files.retain(|name, _| !name.ends_with(".index.json"));
     files.insert("config.json".into(), json_bytes(&Value::Object(config.clone())));
@@ -40,7 +40,7 @@ pub(crate) fn remade(dir: &Path, config: &Map<String, Value>, tensors: &SavedMap
 const MAX_FILES: usize = 1_000;
 
 /// Files of the folder that other tools read, by extension, its licence, and the small ones of its subfolders (`1_Pooling/config.json`).
-pub(crate) fn copies(dir: &Path, kinds: &[&str]) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn copies(dir: &Path, kinds: &[&str]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut files = BTreeMap::new();
     copy_into(&mut files, dir, "", kinds)?;
     for (name, path) in entries(dir)? {

@@ -1,5 +1,4 @@
-//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator, folding of FMViT, extreme
-//! arguments.
+//! What single vision models promise beyond the laws: tasks of M3ViT, the bag of Activator, extreme arguments.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,9 +11,7 @@ use common::{batch, bits, far, flat, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::weights::inspect;
 use switchformer_nn::{Ctx, Error, Input, Model, Output, Point, Taps, Trace, Weights, init, run};
-use switchformer_zoo::fold::fold;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -195,55 +192,7 @@ fn written(dir: &std::path::Path, config: &Json, tensors: &SavedMap) {
 }
 
 #[test]
-fn folded_models_answer_as_their_branches_do() {
-    let temp = tempfile::tempdir().unwrap();
-    let cases = [
-        json!({}),
-        json!({"embed_dims": [8, 16, 24], "depths": [1, 2, 1], "sr_ratios": [2, 2, 1], "img_size": 51}),
-        json!({"mixtures": "all", "frequencies": "low"}),
-        json!({"mixtures": "all", "frequencies": "high"}),
-        json!({"mixtures": "none"}),
-    ];
-    for (i, changes) in cases.into_iter().enumerate() {
-        let config = config("fmvit", changes);
-        let (dir, out) = (temp.path().join(i.to_string()), temp.path().join(format!("{i}-folded")));
-        // Weights and statistics are drawn from names; none of them is one or zero.
-        written(&dir, &config, &saved(&config));
-        let made = fold(&dir, &out).unwrap();
-        let [train, deploy] = [&dir, &out].map(|d| Opened::open(d, OpenOptions::default()).unwrap());
-        assert_eq!(made.params, [train.n_params, deploy.n_params]);
-        assert!(made.layers > 10 && deploy.n_params < train.n_params);
-        let names = |dir: &std::path::Path| {
-            let all = inspect(&dir.join("model.safetensors")).unwrap();
-            all.into_iter().map(|s| s.name).collect::<Vec<_>>()
-        };
-        assert!(names(&dir).iter().any(|n| n.ends_with("running_var")));
-        assert!(names(&out).iter().all(|n| !n.contains("branches") && !n.contains("norm") && !n.contains("running")));
-        let input = batch(train.model.as_ref(), 3);
-        let run = |o: &Opened| o.run(&Point::new(), &input).unwrap();
-        let ((want, much), (got, little)) = (run(&train), run(&deploy));
-        let [want, got] = [want, got].map(|o| flat(o.get("logits").unwrap()));
-        let size = want.iter().fold(0f32, |a, v| a.max(v.abs()));
-        assert!(size > 0.1 && far(&got, &want) <= 1e-5 * size, "{config}: {:e} of {size}", far(&got, &want));
-        assert!(little.macs < much.macs, "{config}");
-    }
-}
-
-#[test]
-fn what_does_not_fold_says_so() {
-    let temp = tempfile::tempdir().unwrap();
-    let refused = |name: &str, config: &Json| {
-        let dir = temp.path().join(name);
-        written(&dir, config, &saved(config));
-        let out = temp.path().join(format!("{name}-out"));
-        let error = fold(&dir, &out).unwrap_err().to_string();
-        assert!(!out.exists());
-        error
-    };
-    assert!(refused("vit", &config("vit", json!({}))).contains("vit has no layer"));
-    assert!(refused("twice", &config("fmvit", json!({"deploy": true}))).contains("folded already"));
-    let dir = temp.path().join("vit");
-    assert!(fold(&dir, &dir).unwrap_err().to_string().contains("exists already"));
+fn unsupported_arguments_of_fmvit_are_named() {
     for (changes, word) in [
         (json!({"mixtures": "some"}), "last, all, none"),
         (json!({"frequencies": "none"}), "mixed, low, high"),

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use switchformer_compress::hash::{HashFit, hash_attention};
 use switchformer_nn::Input;
-use switchformer_zoo::hash::{HashFit, hash_attention};
 use toml::{Table, Value};
 
 use super::Prepare;

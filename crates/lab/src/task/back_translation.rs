@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use switchformer_data::Tokenizer;
+use switchformer_infer::generate::greedy;
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Folder, Input, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
@@ -135,7 +136,7 @@ impl Translator {
         for part in order.chunks(AT_ONCE) {
             let encoded = self.words.encode(&part.iter().map(|i| texts[*i].as_str()).collect::<Vec<_>>())?;
             let source = Input::tokens(&encoded.into_iter().map(|e| e.ids).collect::<Vec<_>>())?;
-            for (i, ids) in part.iter().zip(self.opened.generate(&Point::new(), &source, LONGEST)?.0) {
+            for (i, ids) in part.iter().zip(greedy(&self.opened, &Point::new(), &source, LONGEST)?.0) {
                 out[*i] = self.words.decode(&ids, true)?.trim().to_string();
             }
         }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use switchformer_data::eda::{vary, vary_around};
 use switchformer_data::squad::Offsets;
 use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
+use switchformer_infer::tasks::extract_answer::{answer_all, input};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Output, Point};
 use switchformer_zoo::Opened;
@@ -21,7 +22,6 @@ use super::{Batch, Figures, Losses, Places, Target, Task, all_hold, with_interva
 use crate::error::{Error, Result};
 use crate::loss::span_loss;
 use crate::metric::Answers;
-use crate::reading::{answer_all, input};
 use crate::recipe::Recipe;
 
 /// Usual folder of the files.

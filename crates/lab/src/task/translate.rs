@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::Split;
+use switchformer_infer::generate::greedy;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Input, Point};
 use switchformer_zoo::Opened;
@@ -162,7 +163,7 @@ impl Task for Pairs {
         let mut written = Vec::with_capacity(n);
         for part in self.test[..n].chunks(AT_ONCE) {
             let source = Input::tokens(&part.iter().map(|s| s.source.as_slice()).collect::<Vec<_>>())?;
-            for ids in opened.generate(point, &source, self.max_len)?.0 {
+            for ids in greedy(opened, point, &source, self.max_len)?.0 {
                 written.push(self.words.tokenizer.decode(&ids, true)?);
             }
         }

@@ -1,0 +1,224 @@
+//! `bench`: how long a forward pass takes.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+use switchformer_lab::measure::{gemm_rate, peak_memory, reset_peak, time};
+use switchformer_nn::init::Stream;
+use switchformer_nn::json::{parse, read_capped};
+use switchformer_nn::{Input, InputSpec, Point, machine};
+use switchformer_zoo::Opened;
+
+use super::table::aligned;
+use super::{bench_zoo, open, print, print_json};
+use crate::fail::Fail;
+
+/// `bench MODEL`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// `default`, a model folder, a published size (random weights), or `zoo`: the smallest size of every vision family
+    model: String,
+    /// Operating point: a name of the checkpoint, or JSON
+    #[arg(long)]
+    point: Option<String>,
+    /// Batch sizes [default: 1,8; of `zoo` 1,16]
+    #[arg(long, value_delimiter = ',')]
+    batch: Vec<usize>,
+    /// Tokens per text
+    #[arg(long, value_delimiter = ',', default_values_t = [16, 128])]
+    seq: Vec<usize>,
+    /// Sides of square pictures, in pixels, instead of the model's own
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    side: Vec<usize>,
+    /// File of sequence lengths, one per line or a JSON list: one ragged batch instead of --batch and --seq
+    #[arg(long, value_name = "FILE")]
+    lengths: Option<PathBuf>,
+    /// Sizes that `zoo` times, by name, instead of the smallest of each vision family
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    models: Vec<String>,
+    /// Runs before timing
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warmup: usize,
+    /// Timed runs
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) iters: u32,
+    /// Quantise dense projections to nested 8-bit codes on opening
+    #[arg(long)]
+    nested: bool,
+}
+
+/// One timed case.
+struct Timed {
+    name: String,
+    /// Tokens or images.
+    items: usize,
+    macs: u64,
+    /// Energy by the forecast, as if all were f32.
+    millijoules: f64,
+    /// Median, fastest, slowest.
+    ms: [f64; 3],
+    peak: u64,
+}
+
+/// Times every case and prints median, fastest, slowest and throughput.
+pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
+    if a.model == "zoo" && !Path::new("zoo").exists() {
+        let batch = if a.batch.is_empty() { vec![1, 16] } else { a.batch.clone() };
+        if a.lengths.is_some() || a.point.is_some() || a.nested || !a.side.is_empty() {
+            return Err(Fail::Usage(
+                "`bench zoo` times pictures of each model's own size at full precision: leave --lengths, --point, --side \
+                 and --nested out"
+                    .into(),
+            ));
+        }
+        return bench_zoo::run(a, &a.models, &bounded(&batch, 4096, "--batch")?, as_json);
+    }
+    if !a.models.is_empty() {
+        return Err(Fail::Usage("--models is for `bench zoo`".into()));
+    }
+    let (opened, _) = open(&a.model, a.nested)?;
+    let point = opened.point(a.point.as_deref())?;
+    let results = timed(a, &opened, &point)?;
+    let limit = gemm_rate()?;
+    if as_json {
+        let rows: Vec<Value> = results
+            .iter()
+            .map(|t| {
+                json!({
+                    "case": t.name, "items": t.items, "macs": t.macs, "ms_median": t.ms[0], "ms_min": t.ms[1],
+                    "ms_max": t.ms[2], "items_per_s": t.per_second(), "gemm_share": t.rate() / limit,
+                    "peak_memory": t.peak, "millijoules": t.millijoules,
+                })
+            })
+            .collect();
+        return print_json(&json!({
+            "model": a.model, "point": point, "threads": machine::threads(), "iters": a.iters,
+            "params": opened.n_params, "gemm_macs_per_s": limit, "cases": rows,
+        }));
+    }
+    let rows: Vec<Vec<String>> = results
+        .iter()
+        .map(|t| {
+            let [mid, min, max] = t.ms;
+            vec![
+                t.name.clone(),
+                format!("{mid:.3}"),
+                format!("{min:.3}"),
+                format!("{max:.3}"),
+                format!("{:.1}", t.per_second()),
+                format!("{:.2}", t.macs as f64 / 1e9),
+                format!("{:.1}", t.rate() / 1e9),
+                format!("{:.0}", 100.0 * t.rate() / limit),
+                format!("{:.0}", t.peak as f64 / 1e6),
+            ]
+        })
+        .collect();
+    let unit = if matches!(opened.model.spec(), InputSpec::Pixels { .. }) { "images/s" } else { "tokens/s" };
+    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "peak MB"];
+    print(&format!(
+        "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
+        a.model,
+        machine::threads(),
+        limit / 1e9,
+        aligned(&header, &rows, 1)
+    ))
+}
+
+impl Timed {
+    fn per_second(&self) -> f64 {
+        self.items as f64 / self.ms[0] * 1e3
+    }
+
+    /// Multiply-adds per second.
+    fn rate(&self) -> f64 {
+        self.macs as f64 / self.ms[0] * 1e3
+    }
+}
+
+fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
+    let mut results = Vec::new();
+    for (name, input, items) in cases(a, opened)? {
+        reset_peak();
+        let macs = opened.run(point, &input)?.1.macs;
+        let millijoules = opened.cost(point, &opened.model.lens(&input)?)?.millijoules();
+        let ms = time(a.warmup, a.iters as usize, || opened.run(point, &input).map(|_| ()))?;
+        results.push(Timed { name, items, macs, millijoules, ms, peak: peak_memory() });
+    }
+    Ok(results)
+}
+
+/// Name, input and number of items (tokens or images) of each case.
+fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail> {
+    let mut all = Vec::new();
+    let batch = if a.batch.is_empty() { vec![1, 8] } else { a.batch.clone() };
+    match opened.model.spec() {
+        InputSpec::Pixels { .. } if a.lengths.is_some() => {
+            return Err(Fail::Usage("--lengths is for models that read text".into()));
+        }
+        InputSpec::Pixels { channels, size, .. } => {
+            let asked = bounded(&a.side, 4096, "--side")?.into_iter().map(|n| (n, n)).collect::<Vec<_>>();
+            let sizes = if asked.is_empty() { vec![size] } else { asked };
+            let batch = bounded(&batch, 4096, "--batch")?;
+            for ((h, w), b) in sizes.into_iter().flat_map(|size| batch.iter().map(move |b| (size, *b))) {
+                let mut stream = Stream::named("bench");
+                let data: Vec<f32> = (0..b * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
+                let t = Tensor::from_vec(data, (b, channels, h, w), &Device::Cpu)?;
+                all.push((format!("batch {b}, {h}x{w}"), Input::Pixels(t), b));
+            }
+        }
+        _ if !a.side.is_empty() => return Err(Fail::Usage("--side is for models that look at pictures".into())),
+        spec @ (InputSpec::Tokens { vocab, max_len } | InputSpec::Pair { vocab, max_len }) => {
+            let pair = matches!(spec, InputSpec::Pair { .. });
+            let ids = |n: usize| -> Vec<u32> {
+                let mut stream = Stream::named("bench");
+                // The first ids are special in every published vocabulary.
+                (0..n).map(|_| (vocab / 2) as u32 + stream.below((vocab / 2).max(1) as u64) as u32).collect()
+            };
+            let mut push = |name: String, lens: Vec<usize>| -> Result<(), Fail> {
+                let texts: Vec<Vec<u32>> = lens.iter().map(|n| ids(*n)).collect();
+                let source = Input::tokens(&texts)?;
+                let items = lens.iter().sum();
+                // As many tokens written as read; what is counted is what is read.
+                let input = if pair { Input::pair(source.clone(), source)? } else { source };
+                all.push((name, input, items));
+                Ok(())
+            };
+            if let Some(file) = &a.lengths {
+                let lens = lengths(file, max_len)?;
+                push(format!("{} texts of {}", lens.len(), file.display()), lens)?;
+            } else {
+                for n in bounded(&a.seq, max_len, "--seq")? {
+                    for b in bounded(&batch, 4096, "--batch")? {
+                        push(format!("batch {b}, {n} tokens"), vec![n; b])?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn bounded(list: &[usize], max: usize, flag: &str) -> Result<Vec<usize>, Fail> {
+    match list.iter().find(|n| !(1..=max).contains(*n)) {
+        Some(bad) => Err(Fail::Usage(format!("{flag} {bad}: must be 1 to {max} for this model"))),
+        None => Ok(list.to_vec()),
+    }
+}
+
+/// Lengths of a file, one per line or as a JSON list.
+fn lengths(file: &Path, max: usize) -> Result<Vec<usize>, Fail> {
+    let bytes = read_capped(file, 16 << 20)?;
+    let bad = || Fail::Usage(format!("{}: write one length per line, or a JSON list of lengths", file.display()));
+    let text = String::from_utf8_lossy(&bytes);
+    let lens: Option<Vec<usize>> = if text.trim_start().starts_with('[') {
+        let doc = parse(&bytes, file)?;
+        doc.as_array().and_then(|l| l.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok())).collect())
+    } else {
+        text.split_whitespace().map(|word| word.parse().ok()).collect()
+    };
+    match lens {
+        Some(lens) if !lens.is_empty() => bounded(&lens, max, "--lengths"),
+        _ => Err(bad()),
+    }
+}

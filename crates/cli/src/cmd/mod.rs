@@ -1,0 +1,83 @@
+//! One file per verb, and what they share.
+
+pub(crate) mod answer;
+pub(crate) mod bench;
+pub(crate) mod bench_zoo;
+pub(crate) mod compress;
+pub(crate) mod convert;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod maps;
+pub(crate) mod points;
+pub(crate) mod run;
+pub(crate) mod table;
+pub(crate) mod tour;
+pub(crate) mod train;
+pub(crate) mod write;
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::Value;
+use switchformer_nn::Folder;
+use switchformer_zoo::{OpenOptions, Opened};
+
+use crate::fail::Fail;
+
+/// The checkpoint compiled into the binary: a small ViT trained by `recipes/fashion-vit.toml`.
+pub(crate) static DEFAULT: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../../../assets/default/config.json")),
+    ("model.safetensors", include_bytes!("../../../../assets/default/model.safetensors")),
+    ("switch.json", include_bytes!("../../../../assets/default/switch.json")),
+    ("switch.safetensors", include_bytes!("../../../../assets/default/switch.safetensors")),
+    ("preprocessor_config.json", include_bytes!("../../../../assets/default/preprocessor_config.json")),
+];
+
+/// Prints to standard output; a closed pipe ends the command quietly.
+pub(crate) fn print(text: &str) -> Result<(), Fail> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Fail::Pipe,
+        _ => Fail::Io("standard output".into(), e),
+    })
+}
+
+/// Prints one JSON document.
+pub(crate) fn print_json(doc: &Value) -> Result<(), Fail> {
+    print(&format!("{doc:#}\n"))
+}
+
+/// Where a model comes from.
+pub(crate) enum Place {
+    /// Compiled in.
+    Embedded,
+    /// A folder.
+    Folder(Folder),
+    /// A published size with random weights.
+    Preset,
+}
+
+/// Opens `default`, a folder, or a published size by name (random weights, said on standard error).
+pub(crate) fn open(model: &str, nested: bool) -> Result<(Opened, Place), Fail> {
+    let options = OpenOptions { nested };
+    if model == "default" {
+        return Ok((Opened::folder(&Folder::Embedded(DEFAULT), options)?, Place::Embedded));
+    }
+    let path = Path::new(model);
+    if path.exists() {
+        let folder = Folder::disk(path)?;
+        return Ok((Opened::folder(&folder, options)?, Place::Folder(folder)));
+    }
+    if model.contains(['/', '\\', '.']) {
+        return Err(switchformer_nn::Error::io(path, std::io::ErrorKind::NotFound.into()).into());
+    }
+    let config = Opened::preset(model).map_err(|_| {
+        Fail::Usage(format!(
+            "no folder and no published size is named `{model}`; write `default`, a folder, or a name from `switchformer list`"
+        ))
+    })?;
+    eprintln!("note: `{model}` has RANDOM weights: good for timing and shapes, not for answers");
+    Ok((Opened::random(config, options)?, Place::Preset))
+}

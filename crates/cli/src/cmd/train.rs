@@ -1,0 +1,116 @@
+//! `train`: run a recipe or a study of several runs, or resume it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use switchformer_lab::recipe::Recipe;
+use switchformer_lab::recipe::study::Study;
+use switchformer_lab::study::{StudyOptions, run_all};
+use switchformer_lab::train::{INTERRUPT, TrainOptions, run as train};
+
+use super::{print, print_json};
+use crate::fail::Fail;
+
+/// `train RECIPE`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Recipe file
+    recipe: PathBuf,
+    /// Folder of the run; a run that is found there goes on [default: runs/<name>]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Change a value of the recipe, such as train.steps=500
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Folder of the data set
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Train every variant with every seed, measure each, and write a table; what is finished is not done again
+    #[arg(long, conflicts_with = "stop_after")]
+    all: bool,
+    /// One variant of the recipe; with --all its runs only
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Folder of the table that --all writes
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Stop, saved, after this many steps
+    #[arg(long, value_name = "N")]
+    stop_after: Option<u64>,
+    /// Print the resolved recipe and stop
+    #[arg(long)]
+    print_recipe: bool,
+}
+
+/// Trains to the end of the recipe.
+pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
+    if a.all {
+        return all(a, json);
+    }
+    let recipe = match &a.variant {
+        Some(name) => Study::read(&a.recipe, &a.sets)?.variant(name, &a.recipe)?.recipe.clone(),
+        None => Recipe::read(&a.recipe, &a.sets)?,
+    };
+    if a.print_recipe {
+        return print(&recipe.resolved());
+    }
+    eprintln!("{}", recipe.resolved());
+    save_on_interrupt();
+    let out = folder(a, &recipe.name);
+    let options = TrainOptions { out, data: a.data.clone(), stop_after: a.stop_after, quiet: json, shared: None };
+    let report = train(&recipe, &options)?;
+    if json {
+        return print_json(&json!(report));
+    }
+    print(&format!(
+        "{} steps in {:.1} minutes, loss {:.4}\ntrained checkpoint: {}\n",
+        report.steps,
+        report.seconds / 60.0,
+        report.loss,
+        report.model.display()
+    ))
+}
+
+/// Trains and measures a study.
+fn all(a: &Args, json: bool) -> Result<(), Fail> {
+    let study = Study::read(&a.recipe, &a.sets)?;
+    if let Some(name) = &a.variant {
+        study.variant(name, &a.recipe)?;
+    }
+    if a.print_recipe {
+        return study.runs.iter().try_for_each(|r| print(&format!("{}\n", r.recipe.resolved())));
+    }
+    save_on_interrupt();
+    let options = StudyOptions {
+        out: folder(a, &study.name),
+        results: a.results.clone(),
+        data: a.data.clone(),
+        only: a.variant.clone(),
+        quiet: json,
+    };
+    let report = run_all(&study, &options)?;
+    if json {
+        return print_json(&json!(report));
+    }
+    let elsewhere = match report.elsewhere {
+        0 => String::new(),
+        n => format!("; {n} in the hands of other processes"),
+    };
+    let table = report.table.display();
+    print(&format!("{} of {} runs are done{elsewhere}\ntable: {table}\n", report.done.len(), report.runs))
+}
+
+fn folder(a: &Args, name: &str) -> PathBuf {
+    a.out.clone().unwrap_or_else(|| Path::new("runs").join(name))
+}
+
+fn save_on_interrupt() {
+    // A second interrupt ends the process the usual way.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPT.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("saving; interrupt again to stop at once");
+    });
+}

@@ -1,0 +1,112 @@
+//! Failures of the command line and their exit codes.
+
+use std::fmt;
+
+/// What ends a command.
+#[derive(Debug)]
+pub(crate) enum Fail {
+    /// From the contract or the zoo.
+    Nn(switchformer_nn::Error),
+    /// From the data room.
+    Data(switchformer_data::Error),
+    /// From a request.
+    Infer(switchformer_infer::Error),
+    /// From a tool that makes another form of a checkpoint.
+    Compress(switchformer_compress::Error),
+    /// From the lab.
+    Lab(switchformer_lab::Error),
+    /// Wrong use that clap cannot see.
+    Usage(String),
+    /// A check was not passed.
+    Gate(String),
+    /// The reader of our output went away.
+    Pipe,
+    /// Writing failed.
+    Io(String, std::io::Error),
+}
+
+impl Fail {
+    /// Stable machine-readable code.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Fail::Nn(e) => e.code(),
+            Fail::Data(e) => e.code(),
+            Fail::Infer(e) => e.code(),
+            Fail::Compress(e) => e.code(),
+            Fail::Lab(e) => e.code(),
+            Fail::Usage(_) => "usage",
+            Fail::Gate(_) => "gate",
+            Fail::Pipe => "pipe",
+            Fail::Io(..) => "io",
+        }
+    }
+
+    /// Exit code: 1 usage, 2 bad input, 3 a gate was not met, 4 resource limit, 5 interrupted but saved, 70 bug.
+    pub(crate) fn exit(&self) -> u8 {
+        match self.code() {
+            "pipe" => 0,
+            "usage" | "point" => 1,
+            "gate" => 3,
+            "limit" => 4,
+            "train.interrupted" => 5,
+            "tensor" | "report" => 70,
+            _ => 2,
+        }
+    }
+
+    /// Whether to say nothing.
+    pub(crate) fn quiet(&self) -> bool {
+        matches!(self, Fail::Pipe)
+    }
+}
+
+impl fmt::Display for Fail {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Fail::Nn(e) => e.fmt(f),
+            Fail::Data(e) => e.fmt(f),
+            Fail::Infer(e) => e.fmt(f),
+            Fail::Compress(e) => e.fmt(f),
+            Fail::Lab(e) => e.fmt(f),
+            Fail::Usage(text) | Fail::Gate(text) => f.write_str(text),
+            Fail::Pipe => f.write_str("output closed"),
+            Fail::Io(what, e) => write!(f, "{what}: {e}"),
+        }
+    }
+}
+
+impl From<switchformer_nn::Error> for Fail {
+    fn from(e: switchformer_nn::Error) -> Self {
+        Fail::Nn(e)
+    }
+}
+
+impl From<switchformer_data::Error> for Fail {
+    fn from(e: switchformer_data::Error) -> Self {
+        Fail::Data(e)
+    }
+}
+
+impl From<switchformer_infer::Error> for Fail {
+    fn from(e: switchformer_infer::Error) -> Self {
+        Fail::Infer(e)
+    }
+}
+
+impl From<switchformer_compress::Error> for Fail {
+    fn from(e: switchformer_compress::Error) -> Self {
+        Fail::Compress(e)
+    }
+}
+
+impl From<switchformer_lab::Error> for Fail {
+    fn from(e: switchformer_lab::Error) -> Self {
+        Fail::Lab(e)
+    }
+}
+
+impl From<candle_core::Error> for Fail {
+    fn from(e: candle_core::Error) -> Self {
+        Fail::Nn(e.into())
+    }
+}

@@ -1,0 +1,25 @@
+//! What can go wrong while a checkpoint is remade.
+
+/// Result of calls of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Failures of compression.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// From a model, a point or a file of the checkpoint.
+    #[error(transparent)]
+    Nn(#[from] switchformer_nn::Error),
+    /// From a tokenizer, a picture or a text.
+    #[error(transparent)]
+    Data(#[from] switchformer_data::Error),
+}
+
+impl Error {
+    /// Stable machine-readable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Nn(e) => e.code(),
+            Error::Data(e) => e.code(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Upcycling: a dense checkpoint becomes one with experts, each a copy of the feed-forward network it had.
+//!
+//! The folder stays a plain Hugging Face folder: its own files are copied as they are, `config.json` gains a reference to
+//! `switch.json`, and the banks are in `switch.safetensors`. At first every router gives the dense model's answer; the
+//! experts differ once they are trained. (Method: "Sparse Upcycling", arXiv 2212.05055.)
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Device;
+use serde_json::{Value as Json, json};
+use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved, unused, write_folder};
+use switchformer_nn::weights::{LeafMaker, LinearSpec, inspect};
+use switchformer_nn::{Error, Ffn, FfnSpec, Folder, Linear, ParamKind, Result, Weights, init};
+use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Offer};
+use switchformer_switch::{Plan, Quantization};
+
+use switchformer_zoo::open::read_config;
+use switchformer_zoo::save::{copies, json_bytes};
+
+/// What was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upcycled {
+    /// Number of banks.
+    pub banks: usize,
+    /// Parameters of the model before and after.
+    pub params: [u64; 2],
+}
+
+/// Reads the feed-forward networks of a model while it loads.
+#[derive(Default)]
+struct Reader {
+    /// Path of the bank -> width of its rows, and the network's tensors by their names below its path.
+    found: Mutex<BTreeMap<String, (usize, SavedMap)>>,
+}
+
+impl LeafMaker for Reader {
+    fn linear(&self, _: &Weights, _: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
+        Ok(None)
+    }
+    fn ffn(&self, w: &Weights, s: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
+        let mut tensors = SavedMap::new();
+        let inner = s.inner.iter().map(|name| (*name, [s.hidden, s.dim]));
+        for (name, shape) in inner.chain([(s.outer, [s.dim, s.hidden])]) {
+            let mut keep = |suffix: &str, shape: &[usize]| -> Result<()> {
+                let name = format!("{name}.{suffix}");
+                // What is missing is reported when loading ends.
+                if w.has(&name) {
+                    tensors.insert(name.clone(), saved(&w.tensor(&name, shape, ParamKind::Matrix)?)?);
+                }
+                Ok(())
+            };
+            keep("weight", &shape)?;
+            if s.bias {
+                keep("bias", &shape[..1])?;
+            }
+        }
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(w.name(ADDED), (s.dim, tensors));
+        Ok(None)
+    }
+}
+
+/// Writes to `out` the checkpoint of `dir` with `plan.count` copies of every feed-forward network and a fresh gate for
+/// each bank, drawn by `seed`. Errors on stored integers, on models that have experts, and where `out` exists.
+pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<Upcycled> {
+    plan.check()?;
+    unused(out)?;
+    let folder = Folder::disk(dir)?;
+    let (entry, config) = read_config(&folder)?;
+    let old = Plan::read(&folder, &config)?;
+    if Quantization::read(&config)? != Quantization::None {
+        return Err(Error::unsupported("quantization_config", "stored integers", "a checkpoint of plain floats"));
+    }
+    let reader = Arc::new(Reader::default());
+    let w = Weights::open(&folder, &entry.names)?.with_leaves(reader.clone());
+    entry.build(&config, &w)?;
+    if old.experts.is_some() || Offer::of(&w)?.is_some() {
+        return Err(Error::input("this model has experts already", "start from its dense twin"));
+    }
+    let found = std::mem::take(&mut *reader.found.lock().unwrap_or_else(PoisonError::into_inner));
+    if found.is_empty() {
+        return Err(Error::input(
+            "this model has no feed-forward network that experts can stand in for",
+            "a feed-forward with a convolution inside (EcoFormer, FMViT, PVT v2, RMT, SMT) has none; see `switchformer list`",
+        ));
+    }
+    let dense = Weights::open(&folder, &entry.names)?;
+    entry.build(&config, &dense)?;
+    let mut params = [dense.n_elements(); 2];
+    let mut tensors = added(&folder, &old)?;
+    let taken: Vec<_> = found.iter().filter(|(path, _)| plan.takes(entry.blocks, path)).collect();
+    for (path, (dim, network)) in &taken {
+        let name = format!("{path}.router.classifier.weight");
+        let shape = [plan.count, *dim];
+        tensors.insert(
+            name.clone(),
+            Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Draw::Range)),
+        );
+        params[1] += (plan.count * dim) as u64;
+        for (name, tensor) in network {
+            params[1] += (plan.count - 1) as u64 * tensor.shape.iter().product::<usize>() as u64;
+            for e in 0..plan.count {
+                tensors.insert(format!("{path}.experts.expert_{e}.{name}"), tensor.clone());
+            }
+        }
+    }
+    let mut fields = config.as_map().clone();
+    fields.insert("switch".into(), json!({"schema": 1, "file": "switch.json"}));
+    let new = Plan { schema: 1, experts: Some(plan.clone()), ..old };
+    let mut files = copies(dir, &["json", "txt", "model", "md", "safetensors"])?;
+    files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
+    files.insert("switch.json".into(), json_bytes(&serde_json::to_value(&new).unwrap_or_default()));
+    files.insert("switch.safetensors".into(), safetensors_bytes(&tensors)?);
+    write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
+    Ok(Upcycled { banks: taken.len(), params })
+}
+
+/// What the checkpoint keeps in `switch.safetensors` already: its exit heads.
+fn added(folder: &Folder, plan: &Plan) -> Result<SavedMap> {
+    if plan.exits.is_empty() {
+        return Ok(SavedMap::new());
+    }
+    let path = folder.path("switch.safetensors");
+    inspect(&path)?; // the strict reader of headers comes first
+    let all = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    all.iter().map(|(name, t)| Ok((name.clone(), saved(t)?))).collect()
+}

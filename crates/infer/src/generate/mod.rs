@@ -1,0 +1,197 @@
+//! Writing text, step by step: the likeliest token, a seeded draw, or several beams at once.
+//!
+//! Members of unequal lengths are packed; one that ended leaves the batch. What a member gets depends on its own source,
+//! the point and the seed.
+
+mod beam;
+mod sample;
+
+use switchformer_nn::{Cache, Ctx, Decode, Error, Input, Point, Result, Taps, Trace};
+use switchformer_switch::leaf::experts::Loads;
+
+use switchformer_zoo::Opened;
+
+pub use beam::{Beams, Early, MAX_BEAMS};
+pub use sample::Sampling;
+
+/// Most tokens that one call writes per member.
+pub const MAX_WRITTEN: usize = 1 << 14;
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice {
+    /// The likeliest.
+    Greedy,
+    /// A draw by the point's seed.
+    Sample(Sampling),
+    /// The best whole sequences that a beam search finds.
+    Beams(Beams),
+}
+
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Writing {
+    /// Most tokens per member.
+    pub max_tokens: usize,
+    /// How the next token is chosen.
+    pub choice: Choice,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A token of the model that ends texts.
+    Token,
+    /// The caller's own rule (a stop text).
+    Stop,
+    /// The most tokens were written.
+    Length,
+}
+
+/// A written text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// Its tokens; one that ends the text is kept, the start token is not.
+    pub tokens: Vec<u32>,
+    /// Sum of log-probabilities over a power of the length, of beams.
+    pub score: Option<f64>,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// What the caller hears and says while texts are written.
+pub struct Watch<'a> {
+    /// Whether the tokens of a member end its text, beyond the tokens that always do.
+    pub stop: &'a dyn Fn(&[u32]) -> bool,
+    /// Hears every token as it is written: member and token. Beams change their minds, so they tell nothing.
+    pub token: &'a mut dyn FnMut(usize, u32),
+}
+
+/// Whether a text ends here, and why.
+struct Ends<'a> {
+    tokens: &'a [u32],
+    stop: &'a dyn Fn(&[u32]) -> bool,
+    max: usize,
+}
+
+impl Ends<'_> {
+    fn of(&self, text: &[u32]) -> Option<End> {
+        if text.last().is_some_and(|t| self.tokens.contains(t)) {
+            Some(End::Token)
+        } else if (self.stop)(text) {
+            Some(End::Stop)
+        } else {
+            (text.len() >= self.max).then_some(End::Length)
+        }
+    }
+}
+
+/// The likeliest continuation of at most `max_tokens` per member; see [`write`].
+pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize) -> Result<(Vec<Vec<u32>>, Trace)> {
+    let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
+    let (all, trace) = write(opened, point, source, &Writing { max_tokens, choice: Choice::Greedy }, &mut watch)?;
+    Ok((all.into_iter().map(|m| m.into_iter().flat_map(|w| w.tokens).collect()).collect(), trace))
+}
+
+/// Writes an answer to each member of `source`, the best first where there are several. Errors where the model does
+/// not write, a setting is out of bounds, or the point asks for rules between blocks, which steps do not run.
+pub fn write(
+    opened: &Opened,
+    point: &Point,
+    source: &Input,
+    how: &Writing,
+    watch: &mut Watch,
+) -> Result<(Vec<Vec<Written>>, Trace)> {
+    let Some(decoder) = opened.model.decoder() else {
+        return Err(Error::input("this model writes no text", "open one for conditional generation, such as t5"));
+    };
+    if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
+        return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
+    }
+    if !opened.switches.rules(point)?.is_empty() {
+        let hint = "leave out what acts between blocks (`tokens`, `exit`)";
+        return Err(Error::point("writing runs every block on every token", hint));
+    }
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut pen = Pen { decoder, cx: Ctx::new(point, &mut taps, &mut trace), loads: Loads::default() };
+    let ends = Ends { tokens: decoder.ends(), stop: watch.stop, max: how.max_tokens };
+    let written = match &how.choice {
+        Choice::Greedy => one_by_one(&mut pen, source, &ends, watch.token, &mut |_, _, row| likeliest(row))?,
+        Choice::Sample(s) => {
+            s.check()?;
+            let draws = sample::Draws::new(point.seed(), source)?;
+            let mut pick = |member: usize, step: usize, row: &[f32]| s.pick(row, draws.at(member, step));
+            one_by_one(&mut pen, source, &ends, watch.token, &mut pick)?
+        }
+        Choice::Beams(b) => beam::search(&mut pen, source, &ends, b)?,
+    };
+    let loads = pen.loads;
+    loads.give(&mut trace);
+    Ok((written, trace))
+}
+
+/// A decoder at work: its records stay as few as one pass makes, however long the text.
+struct Pen<'a, 'b> {
+    decoder: &'a dyn Decode,
+    cx: Ctx<'b>,
+    loads: Loads,
+}
+
+impl Pen<'_, '_> {
+    fn begin(&mut self, source: &Input) -> Result<Cache> {
+        let cache = self.decoder.begin(&mut self.cx, source)?;
+        self.loads.take(self.cx.trace);
+        Ok(cache)
+    }
+
+    /// Scores of what could follow, one row per token written.
+    fn step(&mut self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let logits = self.decoder.step(&mut self.cx, cache, tokens)?;
+        self.loads.take(self.cx.trace);
+        Ok(logits.to_vec2()?)
+    }
+}
+
+/// Chooses a token from scores `[vocab]`, given the member and the number of the step.
+type Pick<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> u32;
+
+/// One text per member, one token per step.
+fn one_by_one(
+    pen: &mut Pen,
+    source: &Input,
+    ends: &Ends,
+    heard: &mut dyn FnMut(usize, u32),
+    pick: Pick,
+) -> Result<Vec<Vec<Written>>> {
+    let mut cache = pen.begin(source)?;
+    let mut texts: Vec<Written> =
+        (0..source.n()).map(|_| Written { tokens: Vec::new(), score: None, end: End::Length }).collect();
+    let mut tokens = vec![pen.decoder.start(); source.n()];
+    for step in 0..ends.max {
+        if tokens.is_empty() {
+            break;
+        }
+        let logits = pen.step(&mut cache, &tokens)?;
+        let mut on = Vec::with_capacity(tokens.len());
+        for (i, (member, row)) in cache.written.members().iter().zip(&logits).enumerate() {
+            let member = *member as usize;
+            let token = pick(member, step, row);
+            texts[member].tokens.push(token);
+            heard(member, token);
+            match ends.of(&texts[member].tokens) {
+                Some(end) => texts[member].end = end,
+                None => on.push((i, token)),
+            }
+        }
+        tokens = on.iter().map(|(_, token)| *token).collect();
+        cache.select(&on.into_iter().map(|(i, _)| i).collect::<Vec<_>>())?;
+    }
+    Ok(texts.into_iter().map(|t| vec![t]).collect())
+}
+
+/// The first of the largest.
+fn likeliest(row: &[f32]) -> u32 {
+    let best =
+        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, v)| if *v > best.1 { (i, *v) } else { best });
+    best.0 as u32
+}
