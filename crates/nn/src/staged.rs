@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::ctx::Ctx;
 use crate::decode::Decode;
 use crate::error::{Error, Result};
 use crate::io::{Input, InputSpec, Output};
 use crate::leaf::LeafCost;
-use crate::ops;
 use crate::point::Point;
 use crate::rows::Rows;
+use crate::side::{Side, gather_rows};
 
 /// What flows from block to block.
 #[derive(Clone, Debug)]
@@ -20,45 +20,26 @@ pub struct State {
     pub x: Tensor,
     /// Which rows belong to which member.
     pub rows: Rows,
-    /// The stream that is not being worked on, for models with two: what will be written while an encoder reads, and
-    /// what was read while a decoder writes. Members leave both at once; rows are dropped from `x` alone.
-    pub aside: Option<Stream>,
-}
-
-/// Packed rows and whom they belong to.
-#[derive(Clone, Debug)]
-pub struct Stream {
-    /// `[rows.total(), dim]`.
-    pub x: Tensor,
-    /// Which rows belong to which member.
-    pub rows: Rows,
-}
-
-impl Stream {
-    /// Keeps the named segments (ascending).
-    pub fn select(&self, segments: &[usize]) -> Result<Stream> {
-        let (gather, rows) = self.rows.select(segments);
-        Ok(Stream { x: gather_rows(&self.x, gather)?, rows })
-    }
+    /// Streams that are not being worked on. Members leave them too; rows are dropped from `x` alone.
+    pub side: Side,
 }
 
 impl State {
     /// A single stream.
     pub fn new(x: Tensor, rows: Rows) -> State {
-        State { x, rows, aside: None }
+        State { x, rows, side: Side::default() }
     }
 
     /// Drops every row not named; `kept[i]` are ascending offsets within segment `i`.
     pub fn keep(self, kept: &[Vec<u32>]) -> Result<State> {
         let (gather, rows) = self.rows.keep(kept)?;
-        Ok(State { x: gather_rows(&self.x, gather)?, rows, aside: self.aside })
+        Ok(State { x: gather_rows(&self.x, gather)?, rows, side: self.side })
     }
 
     /// Keeps the named segments (ascending) and drops the other members.
     pub fn select(&self, segments: &[usize]) -> Result<State> {
         let (gather, rows) = self.rows.select(segments);
-        let aside = self.aside.as_ref().map(|s| s.select(segments)).transpose()?;
-        Ok(State { x: gather_rows(&self.x, gather)?, rows, aside })
+        Ok(State { x: gather_rows(&self.x, gather)?, rows, side: self.side.select(segments)? })
     }
 
     /// The first row of every member, `[n, dim]` (the class token). Errors when a member has no row.
@@ -69,11 +50,6 @@ impl State {
         }
         gather_rows(&self.x, self.rows.firsts())
     }
-}
-
-fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
-    let n = index.len();
-    ops::gather(x, &Tensor::from_vec(index, n, &Device::Cpu)?)
 }
 
 /// A model as a chain of blocks.

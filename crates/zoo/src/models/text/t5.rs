@@ -18,7 +18,7 @@ use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
     Cache, Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
-    Staged, State, Stream, Tensor, Weights, ops,
+    Side, Staged, State, Stream, Tensor, Weights, ops,
 };
 
 use super::bert::tokens;
@@ -483,22 +483,23 @@ impl Staged for T5 {
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
         let (source, target) = self.sides(input)?;
         let Stream { x, rows } = self.embed(source)?;
-        Ok(State { x, rows, aside: target.map(|t| self.embed(t)).transpose()? })
+        let target = target.map(|t| self.embed(t)).transpose()?;
+        Ok(State { x, rows, side: target.map(|t| Side::of("target", t)).unwrap_or_default() })
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         let depth = self.encoder.blocks.len();
-        let State { mut x, mut rows, mut aside } = state;
+        let State { mut x, mut rows, mut side } = state;
         let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
-            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, aside });
+            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, side });
         };
         if i == 0 {
-            let target = aside.ok_or_else(|| Error::shape("decoder", "a second stream", &[]))?;
-            aside = Some(Stream { x: self.encoder.norm.forward(&x)?, rows });
+            let target = side.take("target")?;
+            side.push("source", Stream { x: self.encoder.norm.forward(&x)?, rows });
             (x, rows) = (target.x, target.rows);
         }
-        Ok(State { x: decoder.blocks[i].forward(cx, decoder, &x, &rows, aside.as_ref())?, rows, aside })
+        Ok(State { x: decoder.blocks[i].forward(cx, decoder, &x, &rows, side.get("source"))?, rows, side })
     }
-    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+    fn head(&self, cx: &mut Ctx, mut state: State) -> Result<Output> {
         let (decoder, lm) = match &self.head {
             Head::Encoder => {
                 let x = self.encoder.norm.forward(&state.x)?;
@@ -512,7 +513,7 @@ impl Staged for T5 {
             None => Output::new().rows("last_hidden_state", x, &state.rows),
             Some(lm) => Output::new().rows("logits", self.words(cx, lm, &x)?, &state.rows),
         };
-        Ok(match state.aside {
+        Ok(match state.side.pop("source") {
             Some(read) => out.rows("encoder_last_hidden_state", read.x, &read.rows),
             None => out,
         })

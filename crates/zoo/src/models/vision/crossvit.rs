@@ -6,7 +6,7 @@
 //! the class token of each branch, widened to the other's, attends to the other's patches and comes back.
 //! Shapes: `pixels [b, c, h, w], resized for each branch -> rows [b * (1 + n0), d0] and [b * (1 + n1), d1] -> logits`.
 //! Departs from the reference: none known. A block of the chain is a whole exchange; its state is the branch with large
-//! patches, the other waits aside.
+//! patches, the other waits beside it.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
@@ -18,7 +18,7 @@ use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Side, Size, Staged,
     Stream, Tensor, Weights,
 };
 
@@ -504,12 +504,11 @@ impl CrossVit {
 
 /// The branch with large patches is what flows, the other waits.
 fn state([small, large]: [Stream; 2]) -> State {
-    State { x: large.x, rows: large.rows, aside: Some(small) }
+    State { x: large.x, rows: large.rows, side: Side::of("small", small) }
 }
 
-fn branches(state: State) -> Result<[Stream; 2]> {
-    let small = state.aside.ok_or_else(|| Error::input("CrossViT met one branch only", "start at the stem"))?;
-    Ok([small, Stream { x: state.x, rows: state.rows }])
+fn branches(mut state: State) -> Result<[Stream; 2]> {
+    Ok([state.side.take("small")?, Stream { x: state.x, rows: state.rows }])
 }
 
 impl Staged for CrossVit {

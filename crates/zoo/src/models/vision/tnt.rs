@@ -15,7 +15,7 @@ use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
+    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Side, Size, Staged,
     Stream, Tensor, Weights, ops,
 };
 
@@ -381,13 +381,13 @@ impl Staged for Tnt {
         let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
         let trained = self.config.grid(self.config.image)?;
         let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
-        let aside = Stream { x: words, rows: Rows::equal(n, patches * self.config.n_words())? };
+        let words = Stream { x: words, rows: Rows::equal(n, patches * self.config.n_words())? };
         let rows = Rows::equal(n, 1 + patches)?;
-        Ok(State { x: x.reshape((n * (1 + patches), dim))?, rows, aside: Some(aside) })
+        Ok(State { x: x.reshape((n * (1 + patches), dim))?, rows, side: Side::of("words", words) })
     }
-    fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
+    fn block(&self, cx: &mut Ctx, idx: usize, mut state: State) -> Result<State> {
         let block = &self.blocks[idx];
-        let words = state.aside.ok_or_else(|| Error::input("a block of TNT met no words", "start at the stem"))?;
+        let words = state.side.take("words")?;
         let (n, n_words) = (state.rows.n(), self.config.n_words());
         let patches = Rows::equal(words.rows.total() / n_words, n_words)?;
         let words = Stream { x: block.inner.forward(cx, &words.x, &patches)?, rows: words.rows };
@@ -399,7 +399,7 @@ impl Staged for Tnt {
         let index = Tensor::from_vec(index, n * (per + 1), added.device())?;
         let x = ops::add(&state.x, &ops::gather(&added, &index)?)?;
         let x = block.outer.forward(cx, &x, &state.rows)?;
-        Ok(State { x, rows: state.rows, aside: Some(words) })
+        Ok(State { x, rows: state.rows, side: Side::of("words", words) })
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let pooled = self.config.pool.of(&self.norm, &state)?;
