@@ -88,6 +88,20 @@ fn bad_files_are_named() {
 }
 
 #[test]
+fn companions_of_a_checkpoint_are_read_as_strictly_as_its_config() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("vit");
+    toy(&folder, "vit");
+    let cat = format!("{}/crates/data/tests/fixtures/cat.png", env!("CARGO_MANIFEST_DIR"));
+    let size = r#""image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}"#;
+    let deep = format!("{{{size}, \"x\": {}{}}}", "[".repeat(60), "]".repeat(60));
+    for (config, says) in [(deep, "nested deeper than 32"), (format!("{{{size}, {size}}}"), "duplicate key")] {
+        std::fs::write(folder.join("preprocessor_config.json"), config).unwrap();
+        fails(&["run", folder.to_str().unwrap(), "--image", &cat], 2, &["preprocessor_config.json", says]);
+    }
+}
+
+#[test]
 fn the_registry_is_shown() {
     let list = document(&run(&["list", "--json"]));
     assert!(list["models"].as_array().unwrap().len() >= 6);

@@ -71,17 +71,17 @@ impl Dataset {
     pub fn fill_batch(&self, indices: &[u32], norm: Norm, draw: Option<&Draw>, out: &mut [f32]) -> Result<()> {
         let size = self.size();
         if indices.len().checked_mul(size) != Some(out.len()) {
-            return Err(Error::Batch { kind: "the buffer must hold batch * channels * height * width values" });
+            return Err(Error::batch("the buffer must hold batch * channels * height * width values"));
         }
         if !norm.mean.is_finite() || !norm.std.is_finite() || norm.std == 0.0 {
-            return Err(Error::Batch { kind: "mean and std must be finite and std not 0" });
+            return Err(Error::batch("mean and std must be finite and std not 0"));
         }
         if let Some(Draw { augment, .. }) = draw {
             augment.check(self.height(), self.width())?;
         }
         let table = norm.table();
         for (&index, out) in indices.iter().zip(out.chunks_exact_mut(size)) {
-            let image = self.image(index as usize).ok_or(Error::Batch { kind: "an index is beyond the dataset" })?;
+            let image = self.image(index as usize).ok_or_else(|| Error::batch("an index is beyond the dataset"))?;
             match draw {
                 None => out.iter_mut().zip(image).for_each(|(o, &b)| *o = table[usize::from(b)]),
                 Some(draw) => augment_into(image, self.height(), self.width(), draw, index, &table, out),
@@ -96,7 +96,7 @@ impl Dataset {
             .iter()
             .map(|&i| self.labels().get(i as usize).copied())
             .collect::<Option<_>>()
-            .ok_or(Error::Batch { kind: "an index is beyond the dataset" })
+            .ok_or_else(|| Error::batch("an index is beyond the dataset"))
     }
 }
 
@@ -104,10 +104,10 @@ impl Augment {
     fn check(&self, height: usize, width: usize) -> Result<()> {
         let share = 0.0..=1.0;
         if !share.contains(&self.flip) || !share.contains(&self.erase) {
-            return Err(Error::Batch { kind: "flip and erase are probabilities from 0 to 1" });
+            return Err(Error::batch("flip and erase are probabilities from 0 to 1"));
         }
         if self.pad > height.min(width) {
-            return Err(Error::Batch { kind: "the padding is larger than the image" });
+            return Err(Error::batch("the padding is larger than the image"));
         }
         Ok(())
     }

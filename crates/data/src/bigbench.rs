@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use switchformer_format::json;
 
 use crate::error::{Error, Result, read_file};
 
@@ -28,10 +29,12 @@ pub(crate) struct Example {
     pub(crate) target_scores: BTreeMap<String, f64>,
 }
 
-/// The questions of a file, at least one; fails with `file.*` or `dataset.invalid`.
+/// The questions of a file, at least one; fails with `file.*`, `json.*` or `dataset.invalid`.
 pub(crate) fn examples(path: &Path) -> Result<Vec<Example>> {
-    let bad = |kind| Error::Dataset { path: path.to_owned(), kind };
-    let task: Task = serde_json::from_slice(&read_file(path, MAX_BYTES)?)
+    let bad = |kind| Error::dataset(path, kind);
+    let bytes = read_file(path, MAX_BYTES)?;
+    json::check(&bytes, path)?;
+    let task: Task = serde_json::from_slice(&bytes)
         .map_err(|_| bad("it is not a list of questions with scores for each answer, as BIG-bench writes it"))?;
     if task.examples.is_empty() || task.examples.len() > MAX_EXAMPLES {
         return Err(bad("it has no question, or more than 1,000,000"));

@@ -37,7 +37,11 @@ impl Cifar10 {
     /// Finds the file in `dir`, or without one in `models/cifar-10`; fails with `cifar.missing`, saying what to do.
     pub fn open(dir: Option<&Path>) -> Result<Self> {
         let path = dir.unwrap_or(Path::new(PLACE)).join(FILE);
-        if path.is_file() { Ok(Self { path }) } else { Err(Error::CifarMissing { path }) }
+        if path.is_file() {
+            return Ok(Self { path });
+        }
+        let what = "is not there, and it holds CIFAR-10";
+        Err(Error::file(&path, "cifar.missing", what, "run scripts/fetch-models.sh cifar-10, or name the folder"))
     }
 
     /// Four fifths of the pictures, and behind them a twentieth to keep aside (8,000 and 500 of 10,000); fails with
@@ -52,7 +56,7 @@ impl Cifar10 {
     }
 
     fn part(&self, range: impl Fn(usize) -> std::ops::Range<usize>) -> Result<Dataset> {
-        let bad = |kind| Error::Dataset { path: self.path.clone(), kind };
+        let bad = |kind| Error::dataset(&self.path, kind);
         let all = examples(&self.path)?;
         let n = all.len();
         if n > MAX_PICTURES {

@@ -94,7 +94,10 @@ impl Descriptions {
         let text = text_from(bytes, label)?;
         let mut out = Descriptions { language: String::new(), entries: Vec::new() };
         let mut stanza = Stanza::default();
-        let refuse = |(line, kind)| Error::Stanza { path: label.to_owned(), line, kind };
+        let refuse = |(line, kind)| {
+            let hint = "give apt's own Packages or Translation-XX file";
+            Error::file(label, "debian.stanza", format!("at line {line}: {kind}"), hint)
+        };
         for line in Lines::new(&text, label) {
             let (number, line) = line?;
             if line.trim_matches([' ', '\t']).is_empty() {
@@ -105,7 +108,7 @@ impl Descriptions {
         }
         out.take(stanza).map_err(refuse)?;
         if out.entries.is_empty() {
-            return Err(Error::NoText { path: label.to_owned(), kind: "no package description" });
+            return Err(Error::no_text(label, "no package description"));
         }
         Ok(out)
     }

@@ -38,7 +38,7 @@ impl std::fmt::Debug for Dataset {
 impl Dataset {
     /// Puts images `[n, height, width]` and labels `[n]` (each below 10) together; fails with `dataset.invalid`.
     pub fn from_idx(images: Idx, labels: Idx, label: &Path) -> Result<Self> {
-        let bad = |kind| Error::Dataset { path: label.to_owned(), kind };
+        let bad = |kind| Error::dataset(label, kind);
         let [n, height, width] = images.dims[..] else {
             return Err(bad("the images do not have three dimensions"));
         };
@@ -72,7 +72,7 @@ impl Dataset {
             (0..channels).for_each(|c| images.extend(picture.data().iter().skip(c).step_by(channels)));
         }
         if labels.len() != pictures.len() {
-            return Err(Error::Batch { kind: "there is not one label for each image" });
+            return Err(Error::batch("there is not one label for each image"));
         }
         Ok(Self { images, labels, channels, height: side, width: side, norm })
     }
@@ -181,7 +181,7 @@ impl FashionMnist {
         };
         match looked.iter().find(complete) {
             Some(dir) => Ok(Self { dir: dir.clone() }),
-            None => Err(Error::FashionMissing { looked }),
+            None => Err(missing(&looked)),
         }
     }
 
@@ -201,15 +201,22 @@ impl FashionMnist {
     }
 
     fn part(&self, part: &str) -> Result<Dataset> {
-        let missing = || Error::FashionMissing { looked: vec![self.dir.clone()] };
+        let missing = || missing(std::slice::from_ref(&self.dir));
         let images = find(&self.dir, part, "images-idx3-ubyte").ok_or_else(missing)?;
         let labels = find(&self.dir, part, "labels-idx1-ubyte").ok_or_else(missing)?;
         let data = Dataset::from_idx(idx::open(&images)?, idx::open(&labels)?, &images)?;
         if (data.height, data.width) != (SIDE, SIDE) {
-            return Err(Error::Dataset { path: images, kind: "the images are not 28 x 28" });
+            return Err(Error::dataset(&images, "the images are not 28 x 28"));
         }
         Ok(data)
     }
+}
+
+fn missing(looked: &[PathBuf]) -> Error {
+    let places: Vec<String> = looked.iter().map(|p| p.display().to_string()).collect();
+    let what = format!("Fashion-MNIST was not found (looked in {})", places.join(", "));
+    let hint = "run `apt-get install dataset-fashion-mnist` or scripts/fetch-models.sh, or name the folder";
+    Error::input("fashion.missing", what, hint)
 }
 
 /// The plain or gzip'd file, whichever is there.

@@ -37,8 +37,7 @@ pub fn from_bytes(bytes: &[u8], label: &Path) -> Result<Idx> {
 pub fn to_gzip(dims: &[usize], data: &[u8], label: &Path) -> Result<Vec<u8>> {
     let mut head = vec![0, 0, 8, u8::try_from(dims.len()).unwrap_or(u8::MAX)];
     for &dim in dims {
-        let dim = u32::try_from(dim)
-            .map_err(|_| Error::IdxShape { path: label.to_owned(), kind: "a side does not fit 32 bits" })?;
+        let dim = u32::try_from(dim).map_err(|_| shape_error(label, "a side does not fit 32 bits"))?;
         head.extend(dim.to_be_bytes());
     }
     // The reader's own checks decide what may be written.
@@ -49,25 +48,33 @@ pub fn to_gzip(dims: &[usize], data: &[u8], label: &Path) -> Result<Vec<u8>> {
     let mut gz = GzBuilder::new().write(Vec::new(), Compression::best());
     // Writing into memory cannot fail.
     let done = gz.write_all(&head).and_then(|()| gz.write_all(data)).and_then(|()| gz.finish());
-    done.map_err(|e| Error::Io { path: label.to_owned(), kind: e.kind() })
+    done.map_err(|e| Error::io(label, &e))
+}
+
+fn shape_error(path: &Path, kind: &str) -> Error {
+    Error::file(path, "idx.shape", format!("states dimensions that are refused ({kind})"), "fetch it again")
 }
 
 fn length(path: &Path, short: bool) -> Error {
-    Error::IdxLength { path: path.to_owned(), kind: if short { "fewer bytes than" } else { "more bytes than" } }
+    let kind = if short { "fewer bytes than" } else { "more bytes than" };
+    Error::file(path, "idx.length", format!("has {kind} its dimensions say"), "fetch it again")
 }
 
 /// A gzip stream fails with other kinds than a slice; those mean damage, an early end means a short file.
 fn io(path: &Path, error: &std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::UnexpectedEof => length(path, true),
-        _ => Error::IdxGzip { path: path.to_owned() },
+        _ => Error::file(path, "idx.gzip", "is a damaged gzip file", "fetch it again"),
     }
 }
 
 /// Reads magic and sides, and checks them before any data is read.
 fn header(reader: &mut impl Read, path: &Path) -> Result<Vec<usize>> {
-    let magic = |kind| Error::IdxMagic { path: path.to_owned(), kind };
-    let shape = |kind| Error::IdxShape { path: path.to_owned(), kind };
+    let magic = |kind: &str| {
+        let what = format!("does not begin as an IDX file of bytes ({kind})");
+        Error::file(path, "idx.magic", what, "fetch it again")
+    };
+    let shape = |kind| shape_error(path, kind);
     let mut head = [0u8; 4];
     reader.read_exact(&mut head).map_err(|e| io(path, &e))?;
     if head[..2] != [0, 0] {

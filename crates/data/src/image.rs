@@ -42,7 +42,7 @@ impl Picture {
             || !matches!(channels, 1 | 3)
             || data.len() != width * height * channels
         {
-            return Err(Error::ImageShape { width, height, channels, len: data.len() });
+            return Err(shape_error(width, height, channels, data.len()));
         }
         Ok(Self { width, height, channels, data })
     }
@@ -100,7 +100,7 @@ impl Picture {
         match channels {
             1 => Ok(self.to_gray()),
             3 => Ok(self.to_rgb()),
-            _ => Err(Error::ImageShape { width: self.width, height: self.height, channels, len: self.data.len() }),
+            _ => Err(shape_error(self.width, self.height, channels, self.data.len())),
         }
     }
 }
@@ -112,12 +112,7 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
     let encoder = image::codecs::png::PngEncoder::new(&mut out);
     let (width, height) = (picture.width as u32, picture.height as u32);
     let done = image::ImageEncoder::write_image(encoder, &picture.data, width, height, kind);
-    done.map_err(|_| Error::ImageShape {
-        width: picture.width,
-        height: picture.height,
-        channels: picture.channels,
-        len: picture.data.len(),
-    })?;
+    done.map_err(|_| shape_error(picture.width, picture.height, picture.channels, picture.data.len()))?;
     Ok(out)
 }
 
@@ -133,18 +128,18 @@ pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
 /// Decodes a picture in memory as [`open()`] does; `label` stands in for the path in errors (`image.*` codes).
 pub fn decode(bytes: &[u8], label: &Path) -> Result<Picture> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::FileTooLarge { path: label.to_owned(), limit: MAX_FILE_BYTES });
+        return Err(Error::too_large(label, MAX_FILE_BYTES));
     }
     // Decoders are fed hostile bytes; a panic in one must not end the program. Nothing outlives the
     // closure but its result, so no broken state can be seen afterwards.
     catch_unwind(AssertUnwindSafe(|| decode_inner(bytes, label)))
-        .unwrap_or_else(|_| Err(Error::ImageDecode { path: label.to_owned(), kind: "the decoder failed" }))
+        .unwrap_or_else(|_| Err(damaged(label, "the decoder failed")))
 }
 
 fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
-    let bad_format = |kind| Error::ImageFormat { path: path.to_owned(), kind };
+    let bad_format = |kind| unreadable(path, kind);
     if bytes.is_empty() {
-        return Err(Error::ImageTruncated { path: path.to_owned() });
+        return Err(truncated(path));
     }
     let format = image::guess_format(bytes).map_err(|_| bad_format("unknown format"))?;
     // Another crate in the build may switch on more decoders; only these five are vetted here.
@@ -162,9 +157,9 @@ fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
 
     let (width, height) = decoder.dimensions();
     let (w, h) = (width as usize, height as usize);
-    let too_large = || Error::ImageTooLarge { path: path.to_owned(), what: format!("{width} x {height}") };
+    let too_large = || too_large(path, &format!("{width} x {height}"));
     if w == 0 || h == 0 {
-        return Err(Error::ImageDecode { path: path.to_owned(), kind: "a side is zero" });
+        return Err(damaged(path, "a side is zero"));
     }
     if w > MAX_SIDE
         || h > MAX_SIDE
@@ -203,7 +198,7 @@ fn drop_alpha(rgba: &[u8]) -> Vec<u8> {
 /// Finds what the JPEG decoder lets pass in silence: four colour channels (CMYK, whose inversion is
 /// not standardised) and a picture cut short (the rest would come out gray).
 fn check_jpeg(bytes: &[u8], path: &Path) -> Result<()> {
-    let truncated = || Error::ImageTruncated { path: path.to_owned() };
+    let truncated = || truncated(path);
     let mut at = 2;
     loop {
         while bytes.get(at).is_some_and(|&b| b != 0xFF) {
@@ -227,19 +222,42 @@ fn check_jpeg(bytes: &[u8], path: &Path) -> Result<()> {
         // SOF0..SOF15 without DHT, JPG and DAC: the eighth byte counts the components.
         let is_frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
         if is_frame && bytes.get(at + 7) == Some(&4) {
-            return Err(Error::ImageFormat { path: path.to_owned(), kind: "CMYK JPEG" });
+            return Err(unreadable(path, "CMYK JPEG"));
         }
         at += length;
     }
 }
 
+fn shape_error(width: usize, height: usize, channels: usize, len: usize) -> Error {
+    let what = format!("a picture of {width} x {height} x {channels} cannot hold {len} bytes");
+    Error::input("image.shape", what, "give width*height*channels bytes with 1 or 3 channels")
+}
+
+fn truncated(path: &Path) -> Error {
+    Error::file(path, "image.truncated", "ends before the picture is complete", "copy or download it again")
+}
+
+fn unreadable(path: &Path, kind: &str) -> Error {
+    let what = format!("is not a picture that can be read here ({kind})");
+    Error::file(path, "image.format", what, "save it as PNG or RGB JPEG")
+}
+
+fn damaged(path: &Path, kind: &str) -> Error {
+    let hint = "open it in a picture viewer and save it again";
+    Error::file(path, "image.decode", format!("cannot be decoded ({kind})"), hint)
+}
+
+fn too_large(path: &Path, what: &str) -> Error {
+    let hint = format!("at most {MAX_SIDE} pixels a side and {MAX_PIXELS} in all are decoded, so scale it down first");
+    Error::file(path, "image.too_large", format!("is too large a picture ({what})"), hint)
+}
+
 fn map_error(error: &ImageError, path: &Path) -> Error {
-    let path = path.to_owned();
     match error {
-        ImageError::Limits(_) => Error::ImageTooLarge { path, what: "beyond the memory limit".into() },
-        ImageError::Unsupported(_) => Error::ImageFormat { path, kind: "unsupported variant of the format" },
-        _ if is_eof(error) => Error::ImageTruncated { path },
-        _ => Error::ImageDecode { path, kind: "damaged data" },
+        ImageError::Limits(_) => too_large(path, "beyond the memory limit"),
+        ImageError::Unsupported(_) => unreadable(path, "unsupported variant of the format"),
+        _ if is_eof(error) => truncated(path),
+        _ => damaged(path, "damaged data"),
     }
 }
 

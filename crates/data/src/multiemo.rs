@@ -24,7 +24,7 @@ pub fn folder(language: &str) -> String {
 pub fn pairs(dir: &Path, language: &str) -> Result<Aligned> {
     let read = |language: &str| {
         let path = dir.join(folder(language)).join(FILE);
-        let bad = |kind| Error::Dataset { path: path.clone(), kind };
+        let bad = |kind| Error::dataset(&path, kind);
         let all: Vec<String> = examples(&path)?.iter().map(|e| words(&e.input)).collect();
         if all.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
             return Err(bad("a sentence has more than 1 MiB"));
@@ -34,7 +34,7 @@ pub fn pairs(dir: &Path, language: &str) -> Result<Aligned> {
     let ((_, english), (path, other)) = (read("en")?, read(language)?);
     if english.len() != other.len() {
         let kind = "it has another number of sentences than the English file, so they do not answer each other";
-        return Err(Error::Dataset { path, kind });
+        return Err(Error::dataset(&path, kind));
     }
     let mut out = Pairing::default();
     for (english, other) in english.iter().zip(&other) {

@@ -23,9 +23,10 @@ pub struct Batches {
 impl Batches {
     /// Batches samples of `lengths` `[n]` tokens so that none holds more than `budget` tokens; fails with `batch.budget`, naming a sample that is longer, or `batch.invalid`.
     pub fn new(lengths: &[u32], budget: u32, seed: u64, epoch: u64) -> Result<Self> {
-        let n = u32::try_from(lengths.len()).map_err(|_| Error::Batch { kind: "there are more than 2^32 samples" })?;
+        let n = u32::try_from(lengths.len()).map_err(|_| Error::batch("there are more than 2^32 samples"))?;
         if let Some((index, &len)) = lengths.iter().enumerate().find(|&(_, &len)| len > budget) {
-            return Err(Error::Budget { index, len, budget });
+            let what = format!("sample {index} has {len} tokens, more than the {budget} of a batch");
+            return Err(Error::input("batch.budget", what, "raise the budget or truncate"));
         }
         let mut order: Vec<u32> = (0..n).collect();
         shuffle(&mut order, &mut Rng::of(&[5, seed, epoch]));

@@ -27,7 +27,7 @@ pub fn read(images: &[u8], labels: &[u8]) -> Result<Dataset> {
 pub fn embedded_fashion() -> Result<Dataset> {
     let data = read(IMAGES, LABELS)?;
     if data.len() != 4000 {
-        return Err(Error::Dataset { path: "(built-in images)".into(), kind: "there are not 4,000 images" });
+        return Err(Error::dataset(Path::new("(built-in images)"), "there are not 4,000 images"));
     }
     Ok(data)
 }

@@ -56,15 +56,15 @@ pub fn lines(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
     let mut out = segments(path)?;
     out.retain(|line| !line.trim().is_empty());
-    if out.is_empty() { Err(Error::NoText { path: path.to_owned(), kind: "no line of text" }) } else { Ok(out) }
+    if out.is_empty() { Err(Error::no_text(path, "no line of text")) } else { Ok(out) }
 }
 
 /// A file as one document, each row of a table as one, or those of every `.txt`, `.txt.gz` and `.parquet` file of a folder in the
 /// order of their names; fails with `file.*` or `text.*`.
 pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
-    let io = |e: std::io::Error| Error::Io { path: path.to_owned(), kind: e.kind() };
-    let none = |kind| Error::NoText { path: path.to_owned(), kind };
+    let io = |e: std::io::Error| Error::io(path, &e);
+    let none = |kind| Error::no_text(path, kind);
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
         let texts = texts(path)?;
         return if texts.is_empty() { Err(none("no text")) } else { Ok(texts) };
@@ -88,9 +88,7 @@ pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let mut out = Vec::with_capacity(files.len());
     for file in &files {
         for text in texts(file)? {
-            left = left
-                .checked_sub(text.len() as u64)
-                .ok_or_else(|| Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES })?;
+            left = left.checked_sub(text.len() as u64).ok_or_else(|| Error::too_large(path, MAX_FILE_BYTES))?;
             out.push(text);
         }
     }
@@ -108,14 +106,14 @@ fn texts(path: &Path) -> Result<Vec<String>> {
 fn is_table(path: &Path) -> Result<bool> {
     let mut head = Vec::with_capacity(table::MAGIC.len());
     let (file, _) = open_file(path, MAX_FILE_BYTES)?;
-    file.take(table::MAGIC.len() as u64)
-        .read_to_end(&mut head)
-        .map_err(|e| Error::Io { path: path.to_owned(), kind: e.kind() })?;
+    file.take(table::MAGIC.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(path, &e))?;
     Ok(head == table::MAGIC)
 }
 
 fn long_line(path: &Path, at: usize, len: usize) -> Error {
-    Error::LongLine { path: path.to_owned(), line: at + 1, len, limit: MAX_LINE_BYTES }
+    let line = at + 1;
+    let what = format!("at line {line} has {len} bytes, more than the {MAX_LINE_BYTES} that are read here");
+    Error::file(path, "text.long_line", what, "break it up")
 }
 
 /// Reads a text file, gzip'd or not whatever its name.
@@ -127,13 +125,15 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 pub(crate) fn text_from(bytes: Vec<u8>, label: &Path) -> Result<String> {
     if let Some((_, kind, command)) = FORMATS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
         let command = command.replace("FILE", &label.display().to_string());
-        return Err(Error::Packed { path: label.to_owned(), kind, command });
+        let hint = format!("run `{command}` and give the file it writes");
+        return Err(Error::file(label, "file.packed", format!("is {kind}, which is not read here"), hint));
     }
     let bytes = if bytes.starts_with(GZIP) { gunzip(&bytes, label)? } else { bytes };
     let text = String::from_utf8(bytes).map_err(|e| {
         let byte = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..byte].iter().filter(|&&b| b == b'\n').count();
-        Error::Utf8 { path: label.to_owned(), line, byte }
+        let hint = "if you know its encoding, convert it with `iconv -f ENCODING -t UTF-8`";
+        Error::file(label, "text.utf8", format!("is not UTF-8 at line {line} (byte {byte})"), hint)
     })?;
     // Some editors put a byte order mark in front.
     Ok(match text.strip_prefix('\u{feff}') {
@@ -144,12 +144,12 @@ pub(crate) fn text_from(bytes: Vec<u8>, label: &Path) -> Result<String> {
 
 fn gunzip(bytes: &[u8], path: &Path) -> Result<Vec<u8>> {
     let mut out = Vec::new();
-    MultiGzDecoder::new(bytes).take(MAX_FILE_BYTES + 1).read_to_end(&mut out).map_err(|e| Error::Gzip {
-        path: path.to_owned(),
-        kind: if e.kind() == ErrorKind::UnexpectedEof { "ends too early" } else { "is damaged" },
+    MultiGzDecoder::new(bytes).take(MAX_FILE_BYTES + 1).read_to_end(&mut out).map_err(|e| {
+        let kind = if e.kind() == ErrorKind::UnexpectedEof { "ends too early" } else { "is damaged" };
+        Error::file(path, "file.gzip", format!("is a gzip file that {kind}"), "fetch it again")
     })?;
     if out.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::FileTooLarge { path: path.to_owned(), limit: MAX_FILE_BYTES });
+        return Err(Error::too_large(path, MAX_FILE_BYTES));
     }
     Ok(out)
 }

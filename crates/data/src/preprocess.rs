@@ -32,7 +32,7 @@ impl Preprocessor {
         let (height, width) = self.resized(picture)?;
         let (out_height, out_width) = self.crop.unwrap_or((height, width));
         if out_height > MAX_OUTPUT_SIDE || out_width > MAX_OUTPUT_SIDE {
-            return Err(Error::PreprocessorOutput { width: out_width as u64, height: out_height as u64 });
+            return Err(Error::output(out_width, out_height));
         }
 
         let mut picture = picture.to_channels(channels)?;
@@ -86,7 +86,7 @@ impl Preprocessor {
             }
         };
         if height > MAX_SIDE || width > MAX_SIDE || (height * width) as u64 > MAX_PIXELS {
-            return Err(Error::PreprocessorOutput { width: width as u64, height: height as u64 });
+            return Err(Error::output(width, height));
         }
         Ok((height, width))
     }
@@ -100,7 +100,9 @@ fn fit(values: &[f32], channels: usize) -> Result<Vec<f32>> {
     if channels == 1 && values.iter().all(|&v| v == values[0]) {
         return Ok(vec![values[0]]);
     }
-    Err(Error::PreprocessorChannels { channels, found: values.len() })
+    let found = values.len();
+    let what = format!("the picture has {channels} channel(s) but the preprocessor's mean and std are for {found}");
+    Err(Error::input("preprocessor.channels", what, "use the configuration that belongs to the model"))
 }
 
 /// A centred crop; it pads with zeros where the picture is smaller.

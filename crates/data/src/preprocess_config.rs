@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use switchformer_format::json;
 
-use crate::error::{Error, Result, parse_json, read_json};
+use crate::error::{Error, Result, read_json};
 use crate::resize::Filter;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -74,7 +75,7 @@ impl Preprocessor {
         }
     }
 
-    /// Reads a `preprocessor_config.json`; `fallback` is the family when the file names none; fails with `file.*`, `json.parse` or `preprocessor.unsupported`.
+    /// Reads a `preprocessor_config.json`; `fallback` is the family when the file names none; fails with `file.*`, `json.*` or `preprocessor.unsupported`.
     pub fn load(path: impl AsRef<Path>, fallback: Option<Family>) -> Result<Self> {
         let path = path.as_ref();
         from_value(&read_json(path, MAX_CONFIG_BYTES)?, path, fallback)
@@ -82,13 +83,13 @@ impl Preprocessor {
 
     /// Reads the same from bytes; `label` stands in for the path in errors.
     pub fn from_bytes(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Self> {
-        from_value(&parse_json(bytes, label)?, label, fallback)
+        from_value(&json::parse(bytes, label)?, label, fallback)
     }
 
     /// The steps of timm's evaluation, from the `pretrained_cfg` of its `config.json` (`{"architecture": ..}`); `None` where the
-    /// file has none; fails with `json.parse` or `preprocessor.unsupported`.
+    /// file has none; fails with `json.*` or `preprocessor.unsupported`.
     pub fn from_timm(bytes: &[u8], label: &Path) -> Result<Option<Self>> {
-        let doc = parse_json(bytes, label)?;
+        let doc = json::parse(bytes, label)?;
         match doc.get("pretrained_cfg").filter(|_| doc.get("architecture").is_some()) {
             Some(Value::Object(map)) => timm(&Fields { map, path: label }).map(Some),
             _ => Ok(None),
@@ -113,8 +114,9 @@ impl<'a> Fields<'a> {
         if text.len() < value.to_string().len() {
             text.push_str("...");
         }
-        let field = field.chars().take(60).collect();
-        Err(Error::Preprocessor { path: self.path.to_owned(), field, value: text, hint })
+        let field: String = field.chars().take(60).collect();
+        let what = format!("has \"{field}\" as {text}, which is not supported");
+        Err(Error::file(self.path, "preprocessor.unsupported", what, hint))
     }
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -179,12 +181,7 @@ impl<'a> Fields<'a> {
 
 fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Preprocessor> {
     let Value::Object(map) = value else {
-        return Err(Error::Preprocessor {
-            path: path.to_owned(),
-            field: "(file)".into(),
-            value: "not an object".into(),
-            hint: "give a JSON object",
-        });
+        return Err(Error::file(path, "preprocessor.unsupported", "holds no JSON object", "give one"));
     };
     let fields = Fields { map, path };
     let family = family(&fields, fallback)?;

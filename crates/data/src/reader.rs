@@ -57,7 +57,7 @@ impl Reader {
         tokenizer.set_max_length(None)?;
         let added = MAX_QUESTION + 3;
         if max_len < added + MIN_ROOM {
-            return Err(Error::TokenizerMaxLength { max: max_len, added });
+            return Err(Error::max_length(max_len, added));
         }
         Ok(Reader { tokenizer, max_len, overlap })
     }
@@ -67,7 +67,7 @@ impl Reader {
     pub fn windows(&self, question: &str, passage: &str) -> Result<Vec<Window>> {
         let whole = self.tokenizer.encode_pairs(&[(question, passage)])?.pop().unwrap_or_default();
         if !whole.type_ids.contains(&1) {
-            return Err(Error::TokenizerEncode { index: 0, kind: "it does not tell the second text from the first" });
+            return Err(Error::encode(0, "it does not tell the second text from the first"));
         }
         let words = |i: usize, of: u32| whole.special_mask[i] == 0 && whole.type_ids[i] == of;
         let n = whole.ids.len();

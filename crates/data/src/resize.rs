@@ -46,7 +46,7 @@ impl Filter {
 
 /// Resizes `[h, w, c]` to `[height, width, c]`; fails with `preprocessor.output` when a side is 0 or above the bounds of [`crate::image`].
 pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) -> Result<Picture> {
-    let bad = || Error::PreprocessorOutput { width: width as u64, height: height as u64 };
+    let bad = || Error::output(width, height);
     let sides = 1..=MAX_SIDE;
     if !sides.contains(&width) || !sides.contains(&height) || (width * height) as u64 > MAX_PIXELS {
         return Err(bad());

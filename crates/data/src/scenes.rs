@@ -32,7 +32,7 @@ impl Scene {
     pub fn compose(garments: &Dataset, seed: u64, index: u64) -> Result<Scene> {
         let (h, w) = (garments.height(), garments.width());
         if garments.is_empty() || garments.channels() != 1 || h > SIDE || w > SIDE {
-            return Err(Error::Batch { kind: "scenes are made of gray pictures of at most 64 x 64" });
+            return Err(Error::batch("scenes are made of gray pictures of at most 64 x 64"));
         }
         let mut rng = Rng::of(&[STREAM, seed, index]);
         let mut scene = Scene::background(&mut rng);

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use switchformer_format::json;
 
 use crate::error::{Error, Result, read_file};
 use crate::plain::text_from;
@@ -93,7 +94,7 @@ struct Answer {
 }
 
 impl Squad {
-    /// Reads a file, plain or gzip'd; fails with `file.*`, `text.*`, `json.parse` or `squad.layout`.
+    /// Reads a file, plain or gzip'd; fails with `file.*`, `text.*`, `json.*` or `squad.layout`.
     pub fn open(path: impl AsRef<Path>, offsets: Offsets) -> Result<Self> {
         let path = path.as_ref();
         Self::from_bytes(read_file(path, MAX_BYTES)?, path, offsets)
@@ -102,7 +103,7 @@ impl Squad {
     /// Reads a file in memory; `label` stands in for the path in errors; fails as [`open`](Self::open) does.
     pub fn from_bytes(bytes: Vec<u8>, label: &Path, offsets: Offsets) -> Result<Self> {
         let text = text_from(bytes, label)?;
-        let refuse = |at: String, kind| Error::Squad { path: label.to_owned(), at, kind };
+        let refuse = |at: String, kind| layout(label, &at, kind);
         let file: File = parse(&text, label)?;
         let mut out = Squad::default();
         let mut ids = HashSet::new();
@@ -135,7 +136,7 @@ impl Squad {
             }
         }
         if out.questions.is_empty() {
-            return Err(Error::NoText { path: label.to_owned(), kind: "no question" });
+            return Err(Error::no_text(label, "no question"));
         }
         Ok(out)
     }
@@ -148,25 +149,22 @@ impl Squad {
     }
 }
 
-/// Predictions for a file: one JSON object from question names to answers; fails with `file.*`, `text.*`, `json.parse` or `squad.layout`.
+/// Predictions for a file: one JSON object from question names to answers; fails with `file.*`, `text.*`, `json.*` or `squad.layout`.
 pub fn predictions(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
     let path = path.as_ref();
     parse(&text_from(read_file(path, MAX_BYTES)?, path)?, path)
 }
 
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    json::check(text.as_bytes(), path)?;
     serde_json::from_str(text).map_err(|e| {
-        let json = |kind| Error::Json { path: path.to_owned(), kind, line: e.line() };
-        match e.classify() {
-            serde_json::error::Category::Eof => json("unexpected end"),
-            serde_json::error::Category::Data => Error::Squad {
-                path: path.to_owned(),
-                at: format!("line {} column {}", e.line(), e.column()),
-                kind: "a field is of another kind than expected",
-            },
-            _ => json("syntax error"),
-        }
+        let at = format!("line {} column {}", e.line(), e.column());
+        layout(path, &at, "a field is of another kind than expected")
     })
+}
+
+fn layout(path: &Path, at: &str, kind: &str) -> Error {
+    Error::file(path, "squad.layout", format!("at {at}: {kind}"), "the layout is that of SQuAD v1.1")
 }
 
 impl Qa {

@@ -53,8 +53,13 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+fn decode_error(kind: &str) -> Error {
+    let what = format!("the token ids could not be decoded ({kind})");
+    Error::input("tokenizer.decode", what, "check that they belong to this tokenizer")
+}
+
 impl Tokenizer {
-    /// Loads `tokenizer.json` from a model folder, else builds a BERT tokenizer from `vocab.txt`; `cap` bounds the maximum length (pass the position table's); fails with `file.*`, `json.parse` or `tokenizer.*`.
+    /// Loads `tokenizer.json` from a model folder, else builds a BERT tokenizer from `vocab.txt`; `cap` bounds the maximum length (pass the position table's); fails with `file.*`, `json.*` or `tokenizer.*`.
     pub fn load(dir: impl AsRef<Path>, cap: Option<usize>) -> Result<Self> {
         let dir = dir.as_ref();
         let stated = stated_max_length(dir)?;
@@ -68,7 +73,7 @@ impl Tokenizer {
         }
         let path = dir.join("vocab.txt");
         if !path.exists() {
-            return Err(Error::TokenizerMissing { dir: dir.to_owned() });
+            return Err(Error::no_tokenizer(dir));
         }
         let vocab = read_file(&path, MAX_TOKENIZER_BYTES)?;
         let config = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
@@ -84,14 +89,12 @@ impl Tokenizer {
     pub fn from_bytes(json: &[u8], label: &Path, max_length: Option<usize>) -> Result<Self> {
         // What vocab.txt becomes is longer than the file itself; hence the slack.
         if json.len() as u64 > MAX_TOKENIZER_BYTES * 4 {
-            return Err(Error::FileTooLarge { path: label.to_owned(), limit: MAX_TOKENIZER_BYTES });
+            return Err(Error::too_large(label, MAX_TOKENIZER_BYTES));
         }
-        let parse = |kind| Error::TokenizerParse { path: label.to_owned(), kind };
-        let shape: Shape = serde_json::from_slice(json).map_err(|e| match e.classify() {
-            serde_json::error::Category::Data => parse("not a tokenizer description"),
-            serde_json::error::Category::Eof => parse("the JSON ends too early"),
-            _ => parse("malformed JSON"),
-        })?;
+        let parse = |kind| Error::tokenizer(label, kind);
+        // Neither the shape nor the tokenizer keeps a second value of a key, and both would go deep.
+        switchformer_format::json::check(json, label)?;
+        let shape: Shape = serde_json::from_slice(json).map_err(|_| parse("not a tokenizer description"))?;
         shape.check(label)?;
         // The parser indexes into lists it just read; a malformed file has made it panic before.
         let mut inner = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json)))
@@ -102,7 +105,7 @@ impl Tokenizer {
         let mut this =
             Self { inner, bare: OnceLock::new(), max_length: None, cut: shape.cut(), path: label.to_owned() };
         if this.added(false).max(this.added(true)) > MAX_ADDED {
-            return Err(Error::TokenizerUnsafe { path: label.to_owned(), kind: "too many special tokens are added" });
+            return Err(Error::unsafe_tokenizer(label, "too many special tokens are added"));
         }
         this.set_max_length(max_length)?;
         Ok(this)
@@ -126,9 +129,7 @@ impl Tokenizer {
             stride: 0,
         });
         let added = self.added(false);
-        self.inner
-            .with_truncation(params)
-            .map_err(|_| Error::TokenizerMaxLength { max: max_length.unwrap_or(0), added })?;
+        self.inner.with_truncation(params).map_err(|_| Error::max_length(max_length.unwrap_or(0), added))?;
         self.max_length = max_length;
         Ok(())
     }
@@ -164,11 +165,11 @@ impl Tokenizer {
     /// The text of token ids, at most [`MAX_DECODE_IDS`]; unknown ids are left out; fails with `tokenizer.decode`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         if ids.len() > MAX_DECODE_IDS {
-            return Err(Error::TokenizerDecode { kind: "too many ids" });
+            return Err(decode_error("too many ids"));
         }
         catch_unwind(AssertUnwindSafe(|| self.inner.decode(ids, skip_special)))
-            .map_err(|_| Error::TokenizerDecode { kind: "the tokenizer failed" })?
-            .map_err(|_| Error::TokenizerDecode { kind: "the decoder refused them" })
+            .map_err(|_| decode_error("the tokenizer failed"))?
+            .map_err(|_| decode_error("the decoder refused them"))
     }
 
     fn added(&self, pair: bool) -> usize {
@@ -178,7 +179,7 @@ impl Tokenizer {
     /// Fails unless at least one token of text fits.
     fn room(&self, max: usize, pair: bool) -> Result<()> {
         let added = self.added(pair);
-        if max <= added { Err(Error::TokenizerMaxLength { max, added }) } else { Ok(()) }
+        if max <= added { Err(Error::max_length(max, added)) } else { Ok(()) }
     }
 
     fn encode_one(&self, index: usize, text: &str, pair: Option<&str>) -> Result<Encoding> {
@@ -203,8 +204,8 @@ impl Tokenizer {
             self.inner.post_process(a, b, true)
         };
         let encoding = catch_unwind(AssertUnwindSafe(run))
-            .map_err(|_| Error::TokenizerEncode { index, kind: "the tokenizer failed" })?
-            .map_err(|_| Error::TokenizerEncode { index, kind: "the tokenizer refused it" })?;
+            .map_err(|_| Error::encode(index, "the tokenizer failed"))?
+            .map_err(|_| Error::encode(index, "the tokenizer refused it"))?;
         Ok(Encoding {
             ids: encoding.get_ids().to_vec(),
             type_ids: encoding.get_type_ids().to_vec(),
@@ -245,7 +246,9 @@ impl Tokenizer {
     fn pieces(&self, index: usize, text: &str) -> Result<Vec<Range<usize>>> {
         let limit = if self.cut == Cut::Never { MAX_PIECE_BYTES } else { MAX_TEXT_BYTES };
         if text.len() > limit {
-            return Err(Error::TokenizerTooLong { index, len: text.len(), limit });
+            let what =
+                format!("text {index} has {} bytes, more than the {limit} that this tokenizer takes", text.len());
+            return Err(Error::input("tokenizer.too_long", what, "split the text"));
         }
         let mut out = Vec::new();
         let mut start = 0;
@@ -268,7 +271,10 @@ impl Tokenizer {
                     Cut::BeforeSpace => c == ' ' && !text[..i].chars().next_back().is_some_and(char::is_whitespace),
                 });
             let Some((cut, _)) = found else {
-                return Err(Error::TokenizerLongRun { index, at: start, limit: MAX_PIECE_BYTES });
+                let what = format!(
+                    "text {index} has more than {MAX_PIECE_BYTES} bytes without a white space to cut at (from byte {start})"
+                );
+                return Err(Error::input("tokenizer.long_run", what, "insert spaces or split the text"));
             };
             out.push(start..cut);
             start = cut;

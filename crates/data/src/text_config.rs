@@ -57,7 +57,7 @@ struct ModelShape {
 impl Shape {
     /// Refuses tokenizers that could take unbounded time or memory on a short text.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |kind| Err(Error::TokenizerUnsafe { path: path.to_owned(), kind });
+        let refuse = |kind| Err(Error::unsafe_tokenizer(path, kind));
         for part in [&self.normalizer, &self.pre_tokenizer, &self.post_processor, &self.decoder].into_iter().flatten() {
             // The precompiled character map is one long string and counts as one node.
             if nodes(part) > MAX_NODES {
@@ -187,7 +187,7 @@ pub(crate) fn optional_json(path: &Path) -> Result<Option<Value>> {
 
 /// The `tokenizer.json` that transformers would make of a BERT `vocab.txt`.
 pub(crate) fn bert_json(vocab: &[u8], config: &Value, path: &Path) -> Result<Vec<u8>> {
-    let parse = |kind| Error::TokenizerParse { path: path.to_owned(), kind };
+    let parse = |kind| Error::tokenizer(path, kind);
     let text = std::str::from_utf8(vocab).map_err(|_| parse("not UTF-8"))?;
     let mut ids: HashMap<&str, usize> = HashMap::new();
     // A last line break ends the last token and begins no new one.

@@ -139,7 +139,10 @@ impl TokenizerRecipe {
         }
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |e: std::io::Error| Error::Write { path, kind: e.kind() }
+            move |e: std::io::Error| {
+                let what = format!("cannot be written ({})", e.kind());
+                Error::file(&path, "file.write", what, "check the folder and the space left")
+            }
         };
         std::fs::create_dir_all(dir).map_err(failed(dir))?;
         for (name, bytes) in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config.to_string().as_bytes())] {
@@ -349,8 +352,8 @@ impl TokenizerRecipe {
     }
 }
 
-fn refuse(kind: &'static str) -> Error {
-    Error::TokenizerTrain { kind }
+fn refuse(hint: &'static str) -> Error {
+    Error::input("tokenizer.train", "the tokenizer cannot be trained", hint)
 }
 
 /// Whether a token would be read as a byte.

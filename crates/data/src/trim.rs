@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
+use switchformer_format::json::parse_growing;
 
-use crate::error::{Error, Result, parse_json, read_file};
+use crate::error::{Error, Result, read_file};
 use crate::plain;
 use crate::text::{MAX_TOKENIZER_BYTES, Tokenizer};
 use crate::text_config::{bert_json, optional_json};
+
+/// How many times its text a tokenizer may take in memory: entries of a vocabulary are short.
+const GROWTH: usize = 16;
 
 /// How often each token id occurs in a corpus.
 pub type Counts = BTreeMap<u32, u64>;
@@ -55,8 +59,12 @@ impl std::fmt::Debug for Vocabulary {
     }
 }
 
+fn cannot(path: &Path, kind: &str) -> Error {
+    Error::file(path, "tokenizer.trim", "cannot be trimmed", kind)
+}
+
 impl Vocabulary {
-    /// Reads the tokenizer of a model folder as [`Tokenizer::load`] does; fails with `file.*`, `json.parse` or `tokenizer.*`.
+    /// Reads the tokenizer of a model folder as [`Tokenizer::load`] does; fails with `file.*`, `json.*` or `tokenizer.*`.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
@@ -65,18 +73,18 @@ impl Vocabulary {
         }
         let path = dir.join("vocab.txt");
         if !path.exists() {
-            return Err(Error::TokenizerMissing { dir: dir.to_owned() });
+            return Err(Error::no_tokenizer(dir));
         }
         let config = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         Self::from_bytes(&bert_json(&read_file(&path, MAX_TOKENIZER_BYTES)?, &config, &path)?, &path)
     }
 
-    /// Reads a `tokenizer.json` in memory; `label` stands in for the path in errors; fails with `json.parse` or `tokenizer.*`.
+    /// Reads a `tokenizer.json` in memory; `label` stands in for the path in errors; fails with `json.*` or `tokenizer.*`.
     pub fn from_bytes(bytes: &[u8], label: &Path) -> Result<Self> {
         // Refuses whatever the tokenizer itself would refuse.
         Tokenizer::from_bytes(bytes, label, None)?;
-        let doc = parse_json(bytes, label)?;
-        let refuse = |kind| Error::TokenizerTrim { path: label.to_owned(), kind };
+        let doc = parse_growing(bytes, label, GROWTH)?;
+        let refuse = |kind| cannot(label, kind);
         let model = &doc["model"];
         let kind = match model["type"].as_str() {
             Some("WordPiece") => Kind::WordPiece,
@@ -220,7 +228,7 @@ impl Vocabulary {
     /// The ids to keep, ascending: what must stay, `also` (ids that a model's config names), and what `rule` takes from a
     /// corpus, the most frequent first; fails with `tokenizer.trim`.
     pub fn choose(&self, counts: &Counts, rule: &Keep, also: &BTreeSet<u32>) -> Result<Vec<u32>> {
-        let refuse = |kind| Error::TokenizerTrim { path: self.path.clone(), kind };
+        let refuse = |kind| cannot(&self.path, kind);
         let mut kept = self.required();
         if !also.iter().all(|id| self.take(&mut kept, *id)) {
             return Err(refuse("the model's config names an id that no token has"));
@@ -250,7 +258,7 @@ impl Vocabulary {
     /// The `tokenizer.json` of the kept ids, which are ascending; fails with `tokenizer.trim` where the parts cannot be
     /// renumbered without a change.
     pub fn trimmed(&self, kept: &[u32]) -> Result<Vec<u8>> {
-        let refuse = |kind| Error::TokenizerTrim { path: self.path.clone(), kind };
+        let refuse = |kind| cannot(&self.path, kind);
         let new = |id: u32| kept.binary_search(&id).ok().map(|rank| rank as u32);
         let mut doc = self.doc.clone();
         let model = &mut doc["model"];
@@ -306,7 +314,7 @@ impl Vocabulary {
 }
 
 /// The other files of a tokenizer folder that speak of ids, for the kept ids (ascending): `vocab.txt`, `added_tokens.json`,
-/// `tokenizer_config.json`; fails with `file.*` or `json.parse`.
+/// `tokenizer_config.json`; fails with `file.*` or `json.*`.
 pub fn companions(dir: &Path, kept: &[u32]) -> Result<BTreeMap<String, Vec<u8>>> {
     let new = |id: u32| kept.binary_search(&id).ok();
     let mut files = BTreeMap::new();
@@ -330,7 +338,7 @@ pub fn companions(dir: &Path, kept: &[u32]) -> Result<BTreeMap<String, Vec<u8>>>
     let path = dir.join("vocab.txt");
     if path.exists() {
         let text = String::from_utf8(read_file(&path, MAX_TOKENIZER_BYTES)?)
-            .map_err(|_| Error::TokenizerParse { path: path.clone(), kind: "not UTF-8" })?;
+            .map_err(|_| Error::tokenizer(&path, "not UTF-8"))?;
         let lines: Vec<&str> = text.lines().collect();
         let left: String =
             kept.iter().filter_map(|id| lines.get(*id as usize)).map(|line| format!("{line}\n")).collect();

@@ -72,4 +72,6 @@ fn what_is_damaged_is_named() {
     assert!(of(&|e| e["input"] = json!("AAAA")).starts_with("image."));
     assert_eq!(code(&json!({"examples": []})), "dataset.invalid");
     assert_eq!(code(&json!([1, 2])), "dataset.invalid");
+    let nested = (0..40).fold(json!(1), |v, _| json!([v]));
+    assert_eq!(code(&json!({"examples": [], "x": nested})), "json.depth");
 }

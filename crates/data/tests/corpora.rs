@@ -273,7 +273,7 @@ fn predictions_are_one_object_of_texts() {
     };
     refused(br#"{"q1": 5}"#, "squad.layout", &["b.json at line 1", "another kind"]);
     refused(br#"["q1"]"#, "squad.layout", &["another kind"]);
-    refused(br#"{"q1": "#, "json.parse", &["unexpected end"]);
+    refused(br#"{"q1": "#, "json.syntax", &["b.json", "EOF"]);
 }
 
 #[test]
@@ -304,9 +304,10 @@ fn damaged_questions_are_refused_with_their_place() {
     says(&raw(b"{}"), "squad.layout", &["\"data\""]);
     says(&raw(br#"{"data": [{}]}"#), "squad.layout", &["data[0]", "\"paragraphs\""]);
     says(&raw(br#"{"data": []}"#), "text.none", &["no question"]);
-    says(&raw(b"{\"data\": [\n"), "json.parse", &["unexpected end", "line 2"]);
-    says(&raw(b"{\"data\": ]"), "json.parse", &["syntax error"]);
-    says(&raw(&[b"{\"data\": ".as_slice(), &[b'['; 100_000]].concat()), "squad.layout", &["another kind"]);
+    says(&raw(b"{\"data\": [\n"), "json.syntax", &["EOF", "line 2"]);
+    says(&raw(b"{\"data\": ]"), "json.syntax", &["expected value"]);
+    says(&raw(&[b"{\"data\": ".as_slice(), &[b'['; 100_000]].concat()), "json.depth", &["deeper than 32"]);
+    says(&raw(br#"{"data": [], "data": []}"#), "json.duplicate", &["\"data\""]);
     says(&raw(b"{\"data\": \"\xFF\"}"), "text.utf8", &["line 1", "byte 10"]);
     let packed = gzip(b"{\"data\": []}");
     says(&raw(&packed[..packed.len() - 3]), "file.gzip", &["ends too early"]);

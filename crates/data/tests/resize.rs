@@ -154,9 +154,17 @@ fn unsupported_values_are_refused_by_name() {
     }
     assert_eq!(read(json!([])).unwrap_err().code(), "preprocessor.unsupported");
     let bad = Preprocessor::from_bytes(b"{\"size\": ", Path::new("c"), None).unwrap_err();
-    assert_eq!(bad.code(), "json.parse");
-    let deep = "[".repeat(100_000);
-    assert_eq!(Preprocessor::from_bytes(deep.as_bytes(), Path::new("c"), None).unwrap_err().code(), "json.parse");
+    assert_eq!(bad.code(), "json.syntax");
+    let twice = r#"{"image_processor_type": "ViTImageProcessor", "size": 8, "size": 9}"#;
+    let sixty =
+        format!(r#"{{"image_processor_type": "ViTImageProcessor", "x": {}{}}}"#, "[".repeat(60), "]".repeat(60));
+    for (text, code) in
+        [("[".repeat(100_000), "json.depth"), (sixty, "json.depth"), (twice.to_string(), "json.duplicate")]
+    {
+        assert_eq!(Preprocessor::from_bytes(text.as_bytes(), Path::new("c"), None).unwrap_err().code(), code);
+        let timm = format!(r#"{{"architecture": "x", "pretrained_cfg": {text}}}"#);
+        assert_eq!(Preprocessor::from_timm(timm.as_bytes(), Path::new("c")).unwrap_err().code(), code);
+    }
     // A long value is shortened in the message.
     let long = read(json!({"image_processor_type": "x".repeat(5000)})).unwrap_err().to_string();
     assert!(long.len() < 400, "{}", long.len());

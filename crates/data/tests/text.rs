@@ -104,7 +104,7 @@ fn the_maximum_length_comes_from_the_right_file() {
     dir.put("sentence_bert_config.json", br#"{"max_seq_length": null}"#);
     assert_eq!(load(Some(512)), Some(128));
     dir.put("sentence_bert_config.json", b"{");
-    assert_eq!(Tokenizer::load(&dir.0, None).unwrap_err().code(), "json.parse");
+    assert_eq!(Tokenizer::load(&dir.0, None).unwrap_err().code(), "json.syntax");
 }
 
 #[test]
@@ -151,17 +151,20 @@ fn special_token_names_and_windows_line_ends_are_read() {
 #[test]
 fn malformed_tokenizers_are_refused() {
     let code = |bytes: &[u8]| Tokenizer::from_bytes(bytes, Path::new("t"), None).unwrap_err().code();
-    for bytes in
-        [&b""[..], b"{", b"[]", b"null", b"{}", b"\xFF\xFE", b"{\"model\": 3}", b"{\"model\": {\"type\": \"Nope\"}}"]
-    {
+    for bytes in [&b"[]"[..], b"null", b"{}", b"{\"model\": 3}", b"{\"model\": {\"type\": \"Nope\"}}"] {
         assert_eq!(code(bytes), "tokenizer.parse", "{bytes:?}");
     }
-    assert_eq!(code("[".repeat(200_000).as_bytes()), "tokenizer.parse");
-    assert_eq!(code(format!("{{\"model\": {}", "{\"a\":".repeat(100_000)).as_bytes()), "tokenizer.parse");
+    for bytes in [&b""[..], b"{", b"\xFF\xFE"] {
+        assert_eq!(code(bytes), "json.syntax", "{bytes:?}");
+    }
+    assert_eq!(code("[".repeat(200_000).as_bytes()), "json.depth");
+    assert_eq!(code(format!("{{\"model\": {}", "{\"a\":".repeat(100_000)).as_bytes()), "json.depth");
+    let twice = padded().to_string().replacen('{', "{\"version\":\"1.0\",", 1);
+    assert_eq!(code(twice.as_bytes()), "json.duplicate");
     // Every cut of a good file.
     let good = padded().to_string();
     for cut in 0..good.len() {
-        assert_eq!(code(&good.as_bytes()[..cut]), "tokenizer.parse");
+        assert_eq!(code(&good.as_bytes()[..cut]), "json.syntax");
     }
     // No third-party wording reaches the message.
     let text =

@@ -1,6 +1,8 @@
 //! Strict JSON: caps on size, depth and memory, and no duplicate keys (a duplicate would let two readers see two files).
 
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -13,13 +15,34 @@ use crate::error::{Error, Result};
 
 /// Deepest nesting that any file of ours or of Hugging Face needs.
 const MAX_DEPTH: usize = 32;
-/// Memory that a document may take beyond twice its text: `[[],[],[]]` grows tenfold when parsed, `[{"":0}]` a hundredfold.
+/// Memory that a document may take beyond [`GROWTH`] times its text: `[[],[],[]]` grows tenfold when parsed, `[{"":0}]` a
+/// hundredfold.
 const MAX_EXTRA: usize = 24 << 20;
+/// How many times its text a document may take in memory.
+const GROWTH: usize = 2;
 /// Longest key that a message repeats.
 const SHOWN: usize = 80;
 
 /// Parses `bytes` of the file at `path`, refusing duplicates, depth over 32, documents that blow up and trailing data.
 pub fn parse(bytes: &[u8], path: &Path) -> Result<Value> {
+    parse_growing(bytes, path, GROWTH)
+}
+
+/// Parses as [`parse`] does, but the document may take `growth` times its text in memory (and 24 MiB): for long lists of
+/// short entries, such as vocabularies.
+pub fn parse_growing(bytes: &[u8], path: &Path, growth: usize) -> Result<Value> {
+    let budget = Cell::new(MAX_EXTRA.saturating_add(growth.saturating_mul(bytes.len())));
+    whole(bytes, path, Strict { depth: 0, budget: &budget })
+}
+
+/// Checks a document as [`parse`] does and keeps nothing of it: for one that is read into a type of its own, which would
+/// take the last of two equal keys. Memory is that of the keys of the objects that are open.
+pub fn check(bytes: &[u8], path: &Path) -> Result<()> {
+    let budget = Cell::new(MAX_EXTRA.saturating_add(GROWTH.saturating_mul(bytes.len())));
+    whole(bytes, path, Check(Strict { depth: 0, budget: &budget }))
+}
+
+fn whole<'a, S: DeserializeSeed<'a>>(bytes: &'a [u8], path: &Path, seed: S) -> Result<S::Value> {
     let mut de = serde_json::Deserializer::from_slice(bytes);
     let bad = |e: serde_json::Error| {
         let code = if e.to_string().contains("duplicate key") {
@@ -33,8 +56,7 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Value> {
         };
         Error::format(path, code, format!("not valid JSON: {e}"), "download the file again or repair it")
     };
-    let budget = Cell::new(MAX_EXTRA + 2 * bytes.len());
-    let value = Strict { depth: 0, budget: &budget }.deserialize(&mut de).map_err(bad)?;
+    let value = seed.deserialize(&mut de).map_err(bad)?;
     de.end().map_err(bad)?;
     Ok(value)
 }
@@ -84,6 +106,14 @@ impl Strict<'_> {
         Strict { depth: self.depth + 1, ..self }
     }
 
+    /// Errors where a value at this depth is too deep.
+    fn reach<E: de::Error>(self) -> Result<(), E> {
+        if self.depth > MAX_DEPTH {
+            return Err(E::custom(format!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(())
+    }
+
     fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
         let left = self.budget.get().checked_sub(bytes);
         self.budget.set(left.ok_or_else(|| E::custom("the document takes too much memory"))?);
@@ -101,9 +131,7 @@ const ENTRY: usize = 120;
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
     fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
-        if self.depth > MAX_DEPTH {
-            return Err(de::Error::custom(format!("nested deeper than {MAX_DEPTH}")));
-        }
+        self.reach()?;
         d.deserialize_any(self)
     }
 }
@@ -146,11 +174,124 @@ impl<'de> Visitor<'de> for Strict<'_> {
             self.take(key.len() + if out.is_empty() { NODE } else { ENTRY })?;
             let value = map.next_value_seed(self.deeper())?;
             if out.contains_key(&key) {
-                let key: String = key.chars().take(SHOWN).collect();
-                return Err(de::Error::custom(format!("duplicate key {key:?}")));
+                return Err(twice(&key));
             }
             out.insert(key, value);
         }
         Ok(out.into())
+    }
+}
+
+fn twice<E: de::Error>(key: &str) -> E {
+    let key: String = key.chars().take(SHOWN).collect();
+    E::custom(format!("duplicate key {key:?}"))
+}
+
+/// Walks a document and keeps nothing but the keys of open objects.
+#[derive(Clone, Copy)]
+struct Check<'a>(Strict<'a>);
+
+/// What a key of an open object takes beside its letters, where it is written with escapes.
+const KEY: usize = 64;
+
+impl<'de> DeserializeSeed<'de> for Check<'_> {
+    type Value = ();
+    fn deserialize<D: de::Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        self.0.reach()?;
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Check<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Check(self.0.deeper()))?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
+        let mut taken = 0;
+        while let Some(Key(key)) = map.next_key()? {
+            let size = KEY + if matches!(key, Cow::Owned(_)) { key.len() } else { 0 };
+            self.0.take(size)?;
+            taken += size;
+            if keys.contains(&key) {
+                return Err(twice(&key));
+            }
+            keys.insert(key);
+            map.next_value_seed(Check(self.0.deeper()))?;
+        }
+        self.0.budget.set(self.0.budget.get() + taken);
+        Ok(())
+    }
+}
+
+/// A key, borrowed where it is written without escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn codes(text: &str) -> [Option<&'static str>; 2] {
+        let path = Path::new("a.json");
+        let code = |e: Error| e.code();
+        [parse(text.as_bytes(), path).err().map(code), check(text.as_bytes(), path).err().map(code)]
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_only_checked_are_refused_alike() {
+        let nested = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));
+        for (text, code) in [
+            (r#"{"a": [1, -2, 0.5, null, true, "b\n"], "b": {"a": {}, "c": []}}"#.to_string(), None),
+            (nested(MAX_DEPTH), None),
+            (nested(MAX_DEPTH + 1), Some("json.depth")),
+            (r#"{"a":"#.repeat(MAX_DEPTH + 1), Some("json.depth")),
+            ("[".repeat(100_000), Some("json.depth")),
+            (r#"{"a": 1, "b": 2, "a": 1}"#.into(), Some("json.duplicate")),
+            (r#"{"a": 1, "\u0061": 1}"#.into(), Some("json.duplicate")),
+            (r#"[{"b": {"a": 1, "a": 1}}]"#.into(), Some("json.duplicate")),
+            (r#"{"a": 1e999}"#.into(), Some("json.syntax")),
+            ("{} {}".into(), Some("json.syntax")),
+            ("".into(), Some("json.syntax")),
+            (r#"{"a": "#.into(), Some("json.syntax")),
+        ] {
+            assert_eq!(codes(&text), [code; 2], "{text:.60}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let path = Path::new("a.json");
+        // What grows a hundredfold is refused where it is kept, and takes nothing where it is not.
+        let wide = format!("[{}0]", r#"{"":0},"#.repeat(100_000));
+        assert_eq!(codes(&wide), [Some("json.size"), None]);
+        assert!(parse_growing(wide.as_bytes(), path, 100).is_ok());
+        let keys: String = (0..1_000_000).map(|i| format!("\"{i}\":0,")).collect();
+        assert_eq!(codes(&format!("{{{keys}\"a\":0}}")), [Some("json.size"); 2]);
     }
 }

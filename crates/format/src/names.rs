@@ -1,9 +1,12 @@
 //! Tables that map other generations of tensor names onto the published one.
 
+use std::borrow::Cow;
+
 /// One rename: dotted patterns in which `*` stands for one part and `**` for any number of parts (none included).
-/// Wildcards of the right side take what those of the left side matched, in order. A part `#` on the right says that the
-/// stored tensor holds several, one per entry of its first dimension: they are read as tensors of their own, with their
-/// number in its place.
+/// Wildcards of the right side take what those of the left side matched, in order; `*+1` and `*-1` take a number, so much
+/// more or less, and a name without a number there, or with one below that, is no match. A part `#` on the right says that
+/// the stored tensor holds several, one per entry of its first dimension: they are read as tensors of their own, with
+/// their number in its place.
 pub type Rename = (&'static str, &'static str);
 
 /// Which names a model accepts.
@@ -69,14 +72,25 @@ fn rename(name: &str, from: &str, to: &str) -> Option<String> {
         return None;
     }
     let mut caught = caught.into_iter();
-    let mut out: Vec<&str> = Vec::new();
+    let mut out: Vec<Cow<str>> = Vec::new();
     for part in to.split('.').filter(|p| !p.is_empty()) {
         match part {
-            "*" | "**" => out.extend(caught.next().unwrap_or_default()),
-            word => out.push(word),
+            "*" | "**" => out.extend(caught.next().unwrap_or_default().iter().map(|p| Cow::Borrowed(*p))),
+            word => match word.strip_prefix('*') {
+                Some(by) => out.push(shifted(caught.next()?.first()?, by)?.into()),
+                None => out.push(word.into()),
+            },
         }
     }
     Some(out.join("."))
+}
+
+/// The number of a part, more or less by the signed number `by`.
+fn shifted(part: &str, by: &str) -> Option<String> {
+    let n: u32 = part.parse().ok()?;
+    // A number that is written in another way is another name.
+    (n.to_string() == part).then_some(())?;
+    n.checked_add_signed(by.parse().ok()?).map(|n| n.to_string())
 }
 
 /// Names come from files: nothing is copied while matching, and a second `**` would make it quadratic.
@@ -148,6 +162,16 @@ mod tests {
         assert_eq!(names.canonical("berta.x"), "berta.x");
         assert!(names.ignored("embeddings.position_ids"));
         assert!(!names.ignored("embeddings.position_embeddings"));
+    }
+
+    #[test]
+    fn numbers_are_shifted() {
+        let names = Names::new(&[("layers.*.downsample.**", "stages.*-1.merge.**"), ("a.*", "b.*+1.c")], &[]);
+        assert_eq!(names.canonical("layers.10.downsample.norm.bias"), "stages.9.merge.norm.bias");
+        assert_eq!(names.canonical("a.0"), "b.1.c");
+        for same in ["layers.0.downsample.x", "layers.x.downsample.y", "layers.01.downsample.x", "a.99999999999", "a.-1"] {
+            assert_eq!(names.canonical(same), same);
+        }
     }
 
     #[test]

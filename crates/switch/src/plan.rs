@@ -96,27 +96,18 @@ pub enum Quantization {
 impl Quantization {
     /// Reads `quantization_config`; other methods are refused by name.
     pub fn read(config: &ConfigMap) -> Result<Self> {
-        let Some(q) = config.get("quantization_config") else { return Ok(Quantization::None) };
-        let field = |name: &str| q.get(name).cloned().unwrap_or(Value::Null);
-        if field("quant_method").as_str() != Some("switchformer") {
-            return Err(Error::unsupported(
-                "quantization_config.quant_method",
-                field("quant_method"),
-                "\"switchformer\"; or export the model as plain floats",
-            ));
+        let Some(q) = config.sub("quantization_config")? else { return Ok(Quantization::None) };
+        for (field, want, supported) in [
+            ("quant_method", Value::from("switchformer"), "\"switchformer\"; or export the model as plain floats"),
+            ("form", "nested_int".into(), "\"nested_int\""),
+            ("stored_bits", STORED.into(), "8"),
+        ] {
+            let found = q.get(field).unwrap_or(&Value::Null);
+            if *found != want {
+                return Err(Error::unsupported(q.at(field), found, supported));
+            }
         }
-        if field("form").as_str() != Some("nested_int") {
-            return Err(Error::unsupported("quantization_config.form", field("form"), "\"nested_int\""));
-        }
-        if field("stored_bits").as_u64() != Some(u64::from(STORED)) {
-            return Err(Error::unsupported("quantization_config.stored_bits", field("stored_bits"), "8"));
-        }
-        let views: Option<Vec<u8>> = field("views")
-            .as_array()
-            .and_then(|v| v.iter().map(|b| b.as_u64().filter(|b| (2..=8).contains(b)).map(|b| b as u8)).collect());
-        match views {
-            Some(v) if !v.is_empty() && v.len() <= 7 => Ok(Quantization::Nested(v)),
-            _ => Err(Error::config("quantization_config.views", "must be a list of widths from 2 to 8")),
-        }
+        let views = q.list("views", 1..=7, "widths from 2 to 8", |v| whole(v, 2..=8).map(|bits| bits as u8))?;
+        views.map(Quantization::Nested).ok_or_else(|| Error::config(q.at("views"), "is missing"))
     }
 }

@@ -18,11 +18,7 @@ pub(crate) enum Pool {
 impl Pool {
     /// Reads `global_pool`, the class token where the config has none.
     pub(crate) fn read(c: &ConfigMap) -> Result<Self> {
-        match c.text("global_pool", "token")?.as_str() {
-            "token" => Ok(Pool::Token),
-            "avg" => Ok(Pool::Average),
-            other => Err(Error::unsupported("global_pool", other, "token, avg")),
-        }
+        c.one_of("global_pool", "token", &[("token", Pool::Token), ("avg", Pool::Average)])
     }
 
     /// One row for each member, after the final norm. Shapes: state `[total, dim]` -> `[members, dim]`. Errors when a

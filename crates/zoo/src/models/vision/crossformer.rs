@@ -214,15 +214,12 @@ impl Config {
 
 /// Kernels of the steps between `stages` stages.
 fn merges(c: &ConfigMap, stages: usize) -> Result<Vec<Vec<usize>>> {
-    let Some(v) = c.get("merge_size") else { return Ok(vec![vec![2]; stages - 1]) };
-    let kernel = |v: &Json| v.as_u64().filter(|k| (1..=64).contains(k)).map(|k| k as usize);
     let step = |v: &Json| -> Option<Vec<usize>> {
-        v.as_array().filter(|l| (1..=MAX_STAGES).contains(&l.len()))?.iter().map(kernel).collect()
+        v.as_array().filter(|l| (1..=MAX_STAGES).contains(&l.len()))?.iter().map(|v| whole(v, 1..=64)).collect()
     };
-    let steps: Option<Vec<_>> = v.as_array().map_or(&[][..], Vec::as_slice).iter().take(stages - 1).map(step).collect();
-    steps.filter(|s| s.len() == stages - 1).ok_or_else(|| {
-        Error::config("merge_size", format!("must be a list of kernels for each of {} steps", stages - 1))
-    })
+    // Configs may list one for the last stage too.
+    let steps = c.list("merge_size", stages - 1..=MAX_STAGES, "lists of kernels, one for each step", step)?;
+    Ok(steps.map_or(vec![vec![2]; stages - 1], |s| s.into_iter().take(stages - 1).collect()))
 }
 
 /// Side of the groups of every block. Sides that grow do so from 4 places to the whole map, as a share of the map that

@@ -224,23 +224,12 @@ impl Config {
 
 /// `depth`: blocks of both branches and steps of the exchange, for every group.
 fn depths(c: &ConfigMap) -> Result<Vec<[usize; 3]>> {
-    let wrong =
-        || Error::config("depth", "must be a list of [blocks, blocks, steps], 1 to 64 blocks and 0 to 64 steps");
-    let Some(list) = c.get("depth") else { return Ok(vec![[1, 5, 0]; 3]) };
-    let list = list.as_array().filter(|l| (1..=64).contains(&l.len())).ok_or_else(wrong)?;
-    let one = |v: &serde_json::Value| -> Option<[usize; 3]> {
-        let n: Option<Vec<usize>> = v.as_array()?.iter().take(4).map(|v| v.as_u64().map(|n| n as usize)).collect();
-        n?.try_into().ok()
+    let one = |v: &serde_json::Value| match v.as_array()?.as_slice() {
+        [a, b, cross] => Some([whole(a, 1..=64)?, whole(b, 1..=64)?, whole(cross, 0..=64)?]),
+        _ => None,
     };
-    let mut all = Vec::new();
-    for v in list {
-        let [a, b, cross] = one(v).ok_or_else(wrong)?;
-        if !(1..=64).contains(&a) || !(1..=64).contains(&b) || cross > 64 || all.len() > MAX_DEPTH {
-            return Err(wrong());
-        }
-        all.push([a, b, cross]);
-    }
-    Ok(all)
+    let what = "[blocks, blocks, steps], 1 to 64 blocks and 0 to 64 steps";
+    Ok(c.list("depth", 1..=64, what, one)?.unwrap_or(vec![[1, 5, 0]; 3]))
 }
 
 /// Pixels to patches: one convolution, or three with ReLU between.

@@ -292,7 +292,7 @@ impl Config {
 /// A number above zero, `None` where it is absent, null or the authors' -1.
 fn positive(c: &ConfigMap, field: &str, max: usize) -> Result<Option<f64>> {
     match c.get(field) {
-        None | Some(Json::Null) => Ok(None),
+        None => Ok(None),
         Some(v) if v.as_f64().is_some_and(|n| n < 0.0) => Ok(None),
         Some(_) => c.float(field, 1.0, 0.01, max as f64).map(Some),
     }
@@ -541,14 +541,12 @@ fn decoders(c: &ConfigMap, config: &Config, w: &Weights) -> Result<Vec<Decoder>>
         let good = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         good.then(|| name.to_string())
     };
-    let list = c.get("tasks").and_then(Json::as_array).filter(|l| (1..=64).contains(&l.len()));
-    let names: Option<Vec<String>> = list.and_then(|l| l.iter().map(word).collect());
-    let names = names.ok_or_else(|| Error::config("tasks", "must be a list of 1 to 64 names of letters and digits"))?;
-    let counts = c.get("task_channels").and_then(Json::as_array).filter(|l| l.len() == names.len());
-    let number = |v: &Json| v.as_u64().filter(|n| (1..=MAX_LABELS as u64).contains(n)).map(|n| n as usize);
-    let channels: Option<Vec<usize>> = counts.and_then(|l| l.iter().map(number).collect());
-    let channels = channels
-        .ok_or_else(|| Error::config("task_channels", format!("must be {} numbers of channels", names.len())))?;
+    let names: Vec<String> = c
+        .list("tasks", 1..=64, "names of letters and digits", word)?
+        .ok_or_else(|| Error::config("tasks", "is missing: a decoder for each"))?;
+    let channels = c
+        .list("task_channels", names.len()..=names.len(), "numbers of channels", |v| whole(v, 1..=MAX_LABELS))?
+        .ok_or_else(|| Error::config("task_channels", "is missing: one number for each task"))?;
     if config.tasks != Tasks::Shared && names.len() != config.n_tasks {
         return Err(Error::config("tasks", format!("names {} tasks, gate_dim counts {}", names.len(), config.n_tasks)));
     }

@@ -152,15 +152,11 @@ impl Config {
 
 /// One number per stage, -1 (read as 0) where a stage has no use for it.
 fn signed(c: &ConfigMap, field: &str, default: &[i64], stages: usize, max: usize) -> Result<Vec<usize>> {
-    let wrong = || Error::config(field, format!("must be one number from -1 to {max} for each of {stages} stages"));
-    let list: Vec<i64> = match c.get(field) {
-        None => default.to_vec(),
-        Some(v) => v.as_array().ok_or_else(wrong)?.iter().take(64).map(|v| v.as_i64().unwrap_or(i64::MIN)).collect(),
-    };
-    if list.len() != stages || list.iter().any(|n| !(-1..=max as i64).contains(n)) {
-        return Err(wrong());
-    }
-    Ok(list.into_iter().map(|n| n.max(0) as usize).collect())
+    let one = |v: &Json| if *v == -1 { Some(0) } else { whole(v, 0..=max) };
+    let what = format!("numbers from -1 to {max}, one for each stage");
+    let list = c.list(field, stages..=stages, &what, one)?;
+    let list = list.unwrap_or_else(|| default.iter().map(|n| (*n).max(0) as usize).collect());
+    if list.len() == stages { Ok(list) } else { Err(Error::config(field, format!("is missing, for {stages} stages"))) }
 }
 
 /// Values times a gate that convolutions of several sizes make.

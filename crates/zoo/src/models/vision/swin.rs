@@ -123,13 +123,7 @@ const RULES: &[Rename] = &[
     ("swinv2.**", "**"),
     ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
     ("patch_embed.norm.*", "embeddings.norm.*"),
-    ("layers.1.downsample.**", "encoder.layers.0.downsample.**"),
-    ("layers.2.downsample.**", "encoder.layers.1.downsample.**"),
-    ("layers.3.downsample.**", "encoder.layers.2.downsample.**"),
-    ("layers.4.downsample.**", "encoder.layers.3.downsample.**"),
-    ("layers.5.downsample.**", "encoder.layers.4.downsample.**"),
-    ("layers.6.downsample.**", "encoder.layers.5.downsample.**"),
-    ("layers.7.downsample.**", "encoder.layers.6.downsample.**"),
+    ("layers.*.downsample.**", "encoder.layers.*-1.downsample.**"),
     ("layers.*.blocks.*.**", "encoder.layers.*.blocks.*.**"),
     ("encoder.layers.*.blocks.*.norm1.*", "encoder.layers.*.blocks.*.layernorm_before.*"),
     ("encoder.layers.*.blocks.*.norm2.*", "encoder.layers.*.blocks.*.layernorm_after.*"),
@@ -265,16 +259,14 @@ const MAX_WINDOW: usize = 256;
 
 /// `pretrained_window_sizes`, zeros where the config has none.
 fn pretrained(c: &ConfigMap, stages: usize) -> Result<Vec<usize>> {
-    let wrong = || Error::config("pretrained_window_sizes", format!("must be one whole number per stage ({stages})"));
-    let Some(list) = c.get("pretrained_window_sizes") else { return Ok(vec![0; stages]) };
-    let list = list.as_array().ok_or_else(wrong)?;
-    let one = |v: &serde_json::Value| v.as_u64().filter(|n| *n <= MAX_WINDOW as u64).map(|n| n as usize);
-    let sizes = list.iter().take(MAX_STAGES).map(one).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    let (field, what) = ("pretrained_window_sizes", "whole numbers, one for each stage");
+    let sizes = c.list(field, 0..=MAX_STAGES, what, |v| whole(v, 0..=MAX_WINDOW))?.unwrap_or_default();
     // transformers writes four zeros whatever the number of stages.
     if sizes.iter().all(|s| *s == 0) {
         return Ok(vec![0; stages]);
     }
-    if sizes.len() == stages { Ok(sizes) } else { Err(wrong()) }
+    let n = sizes.len();
+    if n == stages { Ok(sizes) } else { Err(Error::config(field, format!("has {n} numbers for {stages} stages"))) }
 }
 
 /// Where the numbers come from that are added to the scores.
