@@ -73,7 +73,9 @@ impl ConfigMap {
             None => Ok(default),
             Some(v) => match v.as_f64() {
                 Some(x) if (min..=max).contains(&x) => Ok(x),
-                _ => Err(Error::config(self.at(field), format!("is {}, must be a number from {min} to {max}", brief(v)))),
+                _ => {
+                    Err(Error::config(self.at(field), format!("is {}, must be a number from {min} to {max}", brief(v))))
+                }
             },
         }
     }
@@ -151,7 +153,9 @@ impl ConfigMap {
         let list: Vec<f64> = v.as_array().into_iter().flatten().take(3).filter_map(Value::as_f64).collect();
         match list.as_slice() {
             [a, b] if [a, b].iter().all(|x| (min..=max).contains(*x)) => Ok([*a, *b]),
-            _ => Err(Error::config(self.at(field), format!("is {}, must be two numbers from {min} to {max}", brief(v)))),
+            _ => {
+                Err(Error::config(self.at(field), format!("is {}, must be two numbers from {min} to {max}", brief(v))))
+            }
         }
     }
 
@@ -302,7 +306,8 @@ mod tests {
 
     #[test]
     fn parts_lists_and_words() {
-        let c = ConfigMap::new(json!({"text": {"heads": 0, "deep": {"act": "gelu"}}, "sizes": [1, 2], "vision": 3})).unwrap();
+        let c = ConfigMap::new(json!({"text": {"heads": 0, "deep": {"act": "gelu"}}, "sizes": [1, 2], "vision": 3}))
+            .unwrap();
         let text = c.sub("text").unwrap().unwrap();
         let error = text.size("heads", None, 9).unwrap_err().to_string();
         assert!(error.contains("`text.heads`"), "{error}");

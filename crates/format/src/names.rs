@@ -169,7 +169,9 @@ mod tests {
         let names = Names::new(&[("layers.*.downsample.**", "stages.*-1.merge.**"), ("a.*", "b.*+1.c")], &[]);
         assert_eq!(names.canonical("layers.10.downsample.norm.bias"), "stages.9.merge.norm.bias");
         assert_eq!(names.canonical("a.0"), "b.1.c");
-        for same in ["layers.0.downsample.x", "layers.x.downsample.y", "layers.01.downsample.x", "a.99999999999", "a.-1"] {
+        for same in
+            ["layers.0.downsample.x", "layers.x.downsample.y", "layers.01.downsample.x", "a.99999999999", "a.-1"]
+        {
             assert_eq!(names.canonical(same), same);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use switchformer_nn::config::ConfigMap;
+use switchformer_nn::config::{ConfigMap, whole};
 use switchformer_nn::{Error, Folder, Point, Result, json};
 
 use crate::leaf::bits::STORED;

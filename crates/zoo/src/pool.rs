@@ -4,7 +4,7 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::LayerNorm;
 use switchformer_nn::spatial::mean_rows;
 use switchformer_nn::staged::State;
-use switchformer_nn::{Error, Result, Tensor};
+use switchformer_nn::{Result, Tensor};
 
 /// timm's `global_pool`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

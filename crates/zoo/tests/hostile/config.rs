@@ -162,7 +162,12 @@ pub fn config_cases(t: &mut Table) {
     t.vit("quantization/view of 1 bit", &|f| quant(f, "views", json!([1])), VALUE, &["views", "2 to 8"]);
     t.vit("quantization/views text", &|f| quant(f, "views", json!("8")), VALUE, &["views", "2 to 8"]);
     t.vit("quantization/50 views", &|f| quant(f, "views", json!(vec![4; 50])), VALUE, &["views"]);
-    t.vit("quantization/a list", &|f| set(f, json!({"quantization_config": []})), VALUE, &["quantization_config", "an object"]);
+    t.vit(
+        "quantization/a list",
+        &|f| set(f, json!({"quantization_config": []})),
+        VALUE,
+        &["quantization_config", "an object"],
+    );
 }
 
 pub fn plan_cases(t: &mut Table) {

@@ -13,7 +13,7 @@
 use std::sync::OnceLock;
 
 use serde_json::Value as Json;
-use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;

@@ -8,7 +8,7 @@
 //! Departs from the reference: none known. A block of the chain is a whole exchange; its state is the branch with large
 //! patches, the other waits beside it.
 
-use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
 use switchformer_nn::layers::{
     Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, project_onto, resize_images,
 };

@@ -100,13 +100,20 @@ struct Config {
     mlp_ratio: f64,
     act: Activation,
     /// Which blocks mix frequencies; the others convolve.
-    mixtures: fn(&Stages, (usize, usize)) -> bool,
+    mixtures: Mixes,
     frequencies: Frequencies,
     /// Whether all norms are folded.
     deploy: bool,
     channels: usize,
     image: Size,
 }
+
+/// Which blocks mix frequencies.
+type Mixes = fn(&Stages, (usize, usize)) -> bool;
+
+const MIXTURES: &[(&str, Mixes)] = &[("last", Stages::ends), ("all", |_, _| true), ("none", |_, _| false)];
+const FREQUENCIES: &[(&str, Frequencies)] =
+    &[("mixed", Frequencies::Mixed), ("low", Frequencies::Low), ("high", Frequencies::High)];
 
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
+use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
 use switchformer_nn::layers::{
     Activation, AttentionNames, BatchNorm, LayerNorm, SelfAttention, check_heads, dense_ffn, patch_grid, patchify,
     positions_at,
@@ -545,7 +545,7 @@ fn decoders(c: &ConfigMap, config: &Config, w: &Weights) -> Result<Vec<Decoder>>
         .list("tasks", 1..=64, "names of letters and digits", word)?
         .ok_or_else(|| Error::config("tasks", "is missing: a decoder for each"))?;
     let channels = c
-        .list("task_channels", names.len()..=names.len(), "numbers of channels", |v| whole(v, 1..=MAX_LABELS))?
+        .list("task_channels", names.len()..=names.len(), "numbers of channels", |v| config::whole(v, 1..=MAX_LABELS))?
         .ok_or_else(|| Error::config("task_channels", "is missing: one number for each task"))?;
     if config.tasks != Tasks::Shared && names.len() != config.n_tasks {
         return Err(Error::config("tasks", format!("names {} tasks, gate_dim counts {}", names.len(), config.n_tasks)));

@@ -7,7 +7,7 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! Departs from the reference: none known.
 
-use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
 use switchformer_nn::names::Names;
@@ -152,7 +152,7 @@ impl Config {
 
 /// One number per stage, -1 (read as 0) where a stage has no use for it.
 fn signed(c: &ConfigMap, field: &str, default: &[i64], stages: usize, max: usize) -> Result<Vec<usize>> {
-    let one = |v: &Json| if *v == -1 { Some(0) } else { whole(v, 0..=max) };
+    let one = |v: &serde_json::Value| if *v == -1 { Some(0) } else { whole(v, 0..=max) };
     let what = format!("numbers from -1 to {max}, one for each stage");
     let list = c.list(field, stages..=stages, &what, one)?;
     let list = list.unwrap_or_else(|| default.iter().map(|n| (*n).max(0) as usize).collect());

@@ -11,7 +11,7 @@
 
 use std::sync::OnceLock;
 
-use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
 use switchformer_nn::leaf::Ffn;
