@@ -331,14 +331,36 @@ fn a_dense_model_is_upcycled() {
     let (dense, wide) = (temp.path().join("bert"), temp.path().join("wide"));
     toy(&dense, "bert");
     let (dense, wide) = (dense.to_str().unwrap(), wide.to_str().unwrap());
-    let doc = document(&run(&["compress", dense, "--upcycle", "4", "--top-k", "2", "--out", wide, "--json"]));
+    let doc =
+        document(&run(&["compress", "upcycle", dense, "--experts", "4", "--top-k", "2", "--out", wide, "--json"]));
     assert!(doc["params"].as_u64().unwrap() > 2 * doc["params_before"].as_u64().unwrap(), "{doc}");
     let points = text(&run(&["points", wide]).stdout);
     assert!(points.contains("top_k\":1..4} (rests at 2") && points.contains("\"expert\":0..3"), "{points}");
-    assert!(text(&run(&["points", dense]).stdout).contains("--upcycle"));
-    fails(&["compress", dense, "--upcycle", "4", "--out", wide], 2, &["exists"]);
-    fails(&["compress", dense, "--upcycle", "0", "--out", "new"], 2, &["count"]);
-    fails(&["compress", dense, "--out", "new"], 1, &["--upcycle"]);
+    assert!(text(&run(&["points", dense]).stdout).contains("compress upcycle"));
+    fails(&["compress", "upcycle", dense, "--experts", "4", "--out", wide], 2, &["exists"]);
+    fails(&["compress", "upcycle", dense, "--experts", "0", "--out", "new"], 2, &["count"]);
+    fails(&["compress", "upcycle", dense, "--out", "new"], 1, &["--experts"]);
+    // What were flags names its subcommand, wherever it stands.
+    for (flags, form) in [
+        (&["--upcycle", "4"][..], "compress upcycle MODEL --experts N"),
+        (&["--fold"], "compress fold MODEL"),
+        (&["--trim-vocab=x"], "compress trim-vocab MODEL --texts PATH"),
+        (&["--hash-attention"], "compress hash-attention MODEL"),
+    ] {
+        fails(
+            &[&["compress", dense], flags, &["--out", "new"]].concat(),
+            1,
+            &[flags[0].split('=').next().unwrap(), form],
+        );
+        fails(&[&["compress"], flags, &[dense, "--out", "new"]].concat(), 1, &[form]);
+    }
+    fails(&["compress", "fold", dense, "--upcycle", "4", "--out", "new"], 1, &["unexpected argument '--upcycle'"]);
+    fails(&["compress", "hash-attention", dense, "--out", "new"], 1, &["--image", "--tensors"]);
+    assert!(
+        ["fold", "trim-vocab", "upcycle", "hash-attention"]
+            .iter()
+            .all(|form| text(&run(&["compress", "--help"]).stdout).contains(form))
+    );
 }
 
 /// The inputs of the metrics' fixture as files, and what the public scorers said.
@@ -479,7 +501,7 @@ fn vocabularies_are_cut() {
     let vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).into_iter().chain(words);
     std::fs::write(model.join("vocab.txt"), vocab.collect::<Vec<_>>().join("\n")).unwrap();
     std::fs::write(temp.path().join("text.txt"), "w3 w4 w3\nw40").unwrap();
-    let args = ["compress", "bert", "--trim-vocab", "text.txt", "--out", "small", "--json"];
+    let args = ["compress", "trim-vocab", "bert", "--texts", "text.txt", "--out", "small", "--json"];
     let made = document(&run_in(temp.path(), &args));
     assert_eq!(
         (&made["tokens_before"], &made["tokens"], &made["corpus_tokens_kept"]),
@@ -490,7 +512,7 @@ fn vocabularies_are_cut() {
     assert_eq!(answer("bert"), answer("small"));
     let again = run_in(temp.path(), &args);
     assert!(again.status.code() == Some(2) && text(&again.stderr).contains("exists already"));
-    fails(&["compress", "default", "--out", "x"], 1, &["--trim-vocab", "--upcycle"]);
+    fails(&["compress", "default", "--out", "x"], 1, &["default", "--help"]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ enum Verb {
     Eval(cmd::eval::Args),
     /// Train a recipe, or resume it
     Train(cmd::train::Args),
-    /// Write another form of a checkpoint: experts from a dense model, or a smaller vocabulary
+    /// Write another form of a checkpoint: folded norms, a smaller vocabulary, experts, hashed attention
     Compress(cmd::compress::Args),
     /// Turn an old PyTorch checkpoint into safetensors; nothing in it is run
     Convert(cmd::convert::Args),
@@ -66,7 +66,11 @@ pub fn main() -> ExitCode {
         Err(e) => {
             // Help and version are no errors; everything else is a usage error.
             let code = if e.use_stderr() { 1 } else { 0 };
-            let _ = e.print();
+            let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+            match cmd::compress::moved(&args).filter(|_| e.use_stderr()) {
+                Some(hint) => eprintln!("error[usage]: {hint}"),
+                None => drop(e.print()),
+            }
             return ExitCode::from(code);
         }
     };

@@ -15,85 +15,139 @@ use super::run::{from_images, from_tensors};
 use super::{open, print, print_json};
 use crate::fail::Fail;
 
-/// `compress MODEL`.
+/// `compress FORM MODEL`.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("form").required(true).args(["upcycle", "trim_vocab", "hash_attention", "fold"])))]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    form: Form,
+}
+
+/// What to make of a checkpoint.
+#[derive(clap::Subcommand)]
+enum Form {
+    /// Fold every batch norm, and every sum of branches, into one convolution or product: the same answers, less work
+    Fold(Folders),
+    /// Cut the vocabulary of a text model to the tokens that some texts use
+    TrimVocab(TrimVocab),
+    /// Copy every feed-forward network and add a router: at first each router gives the dense model's answer
+    Upcycle(Upcycle),
+    /// Fit EcoFormer's hash to a model trained with softmax over whole maps (PVT v2, Twins), on some pictures
+    HashAttention(HashAttention),
+}
+
+/// Names of the forms, with the flag that each of them once was and what to write now.
+const FORMS: [(&str, &str, &str); 4] = [
+    ("fold", "--fold", "compress fold MODEL --out DIR"),
+    ("trim-vocab", "--trim-vocab", "compress trim-vocab MODEL --texts PATH --out DIR"),
+    ("upcycle", "--upcycle", "compress upcycle MODEL --experts N --out DIR"),
+    ("hash-attention", "--hash-attention", "compress hash-attention MODEL --image FILE --out DIR"),
+];
+
+/// The new way to write `compress MODEL --<form> ..`, for arguments that were not understood.
+pub(crate) fn moved(args: &[String]) -> Option<String> {
+    let after = args.iter().position(|a| a == "compress")? + 1;
+    let rest = &args[after..];
+    if rest.iter().find(|a| !a.starts_with('-')).is_some_and(|first| FORMS.iter().any(|(form, ..)| form == first)) {
+        return None;
+    }
+    let given = |flag: &str| rest.iter().any(|a| a.split('=').next() == Some(flag));
+    let (_, flag, now) = FORMS.iter().find(|(_, flag, _)| given(flag))?;
+    Some(format!("{flag} is a subcommand now: write `switchformer {now}`; `switchformer compress --help` lists all"))
+}
+
+/// A folder to read and one to write.
+#[derive(clap::Args)]
+struct Folders {
     /// A model folder
     model: PathBuf,
-    /// Copy every feed-forward network N times and add a router: at first each router gives the dense model's answer
-    #[arg(long, value_name = "N")]
-    upcycle: Option<usize>,
-    /// Experts per row at rest
-    #[arg(long, value_name = "K", default_value_t = 1, requires = "upcycle")]
-    top_k: usize,
-    /// Seed of the fresh routers, or of the hash's anchors and first values
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "trim_vocab")]
-    seed: u64,
-    /// Fit EcoFormer's hash to a model trained with softmax over whole maps (PVT v2, Twins), on some pictures
-    #[arg(long)]
-    hash_attention: bool,
-    /// A picture to fit the hash to; may be given several times
-    #[arg(long, value_name = "FILE", requires = "hash_attention", conflicts_with = "tensors")]
-    image: Vec<PathBuf>,
-    /// A safetensors file with pixel_values [b,c,h,w] to fit the hash to
-    #[arg(long, value_name = "FILE", requires = "hash_attention")]
-    tensors: Option<PathBuf>,
-    /// Bits of a code
-    #[arg(long, value_name = "N", default_value_t = HashFit::default().bits, requires = "hash_attention")]
-    hash_bits: usize,
-    /// Cut the vocabulary to the tokens that a text file, a Parquet table or a folder of these uses; may be given
-    /// several times
-    #[arg(long, value_name = "PATH")]
-    trim_vocab: Vec<PathBuf>,
-    /// Keep tokens that occur at least N times
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "trim_vocab")]
-    min_count: u64,
-    /// Keep at most N tokens, the most frequent ones
-    #[arg(long, value_name = "N", requires = "trim_vocab")]
-    vocab_size: Option<usize>,
-    /// Keep the first N ids of the vocabulary whatever the text says
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "trim_vocab")]
-    keep_first: usize,
-    /// Fold every batch norm, and every sum of branches, into one convolution or product: the same answers, less work
-    #[arg(long)]
-    fold: bool,
     /// Folder to write; must not exist
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
+/// `compress trim-vocab`.
+#[derive(clap::Args)]
+struct TrimVocab {
+    #[command(flatten)]
+    folders: Folders,
+    /// Texts whose tokens are kept: a text file, a Parquet table or a folder of these; may be given several times
+    #[arg(long, value_name = "PATH", required = true)]
+    texts: Vec<PathBuf>,
+    /// Keep tokens that occur at least N times
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    min_count: u64,
+    /// Keep at most N tokens, the most frequent ones
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Keep the first N ids of the vocabulary, whatever the texts use
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    keep_first: usize,
+}
+
+/// `compress upcycle`.
+#[derive(clap::Args)]
+struct Upcycle {
+    #[command(flatten)]
+    folders: Folders,
+    /// Copies of every feed-forward network
+    #[arg(long, value_name = "N")]
+    experts: usize,
+    /// Experts per row at the default point
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    top_k: usize,
+    /// Seed of the fresh routers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// `compress hash-attention`.
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("pictures").required(true).args(["image", "tensors"])))]
+struct HashAttention {
+    #[command(flatten)]
+    folders: Folders,
+    /// A picture to fit the hash to; may be given several times
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// A safetensors file with pixel_values [b,c,h,w] to fit the hash to
+    #[arg(long, value_name = "FILE")]
+    tensors: Option<PathBuf>,
+    /// Bits of a code
+    #[arg(long, value_name = "N", default_value_t = HashFit::default().bits)]
+    bits: usize,
+    /// Seed of the hash's anchors and first values
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
 /// Writes the folder and says what it holds.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
-    match a.upcycle {
-        Some(count) => experts(a, &ExpertPlan::copies(count, a.top_k), as_json),
-        None if a.hash_attention => hash(a, as_json),
-        None if a.fold => folded(a, as_json),
-        None => vocabulary(a, as_json),
+    match &a.form {
+        Form::Fold(a) => folded(a, as_json),
+        Form::TrimVocab(a) => vocabulary(a, as_json),
+        Form::Upcycle(a) => experts(a, as_json),
+        Form::HashAttention(a) => hash(a, as_json),
     }
 }
 
-fn hash(a: &Args, as_json: bool) -> Result<(), Fail> {
-    let model = a.model.to_str().ok_or_else(|| Fail::Usage("the model's path is not UTF-8".into()))?;
+fn hash(a: &HashAttention, as_json: bool) -> Result<(), Fail> {
+    let model = a.folders.model.to_str().ok_or_else(|| Fail::Usage("the model's path is not UTF-8".into()))?;
     let given = match &a.tensors {
         Some(file) => from_tensors(file)?,
-        None if a.image.is_empty() => {
-            return Err(Fail::Usage("--hash-attention fits a hash to pictures: give --image or --tensors".into()));
-        }
         None => {
             let (opened, place) = open(model, false)?;
             from_images(&opened, &place, &a.image)?
         }
     };
     let Input::Pixels(pixels) = &given.input else {
-        return Err(Fail::Usage("--hash-attention fits a hash to pictures: give pixel_values".into()));
+        return Err(Fail::Usage("a hash is fitted to pictures: give pixel_values".into()));
     };
-    let how = HashFit { seed: a.seed, bits: a.hash_bits, ..HashFit::default() };
-    let made = hash_attention(&a.model, &a.out, pixels, &how)?;
+    let how = HashFit { seed: a.seed, bits: a.bits, ..HashFit::default() };
+    let made = hash_attention(&a.folders.model, &a.folders.out, pixels, &how)?;
     let [before, after] = made.params;
     if as_json {
         return print_json(&json!({
-            "out": a.out, "errors": made.errors, "bits_improved": made.improved[0], "bits": made.improved[1],
+            "out": a.folders.out, "errors": made.errors, "bits_improved": made.improved[0], "bits": made.improved[1],
             "params_before": before, "params": after,
         }));
     }
@@ -102,7 +156,7 @@ fn hash(a: &Args, as_json: bool) -> Result<(), Fail> {
         "{}: {} blocks hashed to {} bits, {before} parameters before, {after} now\n\
          the fit made {} of {} bits better; codes miss the wanted products by {drawn:.2} squared as drawn, by {fitted:.2} \
          now\n",
-        a.out.display(),
+        a.folders.out.display(),
         made.errors.len(),
         how.bits,
         made.improved[0],
@@ -110,7 +164,7 @@ fn hash(a: &Args, as_json: bool) -> Result<(), Fail> {
     ))
 }
 
-fn folded(a: &Args, as_json: bool) -> Result<(), Fail> {
+fn folded(a: &Folders, as_json: bool) -> Result<(), Fail> {
     let made = fold(&a.model, &a.out)?;
     let [before, after] = made.params;
     if as_json {
@@ -122,16 +176,17 @@ fn folded(a: &Args, as_json: bool) -> Result<(), Fail> {
     print(&format!("{out}: {} layers folded, {before} parameters before, {after} now\n", made.layers))
 }
 
-fn experts(a: &Args, plan: &ExpertPlan, as_json: bool) -> Result<(), Fail> {
-    let made = upcycle(&a.model, &a.out, plan, a.seed)?;
+fn experts(a: &Upcycle, as_json: bool) -> Result<(), Fail> {
+    let (plan, out) = (ExpertPlan::copies(a.experts, a.top_k), &a.folders.out);
+    let made = upcycle(&a.folders.model, out, &plan, a.seed)?;
     let [before, after] = made.params;
     if as_json {
         return print_json(&json!({
-            "out": a.out, "banks": made.banks, "experts": plan.count, "top_k": plan.top_k,
+            "out": out, "banks": made.banks, "experts": plan.count, "top_k": plan.top_k,
             "params_before": before, "params": after,
         }));
     }
-    let out = a.out.display();
+    let out = out.display();
     print(&format!(
         "{out}: {} banks of {} experts, {before} parameters before, {after} now\n\
          routers: switchformer points {out}\n",
@@ -139,12 +194,12 @@ fn experts(a: &Args, plan: &ExpertPlan, as_json: bool) -> Result<(), Fail> {
     ))
 }
 
-fn vocabulary(a: &Args, as_json: bool) -> Result<(), Fail> {
+fn vocabulary(a: &TrimVocab, as_json: bool) -> Result<(), Fail> {
     let rule = Keep { min_count: a.min_count.max(1), size: a.vocab_size, first: a.keep_first };
-    let made = trim_vocab(&a.model, &a.out, &a.trim_vocab, &rule)?;
+    let made = trim_vocab(&a.folders.model, &a.folders.out, &a.texts, &rule)?;
     if as_json {
         return print_json(&json!({
-            "out": a.out, "tokens_before": made.tokens[0], "tokens": made.tokens[1], "rows_before": made.rows[0],
+            "out": a.folders.out, "tokens_before": made.tokens[0], "tokens": made.tokens[1], "rows_before": made.rows[0],
             "params_before": made.params[0], "params": made.params[1], "weight_bytes_before": made.bytes[0],
             "weight_bytes": made.bytes[1], "corpus_tokens_kept": made.covered, "corpus_ids": made.used,
             "left_out": made.left_out,
@@ -154,7 +209,7 @@ fn vocabulary(a: &Args, as_json: bool) -> Result<(), Fail> {
     let mut text = format!(
         "{}: {} of {} tokens, {} parameters of {} (-{:.2} %), weights {:.1} MB of {:.1} MB (-{:.1} %)\n\
          the text uses {} tokens; {:.3} % of its places keep their token\n",
-        a.out.display(),
+        a.folders.out.display(),
         made.tokens[1],
         made.tokens[0],
         made.params[1],

@@ -47,7 +47,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
         refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
         match &opened.switches.host().experts {
-            None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "--upcycle"]),
+            None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "compress upcycle"]),
             Some(offer) => {
                 let n = offer.experts;
                 refused(&opened, json!({"experts": {"router": "fixed", "expert": n}}), &["no expert", "learned"]);

@@ -149,7 +149,7 @@ impl Switch for Experts {
     fn describe(&self, host: &Host) -> Axis {
         let values = match &host.experts {
             Some(offer) => offer.values(),
-            None => "no experts; `switchformer compress --upcycle N` makes some of a dense model".into(),
+            None => "no experts; `switchformer compress upcycle` makes some of a dense model".into(),
         };
         Axis { name: AXIS, values, available: host.experts.is_some(), change: "free" }
     }
@@ -159,7 +159,7 @@ impl Switch for Experts {
             Some(offer) => offer.setting(point).map(|_| None),
             None if point.axes().any(|a| a == AXIS) => Err(Error::point(
                 "experts: this checkpoint has no experts",
-                "make some with `switchformer compress --upcycle N`",
+                "make some with `switchformer compress upcycle`",
             )),
             None => Ok(None),
         }

@@ -7,7 +7,7 @@
 //! 17 is the weight of a pair, always positive, so sums over keys come first and no pair is ever formed. The last stage
 //! attends as usual, without the reduced map of PVT v2.
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
-//! Departs from the reference: the hash is read from the file; `compress --hash-attention` fits it, training does not.
+//! Departs from the reference: the hash is read from the file; `compress hash-attention` fits it, training does not.
 //! As there, the constant part of a weight counts the row's own value and not the sum of all (`own_value`, true unless the
 //! config says otherwise). `attn_type` names the controls as the authors do: `msa` (softmax) and `performer` (positive
 //! random features, arXiv 2009.14794), whose keys are scaled by the largest of their own image and not of the batch.

@@ -6,7 +6,7 @@
 //! is our own design in the line of Next-ViT, and no number of the paper is claimed for it.
 //! Idea: convolutions keep high frequencies, attention to pooled keys keeps low ones, and a third path convolves their
 //! sum; the three are joined by one product. While it trains a layer is a sum of branches with a batch norm each; for
-//! running all norms fold, exactly, into convolutions and products (`deploy` in the config, which `switchformer compress --fold` sets).
+//! running all norms fold, exactly, into convolutions and products (`deploy` in the config, which `switchformer compress fold` sets).
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
