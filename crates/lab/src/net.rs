@@ -16,6 +16,7 @@ use switchformer_nn::{
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::NestedLeaves;
 use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, Offer, dense_twin};
+use switchformer_switch::task::tasks;
 use switchformer_switch::{Plan, Quantization, Switches};
 use switchformer_zoo::Entry;
 use switchformer_zoo::find;
@@ -134,7 +135,9 @@ impl Net {
             [] => None,
             depths => Some(Arc::new(load_exits(model.trunk(), &config, &heads, depths)?)),
         };
-        let switches = Switches::new(model.trunk(), exits, recipe.switch.bits.clone()).with_experts(Offer::of(&w)?);
+        let switches = Switches::new(model.trunk(), exits, recipe.switch.bits.clone())
+            .with_experts(Offer::of(&w)?)
+            .with_tasks(tasks(&w));
         let (model_params, mut added_params) = (w.params(), heads.params());
         added_params.extend(we.params());
         let still = start.map_or_else(Vec::new, |s| s.still(&model_params, &added_params));

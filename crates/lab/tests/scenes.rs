@@ -75,7 +75,7 @@ fn both_tasks_are_learned_and_each_pass_meets_the_experts_of_its_gate() {
     let input =
         Input::Pixels(candle_core::Tensor::from_vec(pixels, (1, 1, 64, 64), &candle_core::Device::Cpu).unwrap());
     let answers = [0, 1].map(|task| {
-        let point = Point::parse(&format!(r#"{{"experts":{{"router":"task","task":{task}}}}}"#)).unwrap();
+        let point = Point::new().with("task", task);
         let (out, trace) = opened.run(&point, &input).unwrap();
         let met: Vec<String> = trace.decisions.iter().map(|d| d.choice["load"].to_string()).collect();
         // Two banks, two experts for each of the 65 rows, and no expert without a row.
@@ -111,11 +111,7 @@ fn a_stopped_run_goes_on_bit_for_bit() {
 #[test]
 fn what_scenes_cannot_do_is_refused_by_name() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/m3vit-scenes.toml");
-    for (change, word) in [
-        ("switch.draws=2", "draws"),
-        ("data.set=squad", "fashion-mnist"),
-        ("switch.experts={router=\"all\"}", "experts setting"),
-    ] {
+    for (change, word) in [("switch.draws=2", "draws"), ("data.set=squad", "fashion-mnist")] {
         let error = Study::read(&path, &[change.to_string()]).unwrap_err().to_string();
         assert!(error.contains(word), "{change}: {error}");
     }

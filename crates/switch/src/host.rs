@@ -24,6 +24,8 @@ pub struct Host {
     pub views: Vec<u8>,
     /// What the banks of experts offer, where there are any.
     pub experts: Option<Offer>,
+    /// Tasks that the model has an answer for.
+    pub tasks: usize,
 }
 
 /// One axis of the operating point, as this checkpoint offers it.
@@ -59,13 +61,20 @@ impl Switches {
     /// Switches of a model with the given extras.
     pub fn new(model: &dyn Staged, exits: Option<Arc<Exits>>, views: Vec<u8>) -> Self {
         let (n_blocks, first_exit) = (model.n_blocks(), model.first_exit());
-        let host = Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views, experts: None };
+        let host =
+            Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views, experts: None, tasks: 1 };
         Switches { host }
     }
 
     /// These switches with banks of experts.
     pub fn with_experts(mut self, experts: Option<Offer>) -> Self {
         self.host.experts = experts;
+        self
+    }
+
+    /// These switches for a model of several tasks.
+    pub fn with_tasks(mut self, tasks: usize) -> Self {
+        self.host.tasks = tasks;
         self
     }
 

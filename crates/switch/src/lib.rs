@@ -7,10 +7,17 @@ pub mod between;
 pub mod host;
 pub mod leaf;
 pub mod plan;
+pub mod task;
 
 pub use host::{Axis, Host, Switch, Switches};
 pub use plan::{Plan, Quantization};
 
 /// Every switch, in the order in which their rules act between blocks.
-pub static SWITCHES: &[&dyn Switch] =
-    &[&leaf::bits::Bits, &leaf::bits::Acts, &leaf::experts::Experts, &between::tokens::Tokens, &between::exit::Exit];
+pub static SWITCHES: &[&dyn Switch] = &[
+    &leaf::bits::Bits,
+    &leaf::bits::Acts,
+    &task::Task,
+    &leaf::experts::Experts,
+    &between::tokens::Tokens,
+    &between::exit::Exit,
+];

@@ -14,6 +14,7 @@ use switchformer_nn::{
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
 use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
+use switchformer_switch::task::tasks;
 use switchformer_switch::{Plan, Quantization, Switches};
 
 use crate::entry::Entry;
@@ -111,7 +112,7 @@ impl Opened {
             .filter(|f| folder.has(f))
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
-        let switches = Switches::new(model.trunk(), exits, views).with_experts(Offer::of(&w)?);
+        let switches = Switches::new(model.trunk(), exits, views).with_experts(Offer::of(&w)?).with_tasks(tasks(&w));
         Ok(Opened { entry, config, model, switches, plan, pooling, n_params, file_bytes })
     }
 
@@ -125,7 +126,7 @@ impl Opened {
             w = w.with_leaves(NestedLeaves::shared(entry.blocks));
         }
         let model = entry.build(&config, &w)?;
-        let switches = Switches::new(model.trunk(), None, views).with_experts(Offer::of(&w)?);
+        let switches = Switches::new(model.trunk(), None, views).with_experts(Offer::of(&w)?).with_tasks(tasks(&w));
         let n_params = w.n_elements();
         Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
     }

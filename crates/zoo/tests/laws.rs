@@ -93,6 +93,7 @@ fn splitting_confidence(opened: &Opened, input: &Input) -> f64 {
 fn points(opened: &Opened, input: &Input) -> Vec<Point> {
     let host = opened.switches.host();
     let mut list = vec![json!({})];
+    list.extend((1..host.tasks).map(|t| json!({"task": t})));
     list.extend((host.first_exit..=host.n_blocks).map(|k| json!({"exit": k})));
     list.extend(host.views.iter().map(|b| json!({"bits": b})));
     list.extend(host.views.iter().map(|b| json!({"bits": b, "acts": 8})));
@@ -104,6 +105,7 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
     }
     if let Some(offer) = &host.experts {
         list.extend((1..offer.gates).map(|t| json!({"experts": {"router": "task", "task": t}})));
+        list.extend((1..host.tasks).map(|t| json!({"task": t, "experts": {"router": "learned", "top_k": 2}})));
         // A draw per sentence depends on its place in the request: members alone all stand in the first.
         list.push(json!({"experts": {"router": "learned", "top_k": 2}}));
         list.push(json!({"experts": {"router": "fixed", "expert": 1}}));

@@ -41,7 +41,7 @@ fn open(config: &Json, tensors: &SavedMap) -> Result<Opened, Error> {
 }
 
 fn task(n: usize) -> Point {
-    Point::new().with("experts", json!({"router": "task", "task": n}))
+    Point::new().with("task", n)
 }
 
 fn answer(model: &dyn Model, point: &Point, input: &Input) -> (Output, Trace) {
@@ -94,7 +94,7 @@ fn tasks_switch_without_a_trace() {
     assert_eq!(bits(&at(1)), bits(&depth));
     assert_eq!(bits(&opened.run(&Point::new(), &input).unwrap().0), bits(&parts), "rest is the first task");
     let error = opened.run(&task(2), &input).unwrap_err().to_string();
-    assert!(error.contains("no gate for task 2") && error.contains("0..1"), "{error}");
+    assert!(error.contains("no task 2") && error.contains("0..1"), "{error}");
 }
 
 #[test]
@@ -231,6 +231,31 @@ fn extreme_arguments_are_refused_or_run() {
         match run() {
             Ok(()) => assert_eq!(want, "", "{said}"),
             Err(e) => assert!(!want.is_empty() && e.to_string().contains(want), "{said}: {e}"),
+        }
+    }
+}
+
+#[test]
+fn a_task_among_the_experts_is_the_task() {
+    // As points were written before they had an axis for it; with a gate for each task, a vector beside one, and one for all.
+    let vector = json!({"multi_gate": false, "gate_task_specific_dim": 4});
+    for (extra, gates) in [(json!({}), 2), (vector, 2), (json!({"multi_gate": false}), 1)] {
+        let opened = Opened::random(config("m3vit", extra), OpenOptions::default()).unwrap();
+        let input = batch(opened.model.as_ref(), 2);
+        let at =
+            |point: Json| opened.run(&Point::parse(&point.to_string()).unwrap(), &input).map(|(out, _)| bits(&out));
+        let second = at(json!({"task": 1})).unwrap();
+        assert_ne!(second, at(json!({})).unwrap());
+        let top = at(json!({"task": 1, "experts": {"router": "learned", "top_k": 2}})).unwrap();
+        assert_ne!(top, second);
+        let former = at(json!({"experts": {"router": "task", "task": 1}}));
+        match gates {
+            2 => {
+                assert_eq!(former.unwrap(), second);
+                assert_eq!(at(json!({"experts": {"router": "task", "task": 1, "top_k": 2}})).unwrap(), top);
+            }
+            // One gate for all tasks never was one of the second.
+            _ => assert!(former.unwrap_err().to_string().contains("no gate for task 1")),
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use serde_json::json;
 use switchformer_nn::{Input, Output, Point};
 
 use crate::error::{Error, Result};
@@ -26,7 +25,7 @@ impl Batch {
     /// A point for this batch: at its task, where it is for one.
     pub fn at(&self, point: &Point) -> Point {
         match self.task {
-            Some(task) => point.clone().with("experts", json!({"router": "task", "task": task})),
+            Some(task) => point.clone().with("task", task),
             None => point.clone(),
         }
     }

@@ -121,8 +121,8 @@ impl Setup for Scenes {
         all_hold(&[
             (data.set == "fashion-mnist", "data.set must be \"fashion-mnist\" for scenes"),
             (
-                s.draws == 1 && s.bits.is_empty() && s.exits.is_empty() && s.experts.is_none(),
-                "data.task = \"scenes\" has no draws, bits, exits or experts setting: each batch names its task",
+                s.draws == 1 && s.bits.is_empty() && s.exits.is_empty(),
+                "data.task = \"scenes\" has no draws, bits or exits",
             ),
         ])
     }

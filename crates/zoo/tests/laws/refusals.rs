@@ -46,6 +46,13 @@ fn what_cannot_be_done_is_refused_by_name() {
         }
         refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
         refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
+        let tasks = opened.switches.host().tasks;
+        refused(&opened, json!({"task": tasks}), &["no task", &format!("0..{}", tasks - 1)]);
+        refused(&opened, json!({"task": "depth"}), &["task"]);
+        if tasks > 1 {
+            let both = json!({"task": 0, "experts": {"router": "task", "task": 1}});
+            refused(&opened, both, &["task 0", "task 1", "name it once"]);
+        }
         match &opened.switches.host().experts {
             None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "compress upcycle"]),
             Some(offer) => {

@@ -26,10 +26,12 @@ use switchformer_nn::init::Stream;
 use switchformer_nn::layers::dense_ffn;
 use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
 
+use crate::task::task_of;
 use group::{Assignment, run};
 pub use leaves::{ADDED, ExpertLeaves, ExpertPlan, dense_twin};
 pub use load::Loads;
-pub use setting::{Experts, Grain, Offer, Setting, task_of};
+pub(crate) use setting::gate_task;
+pub use setting::{Experts, Grain, Offer, Setting};
 
 /// Most experts of a bank.
 pub const MAX_EXPERTS: usize = 4_096;
@@ -216,6 +218,19 @@ impl Bank {
         Ok(self.offer.setting(point)?.unwrap_or(rest))
     }
 
+    /// The gate of a setting: that of the point's task, where there is one for each; `None` where no gate chooses.
+    fn gate(&self, point: &Point, setting: &Setting) -> Result<Option<&Gate>> {
+        let gates = &self.choosers.gates;
+        let task = match setting {
+            Setting::Learned { .. } | Setting::Task { .. } if gates.len() > 1 => task_of(point)?,
+            Setting::Learned { .. } | Setting::Task { .. } => 0,
+            _ => return Ok(None),
+        };
+        let none =
+            || Error::point(format!("experts: no gate for task {task}"), format!("here: 0..{}", gates.len() - 1));
+        gates.get(task).map(Some).ok_or_else(none)
+    }
+
     /// Experts per row at a setting.
     fn slots(&self, setting: &Setting) -> usize {
         match setting {
@@ -324,8 +339,10 @@ impl Bank {
         };
         let slots = self.slots(setting);
         match setting {
-            Setting::Learned { .. } => self.learned(cx, x, at, &self.choosers.gates[0], slots),
-            Setting::Task { task, .. } => self.learned(cx, x, at, &self.choosers.gates[*task], slots),
+            Setting::Learned { .. } | Setting::Task { .. } => match self.gate(cx.point, setting)? {
+                Some(gate) => self.learned(cx, x, at, gate, slots),
+                None => Err(Error::point("experts: no trained gate", "choose another router")),
+            },
             Setting::Step { step } => {
                 let (ids, weights) = self.choosers.steps[*step].iter().map(|(e, w)| (*e as u32, *w)).unzip();
                 same(ids, Some(weights))
@@ -441,11 +458,7 @@ impl Ffn for Bank {
         let Ok(setting) = self.setting(point) else { return LeafCost::default() };
         let slots = self.slots(&setting);
         let n = self.experts.len();
-        let gate = match &setting {
-            Setting::Learned { .. } => self.choosers.gates.first(),
-            Setting::Task { task, .. } => self.choosers.gates.get(*task),
-            _ => None,
-        };
+        let Ok(gate) = self.gate(point, &setting) else { return LeafCost::default() };
         let gate = gate.map_or(LeafCost::default(), |g| {
             LeafCost::new(
                 (rows * g.reach(n).1 * self.dim) as u64,

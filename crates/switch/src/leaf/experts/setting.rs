@@ -25,7 +25,7 @@ pub enum Grain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "router", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Setting {
-    /// The trained gate picks the likeliest experts of each row.
+    /// The trained gate, of the point's task where there is one for each, picks the likeliest experts of each row.
     Learned {
         /// Experts per row; the bank's own number where absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,7 +35,7 @@ pub enum Setting {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         capacity: Option<usize>,
     },
-    /// The gate of a task, in banks that hold one per task.
+    /// The gate of a task, in banks that hold one per task: `learned` at that task, as points said it before the axis `task`.
     Task {
         /// Number of the task.
         task: usize,
@@ -63,11 +63,11 @@ pub enum Setting {
     All {},
 }
 
-/// The task that a point names, the first where it names none: what a model with an answer per task reads.
-pub fn task_of(point: &Point) -> Result<usize> {
+/// The task whose gate a point names on this axis, as points did before they had an axis for it.
+pub(crate) fn gate_task(point: &Point) -> Result<Option<usize>> {
     Ok(match point.axis::<Setting>(AXIS)? {
-        Some(Setting::Task { task, .. }) => task,
-        _ => 0,
+        Some(Setting::Task { task, .. }) => Some(task),
+        _ => None,
     })
 }
 
@@ -125,9 +125,6 @@ impl Offer {
                 "{{\"router\":\"learned\",\"top_k\":1..{}}} (rests at {}; capacity: rows per member and expert)",
                 self.experts, self.top_k
             ));
-        }
-        if self.gates > 1 {
-            list.push(format!("{{\"router\":\"task\",\"task\":0..{}}}", self.gates - 1));
         }
         if self.steps > 0 {
             list.push(format!("{{\"router\":\"step\",\"step\":0..{}}}", self.steps - 1));

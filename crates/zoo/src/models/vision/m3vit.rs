@@ -6,7 +6,7 @@
 //! one task reads only the experts that its gate picks, and another task is another gate: nothing is loaded or packed
 //! again. A decoder per task (convolutions and bilinear steps) turns patches into a map as large as the image.
 //! Shapes: `pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> logits [b, channels of the task, h, w]`.
-//! The task is a setting of the point: `{"experts": {"router": "task", "task": 1}}`; the first where it names none.
+//! The task is an axis of the point: `{"task": 1}`; the first where it names none.
 //! Departs from the reference: other image sizes resize the positions; pruned experts do not run (there they run and
 //! count nothing); files written name every expert, where the authors stack them in one tensor (both are read); no
 //! noise in training, and the cross-task module that acts in training alone is not read.
@@ -27,7 +27,8 @@ use switchformer_nn::{
     Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output, ParamKind, Point, Result, Rows, Side, Size,
     Staged, Stream, Tensor, Weights, ops,
 };
-use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS, task_of};
+use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS};
+use switchformer_switch::task::{note, task_of};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
 
@@ -510,6 +511,11 @@ impl M3Vit {
             _ => None,
         };
         let proj = w.at("patch_embed.proj");
+        let decoders = match ENTRY.architecture(c)? {
+            "MultiTaskModel" => decoders(c, &config, &w.at("decoders"))?,
+            _ => Vec::new(),
+        };
+        note(w, config.n_tasks.max(decoders.len()));
         Ok(M3Vit {
             class: w.tensor("cls_token", &[1, 1, dim], ParamKind::Table)?,
             positions: w.tensor("pos_embed", &[1, 1 + gh * gw, dim], ParamKind::Table)?,
@@ -518,10 +524,7 @@ impl M3Vit {
             blocks: (0..config.depth)
                 .map(|i| Block::load(&config, &w.at("blocks").at(i), i, vector.as_ref()))
                 .collect::<Result<_>>()?,
-            decoders: match ENTRY.architecture(c)? {
-                "MultiTaskModel" => decoders(c, &config, &w.at("decoders"))?,
-                _ => Vec::new(),
-            },
+            decoders,
             vector,
             config,
         })
@@ -581,10 +584,7 @@ impl Staged for M3Vit {
         let map = state.side.take("map")?.rows;
         let task = task_of(cx.point)?;
         let decoder = self.decoders.get(task).ok_or_else(|| {
-            Error::point(
-                format!("experts: no decoder for task {task}"),
-                format!("here: 0..{}", self.decoders.len() - 1),
-            )
+            Error::point(format!("task: no decoder for task {task}"), format!("here: 0..{}", self.decoders.len() - 1))
         })?;
         let behind: Vec<u32> = (0..state.rows.n())
             .flat_map(|i| state.rows.range(i).skip(1).map(|r| r as u32).collect::<Vec<_>>())
