@@ -10,11 +10,12 @@ use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 use serde_json::Value;
 
+use crate::attention::{AttentionSpec, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
 use crate::init::{self, Draw};
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
-use crate::leaf::{Dense, Ffn, Linear};
+use crate::leaf::{Attention, Dense, Ffn, Linear};
 use crate::names::{Names, nearest};
 
 pub use source::Start;
@@ -92,6 +93,11 @@ pub trait LeafMaker: Send + Sync {
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>>;
     /// The leaf for a feed-forward network, or `None` for the dense default.
     fn ffn(&self, w: &Weights, spec: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
+        let _ = (w, spec);
+        Ok(None)
+    }
+    /// The leaf for an attention, or `None` for softmax attention between projections that are leaves themselves.
+    fn attention(&self, w: &Weights, spec: &AttentionSpec) -> Result<Option<Box<dyn Attention>>> {
         let _ = (w, spec);
         Ok(None)
     }
@@ -461,6 +467,25 @@ impl Weights {
             return Ok(leaf);
         }
         dense_ffn(self, spec)
+    }
+
+    /// An attention in the form that the plan names; softmax attention by default, whose projections are leaves in turn.
+    pub fn attention(&self, spec: &AttentionSpec) -> Result<Box<dyn Attention>> {
+        self.attention_of(spec, |w| Projections::load(w, spec))
+    }
+
+    /// The same where a model makes the projections of the default itself: they are no plain matrices.
+    pub fn attention_of(
+        &self,
+        spec: &AttentionSpec,
+        projections: impl FnOnce(&Weights) -> Result<Projections>,
+    ) -> Result<Box<dyn Attention>> {
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.attention(self, spec)?
+        {
+            return Ok(leaf);
+        }
+        Ok(Box::new(SoftmaxAttention::new(spec, projections(self)?)?))
     }
 
     /// Dense weight `[parts * out, in]` and bias of a projection.

@@ -4,7 +4,6 @@
 
 mod common;
 
-
 use common::{batch, far, flat, pair_sequences, sequences, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;

@@ -7,12 +7,12 @@
 //! Departs from the reference: packed rows, no padding; absolute positions only.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
-    Weights, ops,
+    AttentionNames, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows,
+    Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -105,11 +105,10 @@ impl Config {
             eps: self.eps,
             qkv_bias: true,
             norm_first: false,
-            attention: AttentionNames {
-                qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
-                fused: None,
-                out: "attention.output.dense",
-            },
+            attention: AttentionNames::new(
+                ["attention.self.query", "attention.self.key", "attention.self.value"],
+                "attention.output.dense",
+            ),
             norm1: "attention.output.LayerNorm",
             norm2: "output.LayerNorm",
             fc: ["intermediate.dense", "output.dense"],

@@ -16,16 +16,14 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BatchNorm, LayerNorm, SelfAttention, check_heads, dense_ffn, patch_grid, patchify,
-    positions_at,
+    Activation, BatchNorm, LayerNorm, check_heads, dense_ffn, patch_grid, patchify, positions_at,
 };
-use switchformer_nn::leaf::Attend;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output, ParamKind, Point, Result, Rows, Side, Size,
-    Staged, Stream, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output,
+    ParamKind, Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS, task_of};
 
@@ -357,7 +355,7 @@ enum Mlp {
 
 struct Block {
     norm1: LayerNorm,
-    attn: SelfAttention,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     mlp: Mlp,
     /// Whether the gate reads the rows as they came in.
@@ -366,7 +364,7 @@ struct Block {
 
 impl Block {
     fn load(c: &Config, w: &Weights, idx: usize, vector: Option<&Arc<TaskVector>>) -> Result<Self> {
-        let names = AttentionNames { qkv: ["attn.qkv"; 3], fused: None, out: "attn.proj" };
+        let names = AttentionNames::new(["attn.qkv"; 3], "attn.proj");
         let ffn = FfnSpec {
             inner: &["mlp.fc1"],
             outer: "mlp.fc2",
@@ -377,7 +375,7 @@ impl Block {
         };
         Ok(Block {
             norm1: w.layer_norm("norm1", c.dim, EPS)?,
-            attn: SelfAttention::load(w, &names, c.dim, c.heads, c.qkv_bias)?,
+            attn: w.attention(&AttentionSpec { bias: [c.qkv_bias; 3], ..AttentionSpec::new(names, c.dim, c.heads) })?,
             norm2: w.layer_norm("norm2", c.dim, EPS)?,
             mlp: if idx.is_multiple_of(2) {
                 Mlp::Dense(w.ffn(&ffn)?)
@@ -407,7 +405,8 @@ impl Block {
             Mlp::Dense(ffn) => ffn.cost(point, rows),
             Mlp::Experts(bank) => bank.cost(point, rows),
         };
-        self.attn.cost(point, lens) + mlp + self.norm1.cost() + self.norm2.cost()
+        let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
+        self.attn.cost(point, &sizes) + mlp + self.norm1.cost() + self.norm2.cost()
     }
 }
 

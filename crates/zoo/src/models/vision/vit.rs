@@ -9,13 +9,13 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patch_grid, patchify, positions_at,
+    Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads, patch_grid, patchify, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged, Tensor,
-    Weights, ops,
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size,
+    Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -152,9 +152,11 @@ impl Body {
             qkv_bias: config.qkv_bias,
             norm_first: true,
             attention: AttentionNames {
-                qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
                 fused: Some("attention.attention.qkv"),
-                out: "attention.output.dense",
+                ..AttentionNames::new(
+                    ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+                    "attention.output.dense",
+                )
             },
             norm1: "layernorm_before",
             norm2: "layernorm_after",
