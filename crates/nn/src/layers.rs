@@ -10,7 +10,7 @@ use crate::leaf::{Attention, Ffn, LeafCost, Linear, PlainMlp, Then};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
-use crate::weights::{FfnSpec, LinearSpec, Weights};
+use crate::weights::{FfnSpec, LinearSpec, PatchSpec, Weights};
 
 pub use crate::batch_norm::BatchNorm;
 
@@ -311,6 +311,29 @@ impl EncoderBlock {
         let rows = lens.iter().sum();
         let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
         self.attn.cost(point, &sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// Patches of an image as rows: the stem of a vision Transformer.
+pub struct PatchEmbed {
+    proj: Box<dyn Linear>,
+    patch: Size,
+}
+
+impl PatchEmbed {
+    /// Loads the projection that a spec names.
+    pub fn load(w: &Weights, spec: &PatchSpec) -> Result<Self> {
+        Ok(PatchEmbed { proj: w.patches(spec)?, patch: spec.patch })
+    }
+
+    /// Shapes: pixels `[b, c, h, w]` -> `[b * gh * gw, dim]`.
+    pub fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        self.proj.forward(cx, &patchify(pixels, self.patch)?)
+    }
+
+    /// Cost for a number of patches.
+    pub fn cost(&self, point: &Point, patches: usize) -> LeafCost {
+        self.proj.cost(point, patches)
     }
 }
 

@@ -259,6 +259,37 @@ impl Linear for Dense {
     }
 }
 
+/// The product with a table that is also looked up. Whoever looks it up counts its bytes.
+#[derive(Debug)]
+pub struct Tied {
+    table: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Tied {
+    /// Shapes: table `[out, in]`, bias `[out]`.
+    pub fn new(table: Tensor, bias: Option<Tensor>) -> Self {
+        Tied { table, bias }
+    }
+}
+
+impl Linear for Tied {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        cx.count(x.dims()[0] * self.table.elem_count());
+        ops::linear(x, &self.table, self.bias.as_ref())
+    }
+    fn dims(&self) -> (usize, usize) {
+        (self.table.dims()[1], self.table.dims()[0])
+    }
+    fn cost(&self, _: &Point, rows: usize) -> LeafCost {
+        let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
+        LeafCost::new((rows * self.table.elem_count()) as u64, 4 * biases as u64)
+    }
+    fn dense(&self, _: &Point) -> Result<Tensor> {
+        Ok(self.table.clone())
+    }
+}
+
 /// Checks that `x` is `[rows, inner]` and returns its rows.
 pub fn rows_of(x: &Tensor, inner: usize, at: &str) -> Result<usize> {
     match x.dims() {

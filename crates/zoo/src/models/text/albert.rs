@@ -62,6 +62,7 @@ const SHARED: &str = "encoder.albert_layer_groups.0.albert_layers.0";
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "predictions.dense",
     norm: "predictions.LayerNorm",
+    decoder: "predictions.decoder",
     bias: "predictions.bias",
     copies: &["predictions.decoder.weight", "predictions.decoder.bias"],
 };

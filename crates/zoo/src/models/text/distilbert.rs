@@ -53,6 +53,7 @@ const EPS: f64 = 1e-12;
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "vocab_transform",
     norm: "vocab_layer_norm",
+    decoder: "vocab_projector",
     bias: "vocab_projector.bias",
     copies: &["vocab_projector.weight"],
 };

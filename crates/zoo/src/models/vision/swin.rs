@@ -14,12 +14,12 @@ use std::sync::{Arc, OnceLock};
 use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
 use switchformer_nn::init::Draw;
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
+use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Cut, PadOrder, halved, merge_squares, pad_to_patches, pair_biases};
 use switchformer_nn::staged::State;
-use switchformer_nn::weights::FfnSpec;
+use switchformer_nn::weights::{FfnSpec, PatchSpec};
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
     Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
@@ -468,8 +468,7 @@ impl Merge {
 /// The model, of either version.
 pub struct Swin {
     config: Config,
-    patch_weight: Tensor,
-    patch_bias: Tensor,
+    patches: PatchEmbed,
     patch_norm: Option<LayerNorm>,
     positions: Option<MapPositions>,
     /// In front of every stage but the first.
@@ -484,11 +483,17 @@ impl Swin {
         let config = Config::read(c, version)?;
         let last = config.width(config.stages.n() - 1);
         let (e, layers) = (w.at("embeddings"), w.at("encoder.layers"));
-        let proj = e.at("patch_embeddings.projection");
         let classifier = entry.architecture(c)?.ends_with("ForImageClassification").then_some("classifier");
         Ok(Swin {
-            patch_weight: proj.conv_matrix("weight", &[config.dim, config.channels, config.patch.0, config.patch.1])?,
-            patch_bias: proj.tensor("bias", &[config.dim], ParamKind::Vector)?,
+            patches: PatchEmbed::load(
+                &e,
+                &PatchSpec {
+                    name: "patch_embeddings.projection",
+                    channels: config.channels,
+                    patch: config.patch,
+                    dim: config.dim,
+                },
+            )?,
             patch_norm: config.patch_norm.then(|| e.layer_norm("norm", config.dim, 1e-5)).transpose()?,
             positions: config
                 .absolute
@@ -522,9 +527,7 @@ impl Staged for Swin {
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let (n, grid) = self.grid(input)?;
         let pixels = pad_to_patches(input.pixels(self.config.channels)?, self.config.patch)?;
-        let patches = patchify(&pixels, self.config.patch)?; // [b * h * w, c * ph * pw]
-        cx.count(patches.elem_count() * self.config.dim);
-        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?;
+        let x = self.patches.forward(cx, &pixels)?;
         let x = self.patch_norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
         let rows = Rows::maps(&vec![grid; n])?;
         let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
@@ -546,9 +549,8 @@ impl Staged for Swin {
     fn first_exit(&self) -> usize {
         self.config.stages.first_exit()
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let n = self.patch_weight.elem_count();
-        let own = LeafCost::new((lens.iter().sum::<usize>() * n) as u64, 4 * (n + self.patch_bias.elem_count()) as u64);
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let own = self.patches.cost(point, lens.iter().sum());
         let norm = self.patch_norm.iter().map(LayerNorm::cost);
         own + norm.chain(self.positions.iter().map(MapPositions::cost)).sum()
     }
