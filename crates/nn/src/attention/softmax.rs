@@ -37,6 +37,9 @@ impl Projection {
         let (names, out_dim) = if one { (&names[..1], widths.iter().sum()) } else { (names, widths[0]) };
         let fused = if names.len() == 3 { spec.names.fused } else { spec.names.kv.filter(|_| names.len() == 2) };
         let linear = w.linear_of(&LinearSpec { parts: names, fused, in_dim, out_dim, bias: all })?;
+        if one && names.len() < widths.len() && bias.iter().any(|b| *b != bias[0]) {
+            return Err(Error::unsupported("attention", format!("biases of parts of {}", names[0]), "all or none"));
+        }
         let biases = if all || bias.iter().all(|b| !b) {
             None
         } else {
@@ -551,5 +554,90 @@ impl Told {
             cx.taps.put(&name, &if all.len() == 1 { all[0].clone() } else { Tensor::cat(&all, 0)? });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attention::{AttentionNames, Pairs, Rotary};
+    use crate::{Device, Point, Taps, Trace};
+
+    const HEADS: usize = 4;
+    const SHARED: usize = 2;
+    const WIDE: usize = 3;
+
+    fn numbers(t: &Tensor) -> Vec<Vec<f32>> {
+        t.to_vec2().unwrap()
+    }
+
+    /// Four heads of queries over two of keys, values of another width, a window of three positions, by loops.
+    #[test]
+    fn shared_heads_and_a_window_are_those_of_loops() {
+        let (dim, head_dim, window) = (10, 4, 3);
+        let rotary = Arc::new(Rotary::new(vec![1.0, 0.2], Pairs::Halves));
+        let names = AttentionNames { kv: Some("kv"), ..AttentionNames::new(["q", "k", "v"], "o") };
+        let spec = AttentionSpec {
+            kv_heads: SHARED,
+            head_dim,
+            value_dim: WIDE,
+            bias: [true, false, false],
+            scores: Scores::Dot(0.6),
+            rotary: Some(rotary.clone()),
+            causal: true,
+            window: Some(window),
+            ..AttentionSpec::new(names, dim, HEADS)
+        };
+        let w = Weights::seeded();
+        let leaf = w.attention(&spec).unwrap();
+        let rows = Rows::new(&[6, 1, 4]).unwrap();
+        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
+        let x = Tensor::rand(-1f32, 1.0, (11, dim), &Device::Cpu).unwrap();
+        let mut make =
+            |name: &str, out: usize, bias: bool| w.linear(name, dim, out, bias).unwrap().forward(&mut cx, &x).unwrap();
+        let (q, k, v) =
+            (make("q", HEADS * head_dim, true), make("k", SHARED * head_dim, false), make("v", SHARED * WIDE, false));
+        let q = numbers(&rotary.turn(&q, HEADS, rows.positions()).unwrap());
+        let k = numbers(&rotary.turn(&k, SHARED, rows.positions()).unwrap());
+        let v = numbers(&v);
+        let mut mixed = vec![vec![0f32; HEADS * WIDE]; 11];
+        for (segment, head) in (0..rows.n()).flat_map(|s| (0..HEADS).map(move |h| (s, h))) {
+            let kv = head * SHARED / HEADS;
+            for i in rows.range(segment) {
+                let seen: Vec<usize> = rows.range(segment).filter(|j| *j <= i && i - j < window).collect();
+                let score = |j: &usize| -> f32 {
+                    let dot: f32 = (0..head_dim).map(|c| q[i][head * head_dim + c] * k[*j][kv * head_dim + c]).sum();
+                    (dot * 0.6).exp()
+                };
+                let total: f32 = seen.iter().map(score).sum();
+                for (j, c) in seen.iter().flat_map(|j| (0..WIDE).map(move |c| (j, c))) {
+                    mixed[i][head * WIDE + c] += score(j) / total * v[*j][kv * WIDE + c];
+                }
+            }
+        }
+        let mixed = Tensor::from_vec(mixed.concat(), (11, HEADS * WIDE), &Device::Cpu).unwrap();
+        let want = numbers(&w.linear("o", HEADS * WIDE, dim, true).unwrap().forward(&mut cx, &mixed).unwrap());
+        let near = |got: Tensor, want: &[Vec<f32>]| {
+            let got = numbers(&got);
+            assert!(got.iter().flatten().zip(want.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-5), "{got:?}");
+        };
+        near(leaf.forward(&mut cx, &x, &rows).unwrap(), &want);
+        let seen = leaf.key_values(&mut cx, &x, &rows).unwrap();
+        near(leaf.attend(&mut cx, &x, &rows, &seen, None).unwrap(), &want);
+        assert_eq!(leaf.cost(&point, &[(1, 6), (1, 4)]).macs, (10 * dim * (16 + 8 + 6 + 12) + 52 * 4 * 7) as u64);
+    }
+
+    #[test]
+    fn options_that_exclude_each_other_are_refused() {
+        let plain = AttentionSpec::new(AttentionNames::new(["q", "k", "v"], "o"), 8, 4);
+        let refused = |spec: AttentionSpec| assert!(Weights::seeded().attention(&spec).is_err());
+        refused(AttentionSpec { kv_heads: 3, ..plain.clone() });
+        refused(AttentionSpec { kv_heads: 2, cuts: vec![Arc::new(|s| Ok(Cut::plain(s)))], ..plain.clone() });
+        refused(AttentionSpec { cuts: vec![Arc::new(|s| Ok(Cut::plain(s)))], source: Some(8), ..plain.clone() });
+        refused(AttentionSpec { names: AttentionNames::new(["qkv"; 3], "o"), bias: [true, false, true], ..plain });
     }
 }
