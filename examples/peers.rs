@@ -20,9 +20,11 @@ use switchformer_lab::loss::label_loss;
 use switchformer_lab::optim::Optimiser;
 use switchformer_lab::task::logits;
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
-use switchformer_nn::{Ctx, Folder, Input, Point, Rows, Taps, Trace, Weights, machine, ops, record, staged};
+use switchformer_nn::{
+    AttentionNames, Ctx, Folder, Input, Point, Rows, Taps, Trace, Weights, machine, ops, record, staged,
+};
 use switchformer_switch::leaf::bits::NestedLeaves;
 
 /// Large buffers are kept from one pass to the next.
@@ -43,11 +45,10 @@ const fn block(dim: usize, heads: usize, eps: f64, norm_first: bool) -> BlockSpe
         eps,
         qkv_bias: true,
         norm_first,
-        attention: AttentionNames {
-            qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
-            fused: None,
-            out: "attention.output.dense",
-        },
+        attention: AttentionNames::new(
+            ["attention.self.query", "attention.self.key", "attention.self.value"],
+            "attention.output.dense",
+        ),
         norm1: "attention.output.LayerNorm",
         norm2: "output.LayerNorm",
         fc: ["intermediate.dense", "output.dense"],

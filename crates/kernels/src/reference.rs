@@ -220,7 +220,7 @@ pub fn attention_backward(packed: &Packed<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows
 /// What [`attend`] and its backward give, all in f64.
 #[derive(Clone, Debug, Default)]
 pub struct Attended {
-    /// `[queries, dim]`.
+    /// `[queries, dim_out]`.
     pub out: Vec<f64>,
     /// `[heads, queries]`.
     pub lse: Vec<f64>,
@@ -230,25 +230,26 @@ pub struct Attended {
     pub dq: Vec<f64>,
     /// `[keys, dim_kv]`.
     pub dk: Vec<f64>,
-    /// `[keys, dim_kv]`.
+    /// `[keys, dim_values]`.
     pub dv: Vec<f64>,
     /// As the bias.
     pub dbias: Vec<f64>,
 }
 
-/// Attention with options, forward and (from `dout[queries, dim]`) backward.
+/// Attention with options, forward and (from `dout[queries, dim_out]`) backward.
 pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[f32]) -> Attended {
     let (hd, queries, dim, dim_kv) = (spec.head_dim, spec.queries(), spec.dim(), spec.dim_kv());
+    let (vd, dim_out, dim_values) = (spec.value_dim, spec.dim_out(), spec.dim_values());
     let table = match spec.bias {
         Bias::None => &[][..],
         Bias::Dense(b) | Bias::Relative(b) => b,
     };
     let mut r = Attended {
-        out: vec![0.0; queries * dim],
+        out: vec![0.0; queries * dim_out],
         lse: vec![f64::NEG_INFINITY; spec.heads * queries],
         dq: vec![0.0; queries * dim],
         dk: vec![0.0; spec.keys() * dim_kv],
-        dv: vec![0.0; spec.keys() * dim_kv],
+        dv: vec![0.0; spec.keys() * dim_values],
         dbias: vec![0.0; table.len()],
         ..Attended::default()
     };
@@ -257,7 +258,8 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
         let (fq, fk) = (wq[0] as usize, wk[0] as usize);
         let mut probs = vec![0.0; spec.heads * nq * nk];
         for head in 0..spec.heads {
-            let kv = head / (spec.heads / spec.heads_kv) * hd;
+            let head_kv = head / (spec.heads / spec.heads_kv);
+            let (kv, vv) = (head_kv * hd, head_kv * vd);
             for i in 0..nq {
                 let row = fq + i;
                 // Each key's score and which number of the bias it took; `None` where it is not seen.
@@ -268,7 +270,8 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
                             None => ((i + nk) as i64 - nq as i64, j as i64),
                         };
                         let masked = spec.key_mask.is_some_and(|m| !m[fk + j]);
-                        if masked || (spec.causal && kp > qp) {
+                        let far = spec.window.is_some_and(|w| (kp - qp).abs() >= w as i64);
+                        if masked || far || (spec.causal && kp > qp) {
                             return None;
                         }
                         let entry = match spec.bias {
@@ -292,8 +295,8 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
                     continue;
                 }
                 r.lse[head * queries + row] = top + sum.ln();
-                let d = |c: usize| f64::from(dout[row * dim + head * hd + c]);
-                let dprob = |j: usize| (0..hd).map(|c| d(c) * at(v, fk + j, kv + c)).sum::<f64>();
+                let d = |c: usize| f64::from(dout[row * dim_out + head * vd + c]);
+                let dprob = |j: usize| (0..vd).map(|c| d(c) * at(v, fk + j, vv + c)).sum::<f64>();
                 let p = |s: f64| (s - top).exp() / sum;
                 let seen = || seen.iter().enumerate().filter_map(|(j, s)| s.map(|(s, e)| (j, p(s), e)));
                 let mean: f64 = seen().map(|(j, p, _)| p * dprob(j)).sum();
@@ -305,10 +308,12 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, dout: &[
                     }
                     for c in 0..hd {
                         let (qc, kc) = (row * dim + head * hd + c, (fk + j) * dim_kv + kv + c);
-                        r.out[qc] += p * at(v, fk + j, kv + c);
-                        r.dv[kc] += p * d(c);
                         r.dq[qc] += ds * f64::from(spec.scale) * at(k, fk + j, kv + c);
                         r.dk[kc] += ds * f64::from(spec.scale) * at(q, row, head * hd + c);
+                    }
+                    for c in 0..vd {
+                        r.out[row * dim_out + head * vd + c] += p * at(v, fk + j, vv + c);
+                        r.dv[(fk + j) * dim_values + vv + c] += p * d(c);
                     }
                 }
             }

@@ -27,7 +27,10 @@ struct Case {
     k: &'static [u32],
     /// Heads of queries, heads of keys, head size.
     heads: (usize, usize, usize),
+    /// Width of a head of values; 0 is the head size.
+    values: usize,
     causal: bool,
+    window: Option<usize>,
     bias: With,
     mask: bool,
     positions: bool,
@@ -38,7 +41,9 @@ const PLAIN: Case = Case {
     q: &[],
     k: &[],
     heads: (2, 2, 8),
+    values: 0,
     causal: false,
+    window: None,
     bias: With::None,
     mask: false,
     positions: false,
@@ -76,6 +81,8 @@ fn cases() -> Vec<Case> {
                 mask: bits & 8 > 0,
                 positions: bits % 3 == 1,
                 zones: bits % 5 == 1,
+                values: [0, 3, 20][bits % 3],
+                window: [None, Some(1 + bits), Some(70), None][bits / 2 % 4],
                 ..PLAIN
             };
             all.push(Case { q, k, heads, bias, ..rest });
@@ -100,7 +107,9 @@ impl Data {
         let (cu_q, cu_k) = (cu(c.q), cu(c.k));
         let (nq, nk) = (*cu_q.last().unwrap_or(&0) as usize, *cu_k.last().unwrap_or(&0) as usize);
         let (heads, heads_kv, hd) = c.heads;
-        let rows = [nq * heads, nk * heads_kv, nk * heads_kv, nq * heads].map(|n| rng.floats(n * hd));
+        let vd = if c.values == 0 { hd } else { c.values };
+        let widths = [hd * heads, hd * heads_kv, vd * heads_kv, vd * heads];
+        let rows = [0, 1, 2, 3].map(|i| rng.floats([nq, nk, nk, nq][i] * widths[i]));
         let bias = match c.bias {
             With::None => vec![],
             With::Dense => rng.floats(heads * nq * nk),
@@ -122,8 +131,10 @@ impl Data {
             heads: c.heads.0,
             heads_kv: c.heads.1,
             head_dim: c.heads.2,
+            value_dim: if c.values == 0 { c.heads.2 } else { c.values },
             scale: 1.5 / (c.heads.2 as f32).sqrt(),
             causal: c.causal,
+            window: c.window,
             positions: c.positions.then(|| Positions { q: &self.positions[0], k: &self.positions[1] }),
             bias: match c.bias {
                 With::None => Bias::None,
@@ -142,15 +153,15 @@ fn single(x: &[f64]) -> Vec<f32> {
 
 /// `[out, lse, dq, dk, dv, dbias, maps..., mean maps...]`.
 fn run(spec: &Attend<'_>, rows: &[Vec<f32>; 4], bias: usize) -> Vec<Vec<f32>> {
-    let (dim, kv) = (spec.dim(), spec.dim_kv());
-    let (q, k, v) = (Rows::packed(&rows[0], dim), Rows::packed(&rows[1], kv), Rows::packed(&rows[2], kv));
-    let (mut out, mut lse) = (vec![f32::NAN; rows[0].len()], vec![f32::NAN; spec.heads * spec.queries()]);
+    let (dim, kv, vv) = (spec.dim(), spec.dim_kv(), spec.dim_values());
+    let (q, k, v) = (Rows::packed(&rows[0], dim), Rows::packed(&rows[1], kv), Rows::packed(&rows[2], vv));
+    let (mut out, mut lse) = (vec![f32::NAN; rows[3].len()], vec![f32::NAN; spec.heads * spec.queries()]);
     attend(spec, q, k, v, &mut out, Some(&mut lse));
     let [mut dq, mut dk, mut dv] = [0, 1, 2].map(|i| vec![f32::NAN; rows[i].len()]);
     let grad = QkvGrad::Split {
         dq: RowsMut::packed(&mut dq, dim),
         dk: RowsMut::packed(&mut dk, kv),
-        dv: RowsMut::packed(&mut dv, kv),
+        dv: RowsMut::packed(&mut dv, vv),
     };
     let mut dbias = vec![0.0; bias];
     attend_backward(spec, q, k, v, &out, &lse, &rows[3], grad, (bias > 0).then_some(&mut dbias));
@@ -172,8 +183,8 @@ fn every_option_matches_on_every_instruction_set() {
     for (seed, c) in cases().iter().enumerate() {
         let d = Data::new(c, seed as u64);
         let spec = d.spec(c);
-        let (dim, kv) = (spec.dim(), spec.dim_kv());
-        let (q, k, v) = (Rows::packed(&d.rows[0], dim), Rows::packed(&d.rows[1], kv), Rows::packed(&d.rows[2], kv));
+        let (dim, kv, vv) = (spec.dim(), spec.dim_kv(), spec.dim_values());
+        let (q, k, v) = (Rows::packed(&d.rows[0], dim), Rows::packed(&d.rows[1], kv), Rows::packed(&d.rows[2], vv));
         let r = reference::attend(&spec, q, k, v, &d.rows[3]);
         each_isa(|isa| {
             let got = run(&spec, &d.rows, d.bias.len());
@@ -214,7 +225,9 @@ fn threads_do_not_change_a_bit() {
 fn gradients_by_differences() {
     let small = Case { q: &[3, 2], k: &[4, 5], heads: (4, 2, 3), causal: true, mask: true, ..PLAIN };
     let dense = Case { q: &[3], k: &[4], bias: With::Dense, causal: false, ..small };
-    for (seed, c) in [small, dense, Case { bias: With::Relative(3), positions: true, ..small }].iter().enumerate() {
+    let near = Case { window: Some(2), values: 5, causal: false, ..small };
+    for (seed, c) in [small, near, dense, Case { bias: With::Relative(3), positions: true, ..small }].iter().enumerate()
+    {
         let d = Data::new(c, seed as u64);
         let value = |rows: [&[f32]; 3], bias: &[f32]| {
             let mut spec = d.spec(c);
@@ -223,8 +236,8 @@ fn gradients_by_differences() {
                 With::Dense => Bias::Dense(bias),
                 With::Relative(_) => Bias::Relative(bias),
             };
-            let (dim, kv) = (spec.dim(), spec.dim_kv());
-            let (q, k, v) = (Rows::packed(rows[0], dim), Rows::packed(rows[1], kv), Rows::packed(rows[2], kv));
+            let (dim, kv, vv) = (spec.dim(), spec.dim_kv(), spec.dim_values());
+            let (q, k, v) = (Rows::packed(rows[0], dim), Rows::packed(rows[1], kv), Rows::packed(rows[2], vv));
             dot(&single(&reference::attend(&spec, q, k, v, &d.rows[3]).out), &d.rows[3])
         };
         let got = run(&d.spec(c), &d.rows, d.bias.len());

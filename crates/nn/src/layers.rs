@@ -1,15 +1,16 @@
-//! Layers that several models share: norm, table, activation, feed-forward, self-attention.
+//! Layers that several models share: norm, table, activation, feed-forward, encoder block.
 
 use candle_core::{Device, Tensor};
 
+use crate::attention::{AttentionNames, AttentionSpec};
 use crate::config::MAX_SIDE;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Attend, Ffn, LeafCost, Linear, PlainMlp, Then};
+use crate::leaf::{Attention, Ffn, LeafCost, Linear, PlainMlp, Then};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
-use crate::weights::{FfnSpec, LinearSpec, Weights};
+use crate::weights::{FfnSpec, LinearSpec, PatchSpec, Weights};
 
 pub use crate::batch_norm::BatchNorm;
 
@@ -218,70 +219,6 @@ pub fn dense_ffn(w: &Weights, s: &FfnSpec) -> Result<Box<dyn Ffn>> {
     })
 }
 
-/// Multi-head self-attention with an output projection, over packed rows.
-pub struct SelfAttention {
-    qkv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
-}
-
-/// Published names of the projections of a self-attention.
-#[derive(Clone, Copy, Debug)]
-pub struct AttentionNames<'a> {
-    /// Query, key, value; the same name three times where the published layout has one tensor.
-    pub qkv: [&'a str; 3],
-    /// One tensor holding all three, in other generations of the layout.
-    pub fused: Option<&'a str>,
-    /// Output projection.
-    pub out: &'a str,
-}
-
-impl SelfAttention {
-    /// Loads query, key and value as one projection `[dim, 3 * dim]`, and the output projection.
-    pub fn load(w: &Weights, names: &AttentionNames, dim: usize, heads: usize, qkv_bias: bool) -> Result<Self> {
-        let one = names.qkv[0] == names.qkv[1];
-        let (parts, out_dim) = if one { (&names.qkv[..1], 3 * dim) } else { (&names.qkv[..], dim) };
-        let spec = LinearSpec { parts, fused: names.fused, in_dim: dim, out_dim, bias: qkv_bias };
-        Ok(SelfAttention { qkv: w.linear_of(&spec)?, out: w.linear(names.out, dim, dim, true)?, heads })
-    }
-}
-
-impl SelfAttention {
-    /// What the heads gather, before the output projection. Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn mixed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = self.qkv.forward(cx, x)?; // [total, 3 * dim]
-        let dim = x.dims()[1];
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
-        if cx.taps.active() {
-            let (probs, k) = (format!("blocks.{}.attn.probs", cx.block), format!("blocks.{}.attn.k", cx.block));
-            if cx.taps.wants(&probs) {
-                cx.taps.put_each(&probs, ops::attention_probs(&qkv, rows, self.heads)?);
-            }
-            if cx.taps.wants(&k) {
-                cx.taps.put(&k, &qkv.narrow(1, dim, dim)?.contiguous()?);
-            }
-        }
-        ops::attention(&qkv, rows, self.heads)
-    }
-}
-
-impl Attend for SelfAttention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let mixed = self.mixed(cx, x, rows)?;
-        self.out.forward(cx, &mixed)
-    }
-    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
-        let mixed = self.mixed(cx, x, rows)?;
-        project_onto(cx, self.out.as_ref(), &mixed, residual, "attn")
-    }
-    fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let (dim, _) = self.qkv.dims();
-        let rows = lens.iter().sum();
-        let products = lens.iter().map(|n| 2 * n * n * dim).sum::<usize>() as u64;
-        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(products)
-    }
-}
-
 /// A sublayer's last projection on its residual, as one product; in training, places of its answer drop out.
 /// Shapes: x `[rows, in]`, residual `[rows, out]` -> `[rows, out]`.
 pub fn project_onto(cx: &mut Ctx, out: &dyn Linear, x: &Tensor, residual: &Tensor, place: &str) -> Result<Tensor> {
@@ -303,7 +240,7 @@ pub fn check_heads(dim: usize, heads: usize) -> Result<()> {
 /// A Transformer encoder block, norm first (ViT) or norm last (BERT).
 pub struct EncoderBlock {
     norm_first: bool,
-    attn: SelfAttention,
+    attn: Box<dyn Attention>,
     norm1: LayerNorm,
     ffn: Box<dyn Ffn>,
     norm2: LayerNorm,
@@ -327,7 +264,7 @@ pub struct BlockSpec<'a> {
     /// Whether norms come before (ViT) or after (BERT) the residual branch.
     pub norm_first: bool,
     /// Projections of the attention.
-    pub attention: AttentionNames<'a>,
+    pub attention: AttentionNames,
     /// Norm of the attention branch.
     pub norm1: &'a str,
     /// Norm of the feed-forward branch.
@@ -341,7 +278,10 @@ impl EncoderBlock {
     pub fn load(w: &Weights, s: &BlockSpec) -> Result<Self> {
         Ok(EncoderBlock {
             norm_first: s.norm_first,
-            attn: SelfAttention::load(w, &s.attention, s.dim, s.heads, s.qkv_bias)?,
+            attn: w.attention(&AttentionSpec {
+                bias: [s.qkv_bias; 3],
+                ..AttentionSpec::new(s.attention, s.dim, s.heads)
+            })?,
             norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
             ffn: w.ffn(&FfnSpec {
                 inner: &s.fc[..1],
@@ -369,7 +309,31 @@ impl EncoderBlock {
     /// Cost for members of the given lengths.
     pub fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let rows = lens.iter().sum();
-        self.attn.cost(point, lens) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
+        let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
+        self.attn.cost(point, &sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
+    }
+}
+
+/// Patches of an image as rows: the stem of a vision Transformer.
+pub struct PatchEmbed {
+    proj: Box<dyn Linear>,
+    patch: Size,
+}
+
+impl PatchEmbed {
+    /// Loads the projection that a spec names.
+    pub fn load(w: &Weights, spec: &PatchSpec) -> Result<Self> {
+        Ok(PatchEmbed { proj: w.patches(spec)?, patch: spec.patch })
+    }
+
+    /// Shapes: pixels `[b, c, h, w]` -> `[b * gh * gw, dim]`.
+    pub fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        self.proj.forward(cx, &patchify(pixels, self.patch)?)
+    }
+
+    /// Cost for a number of patches.
+    pub fn cost(&self, point: &Point, patches: usize) -> LeafCost {
+        self.proj.cost(point, patches)
     }
 }
 

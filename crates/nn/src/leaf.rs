@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::ops::{self, DenseWeight};
 use crate::point::Point;
-use crate::rows::Rows;
+use crate::rows::{Rows, Size};
 
 /// What a part costs at a point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,18 +161,61 @@ pub trait Ffn: Send + Sync {
     fn cost(&self, point: &Point, rows: usize) -> LeafCost;
 }
 
-/// Attention within each segment of a packed batch.
-pub trait Attend: Send + Sync {
+/// Something that mixes the rows of each segment of a packed batch: an attention, a convolution, a whole block of both.
+pub trait Mixer: Send + Sync {
     /// Shapes: x `[total, dim]` with `rows.total() == total` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
     /// Adds the result to a residual; in training, places of it drop out. Shapes: x and residual `[total, dim]` ->
     /// `[total, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
         let y = self.forward(cx, x, rows)?;
-        cx.onto(residual, y, "attn")
+        cx.onto(residual, y, "mixer")
     }
-    /// Cost for segments of the given lengths.
-    fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost;
+    /// Cost for segments of these sizes; a sequence of `n` rows has the size `(1, n)`.
+    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
+}
+
+/// Keys and values that queries may look at.
+#[derive(Clone, Debug)]
+pub struct KeyValues {
+    /// Keys, `[total, kv_heads * head_dim]`.
+    pub k: Tensor,
+    /// Values, `[total, kv_heads * value_dim]`.
+    pub v: Tensor,
+    /// Which rows belong to which member.
+    pub rows: Rows,
+}
+
+/// Attention within each segment, or of the rows of one stream to those of another: segment `i` sees segment `i`.
+pub trait Attention: Mixer {
+    /// Keys and values of a source, once for any number of [`Attention::attend`]. Shapes: source `[total, source dim]`.
+    /// Errors where this form reads its own rows only.
+    fn key_values(&self, cx: &mut Ctx, source: &Tensor, rows: &Rows) -> Result<KeyValues> {
+        let _ = (cx, source, rows);
+        Err(own_rows_only())
+    }
+    /// Rows attend to keys and values that are known; the result is added to a residual where one is given. Shapes: x
+    /// `[total, dim]`, residual `[total, dim]` -> `[total, dim]`. Errors where this form reads its own rows only.
+    fn attend(
+        &self,
+        cx: &mut Ctx,
+        x: &Tensor,
+        rows: &Rows,
+        seen: &KeyValues,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let _ = (cx, x, rows, seen, residual);
+        Err(own_rows_only())
+    }
+    /// Cost of [`Attention::key_values`] and [`Attention::attend`] for rows and sources of these sizes.
+    fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
+        let _ = sources;
+        self.cost(point, sizes)
+    }
+}
+
+fn own_rows_only() -> Error {
+    Error::unsupported("attention", "keys and values of another stream", "a form that reads a source")
 }
 
 /// A projection with dense f32 weights.
@@ -213,6 +256,37 @@ impl Linear for Dense {
     }
     fn dense(&self, _: &Point) -> Result<Tensor> {
         self.weight.rows()
+    }
+}
+
+/// The product with a table that is also looked up. Whoever looks it up counts its bytes.
+#[derive(Debug)]
+pub struct Tied {
+    table: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Tied {
+    /// Shapes: table `[out, in]`, bias `[out]`.
+    pub fn new(table: Tensor, bias: Option<Tensor>) -> Self {
+        Tied { table, bias }
+    }
+}
+
+impl Linear for Tied {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        cx.count(x.dims()[0] * self.table.elem_count());
+        ops::linear(x, &self.table, self.bias.as_ref())
+    }
+    fn dims(&self) -> (usize, usize) {
+        (self.table.dims()[1], self.table.dims()[0])
+    }
+    fn cost(&self, _: &Point, rows: usize) -> LeafCost {
+        let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
+        LeafCost::new((rows * self.table.elem_count()) as u64, 4 * biases as u64)
+    }
+    fn dense(&self, _: &Point) -> Result<Tensor> {
+        Ok(self.table.clone())
     }
 }
 

@@ -1,9 +1,10 @@
 //! The contract every model and switch is written against.
 //!
 //! [`Ctx`] carries what a call may need, [`Rows`] describes a ragged batch without padding, the leaf traits
-//! ([`Linear`], [`Ffn`], [`Attend`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
+//! ([`Linear`], [`Ffn`], [`Attention`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
 //! published checkpoints strictly. Tensor operations live in [`ops`], reusable layers in [`layers`].
 
+pub mod attention;
 mod batch_norm;
 pub mod ctx;
 pub mod decode;
@@ -23,13 +24,14 @@ pub mod taps;
 pub mod trace;
 pub mod weights;
 
+pub use attention::{AttentionNames, AttentionSpec};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use ctx::{Aux, Ctx, Moments};
 pub use decode::{Cache, Decode};
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use io::{Input, InputSpec, Output, Value};
-pub use leaf::{Attend, Ffn, LeafCost, Linear};
+pub use leaf::{Attention, Ffn, KeyValues, LeafCost, Linear, Mixer};
 pub use point::Point;
 pub use rows::{Rows, Size};
 pub use side::{Side, Stream};

@@ -56,12 +56,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
 }
 
-/// Attention with everything that [`AttendSpec`] names: other keys than queries, causality, relative positions.
-/// Shapes: q `[queries, heads * d]`, k `[keys, heads * d]`, v `[keys, heads * e]` -> `[queries, heads * e]`.
+/// Attention with everything that [`AttendSpec`] names: other keys than queries, shared heads, causality, relative
+/// positions. Shapes: q `[queries, heads * d]`, k `[keys, kv_heads * d]`, v `[keys, kv_heads * e]` -> `[queries, heads * e]`.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     spec.check(q, k, Some(v))?;
-    // The kernels know one width of heads.
-    if on_kernels(&[q, k, v]) && spec.on_kernels() && q.dims()[1] == v.dims()[1] {
+    if on_kernels(&[q, k, v]) && spec.on_kernels() {
         attention::attend(q, k, v, spec)
     } else {
         composed::attend(q, k, v, spec)
@@ -83,7 +82,7 @@ pub fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     }
 }
 
-/// Maps of [`attend()`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, heads * d]` -> per segment
+/// Maps of [`attend()`], rows summing to one. Shapes: q `[queries, heads * d]`, k `[keys, kv_heads * d]` -> per segment
 /// `[heads, n, m]`.
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;
@@ -119,25 +118,6 @@ pub const NO_ROW: u32 = switchformer_kernels::rows::NONE;
 /// Rows by index, zeros for [`NO_ROW`]. Shapes: x `[n, ..]`, index `[m]` (u32) -> `[m, ..]`.
 pub fn gather(x: &Tensor, index: &Tensor) -> Result<Tensor> {
     if on_kernels(&[x]) && x.dims().len() == 2 { fused::gather(x, index) } else { Ok(x.index_select(index, 0)?) }
-}
-
-/// Softmax attention within each segment, scale `head_dim^-1/2`. Shapes: qkv `[total, 3 * dim]` -> `[total, dim]`.
-pub fn attention(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Tensor> {
-    attend_fused(qkv, &AttendSpec::new(rows, rows, heads, own_scale(qkv, heads)))
-}
-
-/// Attention maps of each segment, rows summing to one. Shapes: qkv `[total, 3 * dim]` -> per segment `[heads, n, n]`.
-pub fn attention_probs(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<Vec<Tensor>> {
-    check_qkv(qkv, rows, heads)?;
-    let dim = qkv.dims()[1] / 3;
-    let spec = AttendSpec::new(rows, rows, heads, own_scale(qkv, heads));
-    attend_probs(&qkv.narrow(1, 0, dim)?, &qkv.narrow(1, dim, dim)?, &spec)
-}
-
-/// `head_dim^-1/2` of a fused projection.
-fn own_scale(qkv: &Tensor, heads: usize) -> f64 {
-    let width = qkv.dims().get(1).map_or(1, |w| w / 3 / heads);
-    (width.max(1) as f64).powf(-0.5)
 }
 
 fn check_qkv(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<()> {

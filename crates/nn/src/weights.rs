@@ -10,12 +10,14 @@ use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 use serde_json::Value;
 
+use crate::attention::{AttentionSpec, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
 use crate::init::{self, Draw};
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
-use crate::leaf::{Dense, Ffn, Linear};
+use crate::leaf::{Attention, Dense, Ffn, Linear, Tied};
 use crate::names::{Names, nearest};
+use crate::rows::Size;
 
 pub use source::Start;
 use source::{Fill, Promise, Source};
@@ -86,12 +88,52 @@ pub struct FfnSpec<'a> {
     pub bias: bool,
 }
 
+/// The projection of the patches of an image, stored as a convolution `[dim, channels, height, width]`; the loader decides
+/// its form.
+#[derive(Clone, Copy, Debug)]
+pub struct PatchSpec<'a> {
+    /// Published name of the convolution.
+    pub name: &'a str,
+    /// Channels of the image.
+    pub channels: usize,
+    /// Height and width of a patch.
+    pub patch: Size,
+    /// Output width.
+    pub dim: usize,
+}
+
+/// The product with a table that a model also looks up (a tied head); the loader decides its form.
+#[derive(Clone, Copy, Debug)]
+pub struct TiedSpec<'a> {
+    /// Published name that the product has where a file repeats the table.
+    pub name: &'a str,
+    /// The table.
+    pub table: &'a Embedding,
+    /// Published name of the bias.
+    pub bias: Option<&'a str>,
+}
+
 /// Decides the form of leaves (dense, nested integers, experts, ...). Lives in the plan of a checkpoint.
 pub trait LeafMaker: Send + Sync {
     /// The leaf for a projection, or `None` for the dense default.
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>>;
     /// The leaf for a feed-forward network, or `None` for the dense default.
     fn ffn(&self, w: &Weights, spec: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
+        let _ = (w, spec);
+        Ok(None)
+    }
+    /// The leaf for a projection of patches, or `None` for the dense default.
+    fn patches(&self, w: &Weights, spec: &PatchSpec) -> Result<Option<Box<dyn Linear>>> {
+        let _ = (w, spec);
+        Ok(None)
+    }
+    /// The leaf for a tied head, or `None` for the product with the table itself.
+    fn tied(&self, w: &Weights, spec: &TiedSpec) -> Result<Option<Box<dyn Linear>>> {
+        let _ = (w, spec);
+        Ok(None)
+    }
+    /// The leaf for an attention, or `None` for softmax attention between projections that are leaves themselves.
+    fn attention(&self, w: &Weights, spec: &AttentionSpec) -> Result<Option<Box<dyn Attention>>> {
         let _ = (w, spec);
         Ok(None)
     }
@@ -461,6 +503,50 @@ impl Weights {
             return Ok(leaf);
         }
         dense_ffn(self, spec)
+    }
+
+    /// A projection of patches `[rows, channels * height * width]` in the form that the plan names; dense by default.
+    pub fn patches(&self, spec: &PatchSpec) -> Result<Box<dyn Linear>> {
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.patches(self, spec)?
+        {
+            return Ok(leaf);
+        }
+        let (w, (height, width)) = (self.at(spec.name), spec.patch);
+        let weight = w.conv_matrix("weight", &[spec.dim, spec.channels, height, width])?;
+        let bias = w.tensor("bias", &[spec.dim], ParamKind::Vector)?;
+        Ok(Box::new(Dense::new(self.name(spec.name), weight, Some(bias))))
+    }
+
+    /// A tied head in the form that the plan names; the product with the table by default.
+    pub fn tied(&self, spec: &TiedSpec) -> Result<Box<dyn Linear>> {
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.tied(self, spec)?
+        {
+            return Ok(leaf);
+        }
+        let n = spec.table.table().dims()[0];
+        let bias = spec.bias.map(|name| self.tensor(name, &[n], ParamKind::Vector)).transpose()?;
+        Ok(Box::new(Tied::new(spec.table.table().clone(), bias)))
+    }
+
+    /// An attention in the form that the plan names; softmax attention by default, whose projections are leaves in turn.
+    pub fn attention(&self, spec: &AttentionSpec) -> Result<Box<dyn Attention>> {
+        self.attention_of(spec, |w| Projections::load(w, spec))
+    }
+
+    /// The same where a model makes the projections of the default itself: they are no plain matrices.
+    pub fn attention_of(
+        &self,
+        spec: &AttentionSpec,
+        projections: impl FnOnce(&Weights) -> Result<Projections>,
+    ) -> Result<Box<dyn Attention>> {
+        if let Some(maker) = &self.shared.leaves
+            && let Some(leaf) = maker.attention(self, spec)?
+        {
+            return Ok(leaf);
+        }
+        Ok(Box::new(SoftmaxAttention::new(spec, projections(self)?)?))
     }
 
     /// Dense weight `[parts * out, in]` and bias of a projection.

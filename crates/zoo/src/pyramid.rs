@@ -1,5 +1,7 @@
 //! What pyramid models share: counting blocks through stages, feature maps by name, the pooled head.
 
+pub(crate) use switchformer_nn::Mixer;
+pub(crate) use switchformer_nn::attention::Shrink;
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, LayerNorm, positions_at, project_onto};
@@ -239,16 +241,6 @@ impl MapHead for PooledHead {
     }
 }
 
-/// Rows of a map to rows of a smaller one: the step to the next stage.
-pub(crate) trait Shrink: Send + Sync {
-    /// Shapes: x `[total, from]` -> `[total', to]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State>;
-    /// Size of what comes out.
-    fn size(&self, from: Size) -> Size;
-    /// Cost for `rows` rows that come out.
-    fn cost(&self, rows: usize) -> LeafCost;
-}
-
 /// Pixels to the first map.
 pub(crate) trait Stem: Shrink {
     /// Cost for members of the given lengths of a model whose trained images have this size. Differs from
@@ -278,22 +270,6 @@ impl Shrink for Downsample {
 }
 
 impl Stem for Downsample {}
-
-/// A block over maps.
-pub(crate) trait MapBlock: Send + Sync {
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
-    /// Cost for maps of these sizes.
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
-}
-
-/// What mixes the rows of a map inside a [`Block`].
-pub(crate) trait Mixer: Send + Sync {
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor>;
-    /// Cost for maps of these sizes.
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
-}
 
 /// How the convolution stands inside a [`ConvFfn`].
 #[derive(Clone, Copy)]
@@ -383,10 +359,15 @@ impl Block {
     }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
-        let x = cx.onto(x, self.factors.scaled(0, mixed)?, "mixer")?;
+        let normed = self.norm1.forward(x)?;
+        let x = if self.factors.0.is_none() {
+            self.mixer.forward_onto(cx, &normed, rows, x)?
+        } else {
+            let mixed = self.mixer.forward(cx, &normed, rows)?;
+            cx.onto(x, self.factors.scaled(0, mixed)?, "mixer")?
+        };
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x, rows, &self.factors)
     }
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
@@ -412,7 +393,7 @@ pub(crate) struct Pyramid<B, S = Downsample, D = Downsample, H = PooledHead> {
     pub(crate) head: H,
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
     /// Ends a stage: its norm, and the feature map for whoever listens.
     fn end(&self, cx: &mut Ctx, stage: usize, state: &State) -> Result<Tensor> {
         let x = match &self.norms[stage] {
@@ -434,7 +415,7 @@ impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
     }
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
     fn n_blocks(&self) -> usize {
         self.blocks.len()
     }
@@ -478,7 +459,7 @@ impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H>
     }
 }
 
-impl<B: MapBlock, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
     fn spec(&self) -> InputSpec {
         InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.patch, self.patch) }
     }

@@ -87,15 +87,16 @@ fn lengths(x: &Tensor) -> Result<Option<Vec<Map>>, Fail> {
 }
 
 /// What each patch is looked at: by the first row where there is a class row, else on average. Shapes: `[heads, n, n]` -> maps
-/// of all heads' mean and of each head; `None` where rows are missing (tokens were dropped) or are no grid over the picture.
+/// of all heads' mean and of each head; `None` where rows are missing (tokens were dropped), look elsewhere, or are no grid over the picture.
 fn looks(
     probs: &Tensor,
     rows: usize,
     prefix: usize,
     (height, width): (usize, usize),
 ) -> Result<Option<Vec<Map>>, Fail> {
-    let Ok((_, n, _)) = probs.dims3() else { return Ok(None) };
-    if n != rows {
+    let Ok((_, n, keys)) = probs.dims3() else { return Ok(None) };
+    // A class row stands in front of all rows of the picture; a map of a later stage has fewer rows.
+    if n != keys || (prefix > 0 && n != rows) {
         return Ok(None);
     }
     let patches = n.saturating_sub(prefix);

@@ -37,23 +37,24 @@ pub(super) struct Task<'a> {
 //   dQ = scale dS K,   dK = dS^T (scale Q),   dbias = dS.
 #[inline(always)]
 pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
-    let (hd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
-    let hdp = pad::<S>(hd);
+    let (hd, vd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.value_dim, t.spec.group(), t.segment);
+    let (hdp, vdp) = (pad::<S>(hd), pad::<S>(vd));
     let lanes = pad::<S>(nq.min(QUERY_BLOCK));
-    let (whole, tile) = (pad_rows(nk) * hdp, pad_rows(nk.min(KEY_BLOCK)) * lanes);
-    let (block, turned) = (pad_rows(nq.min(QUERY_BLOCK)) * hdp, hd * lanes);
-    let lens = [whole, whole, whole, whole, block, block, block, turned, turned, tile, tile, lanes, lanes];
+    let (keys, values, tile) = (pad_rows(nk) * hdp, pad_rows(nk) * vdp, pad_rows(nk.min(KEY_BLOCK)) * lanes);
+    let block = pad_rows(nq.min(QUERY_BLOCK));
+    let [of_q, of_dout] = [block * hdp, block * vdp];
+    let lens = [keys, values, keys, values, of_q, of_dout, of_q, hd * lanes, vd * lanes, tile, tile, lanes, lanes];
     let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
     let [k, v, dk, dv, q, dout, dq, qt, dot, p, ds, lse, delta] = carve(&mut buffer, lens);
-    let col_kv = t.head_kv * hd;
-    pack(s, t.k, t.segment.k, nk, col_kv, hd, 1.0, k, hdp);
-    pack(s, t.v, t.segment.k, nk, col_kv, hd, 1.0, v, hdp);
+    let (col_k, col_v) = (t.head_kv * hd, t.head_kv * vd);
+    pack(s, t.k, t.segment.k, nk, col_k, hd, 1.0, k, hdp);
+    pack(s, t.v, t.segment.k, nk, col_v, vd, 1.0, v, vdp);
     if nq == 0 {
         dk.fill(0.0);
         dv.fill(0.0);
     }
     for head in t.head_kv * group..(t.head_kv + 1) * group {
-        let (col, scale) = (head * hd, t.spec.scale);
+        let (col, col_out, scale) = (head * hd, head * vd, t.spec.scale);
         let mut scores = Scores::new(t.spec, t.segment, head);
         let mut dbias = t.dbias.map(|d| {
             let n = d.len() / t.spec.heads;
@@ -69,11 +70,11 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
                 scores.begin_grad(d);
             }
             pack(s, t.q, row, m, col, hd, scale, q, hdp);
-            pack(s, t.dout, row, m, col, hd, 1.0, dout, hdp);
+            pack(s, t.dout, row, m, col_out, vd, 1.0, dout, vdp);
             pack_transposed(s, Rows::packed(q, hdp), 0, m, 0, hd, 1.0, qt, ld);
-            pack_transposed(s, Rows::packed(dout, hdp), 0, m, 0, hd, 1.0, dot, ld);
+            pack_transposed(s, Rows::packed(dout, vdp), 0, m, 0, vd, 1.0, dot, ld);
             for i in 0..m {
-                delta[i] = dot_row(s, &dout[i * hdp..], t.out.row(row + i, col, hd));
+                delta[i] = dot_row(s, &dout[i * vdp..], t.out.row(row + i, col_out, vd));
                 let l = t.lse[head * t.queries + row + i];
                 // A query that saw nothing: minus infinity less this is still nothing.
                 lse[i] = if l == f32::NEG_INFINITY { f32::INFINITY } else { l };
@@ -86,21 +87,21 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
                 let count = scores.visible(key, all);
                 if first && count < all {
                     dk[(key + count) * hdp..(key + all) * hdp].fill(0.0);
-                    dv[(key + count) * hdp..(key + all) * hdp].fill(0.0);
+                    dv[(key + count) * vdp..(key + all) * vdp].fill(0.0);
                 }
                 if count == 0 {
                     continue;
                 }
                 let (k, at) = (&k[key * hdp..], TileAt { start, m, key, count });
                 product::<S, false>(s, count, ld, hd, k, hdp, qt, ld, p, ld, false);
-                product::<S, false>(s, count, ld, hd, &v[key * hdp..], hdp, dot, ld, ds, ld, false);
+                product::<S, false>(s, count, ld, vd, &v[key * vdp..], vdp, dot, ld, ds, ld, false);
                 scores.apply(s, at, p, ld);
                 score_gradients(s, count, ld, p, ds, lse, delta);
                 if let Some(d) = &mut dbias {
                     scores.collect(s, at, ds, ld, d);
                 }
                 // The padding of p and ds holds no sense, and reaches only rows not written out.
-                product::<S, false>(s, count, hdp, m, p, ld, dout, hdp, &mut dv[key * hdp..], hdp, !first);
+                product::<S, false>(s, count, vdp, m, p, ld, dout, vdp, &mut dv[key * vdp..], vdp, !first);
                 product::<S, false>(s, count, hdp, m, ds, ld, q, hdp, &mut dk[key * hdp..], hdp, !first);
                 product::<S, true>(s, m, hdp, count, ds, ld, k, hdp, dq, hdp, seen);
                 seen = true;
@@ -117,8 +118,8 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
     }
     // SAFETY: as above, the head of keys.
     unsafe {
-        write_rows(s, dk, hdp, nk, 1.0, t.dk, t.segment.k, col_kv, hd);
-        write_rows(s, dv, hdp, nk, 1.0, t.dv, t.segment.k, col_kv, hd);
+        write_rows(s, dk, hdp, nk, 1.0, t.dk, t.segment.k, col_k, hd);
+        write_rows(s, dv, vdp, nk, 1.0, t.dv, t.segment.k, col_v, vd);
     }
 }
 

@@ -33,15 +33,15 @@ pub(super) struct Task<'a> {
 
 #[inline(always)]
 pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
-    let (hd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
-    let hdp = pad::<S>(hd);
+    let (hd, vd, group, Segment { nq, nk, .. }) = (t.spec.head_dim, t.spec.value_dim, t.spec.group(), t.segment);
+    let (hdp, vdp) = (pad::<S>(hd), pad::<S>(vd));
     let lanes = pad::<S>(nq.min(QUERY_BLOCK));
-    let (whole, tile) = (pad_rows(nk) * hdp, pad_rows(nk.min(KEY_BLOCK)) * lanes);
-    let lens = [whole, whole, hd * lanes, tile, hdp * lanes, lanes, lanes];
+    let (keys, tile) = (pad_rows(nk), pad_rows(nk.min(KEY_BLOCK)) * lanes);
+    let lens = [keys * hdp, keys * vdp, hd * lanes, tile, vdp * lanes, lanes, lanes];
     let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
     let [k, v, qt, p, ot, top, sum] = carve(&mut buffer, lens);
     pack(s, t.k, t.segment.k, nk, t.head_kv * hd, hd, 1.0, k, hdp);
-    pack(s, t.v, t.segment.k, nk, t.head_kv * hd, hd, 1.0, v, hdp);
+    pack(s, t.v, t.segment.k, nk, t.head_kv * vd, vd, 1.0, v, vdp);
     for head in t.head_kv * group..(t.head_kv + 1) * group {
         let mut scores = Scores::new(t.spec, t.segment, head);
         for start in (0..nq).step_by(QUERY_BLOCK) {
@@ -59,16 +59,16 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
                 }
                 product::<S, false>(s, count, ld, hd, &k[key * hdp..], hdp, qt, ld, p, ld, false);
                 scores.apply(s, TileAt { start, m, key, count }, p, ld);
-                exp_tile(s, count, ld, p, top, sum, if seen { &mut ot[..hd * ld] } else { &mut [] });
-                product::<S, true>(s, hd, ld, count, &v[key * hdp..], hdp, p, ld, ot, ld, seen);
+                exp_tile(s, count, ld, p, top, sum, if seen { &mut ot[..vd * ld] } else { &mut [] });
+                product::<S, true>(s, vd, ld, count, &v[key * vdp..], vdp, p, ld, ot, ld, seen);
                 seen = true;
             }
             if !seen {
-                ot[..hd * ld].fill(0.0);
+                ot[..vd * ld].fill(0.0);
             }
-            finish(s, ld, top, sum, &mut ot[..hd * ld]);
+            finish(s, ld, top, sum, &mut ot[..vd * ld]);
             // SAFETY: the rows and the head are this task's own.
-            unsafe { untranspose(s, ot, ld, m, hd, t.out, t.segment.q + start, head * hd) };
+            unsafe { untranspose(s, ot, ld, m, vd, t.out, t.segment.q + start, head * vd) };
             if let Some(lse) = t.lse {
                 // SAFETY: as above.
                 let to = unsafe { lse.slice(head * t.queries + t.segment.q + start, m) };

@@ -68,8 +68,8 @@ pub fn attention_backward(
     attend_backward(&packed.attend(), q, k, v, out, lse, dout, grad, None);
 }
 
-/// [`attention`] with options: `q` and `out` are `[queries, dim]`, `k` and `v` are `[keys, dim_kv]`,
-/// `lse` is `[heads, queries]`.
+/// [`attention`] with options: `q` is `[queries, dim]`, `k` is `[keys, dim_kv]`, `v` is `[keys, dim_values]`, `out` is
+/// `[queries, dim_out]`, `lse` is `[heads, queries]`.
 ///
 /// # Panics
 /// If a length does not match, `cu_q` or `cu_k` does not rise from 0, or `heads_kv` does not divide `heads`.
@@ -78,16 +78,16 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mu
     let (queries, keys, dim) = (spec.queries(), spec.keys(), spec.dim());
     q.check(queries, dim, "q");
     k.check(keys, spec.dim_kv(), "k");
-    v.check(keys, spec.dim_kv(), "v");
-    assert_eq!(out.len(), queries * dim, "length of out");
+    v.check(keys, spec.dim_values(), "v");
+    assert_eq!(out.len(), queries * spec.dim_out(), "length of out");
     let lse = lse.map(|lse| {
         assert_eq!(lse.len(), spec.heads * queries, "length of lse");
         Shared::new(lse)
     });
-    if dim == 0 {
+    if dim * spec.value_dim == 0 {
         return;
     }
-    let out = Target { data: Shared::new(out), stride: dim, offset: 0 };
+    let out = Target { data: Shared::new(out), stride: spec.dim_out(), offset: 0 };
     threads::run(spec.segments() * spec.heads_kv, 2 * spec.macs() >= PARALLEL_MACS, |i| {
         let (segment, head_kv) = (spec.segment(i / spec.heads_kv), i % spec.heads_kv);
         let task = forward::Task { spec, segment, head_kv, q, k, v, out, lse, queries };
@@ -141,7 +141,7 @@ fn map(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut 
     });
 }
 
-/// Backward of [`attend`] from its `out`, its `lse[heads, queries]` and `dout[queries, dim]`; overwrites the gradients
+/// Backward of [`attend`] from its `out`, its `lse[heads, queries]` and `dout[queries, dim_out]`; overwrites the gradients
 /// in `grad` and adds to `dbias`, which has the shape of the bias.
 ///
 /// With `dbias`, threads share the heads of keys only: the segments' gradients are added in order.
@@ -163,11 +163,11 @@ pub fn attend_backward(
     let (queries, keys, dim) = (spec.queries(), spec.keys(), spec.dim());
     q.check(queries, dim, "q");
     k.check(keys, spec.dim_kv(), "k");
-    v.check(keys, spec.dim_kv(), "v");
-    assert_eq!(out.len(), queries * dim, "length of out");
-    assert_eq!(dout.len(), queries * dim, "length of dout");
+    v.check(keys, spec.dim_values(), "v");
+    assert_eq!(out.len(), queries * spec.dim_out(), "length of out");
+    assert_eq!(dout.len(), queries * spec.dim_out(), "length of dout");
     assert_eq!(lse.len(), spec.heads * queries, "length of lse");
-    let [dq, dk, dv] = grad.targets((queries, dim), (keys, spec.dim_kv()));
+    let [dq, dk, dv] = grad.targets([(queries, dim), (keys, spec.dim_kv()), (keys, spec.dim_values())]);
     let bias_len = match spec.bias {
         Bias::None => 0,
         Bias::Dense(b) | Bias::Relative(b) => b.len(),
@@ -176,10 +176,10 @@ pub fn attend_backward(
         assert!(d.len() == bias_len && !matches!(spec.bias, Bias::None), "length of dbias");
         Shared::new(d)
     });
-    if dim == 0 {
+    if dim * spec.value_dim == 0 {
         return;
     }
-    let (out, dout) = (Rows::packed(out, dim), Rows::packed(dout, dim));
+    let (out, dout) = (Rows::packed(out, spec.dim_out()), Rows::packed(dout, spec.dim_out()));
     let task = |segment, head_kv| {
         let segment = spec.segment(segment);
         if segment.nq + segment.nk > 0 {

@@ -15,8 +15,9 @@ pub(super) struct Scores<'a> {
     lanes: [f32; QUERY_BLOCK],
     /// Their zones, likewise.
     zones: [f32; QUERY_BLOCK],
-    /// The position of the first and the greatest position of the current queries.
+    /// The position of the first, and the least and the greatest position of the current queries.
     first: i64,
+    least: i64,
     greatest: i64,
     /// Of a relative bias: biases along the queries, so that a key's row is a window into it.
     line: Vec<f32>,
@@ -45,13 +46,14 @@ impl<'a> Scores<'a> {
             Bias::Relative(t) => Bias::Relative(part(t)),
         };
         let lanes = [0.0; QUERY_BLOCK];
-        Scores { spec, segment, bias, lanes, zones: lanes, first: 0, greatest: 0, line: Vec::new(), far: 0 }
+        Scores { spec, segment, bias, lanes, zones: lanes, first: 0, least: 0, greatest: 0, line: Vec::new(), far: 0 }
     }
 
     /// Whether the scores stay as they are.
     #[inline(always)]
     fn plain(&self) -> bool {
         !self.spec.causal
+            && self.spec.window.is_none()
             && self.spec.key_mask.is_none()
             && self.spec.zones.is_none()
             && matches!(self.bias, Bias::None)
@@ -74,11 +76,12 @@ impl<'a> Scores<'a> {
             return;
         }
         self.first = self.q_position(start);
-        self.greatest = i64::MIN;
+        (self.least, self.greatest) = (i64::MAX, i64::MIN);
         let mut steady = true;
         for i in 0..m {
             let at = self.q_position(start + i);
             steady &= at == self.first + i as i64;
+            self.least = self.least.min(at);
             self.greatest = self.greatest.max(at);
             self.lanes[i] = at as f32;
         }
@@ -107,12 +110,21 @@ impl<'a> Scores<'a> {
         self.line.extend((0..len as i64).map(|t| table[entry(table, self.far - t)]));
     }
 
+    /// The greatest distance at which a query sees a key.
+    fn reach(&self) -> i64 {
+        self.spec.window.map_or(i64::MAX, |w| w as i64 - 1)
+    }
+
     /// How many of the first `count` keys from `key` the current queries can see at all, in whole blocks of rows.
     pub(super) fn visible(&self, key: usize, count: usize) -> usize {
-        if !self.spec.causal {
+        if !self.spec.causal && self.spec.window.is_none() {
             return count;
         }
-        let seen = (0..count).rev().find(|j| self.k_position(key + j) <= self.greatest).map_or(0, |j| j + 1);
+        let reach = self.reach();
+        let last = if self.spec.causal { self.greatest } else { self.greatest.saturating_add(reach) };
+        let first = self.least.saturating_sub(reach);
+        let near = |j: &usize| (first..=last).contains(&self.k_position(key + j));
+        let seen = (0..count).rev().find(near).map_or(0, |j| j + 1);
         super::tile::pad_rows(seen).min(count)
     }
 
@@ -150,6 +162,16 @@ impl<'a> Scores<'a> {
                 }
             }
         }
+        let Some(window) = self.spec.window else { return };
+        let beyond = s.splat(window as f32 - 0.5);
+        for (j, row) in tile.chunks_exact_mut(ld).take(at.count).enumerate() {
+            let position = s.splat(self.k_position(at.key + j) as f32);
+            for (v, lanes) in row.chunks_exact_mut(S::LANES).zip(self.lanes.chunks_exact(S::LANES)) {
+                let apart = s.abs(s.sub(s.load(lanes), position));
+                let kept = s.select_lt(apart, beyond, s.load(v), never);
+                s.store(v, kept);
+            }
+        }
     }
 
     /// [`Scores::apply`] to the scores of query `i` with every key of the segment.
@@ -173,7 +195,8 @@ impl<'a> Scores<'a> {
         }
         for (j, v) in scores.iter_mut().enumerate() {
             let hidden = self.spec.key_mask.is_some_and(|m| !m[self.segment.k + j]);
-            if hidden || (self.spec.causal && self.k_position(j) > at) {
+            let far = (self.k_position(j) - at).abs() > self.reach();
+            if hidden || far || (self.spec.causal && self.k_position(j) > at) {
                 *v = f32::NEG_INFINITY;
             }
         }

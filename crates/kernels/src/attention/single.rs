@@ -17,7 +17,7 @@ const VECTORS: usize = 4;
 
 #[inline(always)]
 pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
-    let (hd, group, Segment { nk, .. }) = (t.spec.head_dim, t.spec.group(), t.segment);
+    let (hd, vd, group, Segment { nk, .. }) = (t.spec.head_dim, t.spec.value_dim, t.spec.group(), t.segment);
     let lens = [pad::<S>(nk), pad::<S>(hd)];
     let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
     let [p, q] = carve(&mut buffer, lens);
@@ -40,10 +40,10 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
         p[nk..].fill(f32::NEG_INFINITY);
         let (top, sum) = exp_row(s, p);
         // SAFETY: the row and the head are this task's own.
-        let out = unsafe { t.out.data.slice(t.segment.q * t.out.stride + t.out.offset + head * hd, hd) };
+        let out = unsafe { t.out.data.slice(t.segment.q * t.out.stride + t.out.offset + head * vd, vd) };
         // A NaN stays one: only a sum of nothing is replaced.
         let inv = if sum < f32::MIN_POSITIVE { 0.0 } else { 1.0 / sum };
-        mix(s, t.v, t.segment.k, t.head_kv * hd, &p[..nk], inv, out);
+        mix(s, t.v, t.segment.k, t.head_kv * vd, &p[..nk], inv, out);
         if let Some(lse) = t.lse {
             let log = s.add(s.splat(top), ln(s, s.splat(sum)));
             let mut lanes = [0.0; 16];

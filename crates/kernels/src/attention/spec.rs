@@ -37,8 +37,10 @@ impl<'a> Packed<'a> {
             heads,
             heads_kv: heads,
             head_dim,
+            value_dim: head_dim,
             scale,
             causal: false,
+            window: None,
             positions: None,
             bias: Bias::None,
             key_mask: None,
@@ -67,12 +69,16 @@ pub struct Attend<'a> {
     pub heads: usize,
     /// Heads of keys and values; divides `heads`. Neighbouring heads of queries share one.
     pub heads_kv: usize,
-    /// Floats per head.
+    /// Floats per head of queries and keys.
     pub head_dim: usize,
+    /// Floats per head of values and results.
+    pub value_dim: usize,
     /// What products of queries and keys are multiplied by.
     pub scale: f32,
     /// Whether a query sees only keys at its own position or before.
     pub causal: bool,
+    /// A query sees only keys less than so many positions away, before it or behind; all without.
+    pub window: Option<usize>,
     /// Positions of queries and keys; without, the keys of a segment are at 0, 1, ... and its last
     /// query is where its last key is.
     pub positions: Option<Positions<'a>>,
@@ -144,14 +150,24 @@ impl<'a> Attend<'a> {
         total(self.cu_k)
     }
 
-    /// Floats per row of queries and results.
+    /// Floats per row of queries.
     pub fn dim(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    /// Floats per row of keys and values.
+    /// Floats per row of keys.
     pub fn dim_kv(&self) -> usize {
         self.heads_kv * self.head_dim
+    }
+
+    /// Floats per row of results.
+    pub fn dim_out(&self) -> usize {
+        self.heads * self.value_dim
+    }
+
+    /// Floats per row of values.
+    pub fn dim_values(&self) -> usize {
+        self.heads_kv * self.value_dim
     }
 
     /// Segments.
@@ -173,7 +189,7 @@ impl<'a> Attend<'a> {
     /// Multiply-adds of one product over all pairs.
     pub(super) fn macs(&self) -> usize {
         let pairs: usize = (0..self.segments()).map(|i| self.segment(i)).map(|s| s.nq * s.nk).sum();
-        pairs * self.dim()
+        pairs * self.heads * self.head_dim.max(self.value_dim)
     }
 
     pub(super) fn check(&self) {

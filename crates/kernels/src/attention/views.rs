@@ -68,7 +68,7 @@ pub enum QkvGrad<'a> {
         dq: RowsMut<'a>,
         /// Gradient of the keys, `[total, heads_kv * head_dim]`.
         dk: RowsMut<'a>,
-        /// Gradient of the values, `[total, heads_kv * head_dim]`.
+        /// Gradient of the values, `[total, heads_kv * value_dim]`.
         dv: RowsMut<'a>,
     },
     /// One buffer, the gradient of a fused projection.
@@ -88,12 +88,11 @@ impl<'a> QkvGrad<'a> {
         Self::Fused { data, stride: 3 * dim, offsets: [0, dim, 2 * dim] }
     }
 
-    /// The three targets of `[rows, dim]` queries and `[rows, dim]` keys and values.
-    pub(super) fn targets(self, q: (usize, usize), k: (usize, usize)) -> [Target<'a>; 3] {
-        let shapes = [q, k, k];
+    /// The three targets of queries, keys and values of these rows and widths.
+    pub(super) fn targets(self, shapes: [(usize, usize); 3]) -> [Target<'a>; 3] {
         match self {
             Self::Split { dq, dk, dv } => {
-                let parts = [(dq, "dq", q), (dk, "dk", k), (dv, "dv", k)];
+                let parts = [(dq, "dq", shapes[0]), (dk, "dk", shapes[1]), (dv, "dv", shapes[2])];
                 parts.map(|(r, name, (rows, dim))| {
                     check_view(r.data.len(), r.stride, r.offset, rows, dim, name);
                     Target { data: Shared::new(r.data), stride: r.stride, offset: r.offset }

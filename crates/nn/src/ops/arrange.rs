@@ -1,6 +1,8 @@
 //! Rows and columns taken apart and put together, and products element by element. The tensor library does the same with
 //! several passes over memory for each gradient; inside [`crate::tape::record`] these need one.
 
+use std::sync::Arc;
+
 use candle_core::{Result as CandleResult, Tensor};
 use switchformer_kernels::mix::{self, Mix};
 use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise, rows as moves};
@@ -292,40 +294,45 @@ pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
     )
 }
 
-/// Angles by which the pairs of neighbours in a head turn, position by position.
+/// Angles by which the pairs of a head turn, position by position.
 #[derive(Clone, Debug)]
 pub struct Angles {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    pairs: usize,
+    cos: Arc<[f32]>,
+    sin: Arc<[f32]>,
+    half: usize,
+    pairs: Pairs,
 }
 
 impl Angles {
     /// At positions `0..n`, pair `i` turns by `position * by[i]`.
-    pub fn new(n: usize, by: &[f32]) -> Angles {
+    pub fn new(n: usize, by: &[f32], pairs: Pairs) -> Angles {
         let all = || (0..n).flat_map(|p| by.iter().map(move |a| p as f32 * a));
-        Angles { cos: all().map(f32::cos).collect(), sin: all().map(f32::sin).collect(), pairs: by.len() }
+        Angles { cos: all().map(f32::cos).collect(), sin: all().map(f32::sin).collect(), half: by.len(), pairs }
     }
 
-    fn positions(&self) -> usize {
-        self.cos.len() / self.pairs.max(1)
+    /// Positions that have angles.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
     }
 }
 
-/// Rotary positions: in every head the pair `(2 i, 2 i + 1)` of a row turns by the angle of the row's position.
-/// Shapes: x `[rows, heads * 2 * pairs]`, positions `[rows]` -> the same as x. Errors where a position is beyond the table.
+/// Rotary positions: in every head the pairs of a row turn by the angles of the row's position; numbers behind the pairs
+/// stay. Shapes: x `[rows, heads * head_dim]`, positions `[rows]` -> the same as x. Errors where a position is beyond the
+/// table or a head is too narrow.
 pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     let beyond = positions.iter().any(|p| *p as usize >= angles.positions());
-    if positions.len() != rows || dim != heads * 2 * angles.pairs || beyond {
-        let what = format!("[{}, {heads} * {}] below {}", positions.len(), 2 * angles.pairs, angles.positions());
+    let half = angles.half;
+    if positions.len() != rows || !dim.is_multiple_of(heads.max(1)) || dim < heads * 2 * half || beyond {
+        let what = format!("[{}, {heads} * {} or more] below {}", positions.len(), 2 * half, angles.positions());
         return Err(Error::shape("rotary positions", what, x.dims()));
     }
+    let width = dim / heads;
     let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> CandleResult<Vec<f32>> {
         let mut y = with([x], |[x]| x.to_vec())?;
-        let table = Rotary { cos: &angles.cos, sin: &angles.sin, half: angles.pairs, pairs: Pairs::Neighbours };
+        let table = Rotary { cos: &angles.cos, sin: &angles.sin, half, pairs: angles.pairs };
         let run = if back { kernels::rotary_backward } else { kernels::rotary };
-        run(RowsMut::packed(&mut y, dim), heads, 2 * angles.pairs, &table, positions);
+        run(RowsMut::packed(&mut y, dim), heads, width, &table, positions);
         Ok(y)
     };
     let (own, at) = (angles.clone(), positions.to_vec());
@@ -334,15 +341,30 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         || {
             let places = || positions.iter().map(|p| *p as usize);
             let table = |t: &[f32]| -> CandleResult<Tensor> {
-                let rows: Vec<f32> = places().flat_map(|p| &t[p * angles.pairs..][..angles.pairs]).copied().collect();
-                Tensor::from_vec(rows, (positions.len(), 1, angles.pairs), x.device())?.to_dtype(x.dtype())
+                let rows: Vec<f32> = places().flat_map(|p| &t[p * half..][..half]).copied().collect();
+                Tensor::from_vec(rows, (positions.len(), 1, half), x.device())?.to_dtype(x.dtype())
             };
             let (cos, sin) = (table(&angles.cos)?, table(&angles.sin)?);
-            let pairs = x.reshape((rows, heads, angles.pairs, 2))?;
-            let (a, b) = (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?);
+            let all = x.reshape((rows, heads, width))?;
+            let turning = all.narrow(2, 0, 2 * half)?;
+            let (a, b) = match angles.pairs {
+                Pairs::Halves => (turning.narrow(2, 0, half)?, turning.narrow(2, half, half)?),
+                Pairs::Neighbours => {
+                    let pairs = turning.reshape((rows, heads, half, 2))?;
+                    (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?)
+                }
+            };
             let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
             let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-            Ok(Tensor::stack(&[first, second], 3)?.reshape((rows, dim))?)
+            let turned = match angles.pairs {
+                Pairs::Halves => Tensor::cat(&[&first, &second], 2)?,
+                Pairs::Neighbours => Tensor::stack(&[first, second], 3)?.reshape((rows, heads, 2 * half))?,
+            };
+            if 2 * half == width {
+                return Ok(turned.reshape((rows, dim))?);
+            }
+            let still = all.narrow(2, 2 * half, width - 2 * half)?;
+            Ok(Tensor::cat(&[turned, still], 2)?.reshape((rows, dim))?)
         },
         || Ok((turned(x, angles, positions, false)?, vec![rows, dim])),
         move |g| Ok(vec![Some(tensor(turned(g, &own, &at, true)?, &[rows, dim])?)]),
@@ -421,13 +443,17 @@ mod tests {
         check(&[x.clone(), var(5, &[7])], |t| scale_rows(&t[0], &t[1]));
         check(&[x.clone(), var(6, &[12, 2]), var(7, &[12])], |t| mix_parts(&t[0], &t[1], &t[2], 2));
         check(from_ref(&x), |t| mean_rows(&t[0], &rows));
-        check(&[x], |t| turn(&t[0], 2, &Angles::new(6, &[1.0, 0.1]), &[0, 5, 0, 1, 2, 3, 4]));
+        for pairs in [Pairs::Neighbours, Pairs::Halves] {
+            check(from_ref(&x), |t| turn(&t[0], 2, &Angles::new(6, &[1.0, 0.1], pairs), &[0, 5, 0, 1, 2, 3, 4]));
+            // The third and fourth number of each head stay.
+            check(from_ref(&x), |t| turn(&t[0], 2, &Angles::new(6, &[0.3], pairs), &[0, 5, 0, 1, 2, 3, 4]));
+        }
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let (x, z) = (var(1, &[4, 6]).as_tensor().clone(), var(2, &[3, 6]).as_tensor().clone());
-        let angles = Angles::new(2, &[1.0]);
+        let angles = Angles::new(2, &[1.0], Pairs::Neighbours);
         assert!(columns(&x, 4, 3).is_err() && beside(&[&x, &z]).is_err() && reshape(&x, &[5, 5]).is_err());
         assert!(times(&x, &z).is_err() && scale_columns(&x, &z).is_err() && scale_rows(&x, &z).is_err());
         assert!(mean_rows(&x, &Rows::new(&[3]).unwrap()).is_err());

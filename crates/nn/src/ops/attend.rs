@@ -12,12 +12,16 @@ pub struct AttendSpec<'a> {
     pub q_rows: &'a Rows,
     /// Members of the keys and values; the same rows for self-attention.
     pub k_rows: &'a Rows,
-    /// Heads.
+    /// Heads of the queries.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`. Neighbouring heads of queries share one.
+    pub kv_heads: usize,
     /// Factor of the scores: `head_dim^-1/2` for most, 1 for T5.
     pub scale: f64,
     /// Whether a query sees only keys at its own position or before.
     pub causal: bool,
+    /// A query sees only keys less than so many positions away.
+    pub window: Option<usize>,
     /// A learned number added to each score.
     pub bias: Option<ScoreBias<'a>>,
     /// Parts of a segment that are kept apart, where queries and keys are the same rows.
@@ -69,7 +73,17 @@ const MAX_SCORES: usize = 1 << 30;
 impl<'a> AttendSpec<'a> {
     /// Plain attention of `q_rows` to `k_rows`.
     pub fn new(q_rows: &'a Rows, k_rows: &'a Rows, heads: usize, scale: f64) -> Self {
-        AttendSpec { q_rows, k_rows, heads, scale, causal: false, bias: None, zones: None }
+        AttendSpec {
+            q_rows,
+            k_rows,
+            heads,
+            kv_heads: heads,
+            scale,
+            causal: false,
+            window: None,
+            bias: None,
+            zones: None,
+        }
     }
 
     /// Whether the kernels can take the bias.
@@ -79,18 +93,25 @@ impl<'a> AttendSpec<'a> {
 
     /// Shapes must agree, and every member that asks must have something to look at.
     pub(super) fn check(&self, q: &Tensor, k: &Tensor, v: Option<&Tensor>) -> Result<()> {
-        let fits =
-            |t: &Tensor, rows: &Rows| matches!(t.dims(), [n, d] if *n == rows.total() && d.is_multiple_of(self.heads));
-        let wrong = |t: &Tensor, rows: &Rows| {
-            Err(Error::shape("attend", format!("[{}, {} * head_dim]", rows.total(), self.heads), t.dims()))
-        };
-        for (t, rows) in [(Some(q), self.q_rows), (Some(k), self.k_rows), (v, self.k_rows)] {
-            if let Some(t) = t.filter(|t| !fits(t, rows)) {
-                return wrong(t, rows);
+        if self.heads == 0 || self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            let want = format!("{} heads, which {} heads of keys divide", self.heads, self.kv_heads);
+            return Err(Error::shape("attend", want, &[self.heads, self.kv_heads]));
+        }
+        for (t, rows, heads) in
+            [(Some(q), self.q_rows, self.heads), (Some(k), self.k_rows, self.kv_heads), (v, self.k_rows, self.kv_heads)]
+        {
+            let Some(t) = t else { continue };
+            if !matches!(t.dims(), [n, d] if *n == rows.total() && d.is_multiple_of(heads)) {
+                return Err(Error::shape("attend", format!("[{}, {heads} * head_dim]", rows.total()), t.dims()));
             }
         }
-        if q.dims()[1] != k.dims()[1] || self.q_rows.n() != self.k_rows.n() {
-            return wrong(k, self.k_rows);
+        let head_dim = q.dims()[1] / self.heads;
+        if k.dims()[1] != self.kv_heads * head_dim || self.q_rows.n() != self.k_rows.n() {
+            let want = format!("[{}, {} * {head_dim}]", self.k_rows.total(), self.kv_heads);
+            return Err(Error::shape("attend", want, k.dims()));
+        }
+        if self.window == Some(0) {
+            return Err(Error::config("sliding_window", "is 0, so that nothing is seen"));
         }
         match self.bias {
             Some(ScoreBias::Distance(b)) if b.table.dims().get(1) != Some(&self.heads) => {
@@ -155,12 +176,12 @@ impl<'a> AttendSpec<'a> {
 
     /// Minus infinity where a query may not look, and what keeps zones apart, `[n, m]`; `None` where there is neither.
     pub(super) fn mask_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
-        let hides = self.causal && self.distances(i).any(|d| d > 0);
+        let hidden = |d: i64| (self.causal && d > 0) || self.window.is_some_and(|w| d.unsigned_abs() >= w as u64);
+        let hides = self.distances(i).any(hidden);
         if !hides && self.zones.is_none() {
             return Ok(None);
         }
-        let mut mask: Vec<f32> =
-            self.distances(i).map(|d| if hides && d > 0 { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let mut mask: Vec<f32> = self.distances(i).map(|d| if hidden(d) { f32::NEG_INFINITY } else { 0.0 }).collect();
         if let Some(z) = self.zones {
             let own = &z.of[self.q_rows.range(i)];
             let pairs = own.iter().flat_map(|q| own.iter().map(move |k| q != k));

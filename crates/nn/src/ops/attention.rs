@@ -23,7 +23,7 @@ enum Operands {
     Fused,
     /// Three.
     Apart,
-    /// Queries `[queries, dim]`, keys beside values `[keys, 2 * dim]`, the bias.
+    /// Queries `[queries, dim]`, keys beside values `[keys, 2 * dim_kv]`, the bias.
     Beside,
 }
 
@@ -39,8 +39,12 @@ struct AttendOp {
     q_rows: Rows,
     k_rows: Rows,
     heads: usize,
+    kv_heads: usize,
+    /// Width of a head of queries and keys, and of one of values.
+    widths: [usize; 2],
     scale: f32,
     causal: bool,
+    window: Option<usize>,
     zones: Option<(Vec<u8>, f32)>,
     form: Option<Form>,
     /// The bias where it is no operand.
@@ -51,13 +55,17 @@ struct AttendOp {
 }
 
 impl AttendOp {
-    fn new(spec: &AttendSpec, operands: Operands) -> AttendOp {
+    /// For queries of so many columns and keys and values of so many.
+    fn new(spec: &AttendSpec, operands: Operands, [queries, values]: [usize; 2]) -> AttendOp {
         AttendOp {
             q_rows: spec.q_rows.clone(),
             k_rows: spec.k_rows.clone(),
             heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            widths: [queries / spec.heads, values / spec.kv_heads],
             scale: spec.scale as f32,
             causal: spec.causal,
+            window: spec.window,
             zones: spec.zones.map(|z| (z.of.to_vec(), z.apart)),
             form: spec.bias.map(|b| match b {
                 ScoreBias::Pairs(_) => Form::Pairs,
@@ -104,21 +112,23 @@ impl AttendOp {
         sum
     }
 
-    fn spec<'a>(&'a self, head_dim: usize, added: &'a [f32]) -> Attend<'a> {
+    fn spec<'a>(&'a self, added: &'a [f32]) -> Attend<'a> {
         let bias = match self.form {
             None => Bias::None,
             Some(Form::Pairs) => Bias::Dense(added),
             Some(Form::Buckets(_)) => Bias::Relative(added),
         };
-        let placed = self.causal || matches!(bias, Bias::Relative(_));
+        let placed = self.causal || self.window.is_some() || matches!(bias, Bias::Relative(_));
         Attend {
             cu_q: self.q_rows.cu(),
             cu_k: self.k_rows.cu(),
             heads: self.heads,
-            heads_kv: self.heads,
-            head_dim,
+            heads_kv: self.kv_heads,
+            head_dim: self.widths[0],
+            value_dim: self.widths[1],
             scale: self.scale,
             causal: self.causal,
+            window: self.window,
             positions: placed.then(|| Positions { q: self.q_rows.positions(), k: self.k_rows.positions() }),
             bias,
             key_mask: None,
@@ -126,20 +136,31 @@ impl AttendOp {
         }
     }
 
-    /// Shapes: q, k and v of `dim` columns -> `[queries, dim]`.
-    fn forward(&self, [q, k, v]: [View; 3], dim: usize, raw: Option<&[f32]>, keep: bool) -> Vec<f32> {
+    /// Columns of queries, keys, values.
+    fn columns(&self) -> [usize; 3] {
+        let [head_dim, value_dim] = self.widths;
+        [self.heads * head_dim, self.kv_heads * head_dim, self.kv_heads * value_dim]
+    }
+
+    /// Columns of the result.
+    fn out(&self) -> usize {
+        self.heads * self.widths[1]
+    }
+
+    /// Shapes: q, k and v of [`AttendOp::columns`] -> `[queries, heads * value_dim]`.
+    fn forward(&self, [q, k, v]: [View; 3], raw: Option<&[f32]>, keep: bool) -> Vec<f32> {
         let added = self.added(raw);
-        let mut out = kernels::unfilled(self.q_rows.total() * dim);
+        let mut out = kernels::unfilled(self.q_rows.total() * self.out());
         let mut lse = keep.then(|| kernels::unfilled(self.heads * self.q_rows.total()));
-        kernels::attend(&self.spec(dim / self.heads, &added), q, k, v, &mut out, lse.as_deref_mut());
+        kernels::attend(&self.spec(&added), q, k, v, &mut out, lse.as_deref_mut());
         if let Some(lse) = lse {
             let _ = self.lse.set(lse);
         }
         out
     }
 
-    fn kept(&self, views: [View; 3], dim: usize, raw: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
-        answer(self.forward(views, dim, raw, true), &[self.q_rows.total(), dim])
+    fn kept(&self, views: [View; 3], raw: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+        answer(self.forward(views, raw, true), &[self.q_rows.total(), self.out()])
     }
 
     /// Writes the gradients of queries, keys and values; gives that of the bias where it is `wanted`.
@@ -148,12 +169,11 @@ impl AttendOp {
         [q, k, v]: [View; 3],
         (raw, wanted): (Option<&[f32]>, bool),
         [out, dout]: [&[f32]; 2],
-        dim: usize,
         grad: QkvGrad,
     ) -> CandleResult<Option<Vec<f32>>> {
         let Some(lse) = self.lse.get() else { candle_core::bail!("attention backward before forward") };
         let added = self.added(raw);
-        let spec = self.spec(dim / self.heads, &added);
+        let spec = self.spec(&added);
         let mut dbias = wanted.then(|| vec![0f32; added.len()]);
         kernels::attend_backward(&spec, q, k, v, out, lse, dout, grad, dbias.as_deref_mut());
         Ok(dbias.zip(raw).map(|(d, raw)| self.raw_grad(d, raw)))
@@ -173,16 +193,16 @@ impl AttendOp {
         let dbias = with([qkv, out, dout, bias.unwrap_or(qkv)], |[qkv, out, dout, raw]| {
             let raw = if bias.is_some() { Some(raw) } else { self.fixed.as_deref() };
             let to = QkvGrad::fused(&mut grad, dim);
-            self.backward(View::fused_qkv(qkv, dim), (raw, bias.is_some()), [out, dout], dim, to)
+            self.backward(View::fused_qkv(qkv, dim), (raw, bias.is_some()), [out, dout], to)
         })??;
         let dbias = dbias.zip(bias).map(|(d, b)| tensor(d, b.dims())).transpose()?;
         Ok([Some(tensor(grad, &[total, width])?), dbias])
     }
 }
 
-/// Keys and values that stand beside each other in rows of `2 * dim`.
-fn beside(kv: &[f32], dim: usize) -> [View<'_>; 2] {
-    [0, dim].map(|offset| View { data: kv, stride: 2 * dim, offset })
+/// Keys and values of these widths that stand beside each other.
+fn beside(kv: &[f32], [keys, values]: [usize; 2]) -> [View<'_>; 2] {
+    [0, keys].map(|offset| View { data: kv, stride: keys + values, offset })
 }
 
 impl CustomOp1 for AttendOp {
@@ -191,7 +211,7 @@ impl CustomOp1 for AttendOp {
     }
     fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let dim = l.shape().dims2()?.1 / 3;
-        self.kept(View::fused_qkv(values(qkv, l)?, dim), dim, self.fixed.as_deref())
+        self.kept(View::fused_qkv(values(qkv, l)?, dim), self.fixed.as_deref())
     }
     fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> CandleResult<Option<Tensor>> {
         let [grad, _] = self.back_fused(qkv, None, out, dout)?;
@@ -205,7 +225,7 @@ impl CustomOp2 for AttendOp {
     }
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let dim = lx.shape().dims2()?.1 / 3;
-        self.kept(View::fused_qkv(values(x, lx)?, dim), dim, Some(values(b, lb)?))
+        self.kept(View::fused_qkv(values(x, lx)?, dim), Some(values(b, lb)?))
     }
     fn bwd(
         &self,
@@ -232,13 +252,13 @@ impl CustomOp3 for AttendOp {
         z: &CpuStorage,
         lz: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let dim = lq.shape().dims2()?.1;
+        let [dim, keys, wide] = self.columns();
         let (q, y, z) = (View::packed(values(q, lq)?, dim), values(y, ly)?, values(z, lz)?);
         if self.operands == Operands::Beside {
-            let [k, v] = beside(y, dim);
-            return self.kept([q, k, v], dim, Some(z));
+            let [k, v] = beside(y, [keys, wide]);
+            return self.kept([q, k, v], Some(z));
         }
-        self.kept([q, View::packed(y, dim), View::packed(z, dim)], dim, self.fixed.as_deref())
+        self.kept([q, View::packed(y, keys), View::packed(z, wide)], self.fixed.as_deref())
     }
     fn bwd(
         &self,
@@ -248,27 +268,26 @@ impl CustomOp3 for AttendOp {
         out: &Tensor,
         dout: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dim = q.dims2()?.1;
+        let [dim, keys, wide] = self.columns();
         let [mut dq, mut dy] = [q, y].map(|t| kernels::unfilled(t.elem_count()));
         let dz = with([q, y, z, out, dout], |[q, y, z, out, dout]| -> CandleResult<Vec<f32>> {
             let q = View::packed(q, dim);
             let dq = RowsMut::packed(&mut dq, dim);
             if self.operands == Operands::Beside {
-                let [k, v] = beside(y, dim);
+                let [k, v] = beside(y, [keys, wide]);
                 // Both halves of one buffer are written, so they go through two and are joined.
-                let [mut dk, mut dv] = [(); 2].map(|()| kernels::unfilled(y.len() / 2));
-                let grad = QkvGrad::Split { dq, dk: RowsMut::packed(&mut dk, dim), dv: RowsMut::packed(&mut dv, dim) };
-                let dbias = self.backward([q, k, v], (Some(z), true), [out, dout], dim, grad)?;
-                for (to, (k, v)) in dy.chunks_exact_mut(2 * dim).zip(dk.chunks_exact(dim).zip(dv.chunks_exact(dim))) {
-                    to[..dim].copy_from_slice(k);
-                    to[dim..].copy_from_slice(v);
-                }
+                let rows = self.k_rows.total();
+                let [mut dk, mut dv] = [keys, wide].map(|dim| kernels::unfilled(rows * dim));
+                let grad =
+                    QkvGrad::Split { dq, dk: RowsMut::packed(&mut dk, keys), dv: RowsMut::packed(&mut dv, wide) };
+                let dbias = self.backward([q, k, v], (Some(z), true), [out, dout], grad)?;
+                join(&mut dy, [(&dk, keys), (&dv, wide)]);
                 return Ok(dbias.unwrap_or_default());
             }
             let mut dz = kernels::unfilled(z.len());
-            let grad = QkvGrad::Split { dq, dk: RowsMut::packed(&mut dy, dim), dv: RowsMut::packed(&mut dz, dim) };
-            let views = [q, View::packed(y, dim), View::packed(z, dim)];
-            self.backward(views, (self.fixed.as_deref(), false), [out, dout], dim, grad)?;
+            let grad = QkvGrad::Split { dq, dk: RowsMut::packed(&mut dy, keys), dv: RowsMut::packed(&mut dz, wide) };
+            let views = [q, View::packed(y, keys), View::packed(z, wide)];
+            self.backward(views, (self.fixed.as_deref(), false), [out, dout], grad)?;
             Ok(dz)
         })??;
         let [dq, dy, dz] = [(dq, q), (dy, y), (dz, z)].map(|(d, of)| tensor(d, of.dims()));
@@ -284,18 +303,25 @@ impl CustomOp2 for BesideOp {
         "beside"
     }
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let (rows, dim) = lx.shape().dims2()?;
-        let (x, y) = (values(x, lx)?, values(y, ly)?);
-        let mut both = kernels::unfilled(2 * rows * dim);
-        for (to, (x, y)) in both.chunks_exact_mut(2 * dim).zip(x.chunks_exact(dim).zip(y.chunks_exact(dim))) {
-            to[..dim].copy_from_slice(x);
-            to[dim..].copy_from_slice(y);
-        }
-        answer(both, &[rows, 2 * dim])
+        let ((rows, wide), (_, next)) = (lx.shape().dims2()?, ly.shape().dims2()?);
+        let mut both = kernels::unfilled(rows * (wide + next));
+        join(&mut both, [(values(x, lx)?, wide), (values(y, ly)?, next)]);
+        answer(both, &[rows, wide + next])
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let dim = x.dims2()?.1;
-        Ok((Some(g.narrow(1, 0, dim)?.contiguous()?), Some(g.narrow(1, dim, dim)?.contiguous()?)))
+    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let (dim, next) = (x.dims2()?.1, y.dims2()?.1);
+        Ok((Some(g.narrow(1, 0, dim)?.contiguous()?), Some(g.narrow(1, dim, next)?.contiguous()?)))
+    }
+}
+
+/// Rows of two buffers, with their widths, one beside the other.
+fn join(to: &mut [f32], [(x, wide), (y, next)]: [(&[f32], usize); 2]) {
+    if wide * next == 0 {
+        return;
+    }
+    for (to, (x, y)) in to.chunks_exact_mut(wide + next).zip(x.chunks_exact(wide).zip(y.chunks_exact(next))) {
+        to[..wide].copy_from_slice(x);
+        to[wide..].copy_from_slice(y);
     }
 }
 
@@ -332,22 +358,22 @@ fn tracked(tensors: &[&Tensor], bias: Option<ScoreBias>) -> (bool, bool) {
 
 /// See [`super::attend()`].
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
-    let dim = q.dims()[1];
+    let widths = [q.dims()[1], v.dims()[1]];
     let bias = spec.bias.map(|b| b.tensor().contiguous()).transpose()?;
     let three = || -> Result<_> { Ok((q.contiguous()?, k.contiguous()?, v.contiguous()?)) };
     match (tracked(&[q, k, v], spec.bias), bias) {
         ((false, _), _) => {
-            let op = AttendOp::new(spec, Operands::Apart);
-            let run = |raw: Option<&[f32]>| with_rows([q, k, v], |views| op.forward(views, dim, raw, false));
-            Ok(tensor(with_bias(spec.bias, run)??, &[spec.q_rows.total(), dim])?)
+            let op = AttendOp::new(spec, Operands::Apart, widths);
+            let run = |raw: Option<&[f32]>| with_rows([q, k, v], |views| op.forward(views, raw, false));
+            Ok(tensor(with_bias(spec.bias, run)??, &[spec.q_rows.total(), op.out()])?)
         }
         ((_, true), Some(bias)) => {
             let (q, k, v) = three()?;
-            apply3(&q, &apply2(&k, &v, BesideOp)?, &bias, AttendOp::new(spec, Operands::Beside))
+            apply3(&q, &apply2(&k, &v, BesideOp)?, &bias, AttendOp::new(spec, Operands::Beside, widths))
         }
         _ => {
             let (q, k, v) = three()?;
-            apply3(&q, &k, &v, AttendOp::new(spec, Operands::Apart).fixed(spec)?)
+            apply3(&q, &k, &v, AttendOp::new(spec, Operands::Apart, widths).fixed(spec)?)
         }
     }
 }
@@ -355,12 +381,11 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> R
 /// See [`super::attend_fused`].
 pub(super) fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     let (dim, qkv) = (qkv.dims()[1] / 3, qkv.contiguous()?);
-    let op = AttendOp::new(spec, Operands::Fused);
+    let op = AttendOp::new(spec, Operands::Fused, [dim; 2]);
     let bias = spec.bias.map(|b| b.tensor().contiguous()).transpose()?;
     match (tracked(&[&qkv], spec.bias), bias) {
         ((false, _), _) => {
-            let run =
-                |raw: Option<&[f32]>| with([&qkv], |[qkv]| op.forward(View::fused_qkv(qkv, dim), dim, raw, false));
+            let run = |raw: Option<&[f32]>| with([&qkv], |[qkv]| op.forward(View::fused_qkv(qkv, dim), raw, false));
             Ok(tensor(with_bias(spec.bias, run)??, &[spec.q_rows.total(), dim])?)
         }
         ((_, true), Some(bias)) => apply2(&qkv, &bias, op),
@@ -370,15 +395,15 @@ pub(super) fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
 
 /// See [`super::attend_probs`].
 pub(super) fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
-    let op = AttendOp::new(spec, Operands::Apart);
-    let dim = q.dims()[1];
+    // No values are mixed.
+    let op = AttendOp::new(spec, Operands::Apart, [q.dims()[1], k.dims()[1]]);
     let one = |i: usize| -> Result<Tensor> {
         let shape = [spec.heads, spec.q_rows.len(i), spec.k_rows.len(i)];
         let mut probs = kernels::unfilled(shape.iter().product());
         let run = |raw: Option<&[f32]>| {
             let added = op.added(raw);
             with_rows([q, k], |[q, k]| {
-                kernels::attend_probs(&op.spec(dim / op.heads, &added), q, k, i, &mut probs);
+                kernels::attend_probs(&op.spec(&added), q, k, i, &mut probs);
             })
         };
         with_bias(spec.bias, run)??;
@@ -413,9 +438,16 @@ mod tests {
 
     /// Results and gradients against the composed form, on both roads backward and on the one without gradients.
     fn agrees(what: &str, spec: &AttendSpec) {
+        let kv = DIM / spec.heads * spec.kv_heads;
+        with_widths(what, spec, [kv, kv]);
+        with_widths(what, spec, [kv, 4 * spec.kv_heads]);
+    }
+
+    /// [`agrees`] for keys and values of so many columns.
+    fn with_widths(what: &str, spec: &AttendSpec, [kv, wide]: [usize; 2]) {
         let (n, m) = (spec.q_rows.total(), spec.k_rows.total());
-        let [q, k, v] = [(1, n), (2, m), (3, m)].map(|(seed, rows)| var(seed, &[rows, DIM]));
-        let r = var(4, &[n, DIM]).detach();
+        let [q, k, v] = [(1, n, DIM), (2, m, kv), (3, m, wide)].map(|(seed, rows, dim)| var(seed, &[rows, dim]));
+        let r = var(4, &[n, wide / spec.kv_heads * spec.heads]).detach();
         let loss = |y: Tensor| (y * &r).unwrap().sum_all().unwrap();
         let want = composed::attend(&q, &k, &v, spec).unwrap();
         let oracle = Grads::of(&loss(want.clone())).unwrap();
@@ -434,7 +466,7 @@ mod tests {
         check("our tape", &got, &tape.backward(&loss(got.clone())).unwrap(), &leaves);
         // Columns of one projection, where they lie.
         let all = Tensor::cat(&[&k.detach(), &v.detach()], 1).unwrap();
-        let (k, v) = (all.narrow(1, 0, DIM).unwrap(), all.narrow(1, DIM, DIM).unwrap());
+        let (k, v) = (all.narrow(1, 0, kv).unwrap(), all.narrow(1, kv, wide).unwrap());
         let still = bias.map(Tensor::detach);
         let bias = match (spec.bias, &still) {
             (Some(ScoreBias::Pairs(_)), Some(t)) => Some(ScoreBias::Pairs(t)),
@@ -445,7 +477,7 @@ mod tests {
         assert!(apart(&attend(&q.detach(), &k, &v, &fixed).unwrap(), &want) < 1e-5, "{what}, no gradient");
         let (mine, theirs) = (attend_probs(&q, &k, &fixed).unwrap(), composed_maps(&q, &k, &fixed));
         mine.iter().zip(&theirs).for_each(|(a, b)| assert!(apart(a, b) < 1e-5, "{what}, maps"));
-        if std::ptr::eq(spec.q_rows, spec.k_rows) {
+        if std::ptr::eq(spec.q_rows, spec.k_rows) && [kv, wide] == [DIM; 2] {
             let qkv = Var::from_tensor(&Tensor::cat(&[&q.detach(), &k, &v], 1).unwrap()).unwrap();
             let bias = spec.bias.map(|b| b.tensor());
             let leaves: Vec<&Tensor> = bias.into_iter().collect();
@@ -476,6 +508,14 @@ mod tests {
                 AttendSpec { bias: Some(ScoreBias::Distance(bias)), causal, ..AttendSpec::new(&own, &own, HEADS, 0.7) };
             agrees("distances", &with);
             agrees("a step", &AttendSpec { q_rows: &step, k_rows: &other, ..with });
+        }
+        for (kv_heads, causal) in [(1, true), (2, false)] {
+            let with = AttendSpec { kv_heads, causal, window: Some(3), ..AttendSpec::new(&own, &own, HEADS, 0.7) };
+            agrees("a sliding window", &with);
+            agrees("shared keys", &AttendSpec { window: None, ..with });
+            agrees("shared keys of a source", &AttendSpec { k_rows: &other, causal: false, window: None, ..with });
+            let bias = ScoreBias::Distance(RelativeBias { table: &table, max_distance: 20, bidirectional: true });
+            agrees("shared keys and distances", &AttendSpec { bias: Some(bias), ..with });
         }
         let gaps = Rows::new(&[4, 3]).unwrap().at_positions(&[0, 2, 3, 90, 1, 5, 6]).unwrap();
         let bias = RelativeBias { table: &table, max_distance: 20, bidirectional: true };

@@ -33,10 +33,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 
 /// See [`super::attend()`].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
-    let width = v.dims()[1];
+    let width = v.dims()[1] / spec.kv_heads * spec.heads;
     let mut parts = Vec::with_capacity(spec.q_rows.n());
     for i in (0..spec.q_rows.n()).filter(|i| spec.q_rows.len(*i) > 0) {
-        let v = heads_of(v, spec.k_rows, i, spec.heads)?; // [h, m, e]
+        let v = shared(heads_of(v, spec.k_rows, i, spec.kv_heads)?, spec)?; // [h, m, e]
         let mixed = attend_map(q, k, spec, i)?.matmul(&v)?; // [h, n, e]
         parts.push(mixed.transpose(0, 1)?.reshape((spec.q_rows.len(i), width))?);
     }
@@ -48,7 +48,8 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<T
 
 /// Map of segment `i`. Shapes: -> `[heads, n, m]`.
 pub fn attend_map(q: &Tensor, k: &Tensor, spec: &AttendSpec, i: usize) -> Result<Tensor> {
-    let (q, k) = (heads_of(q, spec.q_rows, i, spec.heads)?, heads_of(k, spec.k_rows, i, spec.heads)?);
+    let (q, k) = (heads_of(q, spec.q_rows, i, spec.heads)?, heads_of(k, spec.k_rows, i, spec.kv_heads)?);
+    let k = shared(k, spec)?;
     let mut logits = (q.matmul(&k.t()?)? * spec.scale)?; // [h, n, m]
     if let Some(bias) = spec.bias_of(i, logits.device())? {
         logits = (logits + bias)?;
@@ -57,6 +58,16 @@ pub fn attend_map(q: &Tensor, k: &Tensor, spec: &AttendSpec, i: usize) -> Result
         logits = logits.broadcast_add(&mask)?;
     }
     softmax(&logits)
+}
+
+/// Every head of keys or values for each head of queries that shares it. Shapes: `[kv_heads, m, d]` -> `[heads, m, d]`.
+fn shared(x: Tensor, spec: &AttendSpec) -> Result<Tensor> {
+    if spec.kv_heads == spec.heads {
+        return Ok(x);
+    }
+    let (kv_heads, m, d) = x.dims3()?;
+    let all = x.unsqueeze(1)?.broadcast_as((kv_heads, spec.heads / kv_heads, m, d))?;
+    Ok(all.contiguous()?.reshape((spec.heads, m, d))?)
 }
 
 /// Segment `i` of packed rows `[total, heads * d]` as `[heads, n, d]`.

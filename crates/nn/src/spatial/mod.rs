@@ -18,7 +18,7 @@ use crate::rows::{Rows, Size};
 pub use conv::{Conv, Depthwise};
 pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
 pub use resize::resize_maps;
-pub use window::{PadOrder, Scores, Windows, pair_biases, windowed};
+pub use window::{Cut, PadOrder, Windows, pair_biases};
 
 /// Which rows to gather; `None` is a place outside the picture.
 struct Places {

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::ops::{self, Apart, AttendSpec, ScoreBias};
+use crate::ops::{self, Apart};
 use crate::rows::{Rows, Size};
 
 /// What comes first where a map is no whole number of windows: references disagree.
@@ -15,13 +15,55 @@ pub enum PadOrder {
     ShiftThenPad,
 }
 
-/// How scores come from queries and keys.
-#[derive(Clone, Debug)]
-pub enum Scores {
-    /// Scaled dot product.
-    Dot(f64),
-    /// Cosine times a factor per head, `[heads, 1, 1]`.
-    Cosine(Tensor),
+/// How a map is cut into windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cut {
+    /// Windows of neighbours, of a map that is moved up and left by `shift` first.
+    Shifted {
+        /// Height and width of a window.
+        window: Size,
+        /// How far the map is moved.
+        shift: Size,
+        /// Whether the map is filled up before or after.
+        order: PadOrder,
+        /// What is added to the scores of pairs that are no neighbours.
+        far: f32,
+    },
+    /// Windows of places that stand apart.
+    Spread {
+        /// Height and width of a window.
+        window: Size,
+        /// Steps between neighbours of a window; 1 leaves no gap.
+        interval: usize,
+        /// Whether half of what fills up the map stands before it.
+        centred: bool,
+        /// What is added to the scores of keys beyond the edge, if anything.
+        far: Option<f32>,
+    },
+}
+
+impl Cut {
+    /// Windows of neighbours of a map that stays where it is.
+    pub const fn plain(window: Size) -> Cut {
+        Cut::Shifted { window, shift: (0, 0), order: PadOrder::PadThenShift, far: 0.0 }
+    }
+
+    /// Height and width of a window.
+    pub const fn window(&self) -> Size {
+        match self {
+            Cut::Shifted { window, .. } | Cut::Spread { window, .. } => *window,
+        }
+    }
+
+    /// Multiply-adds that [`Windows::macs`] counts for a map of this size, and whether it gets a pad row.
+    pub fn forecast(&self, size: Size, dim: usize) -> (usize, bool) {
+        let (window, interval) = match self {
+            Cut::Shifted { window, .. } => (*window, 1),
+            Cut::Spread { window, interval, .. } => (*window, *interval),
+        };
+        let filled = spread_size(size, window, interval);
+        (2 * filled.0 * filled.1 * window.0 * window.1 * dim, filled != size)
+    }
 }
 
 /// A map cut into windows: which row stands where, and who may not look at whom.
@@ -42,21 +84,29 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// Cuts every map of a batch.
+    pub fn new(rows: &Rows, cut: &Cut) -> Result<Windows> {
+        match *cut {
+            Cut::Shifted { window, shift, order, far } => Windows::shifted(rows, window, shift, order, far),
+            Cut::Spread { window, interval, centred, far } => Windows::spread(rows, window, interval, centred, far),
+        }
+    }
+
     /// Cuts every map into windows of one size, after moving it up and left by `shift`. `far` is what pairs get that
     /// are no neighbours.
-    pub fn new(rows: &Rows, window: Size, shift: &[Size], order: PadOrder, far: f32) -> Result<Windows> {
+    fn shifted(rows: &Rows, window: Size, shift: Size, order: PadOrder, far: f32) -> Result<Windows> {
         let filled = |(h, w): Size| (h.next_multiple_of(window.0), w.next_multiple_of(window.1));
-        let from = |i: usize, (h, w): Size| {
-            let ((tall, wide), shift) = (filled((h, w)), shift[i]);
+        let from = |(h, w): Size| {
+            let (tall, wide) = filled((h, w));
             places((tall, wide), window, 1).map(move |(y, x)| match order {
                 PadOrder::PadThenShift => ((y + shift.0) % tall, (x + shift.1) % wide),
                 PadOrder::ShiftThenPad if y < h && x < w => ((y + shift.0) % h, (x + shift.1) % w),
                 PadOrder::ShiftThenPad => (h, w),
             })
         };
-        let mut windows = Windows::of(rows, window.0 * window.1, from)?;
-        if shift.iter().any(|s| *s != (0, 0)) {
-            let zones = rows.sizes()?.iter().zip(shift).flat_map(|(size, shift)| {
+        let mut windows = Windows::of(rows, window, from)?;
+        if shift != (0, 0) {
+            let zones = rows.sizes()?.iter().flat_map(|size| {
                 let (tall, wide) = filled(*size);
                 places((tall, wide), window, 1)
                     .map(move |(y, x)| 3 * zone(y, tall, window.0, shift.0) + zone(x, wide, window.1, shift.1))
@@ -69,8 +119,8 @@ impl Windows {
 
     /// Cuts every map into groups of places that are `interval` apart, filled up with zeros to whole groups: behind the
     /// map, or half before it where `centred`. `far` is what keys beyond the edge get, if they get anything.
-    pub fn spread(rows: &Rows, window: Size, interval: usize, centred: bool, far: Option<f32>) -> Result<Windows> {
-        let from = |_: usize, (h, w): Size| {
+    fn spread(rows: &Rows, window: Size, interval: usize, centred: bool, far: Option<f32>) -> Result<Windows> {
+        let from = |(h, w): Size| {
             let filled = spread_size((h, w), window, interval);
             let before = |pad: usize| if centred { pad / 2 } else { 0 };
             let first = (before(filled.0 - h), before(filled.1 - w));
@@ -78,7 +128,7 @@ impl Windows {
             let at = move |n: usize, first: usize| n.checked_sub(first).unwrap_or(usize::MAX);
             places(filled, window, interval).map(move |(y, x)| (at(y, first.0), at(x, first.1)))
         };
-        let mut windows = Windows::of(rows, window.0 * window.1, from)?;
+        let mut windows = Windows::of(rows, window, from)?;
         if let Some(far) = far.filter(|_| windows.pads > 0) {
             let index = windows.index.to_vec1::<u32>()?;
             // What asks from beyond the edge is not read.
@@ -88,15 +138,15 @@ impl Windows {
         Ok(windows)
     }
 
-    /// Windows of `len` places each; `from` gives what stands at each place of a map, window by window.
-    fn of<I: Iterator<Item = Size>>(rows: &Rows, len: usize, from: impl Fn(usize, Size) -> I) -> Result<Windows> {
-        let total = rows.total();
+    /// Windows of one size; `from` gives what stands at each place of a map, window by window.
+    fn of<I: Iterator<Item = Size>>(rows: &Rows, window: Size, from: impl Fn(Size) -> I) -> Result<Windows> {
+        let (total, len) = (rows.total(), window.0 * window.1);
         let (mut index, mut back) = (Vec::new(), vec![0u32; total]);
         let mut pads = 0;
         for (i, (h, w)) in rows.sizes()?.iter().copied().enumerate() {
             let first = rows.range(i).start;
             let mut padded = false;
-            for (y, x) in from(i, (h, w)) {
+            for (y, x) in from((h, w)) {
                 if y < h && x < w {
                     let row = first + y * w + x;
                     back[row] = index.len() as u32;
@@ -118,7 +168,7 @@ impl Windows {
             back: on_cpu(back)?,
             zones: None,
             far: 0.0,
-            rows: Rows::equal(n, len)?,
+            rows: Rows::maps(&vec![window; n])?,
             len,
             pads,
         })
@@ -154,11 +204,19 @@ impl Windows {
         2 * self.n() * self.len * self.len * dim
     }
 
-    /// What [`Windows::macs`] will count for maps of these sizes, and how many of them get a pad row.
-    pub fn forecast(sizes: &[Size], window: Size, interval: usize, dim: usize) -> (usize, usize) {
-        let filled = |s: &Size| spread_size(*s, window, interval);
-        let n: usize = sizes.iter().map(filled).map(|(h, w)| h * w).sum();
-        (2 * n * window.0 * window.1 * dim, sizes.iter().filter(|s| filled(s) != **s).count())
+    /// The windows as segments, each a map.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Whether a map reaches beyond its edge.
+    pub fn is_padded(&self) -> bool {
+        self.pads > 0
+    }
+
+    /// Who may not look at whom.
+    pub fn zones(&self) -> Option<Apart<'_>> {
+        self.zones.as_deref().map(|of| Apart { of, apart: self.far })
     }
 }
 
@@ -216,41 +274,6 @@ pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
     Ok(ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))?)
 }
 
-/// Attention inside every window. Shapes: qkv `[total + pads, 3 * dim]`, bias `[heads, len, len]` -> `[total, dim]`.
-pub fn windowed(qkv: &Tensor, win: &Windows, heads: usize, scores: &Scores, bias: &Tensor) -> Result<Tensor> {
-    let width = qkv.dims2()?.1;
-    if !width.is_multiple_of(3 * heads) {
-        return Err(Error::shape("windows", format!("[rows, 3 * {heads} * head_dim]"), qkv.dims()));
-    }
-    let (qkv, dim) = (win.cut(qkv)?, width / 3); // [n * len, 3 * dim]
-    let plain = AttendSpec {
-        bias: Some(ScoreBias::Pairs(bias)),
-        zones: win.zones.as_deref().map(|of| Apart { of, apart: win.far }),
-        ..AttendSpec::new(&win.rows, &win.rows, heads, 1.0)
-    };
-    let mixed = match scores {
-        Scores::Dot(scale) => ops::attend_fused(&qkv, &AttendSpec { scale: *scale, ..plain })?,
-        Scores::Cosine(factor) => {
-            let [q, k, v] = ops::split(&qkv)?;
-            let (q, k) = (unit(&q, heads)?, unit(&k, heads)?);
-            let rows = q.dims()[0];
-            let q = q.reshape((rows, heads, dim / heads))?.broadcast_mul(&factor.reshape((heads, 1))?)?;
-            ops::attend(&q.reshape((rows, dim))?, &k, &v, &plain)?
-        }
-    };
-    win.join(&mixed)
-}
-
-/// Each head's part of a row with length one; zeros stay zeros. Shapes: x `[rows, heads * d]` -> the same.
-fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, dim) = x.dims2()?;
-    let d = dim / heads;
-    // The length is the root of d mean squares.
-    let factor = Tensor::full((d as f32).powf(-0.5), d, x.device())?;
-    let one = ops::rms_norm(&ops::reshape(x, &[rows * heads, d])?, &factor, 1e-24 / d as f64)?;
-    ops::reshape(&one, &[rows, dim])
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -258,7 +281,7 @@ mod tests {
 
     fn windows(size: Size, window: Size, shift: Size, order: PadOrder) -> (Vec<u32>, Vec<u32>, Windows) {
         let rows = Rows::maps(&[size]).unwrap();
-        let w = Windows::new(&rows, window, &[shift], order, -100.0).unwrap();
+        let w = Windows::new(&rows, &Cut::Shifted { window, shift, order, far: -100.0 }).unwrap();
         (w.index.to_vec1().unwrap(), w.back.to_vec1().unwrap(), w)
     }
 
@@ -297,7 +320,8 @@ mod tests {
         let (index, w) = cut((3, 3), 2, false);
         assert_eq!(index, [0, 2, 6, 8, 1, 9, 7, 9, 3, 5, 9, 9, 4, 9, 9, 9]);
         assert!(w.zones.unwrap().iter().zip(&index).all(|(zone, row)| (*zone == 1) == (*row == 9)) && w.far == -9.0);
-        assert_eq!(Windows::forecast(&[(3, 3), (4, 4)], (2, 2), 2, 5), (2 * 2 * 16 * 4 * 5, 1));
+        let apart = Cut::Spread { window: (2, 2), interval: 2, centred: false, far: None };
+        assert_eq!([(3, 3), (4, 4)].map(|s| apart.forecast(s, 5)), [(2 * 16 * 4 * 5, true), (2 * 16 * 4 * 5, false)]);
         // Two missing columns: one before the map, one behind.
         assert_eq!(cut((2, 2), 2, true).0, [4, 4, 4, 3, 4, 4, 2, 4, 4, 1, 4, 4, 0, 4, 4, 4]);
         assert_eq!(cut((2, 4), 1, false).0, [0, 1, 4, 5, 2, 3, 6, 7]);

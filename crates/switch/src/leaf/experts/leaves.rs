@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::weights::{LeafMaker, LinearSpec};
-use switchformer_nn::{Error, Ffn, FfnSpec, Linear, Result, Weights};
+use switchformer_nn::weights::{LeafMaker, LinearSpec, PatchSpec, TiedSpec};
+use switchformer_nn::{Attention, AttentionSpec, Error, Ffn, FfnSpec, Linear, Result, Weights};
 
 use super::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
 use crate::leaf::bits::covers;
@@ -95,6 +95,15 @@ pub struct ExpertLeaves {
 impl LeafMaker for ExpertLeaves {
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
         self.inner.as_ref().map_or(Ok(None), |inner| inner.linear(w, spec))
+    }
+    fn patches(&self, w: &Weights, spec: &PatchSpec) -> Result<Option<Box<dyn Linear>>> {
+        self.inner.as_ref().map_or(Ok(None), |inner| inner.patches(w, spec))
+    }
+    fn tied(&self, w: &Weights, spec: &TiedSpec) -> Result<Option<Box<dyn Linear>>> {
+        self.inner.as_ref().map_or(Ok(None), |inner| inner.tied(w, spec))
+    }
+    fn attention(&self, w: &Weights, spec: &AttentionSpec) -> Result<Option<Box<dyn Attention>>> {
+        self.inner.as_ref().map_or(Ok(None), |inner| inner.attention(w, spec))
     }
     fn ffn(&self, w: &Weights, spec: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
         if !self.plan.takes(self.blocks, &w.name(spec.outer)) {

@@ -8,10 +8,12 @@
 
 use serde_json::json;
 use switchformer_nn::config::{ConfigMap, MAX_DIM};
-use switchformer_nn::layers::{AttentionNames, BlockSpec, EncoderBlock};
+use switchformer_nn::layers::{BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
+use switchformer_nn::{
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
+};
 
 use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, tokens};
 use crate::entry::{Entry, Variant};
@@ -60,6 +62,7 @@ const SHARED: &str = "encoder.albert_layer_groups.0.albert_layers.0";
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "predictions.dense",
     norm: "predictions.LayerNorm",
+    decoder: "predictions.decoder",
     bias: "predictions.bias",
     copies: &["predictions.decoder.weight", "predictions.decoder.bias"],
 };
@@ -113,11 +116,7 @@ impl Albert {
             eps: config.eps,
             qkv_bias: true,
             norm_first: false,
-            attention: AttentionNames {
-                qkv: ["attention.query", "attention.key", "attention.value"],
-                fused: None,
-                out: "attention.dense",
-            },
+            attention: AttentionNames::new(["attention.query", "attention.key", "attention.value"], "attention.dense"),
             norm1: "attention.LayerNorm",
             norm2: "full_layer_layer_norm",
             fc: ["ffn", "ffn_output"],

@@ -7,12 +7,13 @@
 //! Departs from the reference: packed rows, no padding; absolute positions only.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
+use switchformer_nn::weights::TiedSpec;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Staged, Tensor,
-    Weights, ops,
+    AttentionNames, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged, Tensor,
+    Weights,
 };
 
 use crate::entry::{Entry, Variant};
@@ -105,11 +106,10 @@ impl Config {
             eps: self.eps,
             qkv_bias: true,
             norm_first: false,
-            attention: AttentionNames {
-                qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
-                fused: None,
-                out: "attention.output.dense",
-            },
+            attention: AttentionNames::new(
+                ["attention.self.query", "attention.self.key", "attention.self.value"],
+                "attention.output.dense",
+            ),
             norm1: "attention.output.LayerNorm",
             norm2: "output.LayerNorm",
             fc: ["intermediate.dense", "output.dense"],
@@ -167,14 +167,16 @@ pub(crate) struct MaskedLm {
     dense: Box<dyn Linear>,
     act: Activation,
     norm: LayerNorm,
-    table: Tensor,
-    bias: Tensor,
+    /// The product with the word table.
+    decoder: Box<dyn Linear>,
 }
 
 /// Published names of a masked-LM head.
 pub(crate) struct MaskedLmNames {
     pub(crate) dense: &'static str,
     pub(crate) norm: &'static str,
+    /// Product with the tied table.
+    pub(crate) decoder: &'static str,
     /// Bias over the vocabulary.
     pub(crate) bias: &'static str,
     /// Redundant copies that some files carry: the tied table and the bias again.
@@ -192,28 +194,23 @@ impl MaskedLm {
         eps: f64,
     ) -> Result<Self> {
         n.copies.iter().for_each(|copy| w.skip(copy));
-        let (vocab, table_dim) = words.table().dims2()?;
+        let table_dim = words.table().dims2()?.1;
         Ok(MaskedLm {
             dense: w.linear(n.dense, dim, table_dim, true)?,
             act,
             norm: w.layer_norm(n.norm, table_dim, eps)?,
-            table: words.table().clone(),
-            bias: w.tensor(n.bias, &[vocab], ParamKind::Vector)?,
+            decoder: w.tied(&TiedSpec { name: n.decoder, table: words, bias: Some(n.bias) })?,
         })
     }
 
     /// Shapes: x `[total, dim]` -> `[total, vocab]`.
     pub(crate) fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
         let x = self.norm.forward(&self.act.forward(&self.dense.forward(cx, x)?)?)?;
-        let (vocab, dim) = self.table.dims2()?;
-        cx.count(x.dims()[0] * vocab * dim);
-        ops::linear(&x, &self.table, Some(&self.bias))
+        self.decoder.forward(cx, &x)
     }
 
     pub(crate) fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        // The table itself is counted with the embeddings.
-        let decode = LeafCost::new((rows * self.table.elem_count()) as u64, 4 * self.bias.elem_count() as u64);
-        self.dense.cost(point, rows) + self.norm.cost() + decode
+        self.dense.cost(point, rows) + self.norm.cost() + self.decoder.cost(point, rows)
     }
 }
 
@@ -293,6 +290,7 @@ pub(crate) fn load_blocks(config: &Config, w: &Weights) -> Result<Vec<EncoderBlo
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "cls.predictions.transform.dense",
     norm: "cls.predictions.transform.LayerNorm",
+    decoder: "cls.predictions.decoder",
     bias: "cls.predictions.bias",
     copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
 };

@@ -7,10 +7,12 @@
 //! Departs from the reference: packed rows, no padding.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::layers::{Activation, AttentionNames, BlockSpec, EncoderBlock, check_heads};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
+use switchformer_nn::{
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
+};
 
 use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, tokens};
 use crate::entry::{Entry, Variant};
@@ -51,6 +53,7 @@ const EPS: f64 = 1e-12;
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "vocab_transform",
     norm: "vocab_layer_norm",
+    decoder: "vocab_projector",
     bias: "vocab_projector.bias",
     copies: &["vocab_projector.weight"],
 };
@@ -109,11 +112,10 @@ impl DistilBert {
             eps: EPS,
             qkv_bias: true,
             norm_first: false,
-            attention: AttentionNames {
-                qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
-                fused: None,
-                out: "attention.out_lin",
-            },
+            attention: AttentionNames::new(
+                ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+                "attention.out_lin",
+            ),
             norm1: "sa_layer_norm",
             norm2: "output_layer_norm",
             fc: ["ffn.lin1", "ffn.lin2"],

@@ -67,6 +67,7 @@ const NAMES: Names = Names::new(
 const LM: MaskedLmNames = MaskedLmNames {
     dense: "lm_head.dense",
     norm: "lm_head.layer_norm",
+    decoder: "lm_head.decoder",
     bias: "lm_head.bias",
     copies: &["lm_head.decoder.weight", "lm_head.decoder.bias"],
 };

@@ -10,22 +10,24 @@
 //! Departs from the reference: any size of map (a map whose shorter side is within a group is one window, as in the
 //! authors' code for detection; an odd last row or column is left out when maps shrink). `use_cpe` is refused.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value as Json;
+use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, pair_biases, windowed};
+use switchformer_nn::spatial::{Conv, Cut, Depthwise, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Ctx, Device, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Device, Error, LeafCost, ParamKind, Point, Result, Rows, Size,
+    Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Timm, Trait, Variant};
-use crate::pyramid::{MapBlock, MapPositions, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, by_size, rows_in};
+use crate::pyramid::{MapPositions, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, rows_in};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -341,8 +343,9 @@ impl PositionBias {
             fixed: (!w.is_trainable()).then(OnceLock::new),
         })
     }
+}
 
-    /// Shapes: -> `[heads, len, len]`.
+impl PairBias for PositionBias {
     fn of(&self, window: Size) -> Result<Tensor> {
         if let Some((_, bias)) = self.fixed.as_ref().and_then(OnceLock::get).filter(|(w, _)| *w == window) {
             return Ok(bias.clone());
@@ -372,33 +375,45 @@ impl PositionBias {
 
 struct Block {
     norm1: LayerNorm,
-    qkv: Box<dyn Linear>,
-    positions: PositionBias,
-    out: Box<dyn Linear>,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     ffn: Box<dyn Ffn>,
     /// Cools amplitudes down: no residual goes around it.
     cooling: Option<(Depthwise, LayerNorm)>,
-    heads: usize,
-    scale: f64,
-    group: usize,
-    /// Whether places of a group stand apart, and how far; 0 is just enough to span the map.
-    interval: Option<usize>,
-    centred: bool,
-    far: Option<f32>,
+}
+
+/// The windows of a block: groups of `group` places a side. `interval` says whether they stand apart, and how far; 0 is just
+/// enough to span the map.
+fn groups_of(c: &Config, group: usize, interval: Option<usize>) -> Partition {
+    let (centred, far) = (c.centred, c.mask.then_some(FAR));
+    Arc::new(move |(h, w)| {
+        // The whole map where its shorter side is within a group.
+        let (window, interval) = match interval {
+            _ if h.min(w) <= group => ((h, w), 1),
+            None => ((group, group), 1),
+            Some(0) => ((group, group), h.max(w).div_ceil(group)),
+            Some(apart) => ((group, group), apart),
+        };
+        Ok(Cut::Spread { window, interval, centred, far })
+    })
 }
 
 impl Block {
     fn load(c: &Config, w: &Weights, stage: usize, within: usize, last: bool) -> Result<Self> {
         let (dim, heads, attn) = (c.width(stage), c.heads[stage], w.at("attn"));
+        let interval = (within % 2 == 1).then(|| c.intervals.as_ref().map_or(0, |i| i[stage]));
         let cools = c.cooling && within % 3 == 2 && !last;
         let cooling =
             || -> Result<_> { Ok((Depthwise::load(&w.at("ex_conv"), dim, 3)?, w.layer_norm("ex_ln", dim, EPS)?)) };
         Ok(Block {
             norm1: w.layer_norm("norm1", dim, EPS)?,
-            qkv: attn.linear("qkv", dim, 3 * dim, c.qkv_bias)?,
-            positions: PositionBias::load(&attn.at("pos"), dim, heads)?,
-            out: attn.linear("proj", dim, dim, true)?,
+            attn: attn.attention(&AttentionSpec {
+                bias: [c.qkv_bias; 3],
+                scores: Scores::Dot(c.scale.of(dim / heads)),
+                positions: Positions::Pairs(Arc::new(PositionBias::load(&attn.at("pos"), dim, heads)?)),
+                cuts: vec![groups_of(c, c.groups[stage][within], interval)],
+                ..AttentionSpec::new(AttentionNames::new(["qkv"; 3], "proj"), dim, heads)
+            })?,
             norm2: w.layer_norm("norm2", dim, EPS)?,
             ffn: w.ffn(&FfnSpec {
                 inner: &["mlp.fc1"],
@@ -409,38 +424,13 @@ impl Block {
                 bias: true,
             })?,
             cooling: cools.then(cooling).transpose()?,
-            heads,
-            scale: c.scale.of(dim / heads),
-            group: c.groups[stage][within],
-            interval: (within % 2 == 1).then(|| c.intervals.as_ref().map_or(0, |i| i[stage])),
-            centred: c.centred,
-            far: c.mask.then_some(FAR),
         })
-    }
-
-    /// Group and interval on a map: the whole map where its shorter side is within a group.
-    fn window(&self, (h, w): Size) -> (Size, usize) {
-        let g = self.group;
-        match self.interval {
-            _ if h.min(w) <= g => ((h, w), 1),
-            None => ((g, g), 1),
-            Some(0) => ((g, g), h.max(w).div_ceil(g)),
-            Some(apart) => ((g, g), apart),
-        }
     }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = self.out.dims().0;
-        let mixed = by_size(&self.norm1.forward(x)?, rows, dim, |x, rows, size| {
-            let (window, interval) = self.window(size);
-            let windows = Windows::spread(rows, window, interval, self.centred, self.far)?;
-            let qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?;
-            cx.count(windows.macs(dim));
-            windowed(&qkv, &windows, self.heads, &Scores::Dot(self.scale), &self.positions.of(window)?)
-        })?;
-        let x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
+        let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
         match &self.cooling {
             Some((conv, norm)) => norm.forward(&conv.forward(cx, &x, rows)?),
@@ -449,16 +439,8 @@ impl MapBlock for Block {
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (rows, dim) = (rows_in(sizes), self.out.dims().0);
-        let forecast = |size: &Size| {
-            let (window, interval) = self.window(*size);
-            Windows::forecast(&[*size], window, interval, dim)
-        };
-        let (macs, pads) = sizes.iter().map(forecast).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        self.qkv.cost(point, rows + pads)
-            + LeafCost::macs(macs as u64)
-            + self.positions.cost()
-            + self.out.cost(point, rows)
+        let rows = rows_in(sizes);
+        self.attn.cost(point, sizes)
             + self.ffn.cost(point, rows)
             + self.norm1.cost()
             + self.norm2.cost()

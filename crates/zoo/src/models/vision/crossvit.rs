@@ -9,17 +9,14 @@
 //! patches, the other waits beside it.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
-use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, project_onto, resize_images,
-};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::ops::{self, AttendSpec, attend};
+use switchformer_nn::ops;
 use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
-use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Side, Size, Staged,
-    Stream, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
+    Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, Timm, Variant};
@@ -299,10 +296,7 @@ impl Translate {
 /// A visiting class token attends to the patches of a branch.
 struct Visit {
     norm: LayerNorm,
-    query: Box<dyn Linear>,
-    key_value: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
+    attn: Box<dyn Attention>,
 }
 
 /// The first row of each of `n` members of equally many. Shapes: `[n * (1 + m), dim]` -> `[n, dim]`.
@@ -327,40 +321,22 @@ fn with_class(class: &Tensor, x: &Tensor) -> Result<Tensor> {
 impl Visit {
     fn load(w: &Weights, dim: usize, heads: usize, bias: bool) -> Result<Self> {
         let norm = w.layer_norm("norm1", dim, EPS)?;
-        let w = w.at("attn");
-        let key_value = LinearSpec { parts: &["wk", "wv"], fused: None, in_dim: dim, out_dim: dim, bias };
-        Ok(Visit {
-            norm,
-            query: w.linear("wq", dim, dim, bias)?,
-            key_value: w.linear_of(&key_value)?,
-            out: w.linear("proj", dim, dim, true)?,
-            heads,
-        })
+        let names = AttentionNames::new(["wq", "wk", "wv"], "proj");
+        let spec =
+            AttentionSpec { bias: [bias; 3], source: Some(dim), tap: "visit", ..AttentionSpec::new(names, dim, heads) };
+        Ok(Visit { norm, attn: w.at("attn").attention(&spec)? })
     }
 
     /// Shapes: class `[n, dim]`, x `[n * (1 + m), dim]`, whose own class tokens are not seen -> `[n, dim]`.
     fn forward(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let (n, dim) = class.dims2()?;
-        let m = x.dims2()?.0 / n - 1;
+        let n = class.dims2()?.0;
         let all = self.norm.forward(&with_class(class, x)?)?; // the visitor is a key too
-        let first = classes(&all, n)?;
-        let (q, kv) = (self.query.forward(cx, &first)?, self.key_value.forward(cx, &all)?);
-        let [k, v] = ops::split(&kv)?;
-        cx.count(2 * n * (m + 1) * dim);
-        let (q_rows, k_rows) = (Rows::equal(n, 1)?, Rows::equal(n, m + 1)?);
-        let scale = ((dim / self.heads) as f64).powf(-0.5);
-        let spec = AttendSpec::new(&q_rows, &k_rows, self.heads, scale);
-        let mixed = attend(&q, &k, &v, &spec)?;
-        project_onto(cx, self.out.as_ref(), &mixed, class, "visit")
+        let seen = self.attn.key_values(cx, &all, &Rows::equal(n, all.dims2()?.0 / n)?)?;
+        self.attn.attend(cx, &classes(&all, n)?, &Rows::equal(n, 1)?, &seen, Some(class))
     }
 
     fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {
-        let products = LeafCost::macs((2 * n * (m + 1) * self.query.dims().0) as u64);
-        self.norm.cost()
-            + self.query.cost(point, n)
-            + self.key_value.cost(point, n * (m + 1))
-            + self.out.cost(point, n)
-            + products
+        self.norm.cost() + self.attn.cost_of(point, &vec![(1, 1); n], &vec![(1, m + 1); n])
     }
 }
 
@@ -384,7 +360,7 @@ impl Group {
                 eps: EPS,
                 qkv_bias: c.qkv_bias,
                 norm_first: true,
-                attention: AttentionNames { qkv: ["attn.qkv"; 3], fused: None, out: "attn.proj" },
+                attention: AttentionNames::new(["attn.qkv"; 3], "attn.proj"),
                 norm1: "norm1",
                 norm2: "norm2",
                 fc: ["mlp.fc1", "mlp.fc2"],

@@ -8,17 +8,21 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, dim] .. [h / 32, w / 32, 8 dim] -> logits [b, labels].`
 //! Departs from the reference: maps need not be square; sides that stripes do not divide are refused, as there.
 
+use std::sync::Arc;
+
+use switchformer_nn::attention::{Partition, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, project_onto};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{self, AttendSpec, attend_fused};
-use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
+use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
-use crate::pyramid::{Downsample, MapBlock, PooledHead, Pyramid, ScoreScale, Stages, by_size, rows_in};
+use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -153,56 +157,27 @@ impl Config {
     }
 }
 
-/// Attention of the channels of one direction.
-struct Branch {
-    conv: Depthwise,
-    heads: usize,
-    scale: f64,
-    dim: usize,
-    /// Width of a stripe and whether it lies; `None` is the whole map.
-    stripe: Option<(usize, bool)>,
-}
-
-impl Branch {
-    /// Window of a map.
-    fn window(&self, (h, w): Size) -> Size {
-        match self.stripe {
+/// Stripes of a map: as wide as given and as long as the map, upright or lying; `None` is the whole map.
+fn stripes(stripe: Option<(usize, bool)>) -> Partition {
+    Arc::new(move |(h, w)| {
+        let window = match stripe {
             None => (h, w),
             Some((wide, false)) => (h, wide),
             Some((wide, true)) => (wide, w),
-        }
-    }
-
-    /// Shapes: qkv `[total, 3 * dim]` of equally large maps -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows, size: Size) -> Result<Tensor> {
-        let window = self.window(size);
-        if !size.0.is_multiple_of(window.0) || !size.1.is_multiple_of(window.1) {
+        };
+        if !h.is_multiple_of(window.0) || !w.is_multiple_of(window.1) {
             return Err(Error::input(
-                format!("a map of {}x{} does not divide into stripes of {}x{}", size.0, size.1, window.0, window.1),
+                format!("a map of {h}x{w} does not divide into stripes of {}x{}", window.0, window.1),
                 "resize the image so that the map of every stage divides by its split_size",
             ));
         }
-        let windows = Windows::new(rows, window, &vec![(0, 0); rows.n()], PadOrder::PadThenShift, 0.0)?;
-        let qkv = windows.cut(qkv)?;
-        let stripes = Rows::maps(&vec![window; windows.n()])?;
-        cx.count(windows.macs(self.dim));
-        let mixed = attend_fused(&qkv, &AttendSpec::new(&stripes, &stripes, self.heads, self.scale))?;
-        // Every stripe is a picture of its own to the convolution.
-        let place = self.conv.forward(cx, &ops::columns(&qkv, 2 * self.dim, self.dim)?, &stripes)?;
-        windows.join(&ops::add(&mixed, &place)?)
-    }
-
-    fn cost(&self, sizes: &[Size]) -> LeafCost {
-        let macs: usize = sizes.iter().map(|s| Windows::forecast(&[*s], self.window(*s), 1, self.dim).0).sum();
-        self.conv.cost(rows_in(sizes)) + LeafCost::macs(macs as u64)
-    }
+        Ok(Cut::plain(window))
+    })
 }
 
 struct Block {
     norm1: LayerNorm,
-    qkv: Box<dyn Linear>,
-    branches: Vec<Branch>,
-    out: Box<dyn Linear>,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     ffn: Box<dyn Ffn>,
 }
@@ -215,16 +190,18 @@ impl Block {
             None => vec![None],
             Some(wide) => vec![Some((wide, false)), Some((wide, true))],
         };
-        let (own, heads) = (dim / directions.len(), heads / directions.len());
-        let branch = |(i, stripe)| -> Result<Branch> {
-            let conv = Depthwise::load(&w.at("attns").at(i).at("get_v"), own, 3)?;
-            Ok(Branch { conv, heads, scale: c.scale.of(own / heads), dim: own, stripe })
+        // Every stripe is a picture of its own to the convolution of its values.
+        let conv = |i: usize| Depthwise::load(&w.at("attns").at(i).at("get_v"), dim / directions.len(), 3);
+        let spec = AttentionSpec {
+            bias: [c.qkv_bias; 3],
+            scores: Scores::Dot(c.scale.of(dim / heads)),
+            local: (0..directions.len()).map(conv).collect::<Result<_>>()?,
+            cuts: directions.into_iter().map(stripes).collect(),
+            ..AttentionSpec::new(AttentionNames::new(["qkv"; 3], "proj"), dim, heads)
         };
         Ok(Block {
             norm1: w.layer_norm("norm1", dim, EPS)?,
-            qkv: w.linear("qkv", dim, 3 * dim, c.qkv_bias)?,
-            branches: directions.into_iter().enumerate().map(branch).collect::<Result<_>>()?,
-            out: w.linear("proj", dim, dim, true)?,
+            attn: w.attention(&spec)?,
             norm2: w.layer_norm("norm2", dim, EPS)?,
             ffn: w.ffn(&FfnSpec {
                 inner: &["mlp.fc1"],
@@ -236,38 +213,17 @@ impl Block {
             })?,
         })
     }
-
-    /// All directions beside each other. Stripes are as long as the map, so maps of one size go together.
-    fn cross(&self, cx: &mut Ctx, qkv: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = self.out.dims().0;
-        by_size(qkv, rows, dim, |x, rows, size| {
-            let mut seen = Vec::with_capacity(self.branches.len());
-            for (b, branch) in self.branches.iter().enumerate() {
-                let part = |k: usize| ops::columns(x, k * dim + b * branch.dim, branch.dim);
-                let own = ops::beside(&[&part(0)?, &part(1)?, &part(2)?])?;
-                seen.push(branch.forward(cx, &own, rows, size)?);
-            }
-            ops::beside(&seen.iter().collect::<Vec<_>>())
-        })
-    }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = self.qkv.forward(cx, &self.norm1.forward(x)?)?;
-        let mixed = self.cross(cx, &qkv, rows)?;
-        let x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
+        let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
-        self.qkv.cost(point, rows)
-            + self.branches.iter().map(|b| b.cost(sizes)).sum()
-            + self.out.cost(point, rows)
-            + self.ffn.cost(point, rows)
-            + self.norm1.cost()
-            + self.norm2.cost()
+        self.attn.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
     }
 }
 

@@ -119,8 +119,8 @@ impl Staged for Deit {
             _ => None,
         }
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_stem(lens)
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.body.cost_stem(point, lens)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.body.cost_block(idx, point, lens)

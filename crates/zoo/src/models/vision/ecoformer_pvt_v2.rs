@@ -12,12 +12,14 @@
 //! config says otherwise). `attn_type` names the controls as the authors do: `msa` (softmax) and `performer` (positive
 //! random features, arXiv 2009.14794), whose keys are scaled by the largest of their own image and not of the batch.
 
+use switchformer_nn::attention::Scores;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Draw;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, attend_fused};
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::models::vision::pvt_v2::{BARE, Config, RULES, build};
@@ -294,28 +296,6 @@ fn fused(w: &Weights, shape: &Shape) -> Result<Box<dyn Linear>> {
     w.linear_of(&LinearSpec { parts: &["qkv"], fused: None, in_dim: dim, out_dim: 3 * dim, bias })
 }
 
-/// Attention of all rows to all rows.
-struct FullAttention {
-    qkv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
-    scale: f64,
-}
-
-impl Mixer for FullAttention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = self.qkv.forward(cx, x)?;
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.out.dims().0).sum());
-        self.out.forward(cx, &attend_fused(&qkv, &AttendSpec::new(rows, rows, self.heads, self.scale))?)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let macs: usize = sizes.iter().map(|(h, w)| 2 * h * w * h * w * self.out.dims().0).sum();
-        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
-    }
-}
-
 /// Width, heads and biases of an attention.
 pub(super) struct Shape {
     pub(super) dim: usize,
@@ -353,12 +333,11 @@ impl Kinds {
                 Box::new(HashAttention::load(w, shape, self.hash, self.own_value)?)
             }
             "performer" if !whole => Box::new(Performer::load(w, shape)?),
-            _ => Box::new(FullAttention {
-                qkv: fused(w, shape)?,
-                out: w.linear("proj", shape.dim, shape.dim, true)?,
-                heads: shape.heads,
-                scale: shape.scale.of(shape.dim / shape.heads),
-            }),
+            _ => w.attention(&AttentionSpec {
+                bias: [shape.bias; 3],
+                scores: Scores::Dot(shape.scale.of(shape.dim / shape.heads)),
+                ..AttentionSpec::new(AttentionNames::new(["qkv"; 3], "proj"), shape.dim, shape.heads)
+            })?,
         })
     }
 }

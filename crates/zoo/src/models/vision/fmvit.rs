@@ -9,17 +9,22 @@
 //! running all norms fold, exactly, into convolutions and products (`deploy` in the config, which `switchformer compress fold` sets).
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 
+use std::sync::Arc;
+
+use switchformer_nn::attention::{Projection, Projections};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, project_onto};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, attend};
 use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares, squared};
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor,
+    Weights, ops,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
-use crate::pyramid::{MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
+use crate::pyramid::{MapHead, Mixer, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -202,53 +207,61 @@ impl Fusion {
     }
 }
 
-/// `x + attention(x)`, where keys and values are those of means over squares: low frequencies.
-struct Attention {
-    query: Folding,
-    key_value: Folding,
-    out: Box<dyn Linear>,
-    dim: usize,
-    heads: usize,
-    reduction: usize,
+/// A product of rows that may be a sum of several with batch norms behind them.
+struct Rowwise {
+    folding: Folding,
+    dims: (usize, usize),
 }
 
-impl Attention {
-    fn load(c: &Config, w: &Weights, dim: usize, stage: usize) -> Result<Self> {
-        Ok(Attention {
-            query: c.point(w, "q", [dim, dim], &[1])?,
-            key_value: c.point(w, "kv", [dim, 2 * dim], &[1])?,
-            out: w.linear("proj", dim, dim, true)?,
-            dim,
-            heads: dim / c.head_dim,
-            reduction: c.reductions[stage],
-        })
+impl Linear for Rowwise {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        self.folding.forward(cx, x, &Rows::new(&[x.dims2()?.0])?)
     }
+    fn dims(&self) -> (usize, usize) {
+        self.dims
+    }
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.folding.cost(point, rows)
+    }
+    fn dense(&self, _: &Point) -> Result<Tensor> {
+        Err(Error::unsupported("a dense matrix", "of a layer with batch norms", "a folded checkpoint"))
+    }
+}
 
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (seen, k_rows) = mean_squares(x, rows, self.reduction)?;
-        let (q, kv) = (self.query.forward(cx, x, rows)?, self.key_value.forward(cx, &seen, &k_rows)?);
-        let [k, v] = ops::split(&kv)?;
-        cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * self.dim).sum());
-        let scale = ((self.dim / self.heads) as f64).powf(-0.5);
-        let mixed = attend(&q, &k, &v, &AttendSpec::new(rows, &k_rows, self.heads, scale))?;
-        self.out.forward_then(cx, &mixed, &onto(x))
-    }
+/// Means over squares of places.
+struct Squares(usize);
 
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let seen: Vec<Size> = sizes.iter().map(|s| squared(*s, self.reduction)).collect();
-        let products: usize = sizes.iter().zip(&seen).map(|(a, b)| 2 * a.0 * a.1 * b.0 * b.1 * self.dim).sum();
-        self.query.cost(point, rows_in(sizes))
-            + self.key_value.cost(point, rows_in(&seen))
-            + self.out.cost(point, rows_in(sizes))
-            + LeafCost::macs(products as u64)
+impl Shrink for Squares {
+    fn forward(&self, _: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (x, rows) = mean_squares(x, rows, self.0)?;
+        Ok(State::new(x, rows))
     }
+    fn size(&self, from: Size) -> Size {
+        squared(from, self.0)
+    }
+    fn cost(&self, _: usize) -> LeafCost {
+        LeafCost::default()
+    }
+}
+
+/// Attention whose keys and values are those of means over squares: low frequencies.
+fn attention(c: &Config, w: &Weights, dim: usize, stage: usize) -> Result<Box<dyn Attention>> {
+    let plain = AttentionSpec::new(AttentionNames::new(["q", "kv", "kv"], "proj"), dim, dim / c.head_dim);
+    let spec = AttentionSpec { reduce: Some(Arc::new(Squares(c.reductions[stage]))), ..plain };
+    w.attention_of(&spec, |w| {
+        let point = |part: &str, parts: usize| -> Result<Projection> {
+            let dims = (dim, parts * dim);
+            let folding = c.point(w, part, [dims.0, dims.1], &[1])?;
+            Ok(Projection::new(Box::new(Rowwise { folding, dims }), vec![dim; parts]))
+        };
+        Ok(Projections { qkv: vec![point("q", 1)?, point("kv", 2)?], out: w.linear("proj", dim, dim, true)? })
+    })
 }
 
 /// Paths of half the width: attention, convolution of what it gives, convolution of the sum of both.
 struct Mixture {
     enter: Box<dyn Linear>,
-    low: Option<Attention>,
+    low: Option<Box<dyn Attention>>,
     high: Option<Fusion>,
     both: Option<Fusion>,
     join: Box<dyn Linear>,
@@ -257,7 +270,7 @@ struct Mixture {
 impl Mixture {
     fn load(c: &Config, w: &Weights, dim: usize, stage: usize) -> Result<Self> {
         let (half, which) = (dim / 2, c.frequencies);
-        let low = (which != Frequencies::High).then(|| Attention::load(c, &w.at("attn"), half, stage)).transpose()?;
+        let low = (which != Frequencies::High).then(|| attention(c, &w.at("attn"), half, stage)).transpose()?;
         let high = (which != Frequencies::Low).then(|| Fusion::load(c, &w.at("high"), half)).transpose()?;
         let both = (which == Frequencies::Mixed).then(|| Fusion::load(c, &w.at("both"), half)).transpose()?;
         let paths = if both.is_some() { 3 } else { 1 };
@@ -269,7 +282,7 @@ impl Mixture {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let mut low = self.enter.forward(cx, x)?;
         if let Some(attention) = &self.low {
-            low = attention.forward(cx, &low, rows)?;
+            low = attention.forward_onto(cx, &low, rows, &low)?;
         }
         let high = self.high.as_ref().map(|f| f.forward(cx, &low, rows)).transpose()?;
         let joined = match (high, &self.both) {
@@ -292,14 +305,14 @@ impl Mixture {
     }
 }
 
-enum Mixer {
+enum Part {
     Fusion(Fusion),
     Mixture(Box<Mixture>),
 }
 
 /// Something that mixes places, and `x + fc2(act(fc1(x)))`.
 struct Block {
-    mixer: Mixer,
+    mixer: Part,
     fc1: Folding,
     act: Activation,
     fc2: Folding,
@@ -311,9 +324,9 @@ impl Block {
         let hidden = c.hidden(dim);
         Ok(Block {
             mixer: if (c.mixtures)(&c.stages, at) {
-                Mixer::Mixture(Box::new(Mixture::load(c, &w.at("mix"), dim, at.0)?))
+                Part::Mixture(Box::new(Mixture::load(c, &w.at("mix"), dim, at.0)?))
             } else {
-                Mixer::Fusion(Fusion::load(c, &w.at("fuse"), dim)?)
+                Part::Fusion(Fusion::load(c, &w.at("fuse"), dim)?)
             },
             fc1: c.point(&mlp, "fc1", [dim, hidden], &GROUPS)?,
             act: c.act,
@@ -322,11 +335,11 @@ impl Block {
     }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let x = match &self.mixer {
-            Mixer::Fusion(fusion) => fusion.forward(cx, x, rows)?,
-            Mixer::Mixture(mixture) => mixture.forward(cx, x, rows)?,
+            Part::Fusion(fusion) => fusion.forward(cx, x, rows)?,
+            Part::Mixture(mixture) => mixture.forward(cx, x, rows)?,
         };
         let (hidden, _) = self.fc1.forward_then(cx, &x, rows, &activated(self.act))?;
         if cx.drops_here() {
@@ -339,8 +352,8 @@ impl MapBlock for Block {
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let rows = rows_in(sizes);
         let mixer = match &self.mixer {
-            Mixer::Fusion(fusion) => fusion.cost(point, rows),
-            Mixer::Mixture(mixture) => mixture.cost(point, sizes),
+            Part::Fusion(fusion) => fusion.cost(point, rows),
+            Part::Mixture(mixture) => mixture.cost(point, sizes),
         };
         mixer + self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
     }

@@ -16,16 +16,15 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BatchNorm, LayerNorm, SelfAttention, check_heads, dense_ffn, patch_grid, patchify,
-    positions_at,
+    Activation, BatchNorm, LayerNorm, PatchEmbed, check_heads, dense_ffn, patch_grid, positions_at,
 };
-use switchformer_nn::leaf::Attend;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
+use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output, ParamKind, Point, Result, Rows, Side, Size,
-    Staged, Stream, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output,
+    ParamKind, Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
@@ -358,7 +357,7 @@ enum Mlp {
 
 struct Block {
     norm1: LayerNorm,
-    attn: SelfAttention,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     mlp: Mlp,
     /// Whether the gate reads the rows as they came in.
@@ -367,7 +366,7 @@ struct Block {
 
 impl Block {
     fn load(c: &Config, w: &Weights, idx: usize, vector: Option<&Arc<TaskVector>>) -> Result<Self> {
-        let names = AttentionNames { qkv: ["attn.qkv"; 3], fused: None, out: "attn.proj" };
+        let names = AttentionNames::new(["attn.qkv"; 3], "attn.proj");
         let ffn = FfnSpec {
             inner: &["mlp.fc1"],
             outer: "mlp.fc2",
@@ -378,7 +377,7 @@ impl Block {
         };
         Ok(Block {
             norm1: w.layer_norm("norm1", c.dim, EPS)?,
-            attn: SelfAttention::load(w, &names, c.dim, c.heads, c.qkv_bias)?,
+            attn: w.attention(&AttentionSpec { bias: [c.qkv_bias; 3], ..AttentionSpec::new(names, c.dim, c.heads) })?,
             norm2: w.layer_norm("norm2", c.dim, EPS)?,
             mlp: if idx.is_multiple_of(2) {
                 Mlp::Dense(w.ffn(&ffn)?)
@@ -408,7 +407,8 @@ impl Block {
             Mlp::Dense(ffn) => ffn.cost(point, rows),
             Mlp::Experts(bank) => bank.cost(point, rows),
         };
-        self.attn.cost(point, lens) + mlp + self.norm1.cost() + self.norm2.cost()
+        let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
+        self.attn.cost(point, &sizes) + mlp + self.norm1.cost() + self.norm2.cost()
     }
 }
 
@@ -495,8 +495,7 @@ pub struct M3Vit {
     config: Config,
     class: Tensor,
     positions: Tensor,
-    patch_weight: Tensor,
-    patch_bias: Tensor,
+    patches: PatchEmbed,
     vector: Option<Arc<TaskVector>>,
     blocks: Vec<Block>,
     decoders: Vec<Decoder>,
@@ -505,12 +504,11 @@ pub struct M3Vit {
 impl M3Vit {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
-        let (dim, (gh, gw), (ph, pw)) = (config.dim, config.grid(config.image)?, config.patch);
+        let (dim, (gh, gw)) = (config.dim, config.grid(config.image)?);
         let vector = match config.tasks {
             Tasks::Vector(n) => Some(Arc::new(TaskVector::load(&w.at("gate_task_represent"), config.n_tasks, n)?)),
             _ => None,
         };
-        let proj = w.at("patch_embed.proj");
         let decoders = match ENTRY.architecture(c)? {
             "MultiTaskModel" => decoders(c, &config, &w.at("decoders"))?,
             _ => Vec::new(),
@@ -519,8 +517,10 @@ impl M3Vit {
         Ok(M3Vit {
             class: w.tensor("cls_token", &[1, 1, dim], ParamKind::Table)?,
             positions: w.tensor("pos_embed", &[1, 1 + gh * gw, dim], ParamKind::Table)?,
-            patch_weight: proj.conv_matrix("weight", &[dim, config.channels, ph, pw])?,
-            patch_bias: proj.tensor("bias", &[dim], ParamKind::Vector)?,
+            patches: PatchEmbed::load(
+                w,
+                &PatchSpec { name: "patch_embed.proj", channels: config.channels, patch: config.patch, dim },
+            )?,
             blocks: (0..config.depth)
                 .map(|i| Block::load(&config, &w.at("blocks").at(i), i, vector.as_ref()))
                 .collect::<Result<_>>()?,
@@ -564,9 +564,7 @@ impl Staged for M3Vit {
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let (pixels, grid) = self.pixels(input)?;
         let (b, dim, n) = (pixels.dims()[0], self.config.dim, grid.0 * grid.1);
-        let patches = patchify(pixels, self.config.patch)?; // [b * n, c * ph * pw]
-        cx.count(b * n * patches.dims()[1] * dim);
-        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?.reshape((b, n, dim))?;
+        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
         let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
         let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
         let x = x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))?;
@@ -601,13 +599,11 @@ impl Staged for M3Vit {
         let maps = Tensor::stack(&maps, 0)?.permute((0, 3, 1, 2))?.contiguous()?; // [b, channels, h, w]
         Ok(Output::new().member("logits", maps))
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let inner = self.patch_weight.dims()[1];
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let patches: usize = lens.iter().map(|l| l - 1).sum();
-        let tables = self.positions.elem_count() + 2 * self.config.dim;
+        let tables = self.positions.elem_count() + self.config.dim;
         let vector = self.vector.as_ref().map(|v| v.cost()).unwrap_or_default();
-        vector
-            + LeafCost::new((patches * inner * self.config.dim) as u64, 4 * (inner * self.config.dim + tables) as u64)
+        vector + self.patches.cost(point, patches) + LeafCost::bytes(4 * tables as u64)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.blocks[idx].cost(point, lens)

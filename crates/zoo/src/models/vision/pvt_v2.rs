@@ -8,16 +8,18 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! Departs from the reference: none known. timm and transformers differ in the epsilon of some norms (`reduced_eps`).
 
+use std::sync::Arc;
+
+use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, check_heads};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::ops::{self, AttendSpec, attend};
 use switchformer_nn::spatial::{Conv, mean_cells};
-use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::staged::State;
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
-use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
+use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -215,84 +217,42 @@ fn patch_embedding(c: &Config, w: &Weights, stage: usize) -> Result<Downsample> 
     })
 }
 
+/// Means over cells of a map, projected: what the linear variant looks at.
+struct Cells(Downsample);
+
+impl Shrink for Cells {
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
+        let (cells, rows) = mean_cells(x, rows, CELLS)?;
+        let State { x, rows, .. } = self.0.forward(cx, &cells, &rows)?;
+        Ok(State::new(Activation::Gelu.forward(&x)?, rows))
+    }
+    fn size(&self, _: Size) -> Size {
+        (CELLS, CELLS)
+    }
+    fn cost(&self, rows: usize) -> LeafCost {
+        self.0.cost(rows)
+    }
+}
+
 /// Attention of all rows to a reduced map.
-pub(super) struct Attention {
-    pub(super) query: Box<dyn Linear>,
-    /// Keys beside values.
-    pub(super) key_value: Box<dyn Linear>,
-    pub(super) out: Box<dyn Linear>,
-    /// What makes the map small that is looked at.
-    pub(super) reduction: Option<(Conv, LayerNorm)>,
-    /// Whether means over cells come in front of the reduction.
-    pub(super) linear: bool,
-    pub(super) heads: usize,
-    /// Factor of the scores.
-    pub(super) scale: f64,
-}
-
-impl Attention {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
-        let (dim, ratio) = (c.dims[stage], if c.linear { 1 } else { c.reductions[stage] });
-        let key_value =
-            LinearSpec { parts: &["key", "value"], fused: Some("kv"), in_dim: dim, out_dim: dim, bias: c.qkv_bias };
-        let reduction = if c.linear || ratio > 1 {
-            let conv = Conv::load(&w.at("spatial_reduction"), [dim, dim, ratio], [ratio, 0], true)?;
-            Some((conv, w.layer_norm("layer_norm", dim, c.reduced_eps)?))
-        } else {
-            None
-        };
-        Ok(Attention {
-            query: w.linear("query", dim, dim, c.qkv_bias)?,
-            key_value: w.linear_of(&key_value)?,
-            out: w.linear("proj", dim, dim, true)?,
-            reduction,
-            linear: c.linear,
-            heads: c.heads[stage],
-            scale: c.scale.of(dim / c.heads[stage]),
-        })
-    }
-}
-
-impl Mixer for Attention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = self.query.dims().0;
-        let q = self.query.forward(cx, x)?;
-        let (seen, k_rows) = match &self.reduction {
-            None => (x.clone(), rows.clone()),
-            Some((conv, norm)) if self.linear => {
-                let (cells, cell_rows) = mean_cells(x, rows, CELLS)?;
-                let (x, rows) = conv.forward(cx, &cells, &cell_rows)?;
-                (Activation::Gelu.forward(&norm.forward(&x)?)?, rows)
-            }
-            Some((conv, norm)) => {
-                let (x, rows) = conv.forward(cx, x, rows)?;
-                (norm.forward(&x)?, rows)
-            }
-        };
-        let kv = self.key_value.forward(cx, &seen)?; // [seen, 2 * dim]
-        let [k, v] = ops::split(&kv)?;
-        cx.count(rows.lens().iter().zip(k_rows.lens()).map(|(n, m)| 2 * n * m * dim).sum());
-        let spec = AttendSpec::new(rows, &k_rows, self.heads, self.scale);
-        let mixed = attend(&q, &k, &v, &spec)?;
-        self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let dim = self.query.dims().0;
-        let seen: Vec<Size> = match &self.reduction {
-            None => sizes.to_vec(),
-            Some(_) if self.linear => vec![(CELLS, CELLS); sizes.len()],
-            Some((conv, _)) => sizes.iter().map(|s| conv.size(*s)).collect(),
-        };
-        let (rows, small) = (rows_in(sizes), rows_in(&seen));
-        let products: usize = sizes.iter().zip(&seen).map(|(a, b)| 2 * a.0 * a.1 * b.0 * b.1 * dim).sum();
-        let reduction = self.reduction.iter().map(|(conv, norm)| conv.cost(small) + norm.cost()).sum::<LeafCost>();
-        self.query.cost(point, rows)
-            + self.key_value.cost(point, small)
-            + self.out.cost(point, rows)
-            + reduction
-            + LeafCost::macs(products as u64)
-    }
+fn attention(c: &Config, w: &Weights, stage: usize) -> Result<Box<dyn Mixer>> {
+    let (dim, heads, ratio) = (c.dims[stage], c.heads[stage], if c.linear { 1 } else { c.reductions[stage] });
+    let reduction = || -> Result<Downsample> {
+        let conv = Conv::load(&w.at("spatial_reduction"), [dim, dim, ratio], [ratio, 0], true)?;
+        Ok(Downsample { conv, norm: w.layer_norm("layer_norm", dim, c.reduced_eps)? })
+    };
+    let reduce: Option<Arc<dyn Shrink>> = match (c.linear, ratio > 1) {
+        (true, _) => Some(Arc::new(Cells(reduction()?))),
+        (false, true) => Some(Arc::new(reduction()?)),
+        (false, false) => None,
+    };
+    let names = AttentionNames { kv: Some("kv"), ..AttentionNames::new(["query", "key", "value"], "proj") };
+    Ok(w.attention(&AttentionSpec {
+        bias: [c.qkv_bias; 3],
+        scores: Scores::Dot(c.scale.of(dim / heads)),
+        reduce,
+        ..AttentionSpec::new(names, dim, heads)
+    })?)
 }
 
 fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
@@ -301,7 +261,7 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block>> {
         "PvtV2Model" => PooledHead::Rows,
         _ => PooledHead::load(c, w, Some("classifier"), config.dims[config.stages.n() - 1])?,
     };
-    build(config, w, head, |config, w, stage| Ok(Box::new(Attention::load(config, w, stage)?)))
+    build(config, w, head, attention)
 }
 
 /// The model with what `mixer` loads, from its path, for the blocks of a stage.

@@ -8,18 +8,24 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! Departs from the reference: none known.
 
+use std::sync::Arc;
+
+use switchformer_nn::attention::{PairBias, Pairs, Positions, Rotary};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::Beside;
-use switchformer_nn::spatial::{Conv, Depthwise, Scores, Windows, mean_rows, windowed};
+use switchformer_nn::ops::{AttendSpec, Beside, ScoreBias};
+use switchformer_nn::spatial::{Conv, Cut, Depthwise, Windows, mean_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{Ctx, Device, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops};
+use switchformer_nn::{
+    AttentionNames, AttentionSpec, Ctx, Device, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights,
+    ops,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
-use crate::pyramid::{Factors, MapBlock, MapHead, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
+use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -155,74 +161,105 @@ impl Config {
     }
 }
 
-/// Attention that fades with distance.
-struct Retention {
+/// Scores that fade with the Manhattan distance of two places.
+struct Fading(Tensor);
+
+impl Fading {
+    /// Logarithms of how much of the attention stays per step, `[heads, 1, 1]`: in f32, as the tables that published weights
+    /// were trained with.
+    fn new(c: &Config, stage: usize) -> Result<Self> {
+        let (initial, range, heads) = (c.initial[stage] as f32, c.ranges[stage] as f32, c.heads[stage]);
+        let fading = |h: usize| (1.0 - (-initial - range * h as f32 / heads as f32).exp2()).ln();
+        Ok(Fading(Tensor::from_vec((0..heads).map(fading).collect::<Vec<_>>(), (heads, 1, 1), &Device::Cpu)?))
+    }
+}
+
+impl PairBias for Fading {
+    fn of(&self, (h, w): Size) -> Result<Tensor> {
+        let len = h * w;
+        let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
+        let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
+        Ok(self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len), &Device::Cpu)?)?)
+    }
+    fn cost(&self) -> LeafCost {
+        LeafCost::default()
+    }
+}
+
+/// How far a step turns each pair of a head; places count row by row.
+fn rotary(head_dim: usize) -> Rotary {
+    let pairs = head_dim / 2;
+    let angle = |k: usize| 1.0 / BASE.powf(k as f32 / (pairs.max(2) - 1) as f32);
+    Rotary::new((0..pairs).map(angle).collect(), Pairs::Neighbours)
+}
+
+/// The attention of a stage, at the path of `w`.
+fn retention(c: &Config, w: &Weights, stage: usize) -> Result<Box<dyn Mixer>> {
+    if c.split[stage] {
+        return Ok(Box::new(Separable::load(c, w, stage)?));
+    }
+    let (dim, heads) = (c.dims[stage], c.heads[stage]);
+    Ok(w.attention(&AttentionSpec {
+        positions: Positions::Pairs(Arc::new(Fading::new(c, stage)?)),
+        rotary: Some(Arc::new(rotary(dim / heads))),
+        cuts: vec![Arc::new(|size| Ok(Cut::plain(size)))],
+        local: vec![Depthwise::load(&w.at("lepe.conv"), dim, 5)?],
+        ..AttentionSpec::new(AttentionNames::new(PARTS, OUT), dim, heads)
+    })?)
+}
+
+const PARTS: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
+const OUT: &str = "out_proj";
+
+/// Attention along rows, whose results attend along columns with the same queries and keys: two maps in turn, so it is no
+/// [`AttentionSpec`].
+struct Separable {
     qkv: Box<dyn Linear>,
     conv: Depthwise,
     out: Box<dyn Linear>,
     heads: usize,
-    /// Logarithm of how much of the attention stays per step, `[heads, 1, 1]`.
-    fading: Tensor,
-    /// How far a step turns each pair of a head.
-    angles: Vec<f32>,
-    split: bool,
+    fading: Fading,
+    rotary: Rotary,
 }
 
-impl Retention {
+impl Separable {
     fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
         let (dim, heads) = (c.dims[stage], c.heads[stage]);
-        let parts =
-            LinearSpec { parts: &["q_proj", "k_proj", "v_proj"], fused: None, in_dim: dim, out_dim: dim, bias: true };
-        // In f32, as the tables that published weights were trained with.
-        let (initial, range) = (c.initial[stage] as f32, c.ranges[stage] as f32);
-        let fading = |h: usize| (1.0 - (-initial - range * h as f32 / heads as f32).exp2()).ln();
-        let pairs = dim / heads / 2;
-        let angle = |k: usize| 1.0 / BASE.powf(k as f32 / (pairs.max(2) - 1) as f32);
-        Ok(Retention {
+        let parts = LinearSpec { parts: &PARTS, fused: None, in_dim: dim, out_dim: dim, bias: true };
+        Ok(Separable {
             qkv: w.linear_of(&parts)?,
             conv: Depthwise::load(&w.at("lepe.conv"), dim, 5)?,
-            out: w.linear("out_proj", dim, dim, true)?,
+            out: w.linear(OUT, dim, dim, true)?,
             heads,
-            fading: Tensor::from_vec((0..heads).map(fading).collect::<Vec<_>>(), (heads, 1, 1), &Device::Cpu)?,
-            angles: (0..pairs).map(angle).collect(),
-            split: c.split[stage],
+            fading: Fading::new(c, stage)?,
+            rotary: rotary(dim / heads),
         })
     }
 
-    /// Turns every pair of numbers of queries or keys by the place of its row in the map, counted row by row.
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn turn(&self, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let longest = (0..rows.n()).map(|i| rows.len(i)).max().unwrap_or(0);
-        let places: Vec<u32> = (0..rows.n()).flat_map(|i| 0..rows.len(i) as u32).collect();
-        ops::turn(x, self.heads, &ops::Angles::new(longest, &self.angles), &places)
-    }
-
     /// The windows that attend one after the other on a map.
-    fn passes(&self, (h, w): Size) -> Vec<Size> {
-        if self.split { vec![(1, w), (h, 1)] } else { vec![(h, w)] }
+    fn passes((h, w): Size) -> [Size; 2] {
+        [(1, w), (h, 1)]
     }
+}
 
-    /// What distance adds to the scores. Shapes: -> `[heads, len, len]`.
-    fn fades(&self, (h, w): Size) -> Result<Tensor> {
-        let len = h * w;
-        let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
-        let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
-        Ok(self.fading.broadcast_mul(&Tensor::from_vec(apart, (1, len, len), &Device::Cpu)?)?)
-    }
-
+impl Mixer for Separable {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let dim = self.out.dims().0;
         let qkv = self.qkv.forward(cx, x)?;
         let [q, k, v] = ops::split(&qkv)?;
-        let (q, k) = (self.turn(&q, rows)?, self.turn(&k, rows)?);
-        let scores = Scores::Dot(((dim / self.heads) as f64).powf(-0.5));
+        let turn = |x: &Tensor| self.rotary.turn(x, self.heads, rows.positions());
+        let (q, k) = (turn(&q)?, turn(&k)?);
+        let scale = ((dim / self.heads) as f64).powf(-0.5);
         let near = self.conv.forward(cx, &v, rows)?;
         let mixed = by_size(&ops::beside(&[&q, &k, &v])?, rows, dim, |qkv, rows, size| {
             let (qk, mut v) = (ops::columns(qkv, 0, 2 * dim)?, ops::columns(qkv, 2 * dim, dim)?);
-            for window in self.passes(size) {
-                let windows = Windows::spread(rows, window, 1, false, None)?;
+            for window in Separable::passes(size) {
+                let windows = Windows::new(rows, &Cut::plain(window))?;
                 cx.count(windows.macs(dim));
-                v = windowed(&ops::beside(&[&qk, &v])?, &windows, self.heads, &scores, &self.fades(window)?)?;
+                let fades = self.fading.of(window)?;
+                let plain = AttendSpec::new(windows.rows(), windows.rows(), self.heads, scale);
+                let spec = AttendSpec { bias: Some(ScoreBias::Pairs(&fades)), ..plain };
+                v = windows.join(&ops::attend_fused(&windows.cut(&ops::beside(&[&qk, &v])?)?, &spec)?)?;
             }
             Ok(v)
         })?;
@@ -232,7 +269,7 @@ impl Retention {
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
         let (rows, dim) = (rows_in(sizes), self.out.dims().0);
         let of = |size: &Size| -> usize {
-            self.passes(*size).into_iter().map(|window| Windows::forecast(&[*size], window, 1, dim).0).sum()
+            Separable::passes(*size).into_iter().map(|window| Cut::plain(window).forecast(*size, dim).0).sum()
         };
         let macs: usize = sizes.iter().map(of).sum();
         self.qkv.cost(point, rows) + self.conv.cost(rows) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
@@ -242,7 +279,7 @@ impl Retention {
 struct Block {
     place: Depthwise,
     norm1: LayerNorm,
-    retention: Retention,
+    retention: Box<dyn Mixer>,
     norm2: LayerNorm,
     fc1: Box<dyn Linear>,
     conv: Depthwise,
@@ -257,7 +294,7 @@ impl Block {
         Ok(Block {
             place: Depthwise::load(&w.at("pos.conv"), dim, 3)?,
             norm1: w.layer_norm("retention_layer_norm", dim, EPS)?,
-            retention: Retention::load(c, &w.at("retention"), stage)?,
+            retention: retention(c, &w.at("retention"), stage)?,
             norm2: w.layer_norm("final_layer_norm", dim, EPS)?,
             fc1: ffn.linear("fc1", dim, hidden, true)?,
             conv: Depthwise::load(&ffn.at("dwconv.conv"), hidden, 3)?,
@@ -267,7 +304,7 @@ impl Block {
     }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let added = Beside { input: true, act: None };
         let x = self.place.forward_beside(cx, x, rows, added)?;

@@ -7,14 +7,17 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! Departs from the reference: none known.
 
+use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{self, AttendSpec, attend};
+use switchformer_nn::ops;
 use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{
@@ -219,58 +222,20 @@ impl Mixer for Modulation {
 }
 
 /// Attention over the whole map, with a convolution of the values beside it.
-struct Attention {
-    query: Box<dyn Linear>,
-    key_value: Box<dyn Linear>,
-    conv: Depthwise,
-    out: Box<dyn Linear>,
-    heads: usize,
-    scale: f64,
-}
-
-impl Attention {
-    fn load(c: &Config, w: &Weights, stage: usize) -> Result<Self> {
-        let dim = c.dims[stage];
-        Ok(Attention {
-            query: w.linear("q", dim, dim, c.qkv_bias)?,
-            key_value: w.linear("kv", dim, 2 * dim, c.qkv_bias)?,
-            conv: Depthwise::load(&w.at("local_conv"), dim, 3)?,
-            out: w.linear("proj", dim, dim, true)?,
-            heads: c.heads[stage],
-            scale: c.scale.of(dim / c.heads[stage]),
-        })
-    }
-}
-
-impl Mixer for Attention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = x.dims2()?.1;
-        let (q, kv) = (self.query.forward(cx, x)?, self.key_value.forward(cx, x)?);
-        let [k, v] = ops::split(&kv)?;
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * dim).sum());
-        let spec = AttendSpec::new(rows, rows, self.heads, self.scale);
-        let mixed = ops::add(&attend(&q, &k, &v, &spec)?, &self.conv.forward(cx, &v, rows)?)?;
-        self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (rows, dim) = (rows_in(sizes), self.query.dims().0);
-        let products: usize = sizes.iter().map(|(h, w)| 2 * h * w * h * w * dim).sum();
-        self.query.cost(point, rows)
-            + self.key_value.cost(point, rows)
-            + self.conv.cost(rows)
-            + self.out.cost(point, rows)
-            + LeafCost::macs(products as u64)
-    }
+fn attention(c: &Config, w: &Weights, stage: usize) -> Result<Box<dyn Mixer>> {
+    let (dim, heads) = (c.dims[stage], c.heads[stage]);
+    Ok(w.attention(&AttentionSpec {
+        bias: [c.qkv_bias; 3],
+        scores: Scores::Dot(c.scale.of(dim / heads)),
+        local: vec![Depthwise::load(&w.at("local_conv"), dim, 3)?],
+        ..AttentionSpec::new(AttentionNames::new(["q", "kv", "kv"], "proj"), dim, heads)
+    })?)
 }
 
 fn block(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Block> {
     let (dim, attn) = (c.dims[stage], w.at("attn"));
-    let mixer: Box<dyn Mixer> = if c.gated(stage, within) {
-        Box::new(Modulation::load(c, &attn, stage)?)
-    } else {
-        Box::new(Attention::load(c, &attn, stage)?)
-    };
+    let mixer: Box<dyn Mixer> =
+        if c.gated(stage, within) { Box::new(Modulation::load(c, &attn, stage)?) } else { attention(c, &attn, stage)? };
     let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
     let spec = BlockSpec { factors: c.factors, ..BlockSpec::of_authors(EPS, Inside::Added) };
     Block::load(w, &spec, [dim, hidden], mixer)

@@ -17,15 +17,18 @@ use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
 use switchformer_nn::leaf::Then;
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{self, AttendSpec, DenseWeight, attend};
+use switchformer_nn::ops::{self, DenseWeight};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS};
 use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows,
+    Size, Tensor, Weights,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::pyramid::{
-    self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between, rows_in,
+    self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between,
 };
 
 /// Registry entry.
@@ -265,58 +268,9 @@ impl Mixer for Scatter {
     }
 }
 
-/// Queries, and keys with values, of one width.
-struct Attention {
-    query: Box<dyn Linear>,
-    key_value: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
-}
-
-impl Attention {
-    fn load(w: &Weights, dim: usize, heads: usize) -> Result<Self> {
-        Ok(Attention {
-            query: w.linear("q", dim, dim, true)?,
-            key_value: w.linear("kv", dim, 2 * dim, true)?,
-            out: w.linear("proj", dim, dim, true)?,
-            heads,
-        })
-    }
-
-    /// One row per member asks the rows of its member. Shapes: class `[n, dim]`, x `[total, dim]` -> `[n, dim]`.
-    fn ask(&self, cx: &mut Ctx, class: &Tensor, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = self.query.dims().0;
-        let (q, kv) = (self.query.forward(cx, class)?, self.key_value.forward(cx, x)?);
-        let [k, v] = ops::split(&kv)?;
-        cx.count(2 * rows.total() * dim);
-        let (q_rows, scale) = (Rows::equal(rows.n(), 1)?, ((dim / self.heads) as f64).powf(-0.5));
-        let spec = AttendSpec::new(&q_rows, rows, self.heads, scale);
-        let mixed = attend(&q, &k, &v, &spec)?;
-        self.out.forward(cx, &mixed)
-    }
-
-    /// Cost where `asking` rows ask `rows` rows in `pairs` pairs.
-    fn cost_of(&self, point: &Point, asking: usize, rows: usize, pairs: usize) -> LeafCost {
-        self.query.cost(point, asking)
-            + self.key_value.cost(point, rows)
-            + self.out.cost(point, asking)
-            + LeafCost::macs((2 * pairs * self.query.dims().0) as u64)
-    }
-}
-
-/// Every row asks every row of its map.
-impl Mixer for Attention {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = ops::beside(&[&self.query.forward(cx, x)?, &self.key_value.forward(cx, x)?])?;
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.query.dims().0).sum());
-        let mixed = ops::attention(&qkv, rows, self.heads)?;
-        self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.cost_of(point, rows, rows, sizes.iter().map(|(h, w)| h * w * h * w).sum())
-    }
+/// Queries, and keys with values, of one width; `source` where they are of other rows.
+fn attention(dim: usize, heads: usize, source: Option<usize>, tap: &'static str) -> AttentionSpec {
+    AttentionSpec { source, tap, ..AttentionSpec::new(AttentionNames::new(["q", "kv", "kv"], "proj"), dim, heads) }
 }
 
 fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
@@ -324,7 +278,7 @@ fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
     let mixer: Box<dyn Mixer> = if stage == 0 {
         Box::new(Scatter::load(c, &attn)?)
     } else {
-        Box::new(Attention::load(&attn, dim, c.heads[stage])?)
+        attn.attention(&attention(dim, c.heads[stage], None, "attn"))?
     };
     let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
     Block::load(w, &BlockSpec::of_authors(EPS, Inside::Plain), [dim, hidden], mixer)
@@ -391,7 +345,7 @@ impl pyramid::Stem for Stem {
 /// every row, and half of its largest scores are added.
 struct Head {
     norm1: LayerNorm,
-    attn: Attention,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     fc1: Box<dyn Linear>,
     fc2: Box<dyn Linear>,
@@ -407,7 +361,7 @@ impl Head {
         let hidden = (dim as f64 * c.mlp_ratios[last]) as usize;
         Ok(Head {
             norm1: block.layer_norm("norm1", dim, EPS)?,
-            attn: Attention::load(&block.at("attn"), dim, c.heads[last])?,
+            attn: block.at("attn").attention(&attention(dim, c.heads[last], Some(dim), "class_attn"))?,
             norm2: block.layer_norm("norm2", dim, EPS)?,
             fc1: block.linear("mlp.fc1", dim, hidden, true)?,
             fc2: block.linear("mlp.fc2", hidden, dim, true)?,
@@ -430,7 +384,9 @@ impl MapHead for Head {
         let lens: Vec<usize> = rows.lens().iter().map(|len| len + 1).collect();
         let all = ops::gather(&self.norm1.forward(&Tensor::cat(&[&class, x], 0)?)?, &order)?;
         let asking = self.norm1.forward(&class)?;
-        let class = ops::add(&class, &self.attn.ask(cx, &asking, &all, &Rows::new(&lens)?)?)?;
+        let seen = self.attn.key_values(cx, &all, &Rows::new(&lens)?)?;
+        let asked = self.attn.attend(cx, &asking, &Rows::equal(n, 1)?, &seen, None)?;
+        let class = ops::add(&class, &asked)?;
         let wide = self.fc1.forward(cx, &self.norm2.forward(&class)?)?;
         let class = ops::add(&class, &self.fc2.forward(cx, &Activation::Gelu.forward(&wide)?)?)?;
         let mut logits = self.head.forward(cx, &self.norm.forward(&class)?)?;
@@ -442,8 +398,11 @@ impl MapHead for Head {
 
     /// The last norm is counted by the pyramid.
     fn cost(&self, point: &Point, n: usize, rows: usize) -> LeafCost {
+        // A class row each; whose rows they see makes no difference.
+        let mut seen = vec![(1, 0); n];
+        seen.iter_mut().take(1).for_each(|first| *first = (1, n + rows));
         self.norm1.cost()
-            + self.attn.cost_of(point, n, n + rows, n + rows)
+            + self.attn.cost_of(point, &vec![(1, 1); n], &seen)
             + self.norm2.cost()
             + self.fc1.cost(point, n)
             + self.fc2.cost(point, n)

@@ -9,21 +9,20 @@
 //! that are no whole number of windows, each config form follows its own (`pad_after_shift`, and
 //! `square_windows` for the authors' constructor on maps that are small and not square).
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
 use switchformer_nn::init::Draw;
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patchify};
+use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{
-    PadOrder, Scores, Windows, halved, merge_squares, pad_to_patches, pair_biases, windowed,
-};
+use switchformer_nn::spatial::{Cut, PadOrder, halved, merge_squares, pad_to_patches, pair_biases};
 use switchformer_nn::staged::State;
-use switchformer_nn::weights::{FfnSpec, LinearSpec};
+use switchformer_nn::weights::{FfnSpec, PatchSpec};
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
-    Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
+    Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Timm, Trait, Variant};
@@ -270,98 +269,29 @@ fn pretrained(c: &ConfigMap, stages: usize) -> Result<Vec<usize>> {
 }
 
 /// Where the numbers come from that are added to the scores.
-enum Positions {
+enum Places {
     /// One per relative place and head, `[(2 h - 1) * (2 w - 1), heads]`.
     Table(Tensor),
     /// A network over relative places (Swin v2).
     Network { places: Tensor, fc1: Tensor, bias: Tensor, fc2: Tensor },
 }
 
-struct WindowAttention {
-    qkv: Box<dyn Linear>,
-    /// Of queries and values where keys have none (Swin v2).
-    biases: Option<[Tensor; 2]>,
-    out: Box<dyn Linear>,
-    heads: usize,
+/// What relative places add to the scores of a window.
+struct PlaceBias {
     window: Size,
-    shift: Size,
-    /// Whether a map no larger than a window stays where it is, whatever the block.
-    rests_when_small: bool,
-    order: PadOrder,
-    far: f32,
-    /// Logarithm of the factor of the cosine, `[heads, 1, 1]` (Swin v2).
-    logit_scale: Option<Tensor>,
-    /// Factor of the scores (Swin).
-    scale: f64,
-    positions: Positions,
-    /// What the positions add, kept where no training can change them.
+    positions: Places,
+    /// What it gave, kept where no training can change it.
     fixed: Option<OnceLock<Tensor>>,
 }
 
-impl WindowAttention {
-    fn load(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Self> {
-        let (dim, heads, window) = (c.width(stage), c.heads[stage], c.window(stage));
-        let v2 = c.version == Version::V2;
-        let w = w.at("attention");
-        let own = w.at("self");
-        let parts = LinearSpec {
-            parts: &["query", "key", "value"],
-            fused: Some("qkv"),
-            in_dim: dim,
-            out_dim: dim,
-            bias: c.qkv_bias && !v2,
-        };
-        let vector = |name: &str| own.tensor(name, &[dim], ParamKind::Vector);
-        let half = if within % 2 == 1 { c.windows[stage] / 2 } else { 0 };
-        let resolution = c.looked_at(stage);
-        let by_side = |side: usize, window: usize| if side <= window && !c.always_partition { 0 } else { half };
-        let shift = match (c.timm, v2) {
-            (true, _) => (by_side(resolution.0, window.0), by_side(resolution.1, window.1)),
-            (false, true) => (by_side(resolution.0, window.0), by_side(resolution.0, window.0)),
-            (false, false) => (half, half),
-        };
-        let n_places = (2 * window.0 - 1) * (2 * window.1 - 1);
-        let positions = if v2 {
-            let net = own.at("continuous_position_bias_mlp");
-            Positions::Network {
-                places: log_places(window, c.pretrained[stage])?,
-                fc1: net.tensor("0.weight", &[NETWORK, 2], ParamKind::Table)?,
-                bias: net.tensor("0.bias", &[NETWORK], ParamKind::Vector)?,
-                fc2: net.tensor("2.weight", &[heads, NETWORK], ParamKind::Table)?,
-            }
-        } else {
-            Positions::Table(own.tensor("relative_position_bias_table", &[n_places, heads], ParamKind::Table)?)
-        };
-        Ok(WindowAttention {
-            qkv: own.linear_of(&parts)?,
-            biases: if v2 && c.qkv_bias { Some([vector("query.bias")?, vector("value.bias")?]) } else { None },
-            out: w.linear("output.dense", dim, dim, true)?,
-            heads,
-            window,
-            shift,
-            rests_when_small: !c.timm && !v2,
-            order: if c.timm { PadOrder::ShiftThenPad } else { PadOrder::PadThenShift },
-            // Swin v2 in transformers adds its mask twice.
-            far: if v2 && !c.timm { -200.0 } else { -100.0 },
-            logit_scale: if v2 {
-                Some(own.drawn(Draw::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?)
-            } else {
-                None
-            },
-            scale: c.scale.of(dim / heads),
-            positions,
-            fixed: (!w.is_trainable()).then(OnceLock::new),
-        })
-    }
-
-    /// What relative places add to the scores. Shapes: -> `[heads, len, len]`.
-    fn bias(&self) -> Result<Tensor> {
+impl PairBias for PlaceBias {
+    fn of(&self, _: Size) -> Result<Tensor> {
         if let Some(bias) = self.fixed.as_ref().and_then(OnceLock::get) {
             return Ok(bias.clone());
         }
         let table = match &self.positions {
-            Positions::Table(table) => table.clone(),
-            Positions::Network { places, fc1, bias, fc2 } => {
+            Places::Table(table) => table.clone(),
+            Places::Network { places, fc1, bias, fc2 } => {
                 let hidden = Activation::Relu.forward(&ops::linear(places, fc1, Some(bias))?)?;
                 let raw = ops::linear(&hidden, fc2, None)?; // [places, heads]
                 ((raw.neg()?.exp()? + 1.0)?.recip()? * 16.0)?
@@ -374,42 +304,70 @@ impl WindowAttention {
         Ok(bias)
     }
 
-    fn scores(&self) -> Result<Scores> {
-        Ok(match &self.logit_scale {
-            None => Scores::Dot(self.scale),
-            Some(log) => Scores::Cosine(log.minimum(&Tensor::full(100f32.ln(), log.shape(), log.device())?)?.exp()?),
-        })
-    }
-
-    /// How far a map of this size is moved.
-    fn shift_of(&self, (h, w): Size) -> Size {
-        if self.rests_when_small && h.min(w) <= self.window.0 { (0, 0) } else { self.shift }
-    }
-
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let dim = self.out.dims().0;
-        let shifts: Vec<Size> = rows.sizes()?.iter().map(|s| self.shift_of(*s)).collect();
-        let windows = Windows::new(rows, self.window, &shifts, self.order, self.far)?;
-        let mut qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?; // [total + pads, 3 * dim]
-        if let Some([q, v]) = &self.biases {
-            qkv = qkv.broadcast_add(&Tensor::cat(&[q, &q.zeros_like()?, v], 0)?)?;
-        }
-        cx.count(windows.macs(dim));
-        let mixed = windowed(&qkv, &windows, self.heads, &self.scores()?, &self.bias()?)?;
-        self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (macs, pads) = Windows::forecast(sizes, self.window, 1, self.out.dims().0);
-        let rows = rows_in(sizes);
-        let table = match &self.positions {
-            Positions::Table(t) => t.elem_count(),
-            Positions::Network { fc1, bias, fc2, .. } => fc1.elem_count() + bias.elem_count() + fc2.elem_count(),
+    fn cost(&self) -> LeafCost {
+        let n = match &self.positions {
+            Places::Table(t) => t.elem_count(),
+            Places::Network { fc1, bias, fc2, .. } => fc1.elem_count() + bias.elem_count() + fc2.elem_count(),
         };
-        let biases = self.biases.iter().flatten().chain(&self.logit_scale).map(Tensor::elem_count).sum::<usize>();
-        let own = LeafCost::new(macs as u64, 4 * (table + biases) as u64);
-        self.qkv.cost(point, rows + pads) + self.out.cost(point, rows) + own
+        LeafCost::bytes(4 * n as u64)
     }
+}
+
+/// How the maps of a block are cut: moved by half a window in every second block.
+fn windows(c: &Config, stage: usize, within: usize) -> Partition {
+    let (window, v2) = (c.window(stage), c.version == Version::V2);
+    let half = if within % 2 == 1 { c.windows[stage] / 2 } else { 0 };
+    let resolution = c.looked_at(stage);
+    let by_side = |side: usize, window: usize| if side <= window && !c.always_partition { 0 } else { half };
+    let moved = match (c.timm, v2) {
+        (true, _) => (by_side(resolution.0, window.0), by_side(resolution.1, window.1)),
+        (false, true) => (by_side(resolution.0, window.0), by_side(resolution.0, window.0)),
+        (false, false) => (half, half),
+    };
+    // Whether a map no larger than a window stays where it is, whatever the block.
+    let rests_when_small = !c.timm && !v2;
+    let order = if c.timm { PadOrder::ShiftThenPad } else { PadOrder::PadThenShift };
+    // Swin v2 in transformers adds its mask twice.
+    let far = if v2 && !c.timm { -200.0 } else { -100.0 };
+    Arc::new(move |(h, w)| {
+        let shift = if rests_when_small && h.min(w) <= window.0 { (0, 0) } else { moved };
+        Ok(Cut::Shifted { window, shift, order, far })
+    })
+}
+
+/// The attention of a block, at the path of `w`.
+fn attention(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box<dyn Attention>> {
+    let (dim, heads, window) = (c.width(stage), c.heads[stage], c.window(stage));
+    let own = w.at("self");
+    let n_places = (2 * window.0 - 1) * (2 * window.1 - 1);
+    let names = AttentionNames {
+        fused: Some("self.qkv"),
+        ..AttentionNames::new(["self.query", "self.key", "self.value"], "output.dense")
+    };
+    let plain = AttentionSpec::new(names, dim, heads);
+    let (positions, bias, scores) = if c.version == Version::V2 {
+        let net = own.at("continuous_position_bias_mlp");
+        let positions = Places::Network {
+            places: log_places(window, c.pretrained[stage])?,
+            fc1: net.tensor("0.weight", &[NETWORK, 2], ParamKind::Table)?,
+            bias: net.tensor("0.bias", &[NETWORK], ParamKind::Vector)?,
+            fc2: net.tensor("2.weight", &[heads, NETWORK], ParamKind::Table)?,
+        };
+        let log = own.drawn(Draw::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?;
+        // Keys have no bias.
+        (positions, [c.qkv_bias, false, c.qkv_bias], Scores::Cosine(log))
+    } else {
+        let table = own.tensor("relative_position_bias_table", &[n_places, heads], ParamKind::Table)?;
+        (Places::Table(table), [c.qkv_bias; 3], Scores::Dot(c.scale.of(dim / heads)))
+    };
+    let places = PlaceBias { window, positions, fixed: (!w.is_trainable()).then(OnceLock::new) };
+    w.attention(&AttentionSpec {
+        bias,
+        scores,
+        positions: Positions::Pairs(Arc::new(places)),
+        cuts: vec![windows(c, stage, within)],
+        ..plain
+    })
 }
 
 /// Width of the network over relative places.
@@ -430,7 +388,7 @@ fn log_places((h, w): Size, pretrained: usize) -> Result<Tensor> {
 
 struct Block {
     version: Version,
-    attn: WindowAttention,
+    attn: Box<dyn Attention>,
     norm1: LayerNorm,
     ffn: Box<dyn Ffn>,
     norm2: LayerNorm,
@@ -442,7 +400,7 @@ impl Block {
         let hidden = (dim as f64 * c.mlp_ratio) as usize;
         Ok(Block {
             version: c.version,
-            attn: WindowAttention::load(c, w, stage, within)?,
+            attn: attention(c, &w.at("attention"), stage, within)?,
             norm1: w.layer_norm("layernorm_before", dim, c.eps)?,
             ffn: w.ffn(&FfnSpec {
                 inner: &["intermediate.dense"],
@@ -460,8 +418,7 @@ impl Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         Ok(match self.version {
             Version::V1 => {
-                let mixed = self.attn.forward(cx, &self.norm1.forward(x)?, rows)?;
-                let x = cx.onto(x, mixed, "attn")?;
+                let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
                 self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?
             }
             Version::V2 => {
@@ -511,8 +468,7 @@ impl Merge {
 /// The model, of either version.
 pub struct Swin {
     config: Config,
-    patch_weight: Tensor,
-    patch_bias: Tensor,
+    patches: PatchEmbed,
     patch_norm: Option<LayerNorm>,
     positions: Option<MapPositions>,
     /// In front of every stage but the first.
@@ -527,11 +483,17 @@ impl Swin {
         let config = Config::read(c, version)?;
         let last = config.width(config.stages.n() - 1);
         let (e, layers) = (w.at("embeddings"), w.at("encoder.layers"));
-        let proj = e.at("patch_embeddings.projection");
         let classifier = entry.architecture(c)?.ends_with("ForImageClassification").then_some("classifier");
         Ok(Swin {
-            patch_weight: proj.conv_matrix("weight", &[config.dim, config.channels, config.patch.0, config.patch.1])?,
-            patch_bias: proj.tensor("bias", &[config.dim], ParamKind::Vector)?,
+            patches: PatchEmbed::load(
+                &e,
+                &PatchSpec {
+                    name: "patch_embeddings.projection",
+                    channels: config.channels,
+                    patch: config.patch,
+                    dim: config.dim,
+                },
+            )?,
             patch_norm: config.patch_norm.then(|| e.layer_norm("norm", config.dim, 1e-5)).transpose()?,
             positions: config
                 .absolute
@@ -565,9 +527,7 @@ impl Staged for Swin {
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let (n, grid) = self.grid(input)?;
         let pixels = pad_to_patches(input.pixels(self.config.channels)?, self.config.patch)?;
-        let patches = patchify(&pixels, self.config.patch)?; // [b * h * w, c * ph * pw]
-        cx.count(patches.elem_count() * self.config.dim);
-        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?;
+        let x = self.patches.forward(cx, &pixels)?;
         let x = self.patch_norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
         let rows = Rows::maps(&vec![grid; n])?;
         let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
@@ -589,9 +549,8 @@ impl Staged for Swin {
     fn first_exit(&self) -> usize {
         self.config.stages.first_exit()
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let n = self.patch_weight.elem_count();
-        let own = LeafCost::new((lens.iter().sum::<usize>() * n) as u64, 4 * (n + self.patch_bias.elem_count()) as u64);
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let own = self.patches.cost(point, lens.iter().sum());
         let norm = self.patch_norm.iter().map(LayerNorm::cost);
         own + norm.chain(self.positions.iter().map(MapPositions::cost)).sum()
     }

@@ -15,8 +15,8 @@ use switchformer_nn::spatial::{Conv, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Side, Size, Staged,
-    Stream, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
+    Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Timm, Variant};
@@ -168,52 +168,28 @@ impl Config {
     }
 }
 
-/// Self-attention whose queries and keys are one projection and whose values are another.
-struct Attention {
-    qk: Box<dyn Linear>,
-    v: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
-}
-
-impl Attention {
-    fn load(w: &Weights, dim: usize, heads: usize, bias: bool) -> Result<Self> {
-        Ok(Attention {
-            qk: w.linear("qk", dim, 2 * dim, bias)?,
-            v: w.linear("v", dim, dim, bias)?,
-            out: w.linear("proj", dim, dim, true)?,
-            heads,
-        })
-    }
-
-    /// Shapes: x `[total, dim]` -> `[total, dim]`.
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let qkv = ops::beside(&[&self.qk.forward(cx, x)?, &self.v.forward(cx, x)?])?;
-        cx.count(rows.lens().iter().map(|n| 2 * n * n * self.v.dims().0).sum());
-        self.out.forward(cx, &ops::attention(&qkv, rows, self.heads)?)
-    }
-
-    fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
-        let products = LeafCost::macs((2 * n * len * len * self.v.dims().0) as u64);
-        self.qk.cost(point, n * len) + self.v.cost(point, n * len) + self.out.cost(point, n * len) + products
-    }
-}
+/// Attention over patches; its maps are those of the block.
+const OUTER: &str = "attn_out";
 
 /// A pre-norm pair of attention and feed-forward: the words' or the patches'.
 struct Level {
     norm1: LayerNorm,
-    attn: Attention,
+    attn: Box<dyn Attention>,
     norm2: LayerNorm,
     ffn: Box<dyn Ffn>,
 }
 
 impl Level {
     /// `names`: first norm, attention, second norm, feed-forward; `sizes`: width, hidden width, heads.
-    fn load(w: &Weights, names: [&str; 4], sizes: [usize; 3], bias: bool) -> Result<Self> {
+    fn load(w: &Weights, names: [&'static str; 4], sizes: [usize; 3], bias: bool) -> Result<Self> {
         let ([norm1, attn, norm2, mlp], [dim, hidden, heads]) = (names, sizes);
         Ok(Level {
             norm1: w.layer_norm(norm1, dim, EPS)?,
-            attn: Attention::load(&w.at(attn), dim, heads, bias)?,
+            attn: w.at(attn).attention(&AttentionSpec {
+                bias: [bias; 3],
+                tap: if attn == OUTER { "attn" } else { attn },
+                ..AttentionSpec::new(AttentionNames::new(["qk", "qk", "v"], "proj"), dim, heads)
+            })?,
             norm2: w.layer_norm(norm2, dim, EPS)?,
             ffn: w.at(mlp).ffn(&FfnSpec {
                 inner: &["fc1"],
@@ -227,13 +203,15 @@ impl Level {
     }
 
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let mixed = self.attn.forward(cx, &self.norm1.forward(x)?, rows)?;
-        let x = cx.onto(x, mixed, "attn")?;
+        let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
 
     fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
-        self.attn.cost(point, n, len) + self.ffn.cost(point, n * len) + self.norm1.cost() + self.norm2.cost()
+        self.attn.cost(point, &vec![(1, len); n])
+            + self.ffn.cost(point, n * len)
+            + self.norm1.cost()
+            + self.norm2.cost()
     }
 }
 
@@ -310,7 +288,7 @@ impl Tnt {
                 flatten: Flatten::load(&config, &w, config.legacy, config.legacy)?,
                 outer: Level::load(
                     &w,
-                    ["norm_out", "attn_out", "norm_mlp", "mlp"],
+                    ["norm_out", OUTER, "norm_mlp", "mlp"],
                     [dim, config.mlp_dim, config.heads],
                     config.qkv_bias,
                 )?,

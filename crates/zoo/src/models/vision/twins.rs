@@ -11,18 +11,22 @@
 //! `performer`, `msa`) puts another attention into every block, as EcoFormer's authors do: over the whole map, and softmax
 //! where there is no reduction.
 
+use std::sync::Arc;
+
+use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, Beside, attend_fused};
-use switchformer_nn::spatial::{Conv, Depthwise, PadOrder, Windows};
+use switchformer_nn::ops::Beside;
+use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{Ctx, Error, Ffn, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{
+    AttentionNames, AttentionSpec, Ctx, Error, Ffn, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
+};
 
 use crate::entry::{Entry, Timm, Trait, Variant};
 use crate::models::vision::ecoformer_pvt_v2::{Kinds, Shape};
-use crate::models::vision::pvt_v2::Attention;
-use crate::pyramid::{Downsample, MapBlock, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
+use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_in};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -173,60 +177,31 @@ impl Config {
     }
 }
 
-/// Attention of every place to its window.
-struct Local {
-    qkv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
-    heads: usize,
-    scale: f64,
-    side: usize,
-}
-
-impl Mixer for Local {
-    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let still = vec![(0, 0); rows.n()];
-        let windows = Windows::new(rows, (self.side, self.side), &still, PadOrder::PadThenShift, 0.0)?;
-        let qkv = self.qkv.forward(cx, &windows.with_pads(x)?)?; // [total + pads, 3 * dim]
-        cx.count(windows.macs(self.out.dims().0));
-        let squares = Rows::equal(windows.n(), self.side * self.side)?;
-        let spec = AttendSpec::new(&squares, &squares, self.heads, self.scale);
-        let mixed = attend_fused(&windows.cut(&qkv)?, &spec)?;
-        self.out.forward(cx, &windows.join(&mixed)?)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let (macs, pads) = Windows::forecast(sizes, (self.side, self.side), 1, self.out.dims().0);
-        self.qkv.cost(point, rows + pads) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
-    }
-}
-
 /// The attention of a block, at the path of `w`.
 fn mixer(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box<dyn Mixer>> {
     let (dim, heads, ratio) = (c.dims[stage], c.heads[stage], c.reductions[stage]);
     if let Some(kinds) = &c.kinds {
         return kinds.load(w, &Shape { dim, heads, bias: c.bias, scale: c.scale }, ratio == 1);
     }
-    let (out, scale) = (w.linear("proj", dim, dim, true)?, c.scale.of(dim / heads));
-    Ok(match &c.windows {
+    let scores = Scores::Dot(c.scale.of(dim / heads));
+    let spec = match &c.windows {
         Some(sides) if within.is_multiple_of(2) => {
-            Box::new(Local { qkv: w.linear("qkv", dim, 3 * dim, true)?, out, heads, scale, side: sides[stage] })
+            let side = sides[stage];
+            let plain = AttentionSpec::new(AttentionNames::new(["qkv"; 3], "proj"), dim, heads);
+            AttentionSpec { scores, cuts: vec![Arc::new(move |_| Ok(Cut::plain((side, side))))], ..plain }
         }
-        _ => Box::new(Attention {
-            query: w.linear("q", dim, dim, true)?,
-            key_value: w.linear("kv", dim, 2 * dim, true)?,
-            out,
-            reduction: if ratio > 1 {
+        _ => {
+            let reduce: Option<Arc<dyn Shrink>> = if ratio > 1 {
                 let conv = Conv::load(&w.at("sr"), [dim, dim, ratio], [ratio, 0], true)?;
-                Some((conv, w.layer_norm("norm", dim, CONV_EPS)?))
+                Some(Arc::new(Downsample { conv, norm: w.layer_norm("norm", dim, CONV_EPS)? }))
             } else {
                 None
-            },
-            linear: false,
-            heads,
-            scale,
-        }),
-    })
+            };
+            let plain = AttentionSpec::new(AttentionNames::new(["q", "kv", "kv"], "proj"), dim, heads);
+            AttentionSpec { scores, reduce, ..plain }
+        }
+    };
+    Ok(w.attention(&spec)?)
 }
 
 struct Block {
@@ -261,10 +236,9 @@ impl Block {
     }
 }
 
-impl MapBlock for Block {
+impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let mixed = self.mixer.forward(cx, &self.norm1.forward(x)?, rows)?;
-        let x = cx.onto(x, mixed, "mixer")?;
+        let x = self.mixer.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         let x = self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)?;
         match &self.positions {
             Some(conv) => conv.forward_beside(cx, &x, rows, Beside { input: true, act: None }),

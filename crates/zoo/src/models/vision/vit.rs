@@ -9,13 +9,14 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{
-    Activation, AttentionNames, BlockSpec, EncoderBlock, LayerNorm, check_heads, patch_grid, patchify, positions_at,
+    Activation, BlockSpec, EncoderBlock, LayerNorm, PatchEmbed, check_heads, patch_grid, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
+use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged, Tensor,
-    Weights, ops,
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size,
+    Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, Variant};
@@ -132,8 +133,7 @@ pub(crate) struct Body {
     pub(crate) config: Config,
     prefix: Vec<Tensor>,
     positions: Tensor,
-    patch_weight: Tensor,
-    patch_bias: Tensor,
+    patches: PatchEmbed,
     blocks: Vec<EncoderBlock>,
     norm: LayerNorm,
 }
@@ -141,7 +141,7 @@ pub(crate) struct Body {
 impl Body {
     /// Loads with the given prefix tokens (`cls_token`, and `distillation_token` for DeiT).
     pub(crate) fn load(config: Config, w: &Weights, prefix: &[&str]) -> Result<Self> {
-        let (dim, (gh, gw), (ph, pw)) = (config.dim, config.grid(config.image)?, config.patch);
+        let (dim, (gh, gw)) = (config.dim, config.grid(config.image)?);
         let e = w.at("embeddings");
         let spec = BlockSpec {
             dim,
@@ -152,21 +152,24 @@ impl Body {
             qkv_bias: config.qkv_bias,
             norm_first: true,
             attention: AttentionNames {
-                qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
                 fused: Some("attention.attention.qkv"),
-                out: "attention.output.dense",
+                ..AttentionNames::new(
+                    ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+                    "attention.output.dense",
+                )
             },
             norm1: "layernorm_before",
             norm2: "layernorm_after",
             fc: ["intermediate.dense", "output.dense"],
         };
         let table = |name: &str, shape: &[usize]| e.tensor(name, shape, ParamKind::Table);
-        let proj = e.at("patch_embeddings.projection");
         Ok(Body {
             prefix: prefix.iter().map(|p| table(p, &[1, 1, dim])).collect::<Result<_>>()?,
             positions: table("position_embeddings", &[1, prefix.len() + gh * gw, dim])?,
-            patch_weight: proj.conv_matrix("weight", &[dim, config.channels, ph, pw])?,
-            patch_bias: proj.tensor("bias", &[dim], ParamKind::Vector)?,
+            patches: PatchEmbed::load(
+                &e,
+                &PatchSpec { name: "patch_embeddings.projection", channels: config.channels, patch: config.patch, dim },
+            )?,
             blocks: (0..config.depth)
                 .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec))
                 .collect::<Result<_>>()?,
@@ -189,9 +192,7 @@ impl Body {
     pub(crate) fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let (pixels, grid) = self.pixels(input)?;
         let (b, dim, n) = (pixels.dims()[0], self.config.dim, grid.0 * grid.1);
-        let patches = patchify(pixels, self.config.patch)?; // [b * n, c * ph * pw]
-        cx.count(b * n * patches.dims()[1] * dim);
-        let x = ops::linear(&patches, &self.patch_weight, Some(&self.patch_bias))?.reshape((b, n, dim))?;
+        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
         let mut parts = self.prefix.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>, _>>()?;
         parts.push(x);
         let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
@@ -215,11 +216,10 @@ impl Body {
         self.norm.forward(&ops::gather(&state.x, &Tensor::from_vec(index, n, state.x.device())?)?)
     }
 
-    pub(crate) fn cost_stem(&self, lens: &[usize]) -> LeafCost {
-        let inner = self.patch_weight.dims()[1];
+    pub(crate) fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let patches: usize = lens.iter().map(|l| l - self.n_prefix()).sum();
-        let tables = self.positions.elem_count() + (self.n_prefix() + 1) * self.config.dim;
-        LeafCost::new((patches * inner * self.config.dim) as u64, 4 * (inner * self.config.dim + tables) as u64)
+        let tables = self.positions.elem_count() + self.n_prefix() * self.config.dim;
+        self.patches.cost(point, patches) + LeafCost::bytes(4 * tables as u64)
     }
 
     pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
@@ -320,8 +320,8 @@ impl Staged for Vit {
             _ => None,
         }
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_stem(lens)
+    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.body.cost_stem(point, lens)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.body.cost_block(idx, point, lens)
