@@ -113,13 +113,7 @@ pub fn attend<'a>(
 ///
 /// # Panics
 /// If a length does not match or there is no such segment.
-pub fn attend_probs<'a>(
-    spec: &Attend<'_>,
-    q: Rows<'_>,
-    k: impl Into<Keys<'a>>,
-    segment: usize,
-    probs: &mut [f32],
-) {
+pub fn attend_probs<'a>(spec: &Attend<'_>, q: Rows<'_>, k: impl Into<Keys<'a>>, segment: usize, probs: &mut [f32]) {
     map(spec, q, k.into(), segment, probs, false);
 }
 
