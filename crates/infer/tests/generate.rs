@@ -87,7 +87,40 @@ fn what_does_not_write_is_refused() {
     let (pair, text) = (toy_model("t5", &json!({})), Input::tokens(&sequences(50, &[3])).unwrap());
     assert!(greedy(&reader, &Point::new(), &text, 3).is_err());
     assert!(greedy(&pair, &Point::new(), &text, 0).is_err());
-    assert!(greedy(&pair, &Point::new().with("exit", 3), &text, 3).is_err());
+    assert!(greedy(&pair, &Point::new().with("exit", 2), &text, 3).is_err(), "the encoder alone writes nothing");
+    let sure = Point::new().with("exit", json!({"confidence": 0.9}));
+    assert!(greedy(&pair, &sure, &text, 3).is_err(), "no exit heads, no confidence");
+}
+
+#[test]
+fn exits_act_while_writing() {
+    let opened = toy_model("t5", &json!({"num_decoder_layers": 3}));
+    let source = sequences(50, &[7, 3, 12]);
+    let source = Input::tokens(&source).unwrap();
+    let mut all = Vec::new();
+    for exit in 3..=5 {
+        let point = Point::new().with("exit", exit);
+        let (written, trace) = greedy(&opened, &point, &source, 8).unwrap();
+        // The same, with every text read again from its start for each token.
+        let mut plain: Vec<Vec<u32>> = vec![vec![0]; 3];
+        for _ in 0..8 {
+            let input = Input::pair(source.clone(), Input::tokens(&plain).unwrap()).unwrap();
+            let (out, _) = opened.run(&point, &input).unwrap();
+            let (logits, rows) = out.get_rows("logits").unwrap();
+            let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+            for (m, text) in plain.iter_mut().enumerate() {
+                let row = &logits[rows.range(m).end - 1];
+                let best = (0..row.len()).rev().max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+                text.push(best as u32);
+            }
+        }
+        for (got, want) in written.iter().zip(&plain) {
+            assert_eq!(got[..], want[1..=got.len()], "exit {exit}");
+        }
+        assert_eq!(trace.decisions.len(), usize::from(exit < 5), "one record, however many steps");
+        all.push(written);
+    }
+    assert!(all[0] != all[2], "an exit that changes nothing proves nothing");
 }
 
 #[test]

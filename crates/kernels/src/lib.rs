@@ -38,7 +38,7 @@ pub mod softmax;
 pub mod threads;
 
 pub use attention::{
-    Attend, Bias, Packed, Positions, QkvGrad, Rows, RowsMut, Zones, attend, attend_backward, attend_probs,
+    Attend, Bias, Keys, Packed, Positions, QkvGrad, Rows, RowsMut, Slab, Zones, attend, attend_backward, attend_probs,
     attend_probs_mean, attention, attention_backward, attention_probs,
 };
 pub use buffer::unfilled;

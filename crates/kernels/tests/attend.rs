@@ -3,8 +3,8 @@ mod common;
 
 use common::{Rng, assert_close, dot, each_isa, numeric_grad};
 use switchformer_kernels::{
-    Attend, Bias, Positions, QkvGrad, Rows, RowsMut, Zones, attend, attend_backward, attend_probs, attend_probs_mean,
-    reference, set_threads,
+    Attend, Bias, Keys, Packed, Positions, QkvGrad, Rows, RowsMut, Slab, Zones, attend, attend_backward, attend_probs,
+    attend_probs_mean, reference, set_threads,
 };
 
 fn cu(lens: &[u32]) -> Vec<u32> {
@@ -287,4 +287,45 @@ fn heads_of_keys_must_divide() {
     };
     let r = Rows::packed(&[], 4);
     attend(&spec, r, r, r, &mut [], None);
+}
+
+#[test]
+fn keys_in_slabs_give_what_packed_keys_give() {
+    let (heads, heads_kv, hd) = (4, 2, 20);
+    let (lens_q, lens_k) = ([1u32, 3, 0, 70, 2], [5u32, 130, 2, 70, 0]);
+    let (cu_q, cu_k) = (cu(&lens_q), cu(&lens_k));
+    let mut rng = Rng::new(7);
+    let (dim, width) = (heads * hd, heads_kv * hd);
+    let q = rng.floats(76 * dim);
+    let kv = [(); 2].map(|()| rng.floats(207 * width));
+    // Head after head, with room for more rows than there are; the room holds what no result may show.
+    let slabs = kv.each_ref().map(|packed| {
+        let one = |i: usize| {
+            let (first, n) = (cu_k[i] as usize, lens_k[i] as usize);
+            let capacity = n + 3;
+            let mut data = vec![f32::NAN; heads_kv * capacity * hd];
+            for (h, j) in (0..heads_kv).flat_map(|h| (0..n).map(move |j| (h, j))) {
+                let from = &packed[(first + j) * width + h * hd..][..hd];
+                data[(h * capacity + j) * hd..][..hd].copy_from_slice(from);
+            }
+            (data, capacity)
+        };
+        (0..lens_k.len()).map(one).collect::<Vec<_>>()
+    });
+    let views = slabs
+        .each_ref()
+        .map(|all| all.iter().map(|(data, capacity)| Slab { data, capacity: *capacity }).collect::<Vec<_>>());
+    let packed = Packed { cu: &cu_q, heads, head_dim: hd, scale: 0.3 }.attend();
+    let spec = Attend { cu_k: &cu_k, heads_kv, causal: true, ..packed };
+    each_isa(|_| {
+        let [mut want, mut got] = [(); 2].map(|()| vec![0f32; 76 * dim]);
+        let q = Rows::packed(&q, dim);
+        attend(&spec, q, Rows::packed(&kv[0], width), Rows::packed(&kv[1], width), &mut want, None);
+        attend(&spec, q, Keys::Slabs(&views[0]), Keys::Slabs(&views[1]), &mut got, None);
+        assert!(want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()));
+        let [mut want, mut got] = [(); 2].map(|()| vec![0f32; heads * 3 * 130]);
+        attend_probs(&spec, q, Rows::packed(&kv[0], width), 1, &mut want);
+        attend_probs(&spec, q, Keys::Slabs(&views[0]), 1, &mut got);
+        assert_eq!(want, got);
+    });
 }

@@ -4,6 +4,7 @@ use candle_core::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
+use crate::memory::Memory;
 use crate::ops;
 use crate::point::Point;
 use crate::taps::Taps;
@@ -31,6 +32,8 @@ pub struct Ctx<'a> {
     pub dropout: f64,
     /// What batch norms saw in training; `None` leaves them at their kept statistics, gradients or not.
     pub moments: Option<Vec<Moments>>,
+    /// What is remembered of the passes before, where a text is written bit by bit.
+    pub memory: Option<&'a mut Memory>,
     /// How often [`Ctx::drop`] dropped: places of one name in one block draw apart.
     drops: usize,
 }
@@ -60,7 +63,18 @@ pub struct Aux {
 impl<'a> Ctx<'a> {
     /// A context for inference.
     pub fn new(point: &'a Point, taps: &'a mut Taps, trace: &'a mut Trace) -> Self {
-        Ctx { point, taps, trace, train: false, block: 0, aux: Vec::new(), dropout: 0.0, moments: None, drops: 0 }
+        Ctx {
+            point,
+            taps,
+            trace,
+            train: false,
+            block: 0,
+            aux: Vec::new(),
+            dropout: 0.0,
+            moments: None,
+            memory: None,
+            drops: 0,
+        }
     }
 
     /// A random stream that depends on the request's seed and the place alone: not on batch mates or threads.

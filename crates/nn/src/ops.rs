@@ -11,6 +11,7 @@ mod dense;
 pub mod fused;
 mod nested;
 pub mod optim;
+mod slab;
 
 use candle_core::{DType, Tensor};
 
@@ -27,6 +28,7 @@ pub(crate) use conv::WIDEST;
 pub use conv::{Beside, depthwise};
 pub use dense::{DenseWeight, linear_grouped};
 pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
+pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 
 /// Whether the kernels can take these tensors.
 pub(crate) fn on_kernels(tensors: &[&Tensor]) -> bool {

@@ -72,6 +72,11 @@ pub trait Staged: Send + Sync {
     fn first_exit(&self) -> usize {
         1
     }
+    /// First block that runs where the memory holds what the blocks before it gave; `None` for models without memory. A
+    /// model with one puts its rows behind the text so far with [`Memory::place`] in its stem.
+    fn resume(&self) -> Option<usize> {
+        None
+    }
     /// Width and number of classes where the answer is one row of `logits` per member: only then can exit heads answer
     /// in the model's stead.
     fn classifier(&self) -> Option<(usize, usize)> {
@@ -131,7 +136,9 @@ pub fn walk(
         asked.iter().for_each(|name| cx.taps.listen(name));
         cx.block = idx;
         state = model.block(cx, idx, state)?;
-        cx.taps.put(&format!("blocks.{idx}"), &state.x);
+        if cx.taps.active() {
+            cx.taps.put(&format!("blocks.{idx}"), &state.x);
+        }
         for rule in rules {
             if state.rows.n() > 0 {
                 state = rule.after(cx, model, idx, state, left)?;
@@ -142,17 +149,32 @@ pub fn walk(
     Ok(state)
 }
 
-/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place.
+/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place. With
+/// a memory that holds a text, the pass goes on with it: only the blocks run that meet the new rows.
 pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: &Input) -> Result<Output> {
     let n = input.n();
+    let first = match &cx.memory {
+        None => 0,
+        Some(_) if cx.train => return Err(Error::input("a memory in training", "train on whole texts, without one")),
+        Some(memory) => {
+            let hint = "give it to a model that writes";
+            let resume = model.resume().ok_or_else(|| Error::input("this model keeps no memory", hint))?;
+            if memory.is_empty() { 0 } else { resume }
+        }
+    };
     let state = model.stem(cx, input)?;
     cx.taps.put("stem", &state.x);
     let mut left = Left::new();
-    let state = walk(model, rules, cx, 0..model.n_blocks(), state, &mut left)?;
+    let state = walk(model, rules, cx, first..model.n_blocks(), state, &mut left)?;
     if state.rows.n() > 0 || left.is_empty() {
         let members = state.rows.members().to_vec();
         let out = model.head(cx, state)?;
         left.push((members, out));
+    }
+    if let Some(memory) = &cx.memory {
+        for (members, _) in &mut left {
+            *members = memory.segments(members)?.into_iter().map(|s| s as u32).collect();
+        }
     }
     let merged = Output::merge(left, n)?;
     Ok(rules.iter().filter_map(|r| r.outputs()).fold(merged, |out, names| out.only(names)))
@@ -185,8 +207,8 @@ pub trait Model: Send + Sync {
     /// Rows per member for an input, before any rule acts. A model with two streams gives the lengths of all sources,
     /// then of all targets; its costs take them so.
     fn lens(&self, input: &Input) -> Result<Vec<usize>>;
-    /// How it writes step by step, where it does.
-    fn decoder(&self) -> Option<&dyn Decode> {
+    /// How it writes, where it does.
+    fn decoder(&self) -> Option<&Decode> {
         None
     }
 }

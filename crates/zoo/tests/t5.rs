@@ -7,7 +7,7 @@ mod common;
 use common::{batch, far, flat, pair_sequences, sequences, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Ctx, Error, Input, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Error, Input, Memory, Point, Taps, Trace, Weights, staged};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
 fn open(family: &str, changes: &Json) -> Result<Opened, Error> {
@@ -60,33 +60,128 @@ fn at_once(opened: &Opened, source: &Input, target: &[Vec<u32>]) -> Vec<Vec<f32>
     out.get_rows("logits").unwrap().0.to_vec2().unwrap()
 }
 
+/// Logits of a pass with a memory, row by row.
+fn pass(opened: &Opened, point: &Point, memory: &mut Memory, input: &Input) -> Result<Vec<Vec<f32>>, Error> {
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    cx.memory = Some(memory);
+    let rules = opened.switches.rules(point)?;
+    let out = staged::run(opened.model.trunk(), &rules, &mut cx, input)?;
+    Ok(out.get_rows("logits").unwrap().0.to_vec2().unwrap())
+}
+
+/// Reads sources and the first tokens of targets into a new memory.
+fn read(opened: &Opened, source: &[Vec<u32>], first: &[&[u32]]) -> (Memory, Vec<Vec<f32>>) {
+    let mut memory = Memory::new(source.len()).unwrap();
+    let input = Input::pair(Input::tokens(source).unwrap(), Input::tokens(first).unwrap()).unwrap();
+    let logits = pass(opened, &Point::new(), &mut memory, &input).unwrap();
+    (memory, logits)
+}
+
 #[test]
-fn steps_with_a_cache_give_the_logits_of_the_whole() {
-    for family in ["t5", "mt5"] {
+fn passes_with_a_memory_give_the_logits_of_the_whole() {
+    for family in ["t5", "mt5", "switch_transformers"] {
         let opened = open(family, &json!({})).unwrap();
         let [source, target] = pair_sequences(50, &[7, 3, 12]);
-        let (source, steps) = (Input::tokens(&source).unwrap(), 4);
-        let target: Vec<Vec<u32>> = target.iter().map(|t| t.iter().cycle().take(steps).copied().collect()).collect();
-        let whole = at_once(&opened, &source, &target);
-        let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
-        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
-        let decoder = opened.model.decoder().unwrap();
-        let mut cache = decoder.begin(&mut cx, &source).unwrap();
+        let target: Vec<Vec<u32>> = target.iter().map(|t| t.iter().cycle().take(40).copied().collect()).collect();
+        let whole = at_once(&opened, &Input::tokens(&source).unwrap(), &target);
+        // Unequal numbers of tokens in each pass; the one in the middle leaves half-way.
+        let chunks: [&[(usize, usize)]; 5] = [
+            &[(0, 1), (0, 2), (0, 3)],
+            &[(1, 2), (2, 20), (3, 4)],
+            &[(2, 3), (4, 5)],
+            &[(3, 38), (5, 39)],
+            &[(38, 39), (39, 40)],
+        ];
         let mut members = vec![0, 1, 2];
-        for step in 0..steps {
-            // The one in the middle leaves half-way.
-            if step == 2 {
-                cache.select(&[0, 2]).unwrap();
+        let mut memory = Memory::new(3).unwrap();
+        for (i, chunk) in chunks.iter().enumerate() {
+            if i == 2 {
+                memory.select(&[0, 2]).unwrap();
                 members.remove(1);
             }
-            let tokens: Vec<u32> = members.iter().map(|m| target[*m][step]).collect();
-            let logits = decoder.step(&mut cx, &mut cache, &tokens).unwrap();
-            let want: Vec<f32> = members.iter().flat_map(|m| whole[m * steps + step].clone()).collect();
-            let off = far(&flat(&logits), &want);
-            assert!(off < 1e-5, "{family}: step {step} differs by {off:e}");
+            let tokens: Vec<&[u32]> = members.iter().zip(*chunk).map(|(m, (a, b))| &target[*m][*a..*b]).collect();
+            let tokens = Input::tokens(&tokens).unwrap();
+            let input = match i {
+                0 => Input::pair(Input::tokens(&source).unwrap(), tokens).unwrap(),
+                _ => tokens,
+            };
+            let logits = pass(&opened, &Point::new(), &mut memory, &input).unwrap().concat();
+            let want: Vec<f32> =
+                members.iter().zip(*chunk).flat_map(|(m, (a, b))| whole[m * 40 + a..m * 40 + b].concat()).collect();
+            let off = far(&logits, &want);
+            assert!(off < 1e-5, "{family}: pass {i} differs by {off:e}");
         }
-        assert_eq!(cache.written.members(), [0, 2]);
+        assert_eq!((memory.rows().members(), memory.rows().lens()), (&[0, 2][..], vec![39, 40]));
+        assert!(memory.bytes() > 0);
     }
+}
+
+#[test]
+fn members_that_join_get_what_they_get_alone() {
+    for family in ["t5", "switch_transformers"] {
+        let opened = open(family, &json!({})).unwrap();
+        let [source, target] = pair_sequences(50, &[7, 3, 12]);
+        let target: Vec<Vec<u32>> = target.iter().map(|t| t.iter().cycle().take(9).copied().collect()).collect();
+        let alone = |m: usize| -> Vec<Vec<f32>> {
+            let (mut memory, mut rows) = read(&opened, &source[m..=m], &[&target[m][..1]]);
+            let steps = target[m][1..].iter();
+            let more = steps
+                .flat_map(|t| pass(&opened, &Point::new(), &mut memory, &Input::tokens(&[[*t]]).unwrap()).unwrap());
+            rows.extend(more);
+            rows
+        };
+        // Members come after 0, 2 and 5 steps; the first leaves when it is done, and the others change places.
+        let (mut memory, mut order) = (Memory::new(0).unwrap(), Vec::<usize>::new());
+        let mut got: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 3];
+        for step in 0..16 {
+            if let Some(m) = [0, 2, 5].iter().position(|at| *at == step) {
+                let (fresh, rows) = read(&opened, &source[m..=m], &[&target[m][..1]]);
+                memory.join(fresh).unwrap();
+                order.push(m);
+                got[m].extend(rows);
+            }
+            let on: Vec<usize> = (0..order.len()).rev().filter(|i| got[order[*i]].len() < 9).collect();
+            memory.select(&on).unwrap();
+            order = on.into_iter().map(|i| order[i]).collect();
+            if order.is_empty() {
+                continue;
+            }
+            let tokens: Vec<[u32; 1]> = order.iter().map(|m| [target[*m][got[*m].len()]]).collect();
+            let rows = pass(&opened, &Point::new(), &mut memory, &Input::tokens(&tokens).unwrap()).unwrap();
+            order.iter().zip(rows).for_each(|(m, row)| got[*m].push(row));
+        }
+        for (m, got) in got.iter().enumerate() {
+            assert_eq!(*got, alone(m), "{family}: member {m}");
+        }
+    }
+}
+
+#[test]
+fn a_memory_is_refused_where_it_does_not_fit() {
+    let opened = open("t5", &json!({"num_decoder_layers": 3})).unwrap();
+    let source = sequences(50, &[7, 3]);
+    let says = |memory: &mut Memory, point: &Point, tokens: &[[u32; 1]], word: &str| {
+        let e = pass(&opened, point, memory, &Input::tokens(tokens).unwrap()).err().unwrap();
+        assert!(e.to_string().contains(word), "{e}");
+    };
+    let (mut memory, _) = read(&opened, &source, &[&[0], &[0, 4]]);
+    says(&mut memory, &Point::new(), &[[5]], "memory");
+    // A member that left early has no keys above its exit.
+    pass(&opened, &Point::new().with("exit", 3), &mut memory, &Input::tokens(&[[5], [6]]).unwrap()).unwrap();
+    says(&mut memory, &Point::new(), &[[5], [6]], "exit");
+    let (early, _) = {
+        let mut memory = Memory::new(1).unwrap();
+        let input = Input::pair(Input::tokens(&source[..1]).unwrap(), Input::tokens(&[[0u32]]).unwrap()).unwrap();
+        let logits = pass(&opened, &Point::new().with("exit", 3), &mut memory, &input).unwrap();
+        (memory, logits)
+    };
+    let (mut whole, _) = read(&opened, &source[1..], &[&[0]]);
+    assert!(whole.join(early).is_err());
+    assert!(whole.select(&[1]).is_err());
+    let reader = open("bert", &json!({})).unwrap();
+    let e = pass(&reader, &Point::new(), &mut Memory::new(1).unwrap(), &Input::tokens(&[[5u32, 6]]).unwrap());
+    assert!(e.err().unwrap().to_string().contains("keeps no memory"));
 }
 
 #[test]

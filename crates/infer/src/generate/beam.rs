@@ -60,7 +60,7 @@ impl Beams {
 struct Beam {
     tokens: Vec<u32>,
     sum: f64,
-    /// The segment of the cache that it continues.
+    /// The segment of the memory that it continues.
     from: usize,
 }
 
@@ -135,28 +135,26 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 /// The best texts of each member.
 pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Written>>> {
     b.check()?;
-    let mut cache = pen.begin(source)?;
-    let first = pen.decoder.start();
+    let (mut memory, mut logits) = pen.begin(source)?;
     // All beams of a member start as one.
     let start =
         |from: usize| Search { running: vec![Beam { tokens: Vec::new(), sum: 0.0, from }], finished: Vec::new() };
     let mut searches: Vec<Search> = (0..source.n()).map(start).collect();
     loop {
-        let last = |beam: &Beam| beam.tokens.last().copied().unwrap_or(first);
-        let tokens: Vec<u32> = searches.iter().flat_map(|s| s.running.iter().map(last)).collect();
-        if tokens.is_empty() {
-            break;
-        }
-        let logits = pen.step(&mut cache, &tokens)?;
         let scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
         searches.iter_mut().filter(|s| !s.running.is_empty()).for_each(|s| s.step(&scores, ends, b));
-        // Segments of the next step: what each running beam continues.
-        let mut segments = Vec::with_capacity(tokens.len());
+        // Segments of the next step: what each running beam continues, and with which token.
+        let (mut segments, mut tokens) = (Vec::new(), Vec::new());
         for beam in searches.iter_mut().flat_map(|s| &mut s.running) {
             segments.push(beam.from);
+            tokens.extend(beam.tokens.last());
             beam.from = segments.len() - 1;
         }
-        cache.select(&segments)?;
+        if segments.is_empty() {
+            break;
+        }
+        memory.select(&segments)?;
+        logits = pen.step(&mut memory, &tokens)?;
     }
     let texts = |s: Search| {
         let written = |(score, tokens, end)| Written { tokens, score: Some(score), end };

@@ -6,7 +6,7 @@
 mod beam;
 mod sample;
 
-use switchformer_nn::{Cache, Ctx, Decode, Error, Input, Point, Result, Taps, Trace};
+use switchformer_nn::{Between, Ctx, Decode, Error, Input, Memory, Point, Result, Staged, Taps, Trace, run};
 use switchformer_switch::leaf::experts::Loads;
 
 use switchformer_zoo::Opened;
@@ -93,8 +93,9 @@ pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize)
     Ok((all.into_iter().map(|m| m.into_iter().flat_map(|w| w.tokens).collect()).collect(), trace))
 }
 
-/// Writes an answer to each member of `source`, the best first where there are several. Errors where the model does
-/// not write, a setting is out of bounds, or the point asks for rules between blocks, which steps do not run.
+/// Writes an answer to each member of `source`, the best first where there are several. Every pass runs under the rules
+/// of the point: a fixed exit ends each step where it ends any pass. Errors where the model does not write, a setting is
+/// out of bounds, or the point asks for what this model does not offer.
 pub fn write(
     opened: &Opened,
     point: &Point,
@@ -108,13 +109,15 @@ pub fn write(
     if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
-    if !opened.switches.rules(point)?.is_empty() {
-        let hint = "leave out what acts between blocks (`tokens`, `exit`)";
-        return Err(Error::point("writing runs every block on every token", hint));
-    }
-    let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let mut pen = Pen { decoder, cx: Ctx::new(point, &mut taps, &mut trace), loads: Loads::default() };
-    let ends = Ends { tokens: decoder.ends(), stop: watch.stop, max: how.max_tokens };
+    let mut pen = Pen {
+        decoder,
+        model: opened.model.trunk(),
+        rules: opened.switches.rules(point)?,
+        point,
+        trace: Trace::default(),
+        loads: Loads::default(),
+    };
+    let ends = Ends { tokens: &decoder.ends, stop: watch.stop, max: how.max_tokens };
     let written = match &how.choice {
         Choice::Greedy => one_by_one(&mut pen, source, &ends, watch.token, &mut |_, _, row| likeliest(row))?,
         Choice::Sample(s) => {
@@ -125,29 +128,51 @@ pub fn write(
         }
         Choice::Beams(b) => beam::search(&mut pen, source, &ends, b)?,
     };
-    let loads = pen.loads;
-    loads.give(&mut trace);
-    Ok((written, trace))
+    pen.loads.give(&mut pen.trace);
+    Ok((written, pen.trace))
 }
 
 /// A decoder at work: its records stay as few as one pass makes, however long the text.
-struct Pen<'a, 'b> {
-    decoder: &'a dyn Decode,
-    cx: Ctx<'b>,
+struct Pen<'a> {
+    decoder: &'a Decode,
+    model: &'a dyn Staged,
+    rules: Vec<Box<dyn Between>>,
+    point: &'a Point,
+    trace: Trace,
     loads: Loads,
 }
 
-impl Pen<'_, '_> {
-    fn begin(&mut self, source: &Input) -> Result<Cache> {
-        let cache = self.decoder.begin(&mut self.cx, source)?;
-        self.loads.take(self.cx.trace);
-        Ok(cache)
+impl Pen<'_> {
+    /// Reads the source and scores what could follow the start token; the memory goes on from there.
+    fn begin(&mut self, source: &Input) -> Result<(Memory, Vec<Vec<f32>>)> {
+        let mut memory = Memory::new(source.n())?;
+        let start = Input::tokens(&vec![[self.decoder.start]; source.n()])?;
+        let scores = self.pass(&mut memory, &Input::pair(source.clone(), start)?)?;
+        Ok((memory, scores))
     }
 
     /// Scores of what could follow, one row per token written.
-    fn step(&mut self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-        let logits = self.decoder.step(&mut self.cx, cache, tokens)?;
-        self.loads.take(self.cx.trace);
+    fn step(&mut self, memory: &mut Memory, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let tokens: Vec<[u32; 1]> = tokens.iter().map(|t| [*t]).collect();
+        self.pass(memory, &Input::tokens(&tokens)?)
+    }
+
+    fn pass(&mut self, memory: &mut Memory, input: &Input) -> Result<Vec<Vec<f32>>> {
+        let (mut taps, mut trace) = (Taps::none(), Trace::default());
+        let mut cx = Ctx::new(self.point, &mut taps, &mut trace);
+        cx.memory = Some(memory);
+        let out = run(self.model, &self.rules, &mut cx, input)?;
+        let (logits, _) = out.get_rows("logits").ok_or_else(|| {
+            Error::point("no scores of words are left at this point", "leave out what answers in the model's stead")
+        })?;
+        self.loads.take(&mut trace);
+        self.trace.macs += trace.macs;
+        self.trace.decision_macs += trace.decision_macs;
+        for decision in trace.decisions {
+            if !self.trace.decisions.contains(&decision) {
+                self.trace.decisions.push(decision);
+            }
+        }
         Ok(logits.to_vec2()?)
     }
 }
@@ -163,17 +188,12 @@ fn one_by_one(
     heard: &mut dyn FnMut(usize, u32),
     pick: Pick,
 ) -> Result<Vec<Vec<Written>>> {
-    let mut cache = pen.begin(source)?;
+    let (mut memory, mut logits) = pen.begin(source)?;
     let mut texts: Vec<Written> =
         (0..source.n()).map(|_| Written { tokens: Vec::new(), score: None, end: End::Length }).collect();
-    let mut tokens = vec![pen.decoder.start(); source.n()];
-    for step in 0..ends.max {
-        if tokens.is_empty() {
-            break;
-        }
-        let logits = pen.step(&mut cache, &tokens)?;
-        let mut on = Vec::with_capacity(tokens.len());
-        for (i, (member, row)) in cache.written.members().iter().zip(&logits).enumerate() {
+    for step in 0.. {
+        let mut on = Vec::with_capacity(logits.len());
+        for (i, (member, row)) in memory.rows().members().iter().zip(&logits).enumerate() {
             let member = *member as usize;
             let token = pick(member, step, row);
             texts[member].tokens.push(token);
@@ -183,8 +203,11 @@ fn one_by_one(
                 None => on.push((i, token)),
             }
         }
-        tokens = on.iter().map(|(_, token)| *token).collect();
-        cache.select(&on.into_iter().map(|(i, _)| i).collect::<Vec<_>>())?;
+        if on.is_empty() {
+            break;
+        }
+        memory.select(&on.iter().map(|(i, _)| *i).collect::<Vec<_>>())?;
+        logits = pen.step(&mut memory, &on.into_iter().map(|(_, token)| token).collect::<Vec<_>>())?;
     }
     Ok(texts.into_iter().map(|t| vec![t]).collect())
 }

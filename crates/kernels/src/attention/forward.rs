@@ -7,7 +7,7 @@
 use super::scores::{Scores, TileAt};
 use super::spec::{Attend, Segment};
 use super::tile::{carve, pack, pack_transposed, pad_rows, product, untranspose};
-use super::views::{Rows, Target};
+use super::views::{Keys, Rows, Target};
 use super::{KEY_BLOCK, QUERY_BLOCK};
 use crate::math::{exp_weight, ln};
 use crate::simd::{Simd, pad};
@@ -22,6 +22,7 @@ pub(super) struct Task<'a> {
     pub(super) segment: Segment,
     pub(super) head_kv: usize,
     pub(super) q: Rows<'a>,
+    /// Keys and values of this segment and head.
     pub(super) k: Rows<'a>,
     pub(super) v: Rows<'a>,
     pub(super) out: Target<'a>,
@@ -40,8 +41,8 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
     let lens = [keys * hdp, keys * vdp, hd * lanes, tile, vdp * lanes, lanes, lanes];
     let mut buffer = scratch(lens.iter().sum::<usize>() + carve_slack(lens.len()));
     let [k, v, qt, p, ot, top, sum] = carve(&mut buffer, lens);
-    pack(s, t.k, t.segment.k, nk, t.head_kv * hd, hd, 1.0, k, hdp);
-    pack(s, t.v, t.segment.k, nk, t.head_kv * vd, vd, 1.0, v, vdp);
+    pack(s, t.k, 0, nk, 0, hd, 1.0, k, hdp);
+    pack(s, t.v, 0, nk, 0, vd, 1.0, v, vdp);
     for head in t.head_kv * group..(t.head_kv + 1) * group {
         let mut scores = Scores::new(t.spec, t.segment, head);
         for start in (0..nq).step_by(QUERY_BLOCK) {
@@ -147,7 +148,7 @@ pub(super) struct MapTask<'a> {
     pub(super) spec: &'a Attend<'a>,
     pub(super) segment: Segment,
     pub(super) q: Rows<'a>,
-    pub(super) k: Rows<'a>,
+    pub(super) k: Keys<'a>,
     /// Heads to run through; with `mean`, their maps are added up and divided by their number.
     pub(super) heads: std::ops::Range<usize>,
     pub(super) mean: bool,
@@ -173,7 +174,7 @@ pub(super) fn map_body<S: Simd>(s: S, t: MapTask<'_>) {
         scores.begin(t.start, t.m);
         // Neighbouring heads may share keys.
         if head == t.heads.start || head % group == 0 {
-            pack(s, t.k, t.segment.k, nk, head / group * hd, hd, 1.0, k, hdp);
+            pack(s, t.k.head(t.segment, head / group, hd), 0, nk, 0, hd, 1.0, k, hdp);
         }
         pack_transposed(s, t.q, t.segment.q + t.start, t.m, head * hd, hd, t.spec.scale, qt, ld);
         product::<S, false>(s, nk, ld, hd, k, hdp, qt, ld, p, ld, false);

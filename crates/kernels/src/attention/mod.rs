@@ -11,7 +11,7 @@ mod tile;
 mod views;
 
 pub use spec::{Attend, Bias, Packed, Positions, Zones};
-pub use views::{QkvGrad, Rows, RowsMut};
+pub use views::{Keys, QkvGrad, Rows, RowsMut, Slab};
 
 use crate::dispatch::dispatch;
 use crate::threads::{self, Shared};
@@ -73,12 +73,20 @@ pub fn attention_backward(
 ///
 /// # Panics
 /// If a length does not match, `cu_q` or `cu_k` does not rise from 0, or `heads_kv` does not divide `heads`.
-pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mut [f32], lse: Option<&mut [f32]>) {
+pub fn attend<'a>(
+    spec: &Attend<'_>,
+    q: Rows<'_>,
+    k: impl Into<Keys<'a>>,
+    v: impl Into<Keys<'a>>,
+    out: &mut [f32],
+    lse: Option<&mut [f32]>,
+) {
+    let (k, v) = (k.into(), v.into());
     spec.check();
-    let (queries, keys, dim) = (spec.queries(), spec.keys(), spec.dim());
+    let (queries, dim) = (spec.queries(), spec.dim());
     q.check(queries, dim, "q");
-    k.check(keys, spec.dim_kv(), "k");
-    v.check(keys, spec.dim_values(), "v");
+    k.check(spec, spec.head_dim, "k");
+    v.check(spec, spec.value_dim, "v");
     assert_eq!(out.len(), queries * spec.dim_out(), "length of out");
     let lse = lse.map(|lse| {
         assert_eq!(lse.len(), spec.heads * queries, "length of lse");
@@ -90,6 +98,7 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mu
     let out = Target { data: Shared::new(out), stride: spec.dim_out(), offset: 0 };
     threads::run(spec.segments() * spec.heads_kv, 2 * spec.macs() >= PARALLEL_MACS, |i| {
         let (segment, head_kv) = (spec.segment(i / spec.heads_kv), i % spec.heads_kv);
+        let (k, v) = (k.head(segment, head_kv, spec.head_dim), v.head(segment, head_kv, spec.value_dim));
         let task = forward::Task { spec, segment, head_kv, q, k, v, out, lse, queries };
         match segment.nq {
             0 => {}
@@ -104,8 +113,8 @@ pub fn attend(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, v: Rows<'_>, out: &mu
 ///
 /// # Panics
 /// If a length does not match or there is no such segment.
-pub fn attend_probs(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32]) {
-    map(spec, q, k, segment, probs, false);
+pub fn attend_probs<'a>(spec: &Attend<'_>, q: Rows<'_>, k: impl Into<Keys<'a>>, segment: usize, probs: &mut [f32]) {
+    map(spec, q, k.into(), segment, probs, false);
 }
 
 /// [`attend_probs`], the mean over heads: `probs[n_q, n_k]`.
@@ -113,13 +122,13 @@ pub fn attend_probs(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize,
 /// # Panics
 /// If a length does not match or there is no such segment.
 pub fn attend_probs_mean(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32]) {
-    map(spec, q, k, segment, probs, true);
+    map(spec, q, k.into(), segment, probs, true);
 }
 
-fn map(spec: &Attend<'_>, q: Rows<'_>, k: Rows<'_>, segment: usize, probs: &mut [f32], mean: bool) {
+fn map(spec: &Attend<'_>, q: Rows<'_>, k: Keys<'_>, segment: usize, probs: &mut [f32], mean: bool) {
     spec.check();
     q.check(spec.queries(), spec.dim(), "q");
-    k.check(spec.keys(), spec.dim_kv(), "k");
+    k.check(spec, spec.head_dim, "k");
     assert!(segment < spec.segments(), "no segment {segment}");
     let segment = spec.segment(segment);
     let (nq, nk) = (segment.nq, segment.nk);

@@ -28,12 +28,11 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
             s.store(to, s.mul(s.load_part(from), scale));
         }
         for j in (0..nk).step_by(KEYS) {
-            let first = t.segment.k + j;
             match nk - j {
-                1 => dots::<S, 1>(s, t.k, first, t.head_kv * hd, hd, q, &mut p[j..]),
-                2 => dots::<S, 2>(s, t.k, first, t.head_kv * hd, hd, q, &mut p[j..]),
-                3 => dots::<S, 3>(s, t.k, first, t.head_kv * hd, hd, q, &mut p[j..]),
-                _ => dots::<S, KEYS>(s, t.k, first, t.head_kv * hd, hd, q, &mut p[j..]),
+                1 => dots::<S, 1>(s, t.k, j, hd, q, &mut p[j..]),
+                2 => dots::<S, 2>(s, t.k, j, hd, q, &mut p[j..]),
+                3 => dots::<S, 3>(s, t.k, j, hd, q, &mut p[j..]),
+                _ => dots::<S, KEYS>(s, t.k, j, hd, q, &mut p[j..]),
             }
         }
         Scores::new(t.spec, t.segment, head).apply_one(0, &mut p[..nk]);
@@ -43,7 +42,7 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
         let out = unsafe { t.out.data.slice(t.segment.q * t.out.stride + t.out.offset + head * vd, vd) };
         // A NaN stays one: only a sum of nothing is replaced.
         let inv = if sum < f32::MIN_POSITIVE { 0.0 } else { 1.0 / sum };
-        mix(s, t.v, t.segment.k, t.head_kv * vd, &p[..nk], inv, out);
+        mix(s, t.v, &p[..nk], inv, out);
         if let Some(lse) = t.lse {
             let log = s.add(s.splat(top), ln(s, s.splat(sum)));
             let mut lanes = [0.0; 16];
@@ -57,10 +56,10 @@ pub(super) fn body<S: Simd>(s: S, t: Task<'_>) {
 
 /// `to[0..N]`: products of `q`, padded with zeros, and the rows from `first`.
 #[inline(always)]
-fn dots<S: Simd, const N: usize>(s: S, k: Rows<'_>, first: usize, col: usize, hd: usize, q: &[f32], to: &mut [f32]) {
+fn dots<S: Simd, const N: usize>(s: S, k: Rows<'_>, first: usize, hd: usize, q: &[f32], to: &mut [f32]) {
     let mut rows = [&[][..]; N];
     for (r, row) in rows.iter_mut().enumerate() {
-        *row = k.row(first + r, col, hd);
+        *row = k.row(first + r, 0, hd);
     }
     let mut acc = [s.splat(0.0); N];
     let whole = hd / S::LANES * S::LANES;
@@ -99,9 +98,9 @@ fn exp_row<S: Simd>(s: S, p: &mut [f32]) -> (f32, f32) {
     (top, s.sum(sum))
 }
 
-/// `out` = the sum of `p[j]` times row `first + j`, times `inv`.
+/// `out` = the sum of `p[j]` times row `j`, times `inv`.
 #[inline(always)]
-fn mix<S: Simd>(s: S, v: Rows<'_>, first: usize, col: usize, p: &[f32], inv: f32, out: &mut [f32]) {
+fn mix<S: Simd>(s: S, v: Rows<'_>, p: &[f32], inv: f32, out: &mut [f32]) {
     let inv = s.splat(inv);
     let hd = out.len();
     let mut at = 0;
@@ -110,7 +109,7 @@ fn mix<S: Simd>(s: S, v: Rows<'_>, first: usize, col: usize, p: &[f32], inv: f32
         if left >= VECTORS * S::LANES {
             let mut acc = [s.splat(0.0); VECTORS];
             for (j, &p) in p.iter().enumerate() {
-                let (p, row) = (s.splat(p), &v.row(first + j, col + at, VECTORS * S::LANES));
+                let (p, row) = (s.splat(p), &v.row(j, at, VECTORS * S::LANES));
                 for (c, acc) in acc.iter_mut().enumerate() {
                     // SAFETY: the row has VECTORS vectors.
                     *acc = s.fma(p, unsafe { s.load_ptr(row.as_ptr().add(c * S::LANES)) }, *acc);
@@ -124,7 +123,7 @@ fn mix<S: Simd>(s: S, v: Rows<'_>, first: usize, col: usize, p: &[f32], inv: f32
             let lanes = S::LANES.min(left);
             let mut acc = s.splat(0.0);
             for (j, &p) in p.iter().enumerate() {
-                acc = s.fma(s.splat(p), s.load_part(v.row(first + j, col + at, lanes)), acc);
+                acc = s.fma(s.splat(p), s.load_part(v.row(j, at, lanes)), acc);
             }
             s.store_part(&mut out[at..at + lanes], s.mul(acc, inv));
             at += lanes;

@@ -124,9 +124,10 @@ pub enum Bias<'a> {
     Relative(&'a [f32]),
 }
 
-/// A segment's rows: the first query, queries, the first key, keys.
+/// A segment's number and rows: the first query, queries, the first key, keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
+    pub(super) index: usize,
     pub(super) q: usize,
     pub(super) nq: usize,
     pub(super) k: usize,
@@ -178,7 +179,7 @@ impl<'a> Attend<'a> {
     pub(super) fn segment(&self, i: usize) -> Segment {
         let span = |cu: &[u32]| (cu[i] as usize, (cu[i + 1] - cu[i]) as usize);
         let ((q, nq), (k, nk)) = (span(self.cu_q), span(self.cu_k));
-        Segment { q, nq, k, nk }
+        Segment { index: i, q, nq, k, nk }
     }
 
     /// Heads of queries for each head of keys.

@@ -1,5 +1,6 @@
 //! Views of rows in larger buffers, read and written.
 
+use super::spec::{Attend, Segment};
 use crate::threads::Shared;
 
 /// A read-only view of rows in a larger buffer: row `i` starts at `data[i * stride + offset]`.
@@ -33,6 +34,59 @@ impl<'a> Rows<'a> {
 
     pub(crate) fn check(&self, rows: usize, dim: usize, name: &str) {
         check_view(self.data.len(), self.stride, self.offset, rows, dim, name);
+    }
+}
+
+/// Where the keys or the values of all segments lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a> {
+    /// Segment after segment in one buffer.
+    Packed(Rows<'a>),
+    /// A buffer for each segment.
+    Slabs(&'a [Slab<'a>]),
+}
+
+/// The keys or the values of one segment, head after head: row `j` of head `h` starts at
+/// `data[(h * capacity + j) * head_dim]`. Rows can be added until there are `capacity` of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Slab<'a> {
+    /// The buffer.
+    pub data: &'a [f32],
+    /// Rows that each head has room for.
+    pub capacity: usize,
+}
+
+impl<'a> From<Rows<'a>> for Keys<'a> {
+    fn from(rows: Rows<'a>) -> Self {
+        Keys::Packed(rows)
+    }
+}
+
+impl<'a> Keys<'a> {
+    /// The rows of a head in a segment: its key `j` is row `j`, `width` floats from column 0.
+    #[inline(always)]
+    pub(super) fn head(&self, segment: Segment, head: usize, width: usize) -> Rows<'a> {
+        match self {
+            Keys::Packed(r) => Rows { offset: r.offset + segment.k * r.stride + head * width, ..*r },
+            Keys::Slabs(slabs) => {
+                let slab = slabs[segment.index];
+                Rows { data: slab.data, stride: width, offset: head * slab.capacity * width }
+            }
+        }
+    }
+
+    pub(super) fn check(&self, spec: &Attend<'_>, width: usize, name: &str) {
+        match self {
+            Keys::Packed(rows) => rows.check(spec.keys(), spec.heads_kv * width, name),
+            Keys::Slabs(slabs) => {
+                assert_eq!(slabs.len(), spec.segments(), "slabs of {name}");
+                for (i, slab) in slabs.iter().enumerate() {
+                    let fits = spec.segment(i).nk <= slab.capacity;
+                    let room = slab.data.len() >= spec.heads_kv * slab.capacity * width;
+                    assert!(fits && room, "slab {i} of {name} is too short");
+                }
+            }
+        }
     }
 }
 

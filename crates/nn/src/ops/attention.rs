@@ -18,7 +18,7 @@ use crate::tape::{apply1, apply2, apply3};
 
 /// How the operands of an operation stand for queries, keys and values.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Operands {
+pub(super) enum Operands {
     /// One `[rows, 3 * dim]`, then perhaps the bias.
     Fused,
     /// Three.
@@ -35,7 +35,7 @@ enum Form {
     Buckets(Vec<u32>),
 }
 
-struct AttendOp {
+pub(super) struct AttendOp {
     q_rows: Rows,
     k_rows: Rows,
     heads: usize,
@@ -56,7 +56,7 @@ struct AttendOp {
 
 impl AttendOp {
     /// For queries of so many columns and keys and values of so many.
-    fn new(spec: &AttendSpec, operands: Operands, [queries, values]: [usize; 2]) -> AttendOp {
+    pub(super) fn new(spec: &AttendSpec, operands: Operands, [queries, values]: [usize; 2]) -> AttendOp {
         AttendOp {
             q_rows: spec.q_rows.clone(),
             k_rows: spec.k_rows.clone(),
@@ -92,7 +92,7 @@ impl AttendOp {
     }
 
     /// The bias as the kernels read it: of pairs as it is, else of distances, `[heads, distances]`.
-    fn added<'a>(&self, raw: Option<&'a [f32]>) -> Cow<'a, [f32]> {
+    pub(super) fn added<'a>(&self, raw: Option<&'a [f32]>) -> Cow<'a, [f32]> {
         match (&self.form, raw) {
             (Some(Form::Buckets(buckets)), Some(raw)) => {
                 let of = |h: usize| buckets.iter().map(move |b| raw[*b as usize * self.heads + h]);
@@ -112,7 +112,7 @@ impl AttendOp {
         sum
     }
 
-    fn spec<'a>(&'a self, added: &'a [f32]) -> Attend<'a> {
+    pub(super) fn spec<'a>(&'a self, added: &'a [f32]) -> Attend<'a> {
         let bias = match self.form {
             None => Bias::None,
             Some(Form::Pairs) => Bias::Dense(added),
@@ -326,7 +326,10 @@ fn join(to: &mut [f32], [(x, wide), (y, next)]: [(&[f32], usize); 2]) {
 }
 
 /// Calls `f` on rows of CPU tensors where they lie; what is no rows of neighbouring floats is copied first.
-fn with_rows<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([View<'_>; N]) -> T) -> CandleResult<T> {
+pub(super) fn with_rows<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([View<'_>; N]) -> T,
+) -> CandleResult<T> {
     let laid = tensors.map(|t| match (t.dims(), t.stride()) {
         ([n, dim], [stride, 1]) if *n > 1 && stride >= dim => Ok(t.clone()),
         _ => t.contiguous(),
@@ -344,7 +347,7 @@ fn with_rows<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([View<'_>;
 }
 
 /// Calls `f` on the values of a bias, where there is one.
-fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> CandleResult<T> {
+pub(super) fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> CandleResult<T> {
     match bias {
         Some(b) => with([b.tensor()], |[b]| f(Some(b))),
         None => Ok(f(None)),

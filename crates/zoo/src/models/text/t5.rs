@@ -13,12 +13,13 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSI
 use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, Embedding, RmsNorm, project_onto};
 use switchformer_nn::leaf::Dense;
+use switchformer_nn::memory::{attend_own, attend_source};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Cache, Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
-    Side, Staged, State, Stream, Tensor, Weights, ops,
+    Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Side,
+    Staged, State, Stream, Tensor, Weights, ops,
 };
 
 use super::bert::tokens;
@@ -136,8 +137,7 @@ struct Config {
     tied: bool,
     scale: bool,
     max_len: usize,
-    start: u32,
-    ends: Vec<u32>,
+    decode: Decode,
     /// `initializer_factor`: scale of a fresh model's tensors.
     factor: f32,
 }
@@ -173,11 +173,13 @@ impl Config {
             tied,
             scale: d.scales && c.flag("scale_decoder_outputs", tied)?,
             max_len: c.size("n_positions", Some(512), MAX_POSITIONS)?,
-            start: match c.get("decoder_start_token_id") {
-                Some(_) => id("decoder_start_token_id", 0)?,
-                None => id("pad_token_id", 0)?,
+            decode: Decode {
+                start: match c.get("decoder_start_token_id") {
+                    Some(_) => id("decoder_start_token_id", 0)?,
+                    None => id("pad_token_id", 0)?,
+                },
+                ends: c.ids("eos_token_id", 1.min(vocab - 1), vocab - 1)?,
             },
-            ends: c.ids("eos_token_id", 1.min(vocab - 1), vocab - 1)?,
             factor: c.float("initializer_factor", 1.0, 0.0, 1e3)? as f32,
         };
         if config.heads.saturating_mul(config.head_dim) > MAX_DIM {
@@ -210,20 +212,6 @@ fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result
     w.linear_of(&LinearSpec { parts, fused: None, in_dim, out_dim, bias: false })
 }
 
-/// Maps, multiply-adds and the products of one attention. Shapes: -> `[queries, inner]`.
-fn mix(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let inner = q.dims()[1];
-    cx.count((0..spec.q_rows.n()).map(|i| 2 * spec.q_rows.len(i) * spec.k_rows.len(i) * inner).sum());
-    if cx.taps.active() {
-        let probs = format!("blocks.{}.{tap}.probs", cx.block);
-        if cx.taps.wants(&probs) {
-            cx.taps.put_each(&probs, ops::attend_probs(q, k, spec)?);
-        }
-        cx.taps.put(&format!("blocks.{}.{tap}.k", cx.block), &k.contiguous()?);
-    }
-    ops::attend(q, k, v, spec)
-}
-
 /// Multiply-adds of the products of one attention.
 fn products(inner: usize, queries: &[usize], keys: &[usize]) -> LeafCost {
     let macs = queries.iter().zip(keys).map(|(n, m)| 2 * n * m * inner).sum::<usize>() as u64;
@@ -248,12 +236,6 @@ impl Cross {
             out: project(&a, &["o"], c.inner(), c.dim)?,
         })
     }
-
-    /// Keys and values of what was read. Shapes: `[source, dim]` -> two of `[source, inner]`.
-    fn read(&self, cx: &mut Ctx, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        let [k, v] = ops::split(&self.kv.forward(cx, x)?)?;
-        Ok((k, v))
-    }
 }
 
 /// Self-attention, in decoders attention to the source, and a feed-forward.
@@ -265,9 +247,6 @@ struct Block {
     ffn_norm: RmsNorm,
     ffn: Box<dyn Ffn>,
 }
-
-/// Keys, values and their members for the two attentions of a block.
-type Seen<'a> = (&'a Tensor, &'a Tensor, &'a Rows);
 
 impl Block {
     fn load(w: &Weights, c: &Config, site: Site, feed: Feed) -> Result<Self> {
@@ -284,43 +263,21 @@ impl Block {
         })
     }
 
-    /// Query, key and value of its own rows. Shapes: `[rows, dim]` -> three of `[rows, inner]`.
-    fn own(&self, cx: &mut Ctx, x: &Tensor) -> Result<[Tensor; 3]> {
-        ops::split(&self.qkv.forward(cx, &self.norm.forward(x)?)?)
-    }
-
-    /// The block once keys and values are known. Shapes: x `[rows, dim]`, q `[rows, inner]` -> `[rows, dim]`.
-    fn finish(
-        &self,
-        cx: &mut Ctx,
-        stack: &Stack,
-        (x, rows): (&Tensor, &Rows),
-        q: &Tensor,
-        (k, v, k_rows): Seen,
-        source: Option<Seen>,
-    ) -> Result<Tensor> {
-        let plain = AttendSpec::new(rows, k_rows, stack.heads, 1.0);
+    /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.
+    fn forward(&self, cx: &mut Ctx, stack: &Stack, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
+        let [q, k, v] = ops::split(&self.qkv.forward(cx, &self.norm.forward(x)?)?)?;
+        let plain = AttendSpec::new(rows, rows, stack.heads, 1.0);
         let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
-        let mixed = mix(cx, "attn", &spec, q, k, v)?;
+        let mixed = attend_own(cx, "attn", &spec, [&q, &k, &v])?;
         let mut x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
-        if let (Some(cross), Some((k, v, k_rows))) = (&self.cross, source) {
+        if let Some(cross) = &self.cross {
             let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
-            let mixed = mix(cx, "cross", &AttendSpec { k_rows, ..plain }, &q, k, v)?;
+            let read = |cx: &mut Ctx, x: &Tensor| ops::split(&cross.kv.forward(cx, x)?);
+            let mixed = attend_source(cx, "cross", &plain, &q, source, read)?;
             x = project_onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
         }
         let normed = self.ffn_norm.forward(&x)?;
         self.ffn.forward_onto(cx, &normed, rows, &x)
-    }
-
-    /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.
-    fn forward(&self, cx: &mut Ctx, stack: &Stack, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
-        let [q, k, v] = self.own(cx, x)?;
-        let read = match (&self.cross, source) {
-            (Some(cross), Some(s)) => Some((cross.read(cx, &s.x)?, &s.rows)),
-            _ => None,
-        };
-        let seen = read.as_ref().map(|((k, v), rows)| (k, v, *rows));
-        self.finish(cx, stack, (x, rows), &q, (&k, &v, rows), seen)
     }
 
     /// Cost for own rows of the lengths `lens`, reading sources of the lengths `source`.
@@ -480,10 +437,21 @@ impl Staged for T5 {
     fn first_exit(&self) -> usize {
         self.decoder().map_or(1, |_| self.encoder.blocks.len() + 1)
     }
-    fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
+    fn resume(&self) -> Option<usize> {
+        self.decoder().map(|_| self.encoder.blocks.len())
+    }
+    fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        if let Some(memory) = cx.memory.as_deref_mut().filter(|m| !m.is_empty()) {
+            let Stream { x, rows } = self.embed(input)?;
+            return Ok(State::new(x, memory.place(&rows)?));
+        }
         let (source, target) = self.sides(input)?;
-        let Stream { x, rows } = self.embed(source)?;
-        let target = target.map(|t| self.embed(t)).transpose()?;
+        let Stream { x, mut rows } = self.embed(source)?;
+        let mut target = target.map(|t| self.embed(t)).transpose()?;
+        if let (Some(memory), Some(target)) = (&mut cx.memory, &mut target) {
+            target.rows = memory.place(&target.rows)?;
+            rows = rows.of_members(target.rows.members())?;
+        }
         Ok(State { x, rows, side: target.map(|t| Side::of("target", t)).unwrap_or_default() })
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
@@ -492,7 +460,8 @@ impl Staged for T5 {
         let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
             return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, side });
         };
-        if i == 0 {
+        // A pass that goes on with a text has read before: its rows are the decoder's from the start.
+        if i == 0 && (cx.memory.is_none() || side.get("target").is_some()) {
             let target = side.take("target")?;
             side.push("source", Stream { x: self.encoder.norm.forward(&x)?, rows });
             (x, rows) = (target.x, target.rows);
@@ -561,50 +530,10 @@ impl Model for T5 {
         }
         Ok(lens)
     }
-    fn decoder(&self) -> Option<&dyn Decode> {
+    fn decoder(&self) -> Option<&Decode> {
         match &self.head {
-            Head::Words(..) => Some(self),
+            Head::Words(..) => Some(&self.config.decode),
             _ => None,
         }
-    }
-}
-
-impl Decode for T5 {
-    fn start(&self) -> u32 {
-        self.config.start
-    }
-    fn ends(&self) -> &[u32] {
-        &self.config.ends
-    }
-    fn begin(&self, cx: &mut Ctx, source: &Input) -> Result<Cache> {
-        let Stream { mut x, rows } = self.embed(source)?;
-        for (i, block) in self.encoder.blocks.iter().enumerate() {
-            cx.block = i;
-            x = block.forward(cx, &self.encoder, &x, &rows, None)?;
-        }
-        let x = self.encoder.norm.forward(&x)?;
-        let crosses = self.decoder().into_iter().flat_map(|d| &d.blocks).filter_map(|b| b.cross.as_ref());
-        let read = crosses.map(|c| c.read(cx, &x)).collect::<Result<_>>()?;
-        Cache::new(rows, read)
-    }
-    fn step(&self, cx: &mut Ctx, cache: &mut Cache, tokens: &[u32]) -> Result<Tensor> {
-        let Head::Words(decoder, lm) = &self.head else {
-            return Err(Error::input("this model writes no words", "open it as a model for conditional generation"));
-        };
-        let (rows, grown) = (cache.next_rows()?, cache.grown_rows()?);
-        if tokens.len() != rows.n() {
-            return Err(Error::shape("decoder step", format!("[{}]", rows.n()), &[tokens.len()]));
-        }
-        let mut x = self.shared.forward(tokens)?;
-        for (i, block) in decoder.blocks.iter().enumerate() {
-            cx.block = self.encoder.blocks.len() + i;
-            let [q, k, v] = block.own(cx, &x)?;
-            let (k, v) = cache.push(i, (k, v))?;
-            let (read_k, read_v) = &cache.read[i];
-            let source = Some((read_k, read_v, &cache.source));
-            x = block.finish(cx, decoder, (&x, &rows), &q, (&k, &v, &grown), source)?;
-        }
-        cache.written = grown;
-        self.words(cx, lm, &decoder.norm.forward(&x)?)
     }
 }

@@ -24,7 +24,7 @@ use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output,
-    ParamKind, Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
+    ParamKind, Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
@@ -568,25 +568,20 @@ impl Staged for M3Vit {
         let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
         let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
         let x = x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))?;
-        // Rows with a class token are no map: what stands beside knows the map's height and width, and nothing else.
-        let map = Stream { x: Tensor::zeros((b * n, 1), x.dtype(), x.device())?, rows: Rows::maps(&vec![grid; b])? };
-        Ok(State { x, rows: Rows::equal(b, n + 1)?, side: Side::of("map", map) })
+        Ok(State::new(x, Rows::maps_behind(1, &vec![grid; b])?))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, ..state })
     }
-    fn head(&self, cx: &mut Ctx, mut state: State) -> Result<Output> {
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         if self.decoders.is_empty() {
             return Ok(Output::new().rows("last_hidden_state", state.x, &state.rows));
         }
-        let map = state.side.take("map")?.rows;
         let task = task_of(cx.point)?;
         let decoder = self.decoders.get(task).ok_or_else(|| {
             Error::point(format!("task: no decoder for task {task}"), format!("here: 0..{}", self.decoders.len() - 1))
         })?;
-        let behind: Vec<u32> = (0..state.rows.n())
-            .flat_map(|i| state.rows.range(i).skip(1).map(|r| r as u32).collect::<Vec<_>>())
-            .collect();
+        let (behind, map) = state.rows.split_maps()?;
         let n = behind.len();
         let patches = ops::gather(&state.x, &Tensor::from_vec(behind, n, state.x.device())?)?;
         let (x, rows) = decoder.forward(cx, &patches, &map, self.config.patch)?;

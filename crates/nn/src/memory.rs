@@ -1,0 +1,341 @@
+//! What a pass remembers of the ones before it, so that a text is read once and then written token by token.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::ops::{self, AttendSpec, KeyValueSlab};
+use crate::rows::Rows;
+use crate::side::Stream;
+
+/// Where in a model something is remembered: the block, and the name of the layer's taps.
+type Place = (usize, &'static str);
+
+/// What the layers of a model remember of each member of a batch.
+///
+/// Segment `i` of a pass goes on with segment `i` of the memory. Members may be of any age: [`Memory::join`] takes in
+/// members that were read elsewhere, [`Memory::select`] lets members go or go on in several ways.
+#[derive(Debug)]
+pub struct Memory {
+    /// Rows of the text so far, of every member.
+    rows: Rows,
+    /// Their numbers before the present pass.
+    before: Vec<usize>,
+    layers: BTreeMap<Place, Box<dyn Remember>>,
+}
+
+/// What one layer remembers: keys and values, or the state of a recurrence.
+pub trait Remember: Any + Debug + Send + Sync {
+    /// Segment `i` goes on as the old `segments[i]`; the others are forgotten. One may be named several times.
+    fn select(&mut self, segments: &[usize]);
+    /// Takes in the segments of another memory of the same layer, behind its own.
+    fn join(&mut self, other: Box<dyn Remember>) -> Result<()>;
+    /// Rows remembered of a segment.
+    fn len(&self, segment: usize) -> usize;
+    /// Bytes held.
+    fn bytes(&self) -> usize;
+}
+
+impl Memory {
+    /// Nothing yet of `n` members, numbered from 0.
+    pub fn new(n: usize) -> Result<Memory> {
+        Memory::of_members(&(0..n as u32).collect::<Vec<_>>())
+    }
+
+    /// Nothing yet of these members of a request.
+    pub fn of_members(members: &[u32]) -> Result<Memory> {
+        let rows = Rows::equal(members.len(), 0)?.of_members(members)?;
+        Ok(Memory { rows, before: vec![0; members.len()], layers: BTreeMap::new() })
+    }
+
+    /// The text so far: rows of every member.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Whether nothing is remembered yet.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Bytes held by all layers.
+    pub fn bytes(&self) -> usize {
+        self.layers.values().map(|l| l.bytes()).sum()
+    }
+
+    /// Puts the rows of a pass behind those of the text so far, for a stem: the same rows at their places in the whole
+    /// text. Errors where the members are not those remembered, or some have no text yet and others have.
+    pub fn place(&mut self, rows: &Rows) -> Result<Rows> {
+        if rows.n() != self.rows.n() {
+            return Err(Error::shape("members of a pass with memory", format!("[{}]", self.rows.n()), &[rows.n()]));
+        }
+        let lens = self.rows.lens();
+        if !self.is_empty() && lens.contains(&0) {
+            let hint = "read them with a memory of their own, then join it";
+            return Err(Error::input("members without a text among members with one", hint));
+        }
+        let mut positions = Vec::with_capacity(rows.total());
+        for i in 0..rows.n() {
+            let last = self.rows.positions()[self.rows.range(i)].last();
+            let next = last.map_or(0, |p| p + 1);
+            positions.extend(rows.positions()[rows.range(i)].iter().map(|p| next + p));
+        }
+        let placed = rows.clone().at_positions(&positions)?.of_members(self.rows.members())?;
+        self.rows = extended(&self.rows, &(0..rows.n()).collect::<Vec<_>>(), &placed)?;
+        self.before = lens;
+        Ok(placed)
+    }
+
+    /// Segment `i` goes on as the old `segments[i]`; the others are forgotten. One may be named several times, and then
+    /// goes on in several ways (beams).
+    pub fn select(&mut self, segments: &[usize]) -> Result<()> {
+        let n = self.rows.n();
+        if let Some(bad) = segments.iter().find(|s| **s >= n) {
+            return Err(Error::shape("segments of a memory", format!("below {n}"), &[*bad]));
+        }
+        if segments.iter().copied().eq(0..n) {
+            return Ok(());
+        }
+        self.rows = self.rows.select(segments).1;
+        self.before = segments.iter().map(|s| self.before[*s]).collect();
+        self.layers.values_mut().for_each(|l| l.select(segments));
+        Ok(())
+    }
+
+    /// Takes in members that were read elsewhere, behind its own. Errors where their passes ran other layers.
+    pub fn join(&mut self, other: Memory) -> Result<()> {
+        if self.rows.n() == 0 {
+            *self = other;
+            return Ok(());
+        }
+        if !self.layers.keys().eq(other.layers.keys()) {
+            let hint = "run both up to here, at points with the same exit";
+            return Err(Error::input("memories of passes that ran different layers cannot be joined", hint));
+        }
+        self.rows = behind(&self.rows, &other.rows)?;
+        self.before.extend(other.before);
+        for (mine, theirs) in self.layers.values_mut().zip(other.layers.into_values()) {
+            mine.join(theirs)?;
+        }
+        Ok(())
+    }
+
+    /// The segment of each member that is still in a pass, in order.
+    pub(crate) fn segments(&self, members: &[u32]) -> Result<Vec<usize>> {
+        let all = self.rows.members();
+        if members == all {
+            return Ok((0..all.len()).collect());
+        }
+        let of = |m: &u32| {
+            let mut at = all.iter().enumerate().filter(|(_, own)| *own == m).map(|(i, _)| i);
+            at.next().filter(|_| at.next().is_none()).ok_or_else(|| {
+                let what = format!("member {m} of a pass is not one of its memory's, or several beams of it");
+                Error::input(what, "select the memory to the members of the pass")
+            })
+        };
+        members.iter().map(of).collect()
+    }
+
+    fn cache(&mut self, at: Place, heads: usize, width: usize) -> Result<&mut KeyValueCache> {
+        let none = Rows::equal(self.rows.n(), 0)?.of_members(self.rows.members())?;
+        let layer = self.layers.entry(at).or_insert_with(|| Box::new(KeyValueCache::new(none, heads, width)));
+        let layer: &mut dyn Any = layer.as_mut();
+        layer.downcast_mut().ok_or_else(|| mixed_up(at.1))
+    }
+
+    /// Adds keys and values of rows of the present pass. Shapes: k and v `[rows, heads * head_dim]`.
+    fn extend(&mut self, at: Place, heads: usize, kv: [&Tensor; 2], rows: &Rows) -> Result<Kept<'_>> {
+        let segments = self.segments(rows.members())?;
+        let before = std::mem::take(&mut self.before);
+        let width = kv[0].dims2()?.1;
+        let cache = self.cache(at, heads, width)?;
+        let gap = segments.iter().position(|s| cache.len(*s) != before[*s]);
+        let answer = match gap {
+            None => cache.extend(kv, &segments, rows),
+            Some(i) => Err(Error::point(
+                format!(
+                    "blocks.{} has no keys of member {}, which left before it in an earlier step",
+                    at.0,
+                    rows.members()[i]
+                ),
+                "a member keeps its exit while it writes: give the same fixed `exit` to every step",
+            )),
+        };
+        self.before = before;
+        answer?;
+        self.known(at, rows.members())
+    }
+
+    /// What a layer remembers of the members of a pass. Errors where it remembers nothing.
+    fn known(&self, at: Place, members: &[u32]) -> Result<Kept<'_>> {
+        let layer: &dyn Any = self.layers.get(&at).map(Box::as_ref).ok_or_else(|| {
+            let what = format!("blocks.{}.{} remembers no source", at.0, at.1);
+            Error::input(what, "read one first, with the same memory")
+        })?;
+        let cache: &KeyValueCache = layer.downcast_ref().ok_or_else(|| mixed_up(at.1))?;
+        Ok(cache.kept(&self.segments(members)?))
+    }
+}
+
+fn mixed_up(layer: &str) -> Error {
+    Error::input(format!("two kinds of memory for the layer `{layer}`"), "use one memory for one model")
+}
+
+/// Keys and values of an attention: a slab per member, which grows in place and is copied only where beams part.
+#[derive(Debug)]
+pub struct KeyValueCache {
+    rows: Rows,
+    slabs: Vec<Arc<KeyValueSlab>>,
+}
+
+impl KeyValueCache {
+    fn new(rows: Rows, heads: usize, width: usize) -> Self {
+        let n = rows.n();
+        KeyValueCache { rows, slabs: vec![Arc::new(KeyValueSlab::new(heads, width)); n] }
+    }
+
+    fn extend(&mut self, kv: [&Tensor; 2], segments: &[usize], rows: &Rows) -> Result<()> {
+        self.rows = extended(&self.rows, segments, rows)?;
+        ops::extend_slabs(&mut self.slabs, segments, rows, kv)
+    }
+
+    fn kept(&self, segments: &[usize]) -> Kept<'_> {
+        let all = segments.len() == self.slabs.len();
+        Kept {
+            rows: if all { self.rows.clone() } else { self.rows.select(segments).1 },
+            slabs: segments.iter().map(|s| self.slabs[*s].as_ref()).collect(),
+        }
+    }
+}
+
+impl Remember for KeyValueCache {
+    fn select(&mut self, segments: &[usize]) {
+        self.rows = self.rows.select(segments).1;
+        self.slabs = segments.iter().map(|s| self.slabs[*s].clone()).collect();
+    }
+    fn join(&mut self, other: Box<dyn Remember>) -> Result<()> {
+        let other: Box<dyn Any> = other;
+        let other: Box<KeyValueCache> = other.downcast().map_err(|_| mixed_up("attention"))?;
+        self.rows = behind(&self.rows, &other.rows)?;
+        self.slabs.extend(other.slabs);
+        Ok(())
+    }
+    fn len(&self, segment: usize) -> usize {
+        self.rows.len(segment)
+    }
+    fn bytes(&self) -> usize {
+        self.slabs.iter().map(|s| s.bytes()).sum()
+    }
+}
+
+/// `old` with the segments of `new` behind the old ones `segments`, ascending.
+fn extended(old: &Rows, segments: &[usize], new: &Rows) -> Result<Rows> {
+    let (mut lens, mut positions) = (old.lens(), Vec::with_capacity(old.total() + new.total()));
+    let mut more = segments.iter().enumerate().peekable();
+    for (s, len) in lens.iter_mut().enumerate() {
+        positions.extend_from_slice(&old.positions()[old.range(s)]);
+        if let Some((i, _)) = more.next_if(|(_, at)| **at == s) {
+            positions.extend_from_slice(&new.positions()[new.range(i)]);
+            *len += new.len(i);
+        }
+    }
+    Rows::new(&lens)?.at_positions(&positions)?.of_members(old.members())
+}
+
+/// The segments of both.
+fn behind(first: &Rows, second: &Rows) -> Result<Rows> {
+    let both = |a: &[u32], b: &[u32]| [a, b].concat();
+    Rows::new(&[first.lens(), second.lens()].concat())?
+        .at_positions(&both(first.positions(), second.positions()))?
+        .of_members(&both(first.members(), second.members()))
+}
+
+/// Keys and values that an attention looks at.
+enum Seen<'a> {
+    Rows(&'a Tensor, &'a Tensor),
+    Kept(Kept<'a>),
+}
+
+/// What is remembered of the members of a pass.
+struct Kept<'a> {
+    rows: Rows,
+    slabs: Vec<&'a KeyValueSlab>,
+}
+
+fn products(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, seen: Seen) -> Result<Tensor> {
+    let spec = match &seen {
+        Seen::Rows(..) => *spec,
+        Seen::Kept(kept) => AttendSpec { k_rows: &kept.rows, ..*spec },
+    };
+    let dim = q.dims2()?.1;
+    cx.count((0..spec.q_rows.n()).map(|i| 2 * spec.q_rows.len(i) * spec.k_rows.len(i) * dim).sum());
+    if cx.taps.active() {
+        let [probs, k] = ["probs", "k"].map(|part| format!("blocks.{}.{tap}.{part}", cx.block));
+        if cx.taps.wants(&probs) || cx.taps.wants(&k) {
+            let keys = match &seen {
+                Seen::Rows(k, _) => k.contiguous()?,
+                Seen::Kept(kept) => ops::packed_keys(&kept.slabs)?,
+            };
+            if cx.taps.wants(&probs) {
+                cx.taps.put_each(&probs, ops::attend_probs(q, &keys, &spec)?);
+            }
+            cx.taps.put(&k, &keys);
+        }
+    }
+    match seen {
+        Seen::Rows(k, v) => ops::attend(q, k, v, &spec),
+        Seen::Kept(kept) => ops::attend_slabs(q, &kept.slabs, &spec),
+    }
+}
+
+/// Attention of rows to their own segment. Where the pass has a memory and rows see only what stands before them, they
+/// are remembered, and see what was remembered of their member. Counts the products and serves the taps
+/// `blocks.N.{tap}.probs` and `.k`. Shapes: q, k, v `[rows, heads * head_dim]` -> the same.
+pub fn attend_own(cx: &mut Ctx, tap: &'static str, spec: &AttendSpec, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
+    let at = (cx.block, tap);
+    match cx.memory.take() {
+        Some(memory) if spec.causal => {
+            let kept = memory.extend(at, spec.heads, [k, v], spec.q_rows);
+            let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));
+            cx.memory = Some(memory);
+            answer
+        }
+        memory => {
+            cx.memory = memory;
+            products(cx, tap, spec, q, Seen::Rows(k, v))
+        }
+    }
+}
+
+/// Attention of rows to those of another stream, whose keys and values are made once: where the pass has a memory they
+/// are kept, and serve the passes that come without a source. Counts and taps as [`attend_own`]. Shapes: q `[rows, heads *
+/// head_dim]`, what `read` makes of the source: two of `[source rows, heads * head_dim]` -> as q.
+pub fn attend_source(
+    cx: &mut Ctx,
+    tap: &'static str,
+    spec: &AttendSpec,
+    q: &Tensor,
+    source: Option<&Stream>,
+    read: impl FnOnce(&mut Ctx, &Tensor) -> Result<[Tensor; 2]>,
+) -> Result<Tensor> {
+    let at = (cx.block, tap);
+    let made = source.map(|s| Ok::<_, Error>((read(cx, &s.x)?, &s.rows))).transpose()?;
+    match (cx.memory.take(), made) {
+        (Some(memory), made) => {
+            let kept = match &made {
+                Some(([k, v], rows)) => memory.extend(at, spec.heads, [k, v], rows),
+                None => memory.known(at, spec.q_rows.members()),
+            };
+            let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));
+            cx.memory = Some(memory);
+            answer
+        }
+        (None, Some(([k, v], rows))) => products(cx, tap, &AttendSpec { k_rows: rows, ..*spec }, q, Seen::Rows(&k, &v)),
+        (None, None) => Err(Error::input("a block that reads a source met none", "start at the stem")),
+    }
+}

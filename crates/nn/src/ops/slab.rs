@@ -1,0 +1,119 @@
+//! Keys and values that stay from pass to pass, and attention to them where they lie.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use switchformer_kernels::{self as kernels, Keys, Rows as View, Slab};
+
+use super::AttendSpec;
+use super::attention::{AttendOp, Operands, with_bias, with_rows};
+use crate::error::Result;
+use crate::rows::Rows;
+
+/// Fewest rows that a slab has room for.
+const LEAST: usize = 16;
+
+/// Keys and values of one member, head after head, with room to grow: `[2, heads, capacity, head_dim]`.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyValueSlab {
+    data: Vec<f32>,
+    heads: usize,
+    head_dim: usize,
+    rows: usize,
+    capacity: usize,
+}
+
+impl KeyValueSlab {
+    pub(crate) fn new(heads: usize, width: usize) -> Self {
+        KeyValueSlab { data: Vec::new(), heads, head_dim: width / heads.max(1), rows: 0, capacity: 0 }
+    }
+
+    /// Bytes held, room to grow included.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * self.data.len()
+    }
+
+    /// Makes room for `more` rows; room at least doubles, so a row is moved a fixed number of times on average.
+    fn reserve(&mut self, more: usize) {
+        let need = self.rows + more;
+        if need <= self.capacity {
+            return;
+        }
+        let capacity = need.next_power_of_two().max(LEAST);
+        let mut data = vec![0f32; 2 * self.heads * capacity * self.head_dim];
+        let [from, to] = [self.capacity, capacity].map(|c| (c * self.head_dim).max(1));
+        for (to, from) in data.chunks_exact_mut(to).zip(self.data.chunks_exact(from)) {
+            to[..self.rows * self.head_dim].copy_from_slice(&from[..self.rows * self.head_dim]);
+        }
+        (self.data, self.capacity) = (data, capacity);
+    }
+
+    /// Adds rows of packed keys and values.
+    fn extend(&mut self, of: [View<'_>; 2], range: Range<usize>) {
+        self.reserve(range.len());
+        let hd = self.head_dim;
+        for row in range {
+            for (half, view) in of.iter().enumerate() {
+                let from = &view.data[row * view.stride + view.offset..][..self.heads * hd];
+                for (h, from) in from.chunks_exact(hd.max(1)).enumerate() {
+                    let to = ((half * self.heads + h) * self.capacity + self.rows) * hd;
+                    self.data[to..to + hd].copy_from_slice(from);
+                }
+            }
+            self.rows += 1;
+        }
+    }
+
+    /// Keys and values as the kernels read them.
+    fn halves(&self) -> [Slab<'_>; 2] {
+        let (k, v) = self.data.split_at(self.data.len() / 2);
+        [k, v].map(|data| Slab { data, capacity: self.capacity })
+    }
+}
+
+/// Adds keys and values to the slabs of their members. A slab that several beams share is copied first. Shapes: k and v
+/// `[rows, heads * head_dim]`; segment `i` of `rows` goes to slab `slots[i]`.
+pub(crate) fn extend_slabs(
+    slabs: &mut [Arc<KeyValueSlab>],
+    slots: &[usize],
+    rows: &Rows,
+    [k, v]: [&Tensor; 2],
+) -> Result<()> {
+    with_rows([k, v], |views| {
+        for (i, slot) in slots.iter().enumerate().filter(|(i, _)| rows.len(*i) > 0) {
+            Arc::make_mut(&mut slabs[*slot]).extend(views, rows.range(i));
+        }
+    })?;
+    Ok(())
+}
+
+/// [`super::attend()`] to slabs, one per segment of the queries. Shapes: q `[queries, heads * head_dim]` -> the same.
+pub(crate) fn attend_slabs(q: &Tensor, slabs: &[&KeyValueSlab], spec: &AttendSpec) -> Result<Tensor> {
+    let dim = q.dims2()?.1;
+    let op = AttendOp::new(spec, Operands::Apart, [dim, dim / spec.heads * spec.kv_heads]);
+    let (k, v): (Vec<_>, Vec<_>) = slabs.iter().map(|s| s.halves()).map(|[k, v]| (k, v)).unzip();
+    let mut out = kernels::unfilled(spec.q_rows.total() * dim);
+    let run = |raw: Option<&[f32]>| {
+        let added = op.added(raw);
+        let spec = op.spec(&added);
+        with_rows([q], |[q]| kernels::attend(&spec, q, Keys::Slabs(&k), Keys::Slabs(&v), &mut out, None))
+    };
+    with_bias(spec.bias, run)??;
+    Ok(Tensor::from_vec(out, (spec.q_rows.total(), dim), &Device::Cpu)?)
+}
+
+/// The keys of slabs as packed rows. Shapes: -> `[rows of all slabs, heads * head_dim]`.
+pub(crate) fn packed_keys(slabs: &[&KeyValueSlab]) -> Result<Tensor> {
+    let Some(first) = slabs.first() else { return Ok(Tensor::zeros((0, 0), candle_core::DType::F32, &Device::Cpu)?) };
+    let (heads, hd) = (first.heads, first.head_dim);
+    let total: usize = slabs.iter().map(|s| s.rows).sum();
+    let mut keys = Vec::with_capacity(total * heads * hd);
+    for slab in slabs {
+        for row in 0..slab.rows {
+            let at = |h: usize| (h * slab.capacity + row) * hd;
+            (0..heads).for_each(|h| keys.extend_from_slice(&slab.data[at(h)..at(h) + hd]));
+        }
+    }
+    Ok(Tensor::from_vec(keys, (total, heads * hd), &Device::Cpu)?)
+}
