@@ -170,8 +170,10 @@ fn run(spec: &Attend<'_>, rows: &[Vec<f32>; 4], bias: usize) -> Vec<Vec<f32>> {
         for i in 0..spec.cu_q.len() - 1 {
             let n = ((spec.cu_q[i + 1] - spec.cu_q[i]) * (spec.cu_k[i + 1] - spec.cu_k[i])) as usize;
             let mut probs = vec![f32::NAN; if mean { n } else { n * spec.heads }];
-            let f = if mean { attend_probs_mean } else { attend_probs };
-            f(spec, q, k, i, &mut probs);
+            match mean {
+                true => attend_probs_mean(spec, q, k, i, &mut probs),
+                false => attend_probs(spec, q, k, i, &mut probs),
+            }
             all.push(probs);
         }
     }

@@ -287,7 +287,7 @@ fn products(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, seen: Seen) 
             cx.taps.put(&k, &keys);
         }
     }
-    match seen {
+    match &seen {
         Seen::Rows(k, v) => ops::attend(q, k, v, &spec),
         Seen::Kept(kept) => ops::attend_slabs(q, &kept.slabs, &spec),
     }
