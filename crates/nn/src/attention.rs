@@ -194,15 +194,22 @@ pub trait Shrink: Send + Sync {
 pub struct Rotary {
     by: Vec<f32>,
     pairs: Pairs,
+    width: usize,
     /// Angles of all positions met so far.
     angles: RwLock<Angles>,
 }
 
 impl Rotary {
-    /// Pair `k` of a head turns by `by[k]` per position; numbers behind the pairs stay.
+    /// Pair `k` of a head turns by `by[k]` per position; the pairs are whole heads.
     pub fn new(by: Vec<f32>, pairs: Pairs) -> Self {
-        let angles = RwLock::new(Angles::new(0, &by, pairs));
-        Rotary { by, pairs, angles }
+        let width = 2 * by.len();
+        Rotary::partial(by, pairs, width)
+    }
+
+    /// The same for heads of `width` numbers, of which those behind the pairs stay.
+    pub fn partial(by: Vec<f32>, pairs: Pairs, width: usize) -> Self {
+        let angles = RwLock::new(Angles::new(0, &by, pairs).partial(width));
+        Rotary { by, pairs, width, angles }
     }
 
     /// Shapes: x `[rows, heads * head_dim]`, positions `[rows]` -> the same as x.
@@ -213,7 +220,7 @@ impl Rotary {
         if known.positions() >= need {
             return ops::turn(x, heads, &known, positions);
         }
-        let grown = Angles::new(need.next_power_of_two(), &self.by, self.pairs);
+        let grown = Angles::new(need.next_power_of_two(), &self.by, self.pairs).partial(self.width);
         *self.angles.write().unwrap_or_else(PoisonError::into_inner) = grown.clone();
         ops::turn(x, heads, &grown, positions)
     }
