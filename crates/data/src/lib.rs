@@ -24,6 +24,7 @@ pub mod reader;
 pub mod resize;
 pub mod scenes;
 pub mod squad;
+#[cfg(feature = "parquet")]
 mod table;
 pub mod text;
 mod text_config;

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, Result, open_file, read_file};
-use crate::table;
 use crate::text::MAX_TEXT_BYTES;
 
 /// Largest file of text, packed and unpacked, in bytes.
@@ -21,6 +20,7 @@ const MAX_FILES: usize = 100_000;
 const FOLDER: [&str; 3] = [".txt", ".txt.gz", ".parquet"];
 
 const GZIP: &[u8] = &[0x1F, 0x8B];
+const TABLE: &[u8] = b"PAR1";
 
 /// First bytes, what they mean, and what unpacks them.
 const FORMATS: [(&[u8], &str, &str); 6] = [
@@ -30,7 +30,7 @@ const FORMATS: [(&[u8], &str, &str); 6] = [
     (b"BZh", "packed with bzip2", "bzip2 -dk FILE"),
     (b"PK\x03\x04", "a zip archive", "unzip FILE"),
     (
-        table::MAGIC,
+        TABLE,
         "a Parquet table",
         r#"python3 -c "import pandas; print(*pandas.read_parquet('FILE')['text'], sep='\n')" > text.txt"#,
     ),
@@ -41,7 +41,7 @@ const FORMATS: [(&[u8], &str, &str); 6] = [
 pub fn segments(path: impl AsRef<Path>) -> Result<Vec<String>> {
     let path = path.as_ref();
     if is_table(path)? {
-        let rows = table::texts(path)?;
+        let rows = rows(path)?;
         return match rows.iter().position(|row| row.len() > MAX_LINE_BYTES) {
             Some(i) => Err(long_line(path, i, rows[i].len())),
             None => Ok(rows),
@@ -97,17 +97,31 @@ pub fn documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
 
 /// The text of a file, or those of the rows of a table, without empty ones.
 fn texts(path: &Path) -> Result<Vec<String>> {
-    let mut texts = if is_table(path)? { table::texts(path)? } else { vec![read_text(path)?] };
+    let mut texts = if is_table(path)? { rows(path)? } else { vec![read_text(path)?] };
     texts.retain(|text| !text.trim().is_empty());
     Ok(texts)
 }
 
+/// The texts of a table.
+#[cfg(feature = "parquet")]
+fn rows(path: &Path) -> Result<Vec<String>> {
+    crate::table::texts(path)
+}
+
+/// Refused where the reader of tables was not built.
+#[cfg(not(feature = "parquet"))]
+fn rows(path: &Path) -> Result<Vec<String>> {
+    let what = "is a Parquet table, which this build does not read";
+    let hint = "build with `--features parquet`, or write the texts to a plain file, one a line";
+    Err(Error::file(path, "file.table", what, hint))
+}
+
 /// By its first bytes, whatever its name.
 fn is_table(path: &Path) -> Result<bool> {
-    let mut head = Vec::with_capacity(table::MAGIC.len());
+    let mut head = Vec::with_capacity(TABLE.len());
     let (file, _) = open_file(path, MAX_FILE_BYTES)?;
-    file.take(table::MAGIC.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(path, &e))?;
-    Ok(head == table::MAGIC)
+    file.take(TABLE.len() as u64).read_to_end(&mut head).map_err(|e| Error::io(path, &e))?;
+    Ok(head == TABLE)
 }
 
 fn long_line(path: &Path, at: usize, len: usize) -> Error {

@@ -12,9 +12,6 @@ use parquet::schema::types::Type;
 use crate::error::{Error, Result, open_file};
 use crate::plain::MAX_FILE_BYTES;
 
-/// First bytes of a table.
-pub(crate) const MAGIC: &[u8] = b"PAR1";
-
 /// The column that is read where a table has several of text.
 const TEXT: &str = "text";
 

@@ -1,4 +1,5 @@
-//! Texts in Parquet tables, against what another program wrote; and tables that are damaged.
+//! Texts in Parquet tables, against what another program wrote; and tables that are damaged. Without the feature `parquet`:
+//! that a table is refused.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,6 +8,7 @@ mod common;
 use common::{Scratch, fixture};
 use switchformer_data::{Descriptions, plain};
 
+#[cfg(feature = "parquet")]
 const ROWS: [&str; 7] = ["one", "", "  two ", "", "thré\nand more", "one", "one"];
 
 fn table(name: &str) -> std::path::PathBuf {
@@ -14,6 +16,7 @@ fn table(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
+#[cfg(feature = "parquet")]
 fn rows_are_texts() {
     for name in ["texts", "gzip"] {
         assert_eq!(plain::segments(table(name)).unwrap(), ROWS, "{name}");
@@ -29,6 +32,7 @@ fn rows_are_texts() {
 }
 
 #[test]
+#[cfg(feature = "parquet")]
 fn what_cannot_be_read_says_what_to_do() {
     let says = |name: &str, words: &[&str]| {
         let error = plain::lines(table(name)).unwrap_err();
@@ -38,8 +42,18 @@ fn what_cannot_be_read_says_what_to_do() {
     says("several", &["(title, other)", "`text`", "several.parquet"]);
     says("none", &["no column of texts"]);
     says("zstd", &["ZSTD", "Snappy"]);
-    // Where a table makes no sense.
+}
+
+#[test]
+fn a_table_makes_no_sense_everywhere() {
     assert_eq!(Descriptions::open(table("texts")).unwrap_err().code(), "file.packed");
+}
+
+#[test]
+#[cfg(not(feature = "parquet"))]
+fn a_build_without_tables_says_how_to_read_them() {
+    let error = plain::lines(table("texts")).unwrap_err();
+    assert!(error.code() == "file.table" && error.to_string().contains("--features parquet"), "{error}");
 }
 
 #[test]
@@ -53,6 +67,7 @@ fn a_pipe_is_refused_and_not_waited_for() {
 }
 
 #[test]
+#[cfg(feature = "parquet")]
 fn damaged_tables_are_errors() {
     let dir = Scratch::new("damaged");
     for name in ["texts", "gzip", "only"] {

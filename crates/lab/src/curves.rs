@@ -4,10 +4,6 @@ use std::path::Path;
 
 use maud::{PreEscaped, html};
 use plotters::prelude::*;
-use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
-use ratatui::symbols::Marker;
-use ratatui::widgets::{Axis, Chart, GraphType, Widget};
 use serde_json::Value;
 use switchformer_nn::store::write_atomic;
 
@@ -98,21 +94,60 @@ pub fn sketch(loss: &Curve, valid: &Curve, width: u16, height: u16) -> String {
     let (Some((low, high)), Some(last)) = (bounds(&[&loss, valid]), loss.last().or(valid.last())) else {
         return String::new();
     };
-    let set = |name: &'static str, curve, marker, kind| {
-        ratatui::widgets::Dataset::default().name(name).data(curve).marker(marker).graph_type(kind)
+    let (top, bottom) = (format!("{high:.3}"), format!("{low:.3}"));
+    let margin = top.len().max(bottom.len());
+    let (columns, rows) = (usize::from(width).saturating_sub(margin + 1), usize::from(height).saturating_sub(1));
+    if columns == 0 || rows == 0 {
+        return String::new();
+    }
+    // A character is 2 x 4 dots.
+    let scale = |value: f64, end: f64, dots: usize| (value / end.max(f64::MIN_POSITIVE) * (dots - 1) as f64).round();
+    let place = |(step, value): (f64, f64)| {
+        let x = scale(step, last.0, 2 * columns).clamp(0.0, (2 * columns - 1) as f64);
+        (x as usize, scale(high - value, high - low, 4 * rows).clamp(0.0, (4 * rows - 1) as f64) as usize)
     };
-    let sets = vec![
-        set("training", loss.as_slice(), Marker::Braille, GraphType::Line),
-        set("validation", valid.as_slice(), Marker::Dot, GraphType::Scatter),
-    ];
-    let x = Axis::default().bounds([0.0, last.0]).labels(["0".into(), format!("{:.0} steps", last.0)]);
-    let y = Axis::default().bounds([low, high]).labels([format!("{low:.3}"), format!("{high:.3}")]);
-    let area = Rect::new(0, 0, width, height);
-    let mut buffer = Buffer::empty(area);
-    Chart::new(sets).x_axis(x).y_axis(y).render(area, &mut buffer);
-    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
-    (0..height).map(|y| row(y).trim_end().to_string()).collect::<Vec<_>>().join("\n")
+    let mut dots = vec![vec![0u8; columns]; rows];
+    let mut dot = |(x, y): (usize, usize)| dots[y / 4][x / 2] |= DOTS[y % 4][x % 2];
+    for pair in loss.windows(2) {
+        let ((x0, y0), (x1, y1)) = (place(pair[0]), place(pair[1]));
+        let n = x0.abs_diff(x1).max(y0.abs_diff(y1)).max(1);
+        let between = |a: usize, b: usize, i: usize| (a * (n - i) + b * i + n / 2) / n;
+        (0..=n).for_each(|i| dot((between(x0, x1, i), between(y0, y1, i))));
+    }
+    loss.first().into_iter().for_each(|p| dot(place(*p)));
+    let mut cells: Vec<Vec<char>> = dots
+        .into_iter()
+        .map(|row| {
+            row.into_iter()
+                .map(|d| if d == 0 { ' ' } else { char::from_u32(0x2800 + u32::from(d)).unwrap_or(' ') })
+                .collect()
+        })
+        .collect();
+    for (x, y) in valid.iter().map(|p| place(*p)) {
+        cells[y / 4][x / 2] = '\u{2022}';
+    }
+    let mut lines: Vec<String> = Vec::with_capacity(rows + 1);
+    for (i, row) in cells.into_iter().enumerate() {
+        let label = if i == 0 {
+            &top
+        } else if i + 1 == rows {
+            &bottom
+        } else {
+            ""
+        };
+        lines.push(format!("{label:>margin$}\u{2502}{}", row.into_iter().collect::<String>()).trim_end().to_string());
+    }
+    let said = if valid.is_empty() { "0" } else { "0  (\u{2022} validation)" };
+    let steps = format!("{:.0} steps", last.0);
+    lines.push({
+        let left = columns.saturating_sub(said.chars().count());
+        format!("{:margin$}\u{2514}{said}{steps:>left$}", "")
+    });
+    lines.join("\n")
 }
+
+/// The bit of each dot of a braille character, by row and column.
+const DOTS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 
 const COLOURS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 96, 20)];
 
