@@ -109,7 +109,7 @@ fn the_registry_is_shown() {
     assert_eq!(document(&run(&["describe", "vit", "--json"]))["name"], "vit");
     let points = document(&run(&["points", "default", "--json"]));
     let axes: Vec<_> = points["axes"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(axes, ["bits", "acts", "experts", "tokens", "exit"]);
+    assert_eq!(axes, ["bits", "acts", "task", "experts", "tokens", "exit"]);
     assert_eq!(document(&run(&["doctor", "--json"]))["embedded_model"]["well"], true);
     assert!(text(&run(&["completions", "bash"]).stdout).contains("switchformer"));
 }
@@ -319,7 +319,6 @@ fn a_text_is_written_by_beams_by_chance_or_as_it_grows() {
         (&["--length-penalty", "1"], 1, "--beams"),
         (&["--stop", ""], 1, "--stop"),
         (&["--stream", "--json"], 1, "--stream"),
-        (&["--point", r#"{"exit":3}"#], 1, "every block"),
     ] {
         fails(&with(flags).iter().map(String::as_str).collect::<Vec<_>>(), code, &[word]);
     }
