@@ -234,9 +234,14 @@ impl Output {
             let tensors: Option<Vec<&Tensor>> = parts.iter().map(|(_, o)| o.get(name).ok()).collect();
             let Some(tensors) = tensors else { continue };
             let joined = Tensor::cat(&tensors, 0)?;
-            let mut order = vec![0u32; n];
+            let mut order = vec![u32::MAX; n];
             for (row, member) in parts.iter().flat_map(|(m, _)| m).enumerate() {
                 order[*member as usize] = row as u32;
+            }
+            // A member that left without an answer must never be given another's.
+            if let Some(i) = order.iter().position(|row| *row == u32::MAX) {
+                let what = format!("member {i} has no `{name}`");
+                return Err(Error::input(what, "a rule let it leave without an output"));
             }
             let order = Tensor::from_vec(order, n, &Device::Cpu)?;
             merged = merged.member(name, joined.index_select(&order, 0)?);
@@ -259,4 +264,19 @@ pub fn unpack(t: &Tensor, rows: &Rows, columns: &[u32], n: usize) -> Result<Tens
     let mut dims = vec![rows.n(), n];
     dims.extend_from_slice(&t.dims()[1..]);
     Ok(Tensor::from_vec(out, dims, &Device::Cpu)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_an_answer_gets_nobody_elses() {
+        let answer = |v: f32| Output::new().member("logits", Tensor::from_vec(vec![v], (1, 1), &Device::Cpu).unwrap());
+        let whole = Output::merge(vec![(vec![1], answer(1.0)), (vec![0], answer(0.0))], 2).unwrap();
+        assert_eq!(whole.get("logits").unwrap().to_vec2::<f32>().unwrap(), [[0.0], [1.0]]);
+        let error = Output::merge(vec![(vec![0], answer(0.0)), (vec![2], answer(2.0))], 3).unwrap_err();
+        assert!(error.to_string().contains("member 1 has no `logits`"), "{error}");
+    }
 }
