@@ -196,7 +196,9 @@ pub struct KeyValueCache {
 impl KeyValueCache {
     fn new(rows: Rows, heads: usize, width: usize) -> Self {
         let n = rows.n();
-        KeyValueCache { rows, slabs: vec![Arc::new(KeyValueSlab::new(heads, width)); n] }
+        // They share nothing yet, so one empty slab stands for all until a member writes.
+        let empty = Arc::new(KeyValueSlab::new(heads, width));
+        KeyValueCache { rows, slabs: std::iter::repeat_n(empty, n).collect() }
     }
 
     fn extend(&mut self, kv: [&Tensor; 2], segments: &[usize], rows: &Rows) -> Result<()> {

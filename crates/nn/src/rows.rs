@@ -210,6 +210,7 @@ fn no_map() -> Error {
 pub const MAX_ROWS: usize = 1 << 24;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -73,7 +73,7 @@ pub trait Staged: Send + Sync {
         1
     }
     /// First block that runs where the memory holds what the blocks before it gave; `None` for models without memory. A
-    /// model with one puts its rows behind the text so far with [`Memory::place`] in its stem.
+    /// model with one puts its rows behind the text so far with [`crate::Memory::place`] in its stem.
     fn resume(&self) -> Option<usize> {
         None
     }
