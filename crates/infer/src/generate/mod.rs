@@ -86,7 +86,7 @@ impl Ends<'_> {
     }
 }
 
-/// The likeliest continuation of at most `max_tokens` per member; see [`write`].
+/// The likeliest continuation of at most `max_tokens` per member; see [`write()`].
 pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize) -> Result<(Vec<Vec<u32>>, Trace)> {
     let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
     let (all, trace) = write(opened, point, source, &Writing { max_tokens, choice: Choice::Greedy }, &mut watch)?;

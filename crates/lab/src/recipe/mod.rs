@@ -61,7 +61,7 @@ pub struct Start {
     /// Experts in the place of feed-forward networks, each a copy of the network at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertPlan>,
-    /// Steps that make another folder of this one before training, by name (see [`prepare`]); training starts from what
+    /// Steps that make another folder of this one before training, by name (see `lab::prepare`); training starts from what
     /// they make.
     #[serde(flatten)]
     pub prepare: toml::Table,
