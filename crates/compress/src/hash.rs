@@ -60,8 +60,7 @@ pub struct Hashed {
 
 /// Writes to `out` the model in `dir` with codes in place of softmax, the hash fitted to images. Errors where the model's
 /// attention does not see the whole map, where a map has fewer rows than the fit needs, and where `out` exists.
-/// Shapes: pixels `[b, c, h, w]`.
-pub fn hash_attention(dir: &Path, out: &Path, pixels: &Tensor, how: &HashFit) -> Result<Hashed> {
+pub fn hash_attention(dir: &Path, out: &Path, input: &Input, how: &HashFit) -> Result<Hashed> {
     unused(out)?;
     let source = Softmax::open(dir)?;
     let mut fields = source.config.as_map().clone();
@@ -89,7 +88,7 @@ pub fn hash_attention(dir: &Path, out: &Path, pixels: &Tensor, how: &HashFit) ->
     }
     take_over(&params, &source)?;
     let mut made = Hashed { errors: Vec::new(), improved: [0; 2], params: [source.params, w.n_elements()] };
-    fit_blocks(model.as_ref(), &params, pixels, how, &mut made)?;
+    fit_blocks(model.as_ref(), &params, input, how, &mut made)?;
 
     let mut files = remade(dir, &fields, &published_tensors(entry, entry.architectures[0], &params)?)?;
     files.remove("switch.json");
@@ -186,7 +185,7 @@ fn is_hash(p: &Param) -> bool {
 }
 
 /// Fits block after block; a hashed one is known by the queries that it shows.
-fn fit_blocks(model: &dyn Model, params: &[Param], pixels: &Tensor, how: &HashFit, made: &mut Hashed) -> Result<()> {
+fn fit_blocks(model: &dyn Model, params: &[Param], input: &Input, how: &HashFit, made: &mut Hashed) -> Result<()> {
     let hash = |part: &str| -> Vec<&Param> {
         let end = format!("{HASH}{part}");
         params.iter().filter(|p| p.names.iter().any(|(name, _)| name.ends_with(&end))).collect()
@@ -195,8 +194,11 @@ fn fit_blocks(model: &dyn Model, params: &[Param], pixels: &Tensor, how: &HashFi
     let (point, mut trace) = (Point::new(), Trace::default());
     let trunk = model.trunk();
     let mut quiet = Taps::none();
-    let mut state = trunk.stem(&mut Ctx::new(&point, &mut quiet, &mut trace), &Input::Pixels(pixels.clone()))?;
-    let members = pixels.dims4()?.0;
+    let mut state = trunk.stem(&mut Ctx::new(&point, &mut quiet, &mut trace), input)?;
+    let members = input.n();
+    if model.lens(input)?.windows(2).any(|w| w[0] != w[1]) {
+        return Err(Error::input("images of several sizes", "fit a hash to images of one size"));
+    }
     for idx in 0..trunk.n_blocks() {
         let name = format!("blocks.{idx}.attn.qk");
         let mut taps = Taps::named([name.as_str()]);

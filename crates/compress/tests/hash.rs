@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use common::{batch, far, flat, publish, toy};
 use serde_json::{Value as Json, json};
 use switchformer_compress::hash::{HashFit, Sample, fit, hash_attention, places};
-use switchformer_nn::{Input, InputSpec, Point, Taps};
+use switchformer_nn::{Input, Point, Taps};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
 #[test]
@@ -66,9 +66,8 @@ fn a_softmax_model_becomes_a_hashed_one() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join(name);
     let input = whole(&dir("whole"));
-    let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, seed: 3, ..HashFit::default() };
-    let make = |name: &str, how: &HashFit| hash_attention(&dir("whole"), &dir(name), pixels, how).unwrap();
+    let make = |name: &str, how: &HashFit| hash_attention(&dir("whole"), &dir(name), &input, how).unwrap();
     let made = make("hashed", &how);
     let errors: f64 = made.errors.iter().map(|[drawn, fitted]| fitted - drawn).sum();
     assert!(errors < 0.0 && made.improved[0] > 0 && made.errors.len() == 1, "{made:?}");
@@ -92,7 +91,7 @@ fn a_softmax_model_becomes_a_hashed_one() {
     anchors.chunks(8).for_each(|a| assert!((a.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5));
     let (out, _) = hashed.run(&Point::new(), &input).unwrap();
     assert!(flat(out.get("logits").unwrap()).iter().all(|v| v.is_finite()));
-    let InputSpec::Pixels { size, .. } = hashed.model.spec() else { panic!() };
+    let (_, size, _) = hashed.model.spec().image_size().unwrap();
     assert_eq!(size, (32, 32));
 }
 
@@ -102,9 +101,8 @@ fn twins_become_hashed_ones_too() {
     let dir = |name: &str| temp.path().join(name);
     let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
     let (mut config, input) = softmax(&dir("softmax"), "twins");
-    let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, seed: 3, ..HashFit::default() };
-    let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
+    let made = hash_attention(&dir("softmax"), &dir("hashed"), &input, &how).unwrap();
     // Two blocks see a reduced map in Twins and are hashed; those behind keep their softmax.
     assert_eq!(made.errors.len(), 2);
     assert!(made.errors.iter().map(|[drawn, fitted]| fitted - drawn).sum::<f64>() < 0.0, "{made:?}");
@@ -124,7 +122,7 @@ fn twins_become_hashed_ones_too() {
     // Twins as published look at windows, and codes cannot stand in for attention that is over codes already, or in
     // every stage unreduced.
     let refused = |name: &str, word: &str| {
-        let e = hash_attention(&dir(name), &dir("new"), pixels, &how).unwrap_err().to_string();
+        let e = hash_attention(&dir(name), &dir("new"), &input, &how).unwrap_err().to_string();
         assert!(e.contains(word) && !dir("new").exists(), "{e}");
     };
     let entry = find("twins").unwrap();
@@ -144,9 +142,8 @@ fn a_host_s_own_softmax_becomes_its_codes() {
     publish(&dir("codes"), entry, toy(entry, "EcoFormerPvtV2"));
     let open = |name: &str| Opened::open(&dir(name), OpenOptions::default()).unwrap();
     let (_, input) = softmax(&dir("softmax"), entry.name);
-    let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, ..HashFit::default() };
-    let made = hash_attention(&dir("softmax"), &dir("hashed"), pixels, &how).unwrap();
+    let made = hash_attention(&dir("softmax"), &dir("hashed"), &input, &how).unwrap();
     assert_eq!((made.errors.len(), made.params), (1, [open("softmax").n_params, open("hashed").n_params]));
     let (old, new) = (tensors(&dir("softmax")), tensors(&dir("hashed")));
     for (name, values) in &old {
@@ -159,7 +156,7 @@ fn a_host_s_own_softmax_becomes_its_codes() {
             }
         }
     }
-    let e = hash_attention(&dir("codes"), &dir("new"), pixels, &how).unwrap_err().to_string();
+    let e = hash_attention(&dir("codes"), &dir("new"), &input, &how).unwrap_err().to_string();
     assert!(e.contains("attn_type"), "{e}");
 }
 
@@ -167,10 +164,9 @@ fn a_host_s_own_softmax_becomes_its_codes() {
 fn rows_that_are_alike_have_more_bits_in_common() {
     let temp = tempfile::tempdir().unwrap();
     let input = whole(&temp.path().join("whole"));
-    let Input::Pixels(pixels) = &input else { panic!() };
     let how = HashFit { bits: 8, anchors: 12, seed: 3, ..HashFit::default() };
     let out = temp.path().join("hashed");
-    hash_attention(&temp.path().join("whole"), &out, pixels, &how).unwrap();
+    hash_attention(&temp.path().join("whole"), &out, &input, &how).unwrap();
     // The queries that the written model shows are those that the fit met.
     let opened = Opened::open(&out, OpenOptions::default()).unwrap();
     let name = "blocks.0.attn.qk";
@@ -195,14 +191,13 @@ fn what_cannot_be_hashed_is_refused_by_name() {
     let temp = tempfile::tempdir().unwrap();
     let dir = |name: &str| temp.path().join(name);
     let input = whole(&dir("whole"));
-    let Input::Pixels(pixels) = &input else { panic!() };
     let reduced = find("pvt_v2").unwrap();
     publish(&dir("reduced"), reduced, toy(reduced, "PvtV2ForImageClassification"));
     publish(&dir("bare"), reduced, toy(reduced, "PvtV2Model"));
     publish(&dir("vit"), find("vit").unwrap(), toy(find("vit").unwrap(), "ViTForImageClassification"));
     let how = HashFit { bits: 8, anchors: 12, ..HashFit::default() };
     let refused = |from: &str, to: &str, how: &HashFit, word: &str| {
-        let e = hash_attention(&dir(from), &dir(to), pixels, how).unwrap_err().to_string();
+        let e = hash_attention(&dir(from), &dir(to), &input, how).unwrap_err().to_string();
         assert!(e.contains(word) && !dir("new").exists(), "{e}");
     };
     refused("whole", "whole", &how, "exists");

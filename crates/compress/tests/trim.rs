@@ -79,6 +79,7 @@ fn outputs(o: &Output) -> Vec<(String, Tensor)> {
         .iter()
         .map(|(name, v)| match v {
             switchformer_nn::Value::PerMember(t) | switchformer_nn::Value::PerRow(t, _) => (name.clone(), t.clone()),
+            switchformer_nn::Value::Each(_) => panic!("{name} differs in size"),
         })
         .collect()
 }

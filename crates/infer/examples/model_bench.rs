@@ -4,10 +4,9 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use switchformer_infer::generate::{Choice, Watch, Writing, write};
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Error, Input, InputSpec, Point, Result, machine::Pool};
+use switchformer_nn::{Input, Point, Result, machine::Pool};
 use switchformer_zoo::{OpenOptions, Opened};
 
 #[global_allocator]
@@ -31,32 +30,21 @@ fn time(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(taken[taken.len() / 2])
 }
 
-fn tokens(vocab: usize, n: usize) -> Result<Input> {
-    let mut stream = Stream::named("bench");
-    let ids: Vec<u32> = (0..n).map(|_| (vocab / 2) as u32 + stream.below(vocab as u64 / 2) as u32).collect();
-    Input::tokens(&[ids])
-}
-
 fn main() -> Result<()> {
     let point = Point::new();
     for name in std::env::args().skip(1) {
         let opened = Opened::random(Opened::preset(&name)?, OpenOptions::default())?;
-        let input = match opened.model.spec() {
-            InputSpec::Pixels { channels, size: (h, w), .. } => {
-                Input::Pixels(Tensor::rand(-1f32, 1.0, (1, channels, h, w), &Device::Cpu)?)
-            }
-            InputSpec::Tokens { vocab, .. } => tokens(vocab, READ)?,
-            InputSpec::Pair { vocab, .. } => Input::pair(tokens(vocab, READ)?, tokens(vocab, READ)?)?,
-        };
+        let (spec, stream) = (opened.model.spec(), Stream::named("bench"));
+        let input = Input::sample(&spec, &[READ], None, Some(&stream))?;
         let pass = time(|| opened.run(&point, &input).map(drop))?;
         println!("{name}: pass {pass:.2} ms");
         if opened.model.decoder().is_some() {
-            let Input::Pair { source, .. } = &input else { return Err(Error::input("no pair", "give a writer")) };
+            let source = Input::sample(&spec.without("decoder_input_ids"), &[READ], None, Some(&stream))?;
             let written = |max_tokens: usize| {
                 time(|| {
                     let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
                     let how = Writing { max_tokens, choice: Choice::Greedy };
-                    write(&opened, &point, source, &how, &mut watch).map(drop)
+                    write(&opened, &point, &source, &how, &mut watch).map(drop)
                 })
             };
             let (one, all) = (written(1)?, written(1 + WRITTEN)?);

@@ -9,7 +9,7 @@ use serde_json::json;
 use switchformer_data::batch::Draw;
 use switchformer_data::fashion::Dataset;
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Input, InputSpec, Point, Trace, ops};
+use switchformer_nn::{Input, Point, Trace, ops};
 use switchformer_zoo::Opened;
 
 use crate::error::Result;
@@ -97,15 +97,13 @@ pub fn pixels(set: &Dataset, indices: &[u32], draw: Option<&Draw>) -> Result<Inp
     let shape = (indices.len(), set.channels(), set.height(), set.width());
     let mut data = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
     set.fill_batch(indices, set.norm(), draw, &mut data)?;
-    Ok(Input::Pixels(Tensor::from_vec(data, shape, &Device::Cpu)?))
+    Ok(Input::pixel_values(Tensor::from_vec(data, shape, &Device::Cpu)?))
 }
 
 /// The set at the size that a model was trained at.
 pub fn fitted<'a>(opened: &Opened, set: &'a Dataset) -> Result<Cow<'a, Dataset>> {
-    match opened.model.spec() {
-        InputSpec::Pixels { size: (h, w), .. } if h == w && (h, w) != (set.height(), set.width()) => {
-            Ok(Cow::Owned(set.resized(h)?))
-        }
+    match opened.model.spec().image_size() {
+        Ok((_, (h, w), _)) if h == w && (h, w) != (set.height(), set.width()) => Ok(Cow::Owned(set.resized(h)?)),
         _ => Ok(Cow::Borrowed(set)),
     }
 }

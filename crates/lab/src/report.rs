@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::prelude::*;
 use switchformer_data::fashion::{Dataset, LABELS};
-use switchformer_nn::{InputSpec, Point, Trace};
+use switchformer_nn::{Point, Trace};
 use switchformer_zoo::Opened;
 
 use crate::error::{Error, Result};
@@ -86,10 +86,7 @@ pub fn page(
 ) -> Result<String> {
     let by_time = plot(points, "milliseconds per image, batch 32", |p| p.ms_batch32)?;
     let by_flops = plot(points, "MFLOPs per image", |p| p.flops / 1e6)?;
-    let patch = match opened.model.spec() {
-        InputSpec::Pixels { patch, .. } => patch,
-        InputSpec::Tokens { .. } | InputSpec::Pair { .. } => (1, 1),
-    };
+    let patch = opened.model.spec().image_size().map_or((1, 1), |(_, _, patch)| patch);
     let body = html! {
         h1 { "One checkpoint, " (points.len()) " operating points" }
         p { (setting.model) ", " (opened.n_params) " parameters in " (opened.file_bytes / 1024) " KiB of weights. "

@@ -116,7 +116,7 @@ impl Stub for Images {
     fn make(&self) -> Batch {
         let mut stream = Stream::named("images");
         let pixels: Vec<f32> = (0..2 * 8 * 8).map(|_| stream.unit()).collect();
-        let input = Input::Pixels(tensor(&pixels, &[2, 1, 8, 8]));
+        let input = Input::pixel_values(tensor(&pixels, &[2, 1, 8, 8]));
         Batch { input, target: Target::classes(vec![1, 2]), weight: 2.0, size: 2, task: None }
     }
     fn lose(&self, out: &Output, batch: &Batch) -> Result<Losses> {

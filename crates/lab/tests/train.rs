@@ -98,7 +98,7 @@ fn the_exported_file_offers_every_trained_point() {
     let set = switchformer_data::embedded_fashion().unwrap();
     let mut pixels = vec![0f32; 4 * 784];
     set.fill_batch(&[0, 1, 2, 3], Norm::FASHION, None, &mut pixels).unwrap();
-    let input = Input::Pixels(Tensor::from_vec(pixels, (4, 1, 28, 28), &Device::Cpu).unwrap());
+    let input = Input::pixel_values(Tensor::from_vec(pixels, (4, 1, 28, 28), &Device::Cpu).unwrap());
     let mut seen = Vec::new();
     for bits in [8, 6, 4, 2] {
         for exit in [1, 2, 3] {

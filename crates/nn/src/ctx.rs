@@ -4,6 +4,7 @@ use candle_core::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
+use crate::members::Members;
 use crate::memory::Memory;
 use crate::ops;
 use crate::point::Point;
@@ -22,6 +23,9 @@ pub struct Ctx<'a> {
     pub taps: &'a mut Taps,
     /// Decisions and counted work.
     pub trace: &'a mut Trace,
+    /// Who the members of the batch are, by [`crate::Rows::members`]. [`crate::run`] takes them from the input; with a
+    /// memory whoever runs a step sets them, as the memory's members are those of the input that was read first.
+    pub members: Members,
     /// Whether gradients are wanted: leaves then take their differentiable path.
     pub train: bool,
     /// Index of the block being run, set by [`crate::walk`]; names the taps of its layers.
@@ -67,6 +71,7 @@ impl<'a> Ctx<'a> {
             point,
             taps,
             trace,
+            members: Members::default(),
             train: false,
             block: 0,
             aux: Vec::new(),
@@ -77,9 +82,15 @@ impl<'a> Ctx<'a> {
         }
     }
 
-    /// A random stream that depends on the request's seed and the place alone: not on batch mates or threads.
+    /// A random stream of a training pass, which depends on the point's seed and the place in the model alone.
     pub fn rng(&self, place: &str) -> Stream {
         Stream::named(place).fork(self.point.seed())
+    }
+
+    /// A random stream for what is chosen for one member, which depends on its seed (the point's where it has none of its
+    /// own) and the place in the model alone: not on batch mates or threads.
+    pub fn rng_of(&self, member: u32, place: &str) -> Stream {
+        Stream::named(place).fork(self.members.seed(member).unwrap_or_else(|| self.point.seed()))
     }
 
     /// Dropout of a sublayer's answer in training: each number is zero with the chance [`Ctx::dropout`], the others grow

@@ -184,6 +184,33 @@ impl Rows {
         Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, maps: None }))
     }
 
+    /// Puts the segments of several batches together, ordered by member. Returns the packed indices to gather from the
+    /// rows of all batches one after another, and their shape. Errors where a member is in two of them.
+    pub fn join(parts: &[&Rows]) -> Result<(Vec<u32>, Rows)> {
+        let mut segments = Vec::new(); // member, part, segment, first packed row
+        let mut before = 0;
+        for (p, rows) in parts.iter().enumerate() {
+            segments.extend((0..rows.n()).map(|i| (rows.members[i], p, i, before + rows.cu[i])));
+            before += rows.total() as u32;
+        }
+        segments.sort_unstable();
+        if let Some(twice) = segments.windows(2).find(|w| w[0].0 == w[1].0) {
+            return Err(Error::shape("rows.join", "each member once", &[twice[0].0 as usize]));
+        }
+        let lens: Vec<usize> = segments.iter().map(|(_, p, i, _)| parts[*p].len(*i)).collect();
+        let gather = segments.iter().zip(&lens).flat_map(|((_, _, _, from), len)| *from..from + *len as u32).collect();
+        let positions: Vec<u32> =
+            segments.iter().flat_map(|(_, p, i, _)| parts[*p].positions[parts[*p].range(*i)].iter().copied()).collect();
+        let members: Vec<u32> = segments.iter().map(|s| s.0).collect();
+        let prefix = parts.first().and_then(|rows| rows.maps.as_ref()).map(|maps| maps.prefix);
+        let size = |(_, p, i, _): &(u32, usize, usize, u32)| {
+            parts[*p].maps.as_ref().filter(|maps| Some(maps.prefix) == prefix).map(|maps| maps.sizes[*i])
+        };
+        let sizes: Option<Arc<[Size]>> = segments.iter().map(size).collect();
+        let maps = prefix.zip(sizes).map(|(prefix, sizes)| Maps { prefix, sizes });
+        Ok((gather, Rows { maps, ..Rows::new(&lens)?.at_positions(&positions)?.of_members(&members)? }))
+    }
+
     /// Keeps whole segments, named by ascending index. Returns the packed indices to gather and the new shape.
     pub fn select(&self, segments: &[usize]) -> (Vec<u32>, Rows) {
         let mut gather = Vec::new();

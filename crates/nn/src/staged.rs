@@ -7,11 +7,13 @@ use candle_core::Tensor;
 use crate::ctx::Ctx;
 use crate::decode::Decode;
 use crate::error::{Error, Result};
-use crate::io::{Input, InputSpec, Output};
+use crate::input::Input;
 use crate::leaf::LeafCost;
+use crate::output::Output;
 use crate::point::Point;
 use crate::rows::Rows;
 use crate::side::{Side, gather_rows};
+use crate::spec::InputSpec;
 
 /// What flows from block to block.
 #[derive(Clone, Debug)]
@@ -149,10 +151,10 @@ pub fn walk(
     Ok(state)
 }
 
-/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place. With
-/// a memory that holds a text, the pass goes on with it: only the blocks run that meet the new rows.
+/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place. A
+/// member that a rule let go without an output has none. With a memory that holds a text, the pass goes on with it: only
+/// the blocks run that meet the new rows.
 pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: &Input) -> Result<Output> {
-    let n = input.n();
     let first = match &cx.memory {
         None => 0,
         Some(_) if cx.train => return Err(Error::input("a memory in training", "train on whole texts, without one")),
@@ -162,21 +164,28 @@ pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: 
             if memory.is_empty() { 0 } else { resume }
         }
     };
+    // The steps of a text belong to the members that it was begun for.
+    if cx.memory.is_none() {
+        cx.members = input.members().clone();
+    }
     let state = model.stem(cx, input)?;
     cx.taps.put("stem", &state.x);
     let mut left = Left::new();
     let state = walk(model, rules, cx, first..model.n_blocks(), state, &mut left)?;
-    if state.rows.n() > 0 || left.is_empty() {
+    // A batch that everybody left may be anywhere in the model, where its head cannot read.
+    if state.rows.n() > 0 || input.n() == 0 {
         let members = state.rows.members().to_vec();
         let out = model.head(cx, state)?;
         left.push((members, out));
     }
     if let Some(memory) = &cx.memory {
-        for (members, _) in &mut left {
-            *members = memory.segments(members)?.into_iter().map(|s| s as u32).collect();
+        for (members, out) in &mut left {
+            let segments: Vec<u32> = memory.segments(members)?.into_iter().map(|s| s as u32).collect();
+            *out = std::mem::take(out).of_segments(members, &segments)?;
+            *members = segments;
         }
     }
-    let merged = Output::merge(left, n)?;
+    let merged = Output::merge(left, input.n())?;
     Ok(rules.iter().filter_map(|r| r.outputs()).fold(merged, |out, names| out.only(names)))
 }
 

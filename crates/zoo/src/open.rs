@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Ctx, Error, Folder, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights,
-    staged,
+    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights, staged,
 };
+use switchformer_switch::between::cancel::Cancel;
 use switchformer_switch::between::exit::Exits;
 use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
 use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
@@ -160,13 +160,9 @@ impl Opened {
     /// Cost of the model of a config, as [`Opened::forecast`].
     pub fn forecast_of(config: &ConfigMap) -> Result<LeafCost> {
         let model = find(&config.text("model_type", "")?)?.build(config, &Weights::shapes_only())?;
-        let lens = match model.spec() {
-            InputSpec::Pixels { channels, size: (h, w), .. } => {
-                model.lens(&Input::Pixels(Tensor::zeros((1, channels, h, w), DType::F32, &Device::Cpu)?))?
-            }
-            InputSpec::Tokens { max_len, .. } => vec![TEXT.min(max_len)],
-            InputSpec::Pair { max_len, .. } => vec![TEXT.min(max_len); 2],
-        };
+        let spec = model.spec();
+        let len = spec.text_size().map_or(TEXT, |(_, max_len)| TEXT.min(max_len));
+        let lens = model.lens(&Input::sample(&spec, &[len], None, None)?)?;
         Ok(staged::cost(model.trunk(), &[], &Point::new(), &lens))
     }
 
@@ -177,7 +173,11 @@ impl Opened {
 
     /// Runs an input at a point with listeners.
     pub fn run_tapped(&self, point: &Point, input: &Input, taps: &mut Taps) -> Result<(Output, Trace)> {
-        let rules = self.switches.rules(point)?;
+        input.check(&self.model.spec())?;
+        let mut rules = self.switches.rules(point)?;
+        if input.members().can_cancel() {
+            rules.push(Box::new(Cancel));
+        }
         let mut trace = Trace::default();
         let mut cx = Ctx::new(point, taps, &mut trace);
         let out = staged::run(self.model.trunk(), &rules, &mut cx, input)?;

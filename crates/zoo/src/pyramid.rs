@@ -461,13 +461,13 @@ impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
 
 impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
     fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.patch, self.patch) }
+        InputSpec::images(self.channels, self.image, (self.patch, self.patch))
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.stem.size((h, w))]); n])
+        let sizes = input.image_sizes(self.channels)?.into_iter();
+        Ok(sizes.map(|image| rows_in(&[self.stem.size(image)])).collect())
     }
 }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::io::unpack;
 use switchformer_nn::names::Names;
-use switchformer_nn::{Ctx, Input, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
+use switchformer_nn::output::unpack;
+use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
 use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, Opened, ZOO};
 
@@ -65,33 +65,30 @@ impl Case {
         self.doc.get("point").map_or(Point::new(), |p| Point::parse(&p.to_string()).unwrap())
     }
 
-    fn input(&self) -> Input {
-        match self.tensors.get("in.pixel_values") {
-            Some(p) => Input::Pixels(p.clone()),
-            None => {
-                let get = |name: &str| self.tensors.get(&format!("in.{name}"));
-                let text = |ids: &Tensor, mask: &str| Input::padded(ids, get(mask), get("token_type_ids")).unwrap();
-                let source = text(get("input_ids").unwrap(), "attention_mask");
-                match get("decoder_input_ids") {
-                    Some(ids) => Input::pair(source, text(ids, "decoder_attention_mask")).unwrap(),
-                    None => source,
-                }
-            }
-        }
+    fn input(&self, spec: &InputSpec) -> Input {
+        // What the loss is made of is no input.
+        let name = |key: &str| key.strip_prefix("in.").filter(|n| !["labels", "probe"].contains(n)).map(String::from);
+        let given = self.tensors.iter().filter_map(|(key, t)| Some((name(key)?, t.clone())));
+        Input::from_tensors(&given.collect(), spec).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// What the outputs stand for: what is written, where the model writes.
+    fn answered(&self, input: &Input, model: &dyn Model) -> Side {
+        let writes = model.spec().takes("decoder_input_ids");
+        self.side(if writes { "decoder_input_ids" } else { "input_ids" }, input, model)
     }
 
     /// Where the rows of one part of the input are in the padded tensors.
-    fn side(&self, input: &Input, model: &dyn Model) -> Side {
-        let width = |ids: &str| self.tensors[&format!("in.{ids}")].dims()[1];
-        match input {
-            Input::Tokens { columns, rows, .. } => {
-                Side { rows: rows.clone(), columns: columns.clone(), width: width("input_ids") }
+    fn side(&self, name: &str, input: &Input, model: &dyn Model) -> Side {
+        match input.ids(name) {
+            Ok(text) => {
+                let width = self.tensors[&format!("in.{name}")].dims()[1];
+                Side { rows: text.rows.clone(), columns: text.columns.clone(), width }
             }
-            Input::Pixels(_) => {
+            Err(_) => {
                 let rows = Rows::new(&model.lens(input).unwrap()).unwrap();
                 Side { columns: rows.positions().to_vec(), width: rows.max_len(), rows }
             }
-            Input::Pair { target, .. } => Side { width: width("decoder_input_ids"), ..self.side(target, model) },
         }
     }
 }
@@ -144,14 +141,14 @@ fn check(entry: &Entry, case: &Case) -> f32 {
     let model = entry.build(&config, &w).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     assert_eq!(w.n_elements(), case.doc["n_params"].as_u64().unwrap(), "{}: parameters", case.name);
 
-    let input = case.input();
+    let input = case.input(&model.spec());
     let point = case.point();
     let (mut taps, mut trace) = (Taps::all(), Trace::default());
     let out = staged::run(model.trunk(), &[], &mut Ctx::new(&point, &mut taps, &mut trace), &input)
         .unwrap_or_else(|e| panic!("{}: {e}", case.name));
     // What is read, and what the outputs stand for; the same but for pairs.
-    let source = case.side(input.part_of("encoder_last_hidden_state"), model.as_ref());
-    let side = case.side(&input, model.as_ref());
+    let source = case.side("input_ids", &input, model.as_ref());
+    let side = case.answered(&input, model.as_ref());
     let tolerance = case.doc["tolerance"].as_f64().unwrap() as f32;
     let mut worst = 0f32;
     let mut seen = 0;
@@ -254,12 +251,12 @@ fn check_gradients(entry: &Entry, case: &Case, config: &ConfigMap, tolerance: f3
     let Some(want_loss) = case.tensors.get("out.loss") else { return 0.0 };
     let w = case.weights(entry).trainable();
     let model = entry.build(config, &w).unwrap();
-    let input = case.input();
+    let input = case.input(&model.spec());
     let (point, mut taps, mut trace) = (case.point(), Taps::none(), Trace::default());
     let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     cx.train = true;
     let out = staged::run(model.trunk(), &[], &mut cx, &input).unwrap();
-    let loss = loss(case, &out, &case.side(&input, model.as_ref()));
+    let loss = loss(case, &out, &case.answered(&input, model.as_ref()));
     let e = error(&loss.reshape(want_loss.shape()).unwrap(), want_loss);
     assert!(e <= tolerance, "{}: loss differs by {e:e}", case.name);
     let grads = loss.backward().unwrap();

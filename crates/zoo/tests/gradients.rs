@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{
-    Ctx, Grads, Input, InputSpec, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, record, staged,
+    Ctx, Grads, Input, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, record, staged,
 };
 use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::NestedLeaves;
@@ -245,7 +245,7 @@ fn positions_learn_at_another_image_size() {
     for (entry, architecture) in everything() {
         let w = Weights::seeded().trainable();
         let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
-        let InputSpec::Pixels { channels, size: (h, width), patch } = model.spec() else { continue };
+        let Ok((channels, (h, width), patch)) = model.spec().image_size() else { continue };
         let params = w.params();
         // Positions of a pyramid are relative: they know no image size.
         let Some(table) = params.iter().find(|p| is_positions(&p.names[0].0)) else {
@@ -255,7 +255,7 @@ fn positions_learn_at_another_image_size() {
         let shape = (2, channels, h + patch.0, width - patch.1);
         let pixels =
             Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape, &Device::Cpu).unwrap();
-        let grads = Grads::of(&loss(&forward(model.as_ref(), &Point::new(), &Input::Pixels(pixels)))).unwrap();
+        let grads = Grads::of(&loss(&forward(model.as_ref(), &Point::new(), &Input::pixel_values(pixels)))).unwrap();
         let dim = *table.var.dims().last().unwrap();
         // Row by row: the prefix rows are not resized and would hide a loss among the others.
         for (i, row) in learns(architecture, table, &grads).chunks(dim).enumerate() {

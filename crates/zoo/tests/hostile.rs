@@ -178,14 +178,14 @@ const TEXTS: &[Bad] = &[
     ("too many rows", || Input::tokens(&[vec![1; (1 << 24) + 1]]), "limit", &["rows in a batch", "16777216"]),
     (
         "pixels to a text model",
-        || Ok(Input::Pixels(Tensor::ones((1, 1, 16, 16), DType::F32, &Device::Cpu)?)),
+        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::F32, &Device::Cpu)?)),
         "input",
         &["reads text"],
     ),
 ];
 
 fn pixels(shape: &[usize]) -> Result<Input> {
-    Ok(Input::Pixels(Tensor::ones(shape, DType::F32, &Device::Cpu)?))
+    Ok(Input::pixel_values(Tensor::ones(shape, DType::F32, &Device::Cpu)?))
 }
 
 const IMAGES: &[Bad] = &[
@@ -197,7 +197,7 @@ const IMAGES: &[Bad] = &[
     ("larger than the limit", || pixels(&[1, 1, 4, 16_388]), "input", &["4x16388"]),
     (
         "integers",
-        || Ok(Input::Pixels(Tensor::ones((1, 1, 16, 16), DType::U8, &Device::Cpu)?)),
+        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::U8, &Device::Cpu)?)),
         "input",
         &["pixel_values", "F32"],
     ),

@@ -18,9 +18,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::ops::{NestedWeight, nested_codes};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::{
-    Decision, Error, Folder, Input, InputSpec, Output, Param, ParamKind, Point, Taps, Trace, Weights,
-};
+use switchformer_nn::{Decision, Error, Folder, Input, Output, Param, ParamKind, Point, Taps, Trace, Weights};
 use switchformer_switch::Switches;
 use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, covers, group_scale, quantization_config};
 use switchformer_zoo::open::load_exits;
@@ -106,10 +104,10 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
     if let Some(offer) = &host.experts {
         list.extend((1..offer.gates).map(|t| json!({"experts": {"router": "task", "task": t}})));
         list.extend((1..host.tasks).map(|t| json!({"task": t, "experts": {"router": "learned", "top_k": 2}})));
-        // A draw per sentence depends on its place in the request: members alone all stand in the first.
         list.push(json!({"experts": {"router": "learned", "top_k": 2}}));
         list.push(json!({"experts": {"router": "fixed", "expert": 1}}));
         list.push(json!({"experts": {"router": "random", "grain": "token"}, "seed": 4}));
+        list.push(json!({"experts": {"router": "random", "grain": "sentence"}, "seed": 4}));
         list.push(json!({"experts": {"router": "random", "grain": "batch"}}));
         list.push(json!({"experts": {"router": "all"}, "exit": host.n_blocks}));
     }
@@ -171,17 +169,14 @@ fn packed_equals_padded() {
         // What stands in the padding must not matter either.
         for filler in [pad, 9] {
             let padded = |members: &[Vec<u32>]| padded(members, filler);
-            let (a, b) = match opened.model.spec() {
-                InputSpec::Tokens { vocab, max_len } => {
-                    let members = sequences(vocab, &mixed_lens(N, max_len));
-                    (padded(&members), packed(&members))
-                }
-                InputSpec::Pair { vocab, max_len } => {
-                    let [s, t] = pair_sequences(vocab, &mixed_lens(N, max_len));
-                    let pair = |s, t| Input::pair(s, t).unwrap();
-                    (pair(padded(&s), padded(&t)), pair(packed(&s), packed(&t)))
-                }
-                InputSpec::Pixels { .. } => continue,
+            let spec = opened.model.spec();
+            let Ok((vocab, max_len)) = spec.text_size() else { continue };
+            let [s, t] = pair_sequences(vocab, &mixed_lens(N, max_len));
+            let (a, b) = if spec.takes("decoder_input_ids") {
+                let pair = |s, t| Input::pair(s, t).unwrap();
+                (pair(padded(&s), padded(&t)), pair(packed(&s), packed(&t)))
+            } else {
+                (padded(&s), packed(&s))
             };
             let run = |input: &Input| run(&opened, &Point::new(), input).0;
             equal(&run(&a), &run(&b), architecture);
@@ -219,16 +214,14 @@ fn a_member_without_rows_never_gets_the_answer_of_its_neighbour() {
         let opened = open(entry, architecture, With::Nothing);
         // Of a pair both sides are empty at once, or the source alone.
         let inputs = |lens: &[usize]| -> Vec<Input> {
-            let text = |vocab, lens: &[usize]| Input::tokens(&sequences(vocab, lens)).unwrap();
-            match opened.model.spec() {
-                InputSpec::Tokens { vocab, .. } => vec![text(vocab, lens)],
-                InputSpec::Pair { vocab, .. } => {
-                    let full = vec![3; lens.len()];
-                    let pair = |t: &[usize]| Input::pair(text(vocab, lens), text(vocab, t)).unwrap();
-                    vec![pair(lens), pair(&full)]
-                }
-                InputSpec::Pixels { .. } => Vec::new(),
+            let spec = opened.model.spec();
+            let Ok((vocab, _)) = spec.text_size() else { return Vec::new() };
+            let text = |lens: &[usize]| Input::tokens(&sequences(vocab, lens)).unwrap();
+            if !spec.takes("decoder_input_ids") {
+                return vec![text(lens)];
             }
+            let pair = |t: &[usize]| Input::pair(text(lens), text(t)).unwrap();
+            vec![pair(lens), pair(&vec![3; lens.len()])]
         };
         for (lens, kind) in [([0, 3], 0), ([3, 0], 0), ([0, 3], 1), ([3, 0], 1)] {
             let (Some(input), Some(one)) = (inputs(&lens).into_iter().nth(kind), inputs(&[3]).into_iter().nth(kind))

@@ -547,7 +547,7 @@ fn another_image_size_takes_memory_of_its_own_size_only() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &files);
     let opened = Opened::open(dir.path(), OpenOptions::default()).unwrap();
-    let input = Input::Pixels(Tensor::ones((1, 1, 8191, 1), DType::F32, &Device::Cpu).unwrap());
+    let input = Input::pixel_values(Tensor::ones((1, 1, 8191, 1), DType::F32, &Device::Cpu).unwrap());
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let start = Instant::now();

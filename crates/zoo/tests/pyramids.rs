@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::{Left, State};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::{Ctx, Input, InputSpec, Output, Point, Rows, Size, Taps, Trace, Weights, init, walk};
+use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weights, init, walk};
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, Trait, ZOO, find};
 
@@ -24,7 +24,7 @@ fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
 
 fn pixels(shape: (usize, usize, usize, usize)) -> Input {
     let n = shape.0 * shape.1 * shape.2 * shape.3;
-    Input::Pixels(Tensor::from_vec(init::seeded("pyramid.pixels", &[n, 1]), shape, &Device::Cpu).unwrap())
+    Input::pixel_values(Tensor::from_vec(init::seeded("pyramid.pixels", &[n, 1]), shape, &Device::Cpu).unwrap())
 }
 
 /// Blocks and head from a state on.
@@ -127,7 +127,7 @@ fn folders_of_timm_open() {
         let dir = temp.path().join(case.replace('/', "-"));
         write(&dir, &doc);
         let opened = Opened::open(&dir, OpenOptions::default()).unwrap();
-        let (out, _) = opened.run(&Point::new(), &Input::Pixels(numbers["in.pixel_values"].clone())).unwrap();
+        let (out, _) = opened.run(&Point::new(), &Input::pixel_values(numbers["in.pixel_values"].clone())).unwrap();
         let off = far(&flat(out.get("logits").unwrap()), &flat(&numbers["out.logits"]));
         assert!(off < 1e-4, "{case}: {off:e}");
 
@@ -162,10 +162,10 @@ fn a_cosine_is_never_scaled_beyond_a_hundred() {
 fn pyramids_are_the_families_whose_maps_shrink() {
     for entry in ZOO {
         let opened = Opened::random(toy(entry, &toy_architecture(entry)), OpenOptions::default()).unwrap();
-        let InputSpec::Pixels { .. } = opened.model.spec() else {
+        if !opened.model.spec().takes("pixel_values") {
             assert!(!entry.is(Trait::Pyramid), "{} reads no images", entry.name);
             continue;
-        };
+        }
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         let trunk = opened.model.trunk();

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use common::{far, flat};
-use switchformer_nn::io::unpack;
 use switchformer_nn::{Input, Point, Taps};
 use switchformer_zoo::{OpenOptions, Opened};
 
@@ -67,9 +66,7 @@ fn rxnmapper_reads_reactions_as_the_reference_does() {
     let map = taps.get("blocks.10.attn.probs").unwrap()[0].get(5).unwrap();
     close("rxnmapper map of block 10, head 5", &map, &want["attn.probs.10.head.5.0"]);
 
-    let Input::Tokens { columns, .. } = &input else { unreachable!() };
-    let width = want["input_ids"].dims()[1];
-    let best = unpack(&logits.max(1).unwrap().unsqueeze(1).unwrap(), rows, columns, width).unwrap();
+    let best = input.unpack("logits", &logits.max(1).unwrap().unsqueeze(1).unwrap(), rows).unwrap();
     close("rxnmapper largest logit of every atom", &best.squeeze(2).unwrap(), &want["logits.max"]);
     // The reference marks padding by -1; the least gap between the two best is 0.01, far over the tolerance.
     let chosen: Vec<i64> = ids(&want["logits.argmax"]).into_iter().filter(|i| *i >= 0).collect();

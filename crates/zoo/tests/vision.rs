@@ -178,7 +178,7 @@ fn activator_sees_a_bag_of_patches() {
     let moved: Vec<Tensor> = [2, 0, 3, 1].iter().map(|p| pixels.narrow(2, 4 * p, 4).unwrap()).collect();
     let moved = Tensor::cat(&moved, 2).unwrap();
     let logits = |p: &Tensor| {
-        let (out, _) = opened.run(&Point::new(), &Input::Pixels(p.clone())).unwrap();
+        let (out, _) = opened.run(&Point::new(), &Input::pixel_values(p.clone())).unwrap();
         flat(out.get("logits").unwrap())
     };
     assert!(far(&logits(&moved), &logits(&pixels)) < 1e-6);

@@ -85,7 +85,7 @@ fn check(name: &str) -> f32 {
 
     let pixels = tensors["in.pixel_values"].clone();
     let members = pixels.dims()[0];
-    let input = Input::Pixels(pixels);
+    let input = Input::pixel_values(pixels);
     let patches = model.lens(&input).unwrap()[0] - 1;
     let point = point(&doc["plan"]);
     let rules = Switches::new(model.trunk(), None, Vec::new()).rules(&point).unwrap();

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use switchformer_lab::measure::{gemm_rate, peak_memory, reset_peak, time};
 use switchformer_nn::init::Stream;
 use switchformer_nn::json::{parse, read_capped};
-use switchformer_nn::{Input, InputSpec, Point, machine};
+use switchformer_nn::{Input, Point, machine};
 use switchformer_zoo::Opened;
 
 use super::table::aligned;
@@ -114,7 +113,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
             ]
         })
         .collect();
-    let unit = if matches!(opened.model.spec(), InputSpec::Pixels { .. }) { "images/s" } else { "tokens/s" };
+    let unit = if opened.model.spec().image_size().is_ok() { "images/s" } else { "tokens/s" };
     let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "peak MB"];
     print(&format!(
         "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
@@ -150,49 +149,39 @@ fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
 
 /// Name, input and number of items (tokens or images) of each case.
 fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail> {
-    let mut all = Vec::new();
+    let spec = opened.model.spec();
+    let stream = Stream::named("bench");
     let batch = if a.batch.is_empty() { vec![1, 8] } else { a.batch.clone() };
-    match opened.model.spec() {
-        InputSpec::Pixels { .. } if a.lengths.is_some() => {
+    let mut all = Vec::new();
+    if let Ok((_, size, _)) = spec.image_size() {
+        if a.lengths.is_some() {
             return Err(Fail::Usage("--lengths is for models that read text".into()));
         }
-        InputSpec::Pixels { channels, size, .. } => {
-            let asked = bounded(&a.side, 4096, "--side")?.into_iter().map(|n| (n, n)).collect::<Vec<_>>();
-            let sizes = if asked.is_empty() { vec![size] } else { asked };
-            let batch = bounded(&batch, 4096, "--batch")?;
-            for ((h, w), b) in sizes.into_iter().flat_map(|size| batch.iter().map(move |b| (size, *b))) {
-                let mut stream = Stream::named("bench");
-                let data: Vec<f32> = (0..b * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
-                let t = Tensor::from_vec(data, (b, channels, h, w), &Device::Cpu)?;
-                all.push((format!("batch {b}, {h}x{w}"), Input::Pixels(t), b));
-            }
+        let asked = bounded(&a.side, 4096, "--side")?.into_iter().map(|n| (n, n)).collect::<Vec<_>>();
+        let sizes = if asked.is_empty() { vec![size] } else { asked };
+        let batch = bounded(&batch, 4096, "--batch")?;
+        for ((h, w), b) in sizes.into_iter().flat_map(|size| batch.iter().map(move |b| (size, *b))) {
+            let input = Input::sample(&spec, &vec![1; b], Some((h, w)), Some(&stream))?;
+            all.push((format!("batch {b}, {h}x{w}"), input, b));
         }
-        _ if !a.side.is_empty() => return Err(Fail::Usage("--side is for models that look at pictures".into())),
-        spec @ (InputSpec::Tokens { vocab, max_len } | InputSpec::Pair { vocab, max_len }) => {
-            let pair = matches!(spec, InputSpec::Pair { .. });
-            let ids = |n: usize| -> Vec<u32> {
-                let mut stream = Stream::named("bench");
-                // The first ids are special in every published vocabulary.
-                (0..n).map(|_| (vocab / 2) as u32 + stream.below((vocab / 2).max(1) as u64) as u32).collect()
-            };
-            let mut push = |name: String, lens: Vec<usize>| -> Result<(), Fail> {
-                let texts: Vec<Vec<u32>> = lens.iter().map(|n| ids(*n)).collect();
-                let source = Input::tokens(&texts)?;
-                let items = lens.iter().sum();
-                // As many tokens written as read; what is counted is what is read.
-                let input = if pair { Input::pair(source.clone(), source)? } else { source };
-                all.push((name, input, items));
-                Ok(())
-            };
-            if let Some(file) = &a.lengths {
-                let lens = lengths(file, max_len)?;
-                push(format!("{} texts of {}", lens.len(), file.display()), lens)?;
-            } else {
-                for n in bounded(&a.seq, max_len, "--seq")? {
-                    for b in bounded(&batch, 4096, "--batch")? {
-                        push(format!("batch {b}, {n} tokens"), vec![n; b])?;
-                    }
-                }
+        return Ok(all);
+    }
+    if !a.side.is_empty() {
+        return Err(Fail::Usage("--side is for models that look at pictures".into()));
+    }
+    let (_, max_len) = spec.text_size()?;
+    // As many tokens written as read, where a model writes; what is counted is what is read.
+    let mut push = |name: String, lens: Vec<usize>| -> Result<(), Fail> {
+        all.push((name, Input::sample(&spec, &lens, None, Some(&stream))?, lens.iter().sum()));
+        Ok(())
+    };
+    if let Some(file) = &a.lengths {
+        let lens = lengths(file, max_len)?;
+        push(format!("{} texts of {}", lens.len(), file.display()), lens)?;
+    } else {
+        for n in bounded(&a.seq, max_len, "--seq")? {
+            for b in bounded(&batch, 4096, "--batch")? {
+                push(format!("batch {b}, {n} tokens"), vec![n; b])?;
             }
         }
     }

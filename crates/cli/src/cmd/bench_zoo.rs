@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use switchformer_nn::{InputSpec, machine};
+use switchformer_nn::machine;
 use switchformer_zoo::{Entry, OpenOptions, Opened, Variant, ZOO};
 
 use super::bench::Args;
@@ -16,8 +16,8 @@ fn smallest() -> Result<Vec<(&'static Entry, &'static Variant)>, Fail> {
     let mut all = Vec::new();
     for entry in ZOO {
         let toy = serde_json::from_str(entry.toy).map_err(|e| Fail::Usage(format!("{}: {e}", entry.name)))?;
-        let reads = Opened::random(toy, OpenOptions::default())?.model.spec();
-        if let (InputSpec::Pixels { .. }, Some(v)) = (reads, entry.variants.iter().min_by_key(|v| v.params)) {
+        let spec = Opened::random(toy, OpenOptions::default())?.model.spec();
+        if let (Ok(_), Some(v)) = (spec.image_size(), entry.variants.iter().min_by_key(|v| v.params)) {
             all.push((*entry, v));
         }
     }

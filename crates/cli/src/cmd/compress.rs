@@ -8,7 +8,6 @@ use switchformer_compress::hash::{HashFit, hash_attention};
 use switchformer_compress::upcycle::upcycle;
 use switchformer_compress::vocab::trim_vocab;
 use switchformer_data::trim::Keep;
-use switchformer_nn::Input;
 use switchformer_switch::leaf::experts::ExpertPlan;
 
 use super::run::{from_images, from_tensors};
@@ -132,18 +131,13 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
 
 fn hash(a: &HashAttention, as_json: bool) -> Result<(), Fail> {
     let model = a.folders.model.to_str().ok_or_else(|| Fail::Usage("the model's path is not UTF-8".into()))?;
+    let (opened, place) = open(model, false)?;
     let given = match &a.tensors {
-        Some(file) => from_tensors(file)?,
-        None => {
-            let (opened, place) = open(model, false)?;
-            from_images(&opened, &place, &a.image)?
-        }
-    };
-    let Input::Pixels(pixels) = &given.input else {
-        return Err(Fail::Usage("a hash is fitted to pictures: give pixel_values".into()));
+        Some(file) => from_tensors(&opened, file)?,
+        None => from_images(&opened, &place, &a.image)?,
     };
     let how = HashFit { seed: a.seed, bits: a.bits, ..HashFit::default() };
-    let made = hash_attention(&a.folders.model, &a.folders.out, pixels, &how)?;
+    let made = hash_attention(&a.folders.model, &a.folders.out, &given.input, &how)?;
     let [before, after] = made.params;
     if as_json {
         return print_json(&json!({

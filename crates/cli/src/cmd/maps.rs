@@ -37,14 +37,14 @@ struct Map {
     values: Vec<f32>,
 }
 
-/// Writes the maps of pictures of `(height, width)` pixels, which have so many `rows` at first, into a folder. Returns the names of the files. A file of
-/// attention shows the mean over the heads, then each head.
+/// Writes the maps of pictures of these sizes in pixels, which have so many `rows` at first, into a folder. Returns the
+/// names of the files. A file of attention shows the mean over the heads, then each head.
 pub(crate) fn save(
     dir: &Path,
     opened: &Opened,
     taps: &Taps,
     rows: &[usize],
-    size: (usize, usize),
+    sizes: &[(usize, usize)],
 ) -> Result<Vec<String>, Fail> {
     let prefix = opened.model.trunk().prefix_rows().unwrap_or(0);
     let mut pictures = Vec::new();
@@ -54,7 +54,8 @@ pub(crate) fn save(
             continue;
         }
         for (i, value) in values.iter().enumerate() {
-            let maps = if name.starts_with("stages.") { lengths(value)? } else { looks(value, rows[i], prefix, size)? };
+            let maps =
+                if name.starts_with("stages.") { lengths(value)? } else { looks(value, rows[i], prefix, sizes[i])? };
             let Some(maps) = maps else { continue };
             let name = name.trim_end_matches(".probs");
             let file = if rows.len() > 1 { format!("{i}.{name}.png") } else { format!("{name}.png") };

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde_json::{Map, Value as Json, json};
-use switchformer_data::{Family, Preprocessor, Tokenizer};
+use switchformer_data::{Encoding, Family, Preprocessor, Tokenizer};
 use switchformer_infer::tasks::extract_answer::finds_answers;
-use switchformer_nn::io::unpack;
 use switchformer_nn::store::{SavedMap, safetensors_bytes, saved, write_atomic};
-use switchformer_nn::{Folder, Input, InputSpec, Output, Point, Rows, Taps, Trace, Value};
+use switchformer_nn::{Folder, Ids, Input, Output, Part, Point, Taps, Trace, Value};
 use switchformer_zoo::Opened;
 
 use super::{DEFAULT, Place, open, print, print_json};
@@ -30,8 +29,8 @@ pub(crate) struct Args {
     /// A picture (png, jpeg, webp, bmp, gif); may be given several times
     #[arg(long)]
     image: Vec<PathBuf>,
-    /// A safetensors file with input_ids [b,n], attention_mask, token_type_ids, decoder_input_ids [b,m],
-    /// decoder_attention_mask, or pixel_values [b,c,h,w]
+    /// A safetensors file with the model's inputs, such as input_ids [b,n], attention_mask, token_type_ids,
+    /// decoder_input_ids [b,m], decoder_attention_mask, or pixel_values [b,c,h,w]
     #[arg(long)]
     tensors: Option<PathBuf>,
     /// Write pictures of the model's feature maps and attention maps into a folder, as PNG
@@ -56,11 +55,9 @@ pub(crate) struct Args {
     trace: bool,
 }
 
-/// An input, its column counts where it came padded, and the names to print.
+/// An input, and the names to print.
 pub(crate) struct Given {
     pub(crate) input: Input,
-    /// Columns of `input_ids` and of `decoder_input_ids`.
-    widths: [Option<usize>; 2],
     names: Vec<String>,
 }
 
@@ -82,7 +79,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     }
     let tokenizer = if a.text.is_empty() { None } else { Some(tokenizer(&opened, &place)?) };
     match &tokenizer {
-        Some(t) if matches!(opened.model.spec(), InputSpec::Pair { .. }) => {
+        Some(t) if opened.model.spec().takes("decoder_input_ids") => {
             return write_answers(a, as_json, &opened, &point, t);
         }
         _ => {}
@@ -91,15 +88,15 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         return Err(Fail::Usage(format!("{flag} is for --text to a model that writes, such as t5")));
     }
     let given = match (&a.tensors, &tokenizer) {
-        (Some(file), _) => from_tensors(file)?,
-        (None, Some(t)) => from_text(t, &a.text)?,
+        (Some(file), _) => from_tensors(&opened, file)?,
+        (None, Some(t)) => from_text(&opened, t, &a.text)?,
         (None, None) => from_images(&opened, &place, &a.image)?,
     };
     let mut taps = a.save_maps.as_ref().map_or_else(Taps::none, |_| super::maps::listen(&opened));
     let (out, trace) = opened.run_tapped(&point, &given.input, &mut taps)?;
-    if let (Some(dir), Input::Pixels(t)) = (&a.save_maps, &given.input) {
-        let (_, _, h, w) = t.dims4()?;
-        let files = super::maps::save(dir, &opened, &taps, &opened.model.lens(&given.input)?, (h, w))?;
+    if let Some(dir) = &a.save_maps {
+        let sizes = given.input.image_sizes(opened.model.spec().image_size()?.0)?;
+        let files = super::maps::save(dir, &opened, &taps, &opened.model.lens(&given.input)?, &sizes)?;
         eprintln!("{} pictures of maps in {}", files.len(), dir.display());
     }
     let embedding = if a.text.is_empty() && a.tensors.is_none() { None } else { opened.embed(&out)? };
@@ -121,7 +118,7 @@ fn write_answers(a: &Args, as_json: bool, opened: &Opened, point: &Point, tokeni
     if a.out.is_some() {
         return Err(Fail::Usage("--out holds the outputs of one pass: give decoder_input_ids with --tensors".into()));
     }
-    let given = from_text(tokenizer, &a.text)?;
+    let given = from_text(opened, tokenizer, &a.text)?;
     let (mut answers, trace) = a.write.answers(opened, point, tokenizer, &a.text, &given.input, as_json)?;
     if a.write.streamed() {
         answers.clear();
@@ -145,7 +142,7 @@ fn write_found(
 }
 
 fn tokenizer(opened: &Opened, place: &Place) -> Result<Tokenizer, Fail> {
-    let (InputSpec::Tokens { max_len, .. } | InputSpec::Pair { max_len, .. }) = opened.model.spec() else {
+    let Ok((_, max_len)) = opened.model.spec().text_size() else {
         return Err(Fail::Usage("this model reads images: use --image".into()));
     };
     match place {
@@ -154,26 +151,26 @@ fn tokenizer(opened: &Opened, place: &Place) -> Result<Tokenizer, Fail> {
     }
 }
 
-fn from_text(tokenizer: &Tokenizer, texts: &[String]) -> Result<Given, Fail> {
+fn from_text(opened: &Opened, tokenizer: &Tokenizer, texts: &[String]) -> Result<Given, Fail> {
     let encoded = tokenizer.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let rows = Rows::new(&encoded.iter().map(|e| e.ids.len()).collect::<Vec<_>>())?;
     for (e, text) in encoded.iter().zip(texts) {
         if e.truncated {
             eprintln!("note: a text of {} characters was cut to {} tokens", text.chars().count(), e.ids.len());
         }
     }
-    let input = Input::Tokens {
-        ids: encoded.iter().flat_map(|e| e.ids.iter().copied()).collect(),
-        types: encoded.iter().flat_map(|e| e.type_ids.iter().copied()).collect(),
-        columns: rows.positions().to_vec(),
-        rows,
-    };
-    Ok(Given { input, widths: [None; 2], names: texts.to_vec() })
+    let of = |pick: fn(&Encoding) -> &[u32]| encoded.iter().map(pick).collect::<Vec<_>>();
+    let mut input = Input::tokens(&of(|e| &e.ids))?;
+    // Tokenizers give segment ids to every model; some have no use for them.
+    let types = "token_type_ids";
+    if opened.model.spec().takes(types) {
+        input = input.with(types, Part::tokens(&of(|e| &e.type_ids))?)?;
+    }
+    Ok(Given { input, names: texts.to_vec() })
 }
 
 /// Pictures as the folder's preprocessing makes them.
 pub(crate) fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> Result<Given, Fail> {
-    let InputSpec::Pixels { channels, size, .. } = opened.model.spec() else {
+    let Ok((channels, size, _)) = opened.model.spec().image_size() else {
         return Err(Fail::Usage("this model reads text: use --text".into()));
     };
     let family = if opened.entry.name == "deit" { Family::Deit } else { Family::Vit };
@@ -200,12 +197,8 @@ pub(crate) fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> 
         let p = steps.apply(&picture, channels)?;
         images.push(Tensor::from_vec(p.data, (p.channels, p.height, p.width), &Device::Cpu)?);
     }
-    let first = images.first().map(|t| t.dims().to_vec());
-    if images.iter().any(|t| Some(t.dims()) != first.as_deref()) {
-        return Err(Fail::Usage("the pictures differ in size after preprocessing: run them one by one".into()));
-    }
     let names = files.iter().map(|f| f.display().to_string()).collect();
-    Ok(Given { input: Input::Pixels(Tensor::stack(&images, 0)?), widths: [None; 2], names })
+    Ok(Given { input: Input::images(&images)?, names })
 }
 
 /// The steps that a folder of timm states in its config.
@@ -217,50 +210,19 @@ fn from_timm(place: &Place) -> Result<Option<Preprocessor>, Fail> {
     }
 }
 
-/// Names that `--tensors` understands.
-const ACCEPTED: [&str; 6] =
-    ["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask", "pixel_values"];
-
-/// A model's input from a file of tensors.
-pub(crate) fn from_tensors(file: &Path) -> Result<Given, Fail> {
+/// A model's input from a file of tensors under the names of its parts.
+pub(crate) fn from_tensors(opened: &Opened, file: &Path) -> Result<Given, Fail> {
     let damaged = |what: String| {
         let hint = "write it with safetensors' save_file";
         Fail::Nn(switchformer_nn::Error::format(file, "safetensors.header", what, hint))
     };
     // Headers first: they are checked strictly before any tensor is made.
-    let headers = switchformer_nn::weights::inspect(file)?;
-    if let Some(bad) = headers.iter().find(|h| !ACCEPTED.contains(&h.name.as_str())) {
-        return Err(Fail::Usage(format!(
-            "{}: unknown input `{}`; accepted: {}",
-            file.display(),
-            bad.name,
-            ACCEPTED.join(", ")
-        )));
-    }
+    switchformer_nn::weights::inspect(file)?;
     let tensors: BTreeMap<String, Tensor> =
         candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| damaged(e.to_string()))?.into_iter().collect();
-    let get = |name: &str| tensors.get(name);
-    if let Some(p) = get("pixel_values") {
-        if tensors.len() > 1 {
-            return Err(Fail::Usage("give either pixel_values or token inputs, not both".into()));
-        }
-        let input = Input::Pixels(p.to_dtype(DType::F32)?);
-        return Ok(Given { names: vec![String::new(); input.n()], input, widths: [None; 2] });
-    }
-    let ids =
-        get("input_ids").ok_or_else(|| Fail::Usage(format!("{}: no input_ids or pixel_values", file.display())))?;
-    let source = Input::padded(ids, get("attention_mask"), get("token_type_ids"))?;
-    let target = get("decoder_input_ids");
-    let input = match target {
-        Some(ids) => Input::pair(source, Input::padded(ids, get("decoder_attention_mask"), None)?)?,
-        None if get("decoder_attention_mask").is_some() => {
-            return Err(Fail::Usage(format!("{}: decoder_attention_mask without decoder_input_ids", file.display())));
-        }
-        None => source,
-    };
-    let names = vec![String::new(); input.n()];
-    let width = |ids: &Tensor| ids.dims().get(1).copied();
-    Ok(Given { input, widths: [width(ids), target.and_then(width)], names })
+    let input = Input::from_tensors(&tensors, &opened.model.spec())
+        .map_err(|e| Fail::Usage(format!("{}: {e}", file.display())))?;
+    Ok(Given { names: vec![String::new(); input.n()], input })
 }
 
 /// Writes outputs under their published names, spread over the padded places.
@@ -269,14 +231,12 @@ fn write_out(file: &Path, out: &Output, given: &Given, embedding: Option<&Tensor
     for (name, value) in out.values() {
         let tensor = match value {
             Value::PerMember(t) => t.clone(),
-            Value::PerRow(t, rows) => {
-                let part = given.input.part_of(name);
-                let columns: &[u32] = match part {
-                    Input::Tokens { columns, .. } => columns,
-                    _ => rows.positions(),
-                };
-                let written = matches!(&given.input, Input::Pair { target, .. } if std::ptr::eq(part, target.as_ref()));
-                unpack(t, rows, columns, given.widths[usize::from(written)].unwrap_or(rows.max_len()))?
+            Value::PerRow(t, rows) => given.input.unpack(name, t, rows)?,
+            Value::Each(all) => {
+                for (i, t) in all.iter().enumerate().filter_map(|(i, t)| Some((i, t.as_ref()?))) {
+                    map.insert(format!("{name}.{i}"), saved(t)?);
+                }
+                continue;
             }
         };
         map.insert(name.clone(), saved(&tensor)?);
@@ -307,8 +267,8 @@ fn answers(
     }
     let masked = opened.config.architecture().is_some_and(|a| a.ends_with("ForMaskedLM"));
     let mask = tokenizer.and_then(|t| ["[MASK]", "<mask>"].iter().find_map(|m| t.token_to_id(m)));
-    if let (true, Some(t), Some(mask), Some((logits, rows)), Input::Tokens { ids, .. }) =
-        (masked, tokenizer, mask, out.get_rows("logits"), &given.input)
+    if let (true, Some(t), Some(mask), Some((logits, rows)), Ok(Ids { ids, .. })) =
+        (masked, tokenizer, mask, out.get_rows("logits"), given.input.ids("input_ids"))
     {
         for (i, a) in all.iter_mut().enumerate() {
             let mut words = Vec::new();
@@ -345,6 +305,9 @@ fn report(
         .map(|(name, v)| match v {
             Value::PerMember(t) => (name.clone(), json!(t.dims())),
             Value::PerRow(t, rows) => (name.clone(), json!({"rows": rows.lens(), "width": t.dims()[1..]})),
+            Value::Each(all) => {
+                (name.clone(), json!(all.iter().map(|t| t.as_ref().map(|t| t.dims())).collect::<Vec<_>>()))
+            }
         })
         .collect();
     if as_json {

@@ -10,7 +10,7 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::Files;
-use switchformer_nn::{Error, Folder, InputSpec, Model, Result, Weights};
+use switchformer_nn::{Error, Folder, Model, Result, Weights};
 
 use switchformer_zoo::Entry;
 use switchformer_zoo::open::{MAX_CONFIG, read_config};
@@ -111,13 +111,11 @@ pub(super) fn trim(dir: &Path, kept: &[u32]) -> Result<Trimmed> {
     let folder = Folder::disk(dir)?;
     let (entry, config) = read_config(&folder)?;
     let (model, before) = shape(entry, &config)?;
-    let vocab = match model.spec() {
-        InputSpec::Tokens { vocab, .. } | InputSpec::Pair { vocab, .. } => vocab,
-        InputSpec::Pixels { .. } => {
-            return Err(Error::input(
-                format!("{} reads images: it has no vocabulary", entry.name),
-                "name a text model",
-            ));
+    let vocab = match model.spec().text_size() {
+        Ok((vocab, _)) => vocab,
+        Err(_) => {
+            let what = format!("{} has no vocabulary", entry.name);
+            return Err(Error::input(what, "name a model that reads text"));
         }
     };
     let Some((_, tables)) = TABLES.iter().find(|(families, _)| families.contains(&entry.name)) else {

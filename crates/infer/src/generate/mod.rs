@@ -6,7 +6,7 @@
 mod beam;
 mod sample;
 
-use switchformer_nn::{Between, Ctx, Decode, Error, Input, Memory, Point, Result, Staged, Taps, Trace, run};
+use switchformer_nn::{Between, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
 use switchformer_switch::leaf::experts::Loads;
 
 use switchformer_zoo::Opened;
@@ -106,6 +106,11 @@ pub fn write(
     let Some(decoder) = opened.model.decoder() else {
         return Err(Error::input("this model writes no text", "open one for conditional generation, such as t5"));
     };
+    // What is written starts with nothing.
+    source.check(&opened.model.spec().without("decoder_input_ids"))?;
+    if source.members().can_cancel() {
+        return Err(Error::input("members that can be cancelled while they write", "end a text with `Watch::stop`"));
+    }
     if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
@@ -113,6 +118,7 @@ pub fn write(
         decoder,
         model: opened.model.trunk(),
         rules: opened.switches.rules(point)?,
+        members: source.members(),
         point,
         trace: Trace::default(),
         loads: Loads::default(),
@@ -137,6 +143,7 @@ struct Pen<'a> {
     decoder: &'a Decode,
     model: &'a dyn Staged,
     rules: Vec<Box<dyn Between>>,
+    members: &'a Members,
     point: &'a Point,
     trace: Trace,
     loads: Loads,
@@ -161,6 +168,7 @@ impl Pen<'_> {
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
         let mut cx = Ctx::new(self.point, &mut taps, &mut trace);
         cx.memory = Some(memory);
+        cx.members = self.members.clone();
         let out = run(self.model, &self.rules, &mut cx, input)?;
         let (logits, _) = out.get_rows("logits").ok_or_else(|| {
             Error::point("no scores of words are left at this point", "leave out what answers in the model's stead")

@@ -1,7 +1,7 @@
 //! Seeded draws from what could follow.
 
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Error, Input, Result};
+use switchformer_nn::{Error, Ids, Input, Result};
 
 /// How scores become chances. Applied in this order, as the reference does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,17 +77,17 @@ impl Sampling {
     }
 }
 
-/// The draws of a call: each a function of (seed, the member's own source, step), so neither batch mates nor the order of
+/// The draws of a call: each a function of (the member's seed and own source, step), so neither batch mates nor the order of
 /// calls move them.
 pub(super) struct Draws(Vec<Stream>);
 
 impl Draws {
     pub(super) fn new(seed: u64, source: &Input) -> Result<Draws> {
-        let Input::Tokens { ids, rows, .. } = source else {
-            return Err(Error::input("sampling needs a text to read", "give the source alone"));
+        let Ids { ids, rows, .. } = source.ids("input_ids")?;
+        let of = |i: usize| {
+            let own = Stream::named("sample").fork(source.members().seed(i as u32).unwrap_or(seed));
+            ids[rows.range(i)].iter().fold(own, |s, id| s.fork(u64::from(*id) + 1))
         };
-        let base = Stream::named("sample").fork(seed);
-        let of = |i: usize| ids[rows.range(i)].iter().fold(base.clone(), |s, id| s.fork(u64::from(*id) + 1));
         Ok(Draws((0..rows.n()).map(of).collect()))
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use switchformer_data::reader::{Found, best};
 use switchformer_data::{Reader, Squad, Tokenizer, Window};
-use switchformer_nn::{Input, InputSpec, Point, Rows, Trace};
+use switchformer_nn::{Input, Part, Point, Rows, Trace};
 use switchformer_zoo::Opened;
 
 use crate::error::{Error, Result};
@@ -16,12 +16,10 @@ const AT_ONCE: usize = 16;
 
 /// How a model of a folder reads passages. Errors where it finds no answers.
 pub fn reader(opened: &Opened, dir: &Path) -> Result<Reader> {
-    let InputSpec::Tokens { max_len, .. } = opened.model.spec() else {
-        return Err(no_answers(opened));
-    };
     if !finds_answers(opened) {
         return Err(no_answers(opened));
     }
+    let (_, max_len) = opened.model.spec().text_size()?;
     let [len, overlap] = WINDOW;
     Ok(Reader::new(Tokenizer::load(dir, None)?, len.min(max_len), overlap)?)
 }
@@ -38,13 +36,9 @@ fn no_answers(opened: &Opened) -> Error {
 
 /// Windows as one batch.
 pub fn input<'a>(windows: impl Iterator<Item = &'a Window> + Clone) -> Result<Input> {
-    let rows = Rows::new(&windows.clone().map(|w| w.ids.len()).collect::<Vec<_>>())?;
-    Ok(Input::Tokens {
-        ids: windows.clone().flat_map(|w| w.ids.iter().copied()).collect(),
-        types: windows.flat_map(|w| w.types.iter().copied()).collect(),
-        columns: rows.positions().to_vec(),
-        rows,
-    })
+    let ids: Vec<&[u32]> = windows.clone().map(|w| w.ids.as_slice()).collect();
+    let types: Vec<&[u32]> = windows.map(|w| w.types.as_slice()).collect();
+    Ok(Input::tokens(&ids)?.with("token_type_ids", Part::tokens(&types)?)?)
 }
 
 /// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken.

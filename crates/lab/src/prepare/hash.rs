@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use switchformer_compress::hash::{HashFit, hash_attention};
-use switchformer_nn::Input;
 use toml::{Table, Value};
 
 use super::Prepare;
@@ -58,11 +57,8 @@ impl Prepare for Hash {
     fn make(&self, own: &Table, from: &Path, out: &Path, recipe: &Recipe, task: &mut dyn Task) -> Result<()> {
         let plan = plan(Value::Table(own.clone())).map_err(|what| Error::config("start.hash", what))?;
         let batch = task.batch(0)?;
-        let Input::Pixels(pixels) = &batch.input else {
-            return Err(Error::input("start.hash is for images", "leave it out"));
-        };
         let how = HashFit { seed: recipe.seed, bits: plan.bits, steps: plan.steps, ..HashFit::default() };
-        hash_attention(from, out, pixels, &how)?;
+        hash_attention(from, out, &batch.input, &how)?;
         Ok(())
     }
 }

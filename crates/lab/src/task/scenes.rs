@@ -148,7 +148,7 @@ fn make(garments: &Dataset, seed: u64, from: u64, n: usize, (task, kind): (usize
         (0..n as u64).map(|i| Ok(Scene::compose(garments, seed, from + i)?)).collect::<Result<_>>()?;
     let [mean, deviation] = NORM;
     let gray = scenes.iter().flat_map(|s| &s.image).map(|g| (f32::from(*g) / 255.0 - mean) / deviation).collect();
-    let input = Input::Pixels(Tensor::from_vec::<_, f32>(gray, (n, 1, SIDE, SIDE), &Device::Cpu)?);
+    let input = Input::pixel_values(Tensor::from_vec::<_, f32>(gray, (n, 1, SIDE, SIDE), &Device::Cpu)?);
     let labels = scenes.iter().flat_map(|s| kind.labels(s)).map(|l| u32::from(*l)).collect();
     let weight = (n * SIDE * SIDE) as f64;
     Ok(Batch { input, target: Target::classes(labels), weight, size: n, task: Some(task) })

@@ -49,11 +49,21 @@ pub fn pad_to_patches(pixels: &Tensor, (ph, pw): Size) -> Result<Tensor> {
     Ok(if w.is_multiple_of(pw) { tall } else { tall.pad_with_zeros(3, 0, pw - w % pw)? })
 }
 
-/// Images as maps. Shapes: `[b, c, h, w]` -> `[b * h * w, c]`.
-pub fn pixel_rows(pixels: &Tensor) -> Result<(Tensor, Rows)> {
-    let (b, c, h, w) = pixels.dims4()?;
-    let x = pixels.permute((0, 2, 3, 1))?.contiguous()?.reshape((b * h * w, c))?;
-    Ok((x, Rows::maps(&vec![(h, w); b])?))
+/// Images as maps, neighbours of one size together. Shapes: `[k, c, h, w]` each -> `[total, c]`.
+pub fn pixel_rows(images: &[Tensor]) -> Result<(Tensor, Rows)> {
+    let (mut parts, mut sizes) = (Vec::with_capacity(images.len()), Vec::new());
+    for pixels in images {
+        let (b, c, h, w) = pixels.dims4()?;
+        parts.push(pixels.permute((0, 2, 3, 1))?.contiguous()?.reshape((b * h * w, c))?);
+        sizes.resize(sizes.len() + b, (h, w));
+    }
+    Ok((joined(parts)?, Rows::maps(&sizes)?))
+}
+
+/// Rows of several parts one after another; nothing is copied where there is one. Shapes: `[any, dim]` each ->
+/// `[total, dim]`.
+pub fn joined(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0)? })
 }
 
 /// Half the size of a map, rounded up.

@@ -18,7 +18,7 @@ use crate::host::{Axis, Host, Switch};
 pub enum Method {
     /// Graph walk and similarity.
     ZeroTprune,
-    /// Uniform choice by the point's seed.
+    /// Uniform choice by the member's seed.
     Random,
     /// The rows that the class row attends to most.
     ClassAttention,
@@ -154,7 +154,7 @@ impl Between for Prune {
             let k = kept_count(layer.keep, patches.len());
             let chosen = match self.method {
                 Method::Random => {
-                    let mut stream = cx.rng(&format!("{at}.tokens"));
+                    let mut stream = cx.rng_of(state.rows.members()[segment], &format!("{at}.tokens"));
                     let draws: Vec<u64> = patches.iter().map(|_| stream.next_u64() >> 12).collect();
                     rank::descending(&patches, |i| draws[i - prefix] as f64)[..k].to_vec()
                 }

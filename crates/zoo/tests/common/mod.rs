@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::store::{safetensors_bytes, write_folder};
-use switchformer_nn::{Input, InputSpec, Model, Output, Point, Staged, Value, Weights};
+use switchformer_nn::{Input, InputSpec, Model, Output, Part, Point, Staged, Value, Weights};
 use switchformer_switch::leaf::experts::Offer;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{Entry, Trait, ZOO};
@@ -83,18 +83,20 @@ pub fn mixed_lens(n: usize, max: usize) -> Vec<usize> {
 
 /// `n` members for a model: text of mixed lengths, or images.
 pub fn batch(model: &dyn Model, n: usize) -> Input {
-    match model.spec() {
-        InputSpec::Tokens { vocab, max_len } => Input::tokens(&sequences(vocab, &mixed_lens(n, max_len))).unwrap(),
-        InputSpec::Pair { vocab, max_len } => {
-            let [source, target] = pair_sequences(vocab, &mixed_lens(n, max_len));
-            Input::pair(Input::tokens(&source).unwrap(), Input::tokens(&target).unwrap()).unwrap()
-        }
-        InputSpec::Pixels { channels, size: (h, w), .. } => {
-            let mut stream = Stream::named("toy.pixels");
-            let data: Vec<f32> = (0..n * channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
-            Input::Pixels(Tensor::from_vec(data, (n, channels, h, w), &Device::Cpu).unwrap())
-        }
+    let spec = model.spec();
+    match text(&spec, &mixed_lens(n, spec.text_size().map_or(1, |(_, max_len)| max_len))) {
+        Some(input) => input,
+        None => Input::sample(&spec, &vec![1; n], None, Some(&Stream::named("toy.pixels"))).unwrap(),
     }
+}
+
+/// Text of the given lengths for a model that reads it, and text to write for one that writes.
+pub fn text(spec: &InputSpec, lens: &[usize]) -> Option<Input> {
+    let (vocab, _) = spec.text_size().ok()?;
+    let [source, target] = pair_sequences(vocab, lens);
+    let read = Input::tokens(&source).unwrap();
+    let target = Part::tokens(&target).unwrap();
+    Some(if spec.takes("decoder_input_ids") { read.with("decoder_input_ids", target).unwrap() } else { read })
 }
 
 /// Sequences to read of the given lengths, and sequences to write whose lengths differ from them.
@@ -107,14 +109,7 @@ pub fn pair_sequences(vocab: usize, lens: &[usize]) -> [Vec<Vec<u32>>; 2] {
 
 /// The members of a batch, each as an input of its own.
 pub fn singles(input: &Input) -> Vec<Input> {
-    let one = |part: &Input, i: usize| singles(part).swap_remove(i);
-    (0..input.n())
-        .map(|i| match input {
-            Input::Pair { source, target } => Input::pair(one(source, i), one(target, i)).unwrap(),
-            Input::Tokens { ids, rows, .. } => Input::tokens(&[&ids[rows.range(i)]]).unwrap(),
-            Input::Pixels(p) => Input::Pixels(p.narrow(0, i, 1).unwrap()),
-        })
-        .collect()
+    (0..input.n()).map(|i| input.member(i).unwrap()).collect()
 }
 
 /// Values of a tensor.
@@ -126,12 +121,21 @@ pub fn flat(t: &Tensor) -> Vec<f32> {
 pub fn tensor(v: &Value) -> &Tensor {
     match v {
         Value::PerMember(t) | Value::PerRow(t, _) => t,
+        Value::Each(all) => panic!("{} tensors of their own", all.len()),
+    }
+}
+
+/// The numbers behind a named output.
+pub fn numbers(v: &Value) -> Vec<f32> {
+    match v {
+        Value::PerMember(t) | Value::PerRow(t, _) => flat(t),
+        Value::Each(all) => all.iter().flatten().flat_map(flat).collect(),
     }
 }
 
 /// The numbers of every output, by name.
 pub fn values(out: &Output) -> BTreeMap<String, Vec<f32>> {
-    out.values().iter().map(|(k, v)| (k.clone(), flat(tensor(v)))).collect()
+    out.values().iter().map(|(k, v)| (k.clone(), numbers(v))).collect()
 }
 
 /// The bits of every output, by name: equal maps are equal answers.

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
+use switchformer_nn::init::Stream;
 use switchformer_nn::ops::nested_codes;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
-use switchformer_nn::{Error, Input, InputSpec, Param, Point, Result, Weights};
+use switchformer_nn::{Error, Input, Param, Point, Result, Weights};
 use switchformer_switch::leaf::bits::{absmax_scale, quantization_config};
 use switchformer_zoo::open::load_exits;
 use switchformer_zoo::save::{json_bytes, published_tensors};
@@ -170,17 +171,11 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
 
 /// Two members that fit the model; nothing where even one would be large.
 fn small_input(opened: &Opened) -> Result<Option<Input>> {
-    match opened.model.spec() {
-        InputSpec::Tokens { .. } => Input::tokens(&[vec![1, 2, 3], vec![0]]).map(Some),
-        InputSpec::Pair { .. } => {
-            let text = || Input::tokens(&[vec![1, 2, 3], vec![0]]);
-            Input::pair(text()?, text()?).map(Some)
-        }
-        InputSpec::Pixels { channels, size: (h, w), .. } if channels * h * w <= 1 << 14 => {
-            Ok(Some(Input::Pixels(Tensor::ones((2, channels, h, w), DType::F32, &Device::Cpu)?)))
-        }
-        InputSpec::Pixels { .. } => Ok(None),
+    let spec = opened.model.spec();
+    if spec.image_size().is_ok_and(|(channels, (h, w), _)| channels * h * w > 1 << 14) {
+        return Ok(None);
     }
+    Input::sample(&spec, &[3, 1], None, Some(&Stream::named("trust"))).map(Some)
 }
 
 /// A folder as one fuzz input: per file the number of its name, its length (u32, little endian) and its bytes.

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use switchformer_nn::init::Stream;
 use switchformer_nn::layers::dense_ffn;
 use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
 
@@ -316,14 +315,19 @@ impl Bank {
     }
 
     /// The expert of each row by a seeded draw.
-    fn drawn(&self, place: &Stream, grain: Grain, rows: &Rows) -> Vec<u32> {
+    fn drawn(&self, cx: &Ctx, at: &str, grain: Grain, rows: &Rows) -> Vec<u32> {
         let n = self.experts.len() as u64;
-        let draw = |key: u32| place.fork(u64::from(key)).below(n) as u32;
-        match grain {
-            Grain::Batch => vec![draw(0); rows.total()],
-            Grain::Sentence => (0..rows.n()).flat_map(|i| vec![draw(rows.members()[i]); rows.len(i)]).collect(),
-            Grain::Token => rows.positions().iter().map(|p| draw(*p)).collect(),
+        let mut ids = Vec::with_capacity(rows.total());
+        for (i, member) in rows.members().iter().copied().enumerate() {
+            let stream = cx.rng_of(member, at);
+            let draw = |key: u32| stream.fork(u64::from(key)).below(n) as u32;
+            match grain {
+                Grain::Batch => ids.resize(ids.len() + rows.len(i), draw(0)),
+                Grain::Sentence => ids.resize(ids.len() + rows.len(i), draw(cx.members.place(member))),
+                Grain::Token => ids.extend(rows.positions()[rows.range(i)].iter().map(|p| draw(*p))),
+            }
         }
+        ids
     }
 
     /// Experts of every row, in order of likelihood. Shapes: x `[total, dim]`.
@@ -348,7 +352,7 @@ impl Bank {
                 same(ids, Some(weights))
             }
             Setting::Random { grain } => {
-                Ok(Chosen { ids: self.drawn(&cx.rng(at), *grain, rows), weights: None, kept: None, entropy: None })
+                Ok(Chosen { ids: self.drawn(cx, at, *grain, rows), weights: None, kept: None, entropy: None })
             }
             Setting::Fixed { expert } => same(vec![*expert as u32], None),
             Setting::All {} => same((0..n as u32).collect(), Some(vec![1.0 / n as f32; n])),

@@ -12,7 +12,7 @@ pub(super) const AXIS: &str = "experts";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grain {
-    /// One expert per bank for all that is computed: a function of (seed, block).
+    /// One expert per bank for all that is computed under a seed: a function of (seed, block).
     #[default]
     Batch,
     /// One per member: a function of (seed, block, place of the member in the request).

@@ -15,7 +15,7 @@ use switchformer_nn::{
     AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
 };
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, tokens};
+use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler};
 use crate::entry::{Entry, Variant};
 
 /// Registry entry.
@@ -148,9 +148,9 @@ impl Staged for Albert {
         self.config.depth
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (ids, types, columns, rows) = tokens(input)?;
-        let x = self.embeddings.forward(ids, types, columns)?; // [total, embedding_size]
-        Ok(State::new(self.widen.forward(cx, &x)?, rows.clone()))
+        let text = input.ids("input_ids")?;
+        let x = self.embeddings.forward(&text.ids, &input.token_types()?, &text.columns)?; // [total, embedding_size]
+        Ok(State::new(self.widen.forward(cx, &x)?, text.rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, _: usize, state: State) -> Result<State> {
         Ok(State::new(self.shared.forward(cx, &state.x, &state.rows)?, state.rows))
@@ -197,12 +197,12 @@ impl Staged for Albert {
 
 impl Model for Albert {
     fn spec(&self) -> InputSpec {
-        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+        InputSpec::text(self.config.vocab, self.config.positions).with_types(self.config.types)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(tokens(input)?.3.lens())
+        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

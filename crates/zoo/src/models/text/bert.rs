@@ -12,8 +12,7 @@ use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::TiedSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged, Tensor,
-    Weights,
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Tensor, Weights,
 };
 
 use crate::entry::{Entry, Variant};
@@ -148,17 +147,6 @@ impl Embeddings {
     pub(crate) fn cost(&self) -> LeafCost {
         let types = self.types.as_ref().map(Embedding::cost).unwrap_or_default();
         self.words.cost() + self.positions.cost() + types + self.norm.cost()
-    }
-}
-
-/// Ids, segment ids, columns and rows of a text input.
-pub(crate) type Packed<'a> = (&'a [u32], &'a [u32], &'a [u32], &'a Rows);
-
-/// The packed parts of a text input. Errors on images.
-pub(crate) fn tokens(input: &Input) -> Result<Packed<'_>> {
-    match input {
-        Input::Tokens { ids, types, columns, rows } => Ok((ids, types, columns, rows)),
-        _ => Err(Error::input("this model reads text", "give --text or input_ids alone")),
     }
 }
 
@@ -308,8 +296,9 @@ impl Staged for Bert {
         self.blocks.len()
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
-        let (ids, types, columns, rows) = tokens(input)?;
-        Ok(State::new(self.embeddings.forward(ids, types, columns)?, rows.clone()))
+        let text = input.ids("input_ids")?;
+        let x = self.embeddings.forward(&text.ids, &input.token_types()?, &text.columns)?;
+        Ok(State::new(x, text.rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
@@ -359,12 +348,12 @@ impl Staged for Bert {
 
 impl Model for Bert {
     fn spec(&self) -> InputSpec {
-        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+        InputSpec::text(self.config.vocab, self.config.positions).with_types(self.config.types)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(tokens(input)?.3.lens())
+        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

@@ -14,7 +14,7 @@ use switchformer_nn::{
     AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
 };
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, tokens};
+use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames};
 use crate::entry::{Entry, Variant};
 
 /// Registry entry.
@@ -144,8 +144,8 @@ impl Staged for DistilBert {
         self.blocks.len()
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
-        let (ids, types, columns, rows) = tokens(input)?;
-        Ok(State::new(self.embeddings.forward(ids, types, columns)?, rows.clone()))
+        let text = input.ids("input_ids")?;
+        Ok(State::new(self.embeddings.forward(&text.ids, &[], &text.columns)?, text.rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
@@ -188,12 +188,12 @@ impl Staged for DistilBert {
 
 impl Model for DistilBert {
     fn spec(&self) -> InputSpec {
-        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions }
+        InputSpec::text(self.config.vocab, self.config.positions)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(tokens(input)?.3.lens())
+        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

@@ -14,7 +14,7 @@ use switchformer_nn::{
     Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged, Weights,
 };
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, load_blocks, tokens};
+use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, load_blocks};
 use crate::entry::{Entry, Variant};
 
 /// Registry entry.
@@ -153,8 +153,10 @@ impl Staged for Roberta {
         self.blocks.len()
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
-        let (ids, types, _, rows) = tokens(input)?;
-        Ok(State::new(self.embeddings.forward(ids, types, &self.positions(ids, rows))?, rows.clone()))
+        let text = input.ids("input_ids")?;
+        let positions = self.positions(&text.ids, &text.rows);
+        let x = self.embeddings.forward(&text.ids, &input.token_types()?, &positions)?;
+        Ok(State::new(x, text.rows.clone()))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
@@ -199,12 +201,12 @@ impl Staged for Roberta {
 
 impl Model for Roberta {
     fn spec(&self) -> InputSpec {
-        InputSpec::Tokens { vocab: self.config.vocab, max_len: self.config.positions - self.pad - 1 }
+        InputSpec::text(self.config.vocab, self.config.positions - self.pad - 1).with_types(self.config.types)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(tokens(input)?.3.lens())
+        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

@@ -18,11 +18,10 @@ use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Side,
-    Staged, State, Stream, Tensor, Weights, ops,
+    Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
+    Side, Staged, State, Stream, Tensor, Weights, ops,
 };
 
-use super::bert::tokens;
 use crate::entry::{Entry, Trait, Variant};
 
 /// Registry entry.
@@ -399,23 +398,14 @@ impl T5 {
         }
     }
 
-    /// Embedded text; positions are the columns of the padded tensor, so that gaps keep their distance.
-    fn embed(&self, input: &Input) -> Result<Stream> {
-        let (ids, _, columns, rows) = tokens(input)?;
-        Ok(Stream { x: self.shared.forward(ids)?, rows: rows.clone().at_positions(columns)? })
+    /// An embedded text; positions are the columns of the padded tensor, so that gaps keep their distance.
+    fn embed(&self, text: &Ids) -> Result<Stream> {
+        Ok(Stream { x: self.shared.forward(&text.ids)?, rows: text.rows.clone().at_positions(&text.columns)? })
     }
 
-    /// Source and target of an input, where the architecture takes both.
-    fn sides<'a>(&self, input: &'a Input) -> Result<(&'a Input, Option<&'a Input>)> {
-        match (input, self.decoder()) {
-            (Input::Pair { source, target }, Some(_)) => Ok((source.as_ref(), Some(target.as_ref()))),
-            (Input::Pair { .. }, None) => Err(Error::input("this model only reads", "leave decoder_input_ids out")),
-            (_, Some(_)) => Err(Error::input(
-                "this model reads one text and writes another",
-                "give decoder_input_ids beside input_ids, or generate with --text",
-            )),
-            (one, None) => Ok((one, None)),
-        }
+    /// The text being written, where the architecture writes.
+    fn target<'a>(&self, input: &'a Input) -> Result<Option<&'a Ids>> {
+        self.decoder().map(|_| input.ids("decoder_input_ids")).transpose()
     }
 
     /// Words of finished rows. Shapes: x `[rows, dim]`, normed -> `[rows, vocab]`.
@@ -441,13 +431,11 @@ impl Staged for T5 {
         self.decoder().map(|_| self.encoder.blocks.len())
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let Stream { x, mut rows } = self.embed(input.ids("input_ids")?)?;
         if let Some(memory) = cx.memory.as_deref_mut().filter(|m| !m.is_empty()) {
-            let Stream { x, rows } = self.embed(input)?;
             return Ok(State::new(x, memory.place(&rows)?));
         }
-        let (source, target) = self.sides(input)?;
-        let Stream { x, mut rows } = self.embed(source)?;
-        let mut target = target.map(|t| self.embed(t)).transpose()?;
+        let mut target = self.target(input)?.map(|t| self.embed(t)).transpose()?;
         if let (Some(memory), Some(target)) = (&mut cx.memory, &mut target) {
             target.rows = memory.place(&target.rows)?;
             rows = rows.of_members(target.rows.members())?;
@@ -517,17 +505,15 @@ impl Staged for T5 {
 impl Model for T5 {
     fn spec(&self) -> InputSpec {
         let (vocab, max_len) = (self.config.vocab, self.config.max_len);
-        if self.decoder().is_some() { InputSpec::Pair { vocab, max_len } } else { InputSpec::Tokens { vocab, max_len } }
+        let text = InputSpec::text(vocab, max_len);
+        if self.decoder().is_some() { text.with_target(vocab, max_len) } else { text }
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (source, target) = self.sides(input)?;
-        let mut lens = tokens(source)?.3.lens();
-        if let Some(target) = target {
-            lens.extend(tokens(target)?.3.lens());
-        }
+        let mut lens = input.ids("input_ids")?.rows.lens();
+        lens.extend(self.target(input)?.map(|t| t.rows.lens()).unwrap_or_default());
         Ok(lens)
     }
     fn decoder(&self) -> Option<&Decode> {

@@ -193,14 +193,14 @@ impl Staged for Activator {
 
 impl Model for Activator {
     fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.channels, size: self.image, patch: (self.patch, self.patch) }
+        InputSpec::images(self.channels, self.image, (self.patch, self.patch))
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     /// What is left of an image behind its last whole patch is not seen, as in the reference.
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, _, h, w) = input.pixels(self.channels)?.dims4()?;
-        Ok(vec![rows_in(&[self.patcher.size((h, w))]); n])
+        let sizes = input.image_sizes(self.channels)?.into_iter();
+        Ok(sizes.map(|image| rows_in(&[self.patcher.size(image)])).collect())
     }
 }

@@ -12,7 +12,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops;
-use switchformer_nn::spatial::{Conv, pixel_rows};
+use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
@@ -252,7 +252,7 @@ impl PatchEmbed {
     }
 
     fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
-        let (mut x, mut rows) = pixel_rows(pixels)?;
+        let (mut x, mut rows) = pixel_rows(std::slice::from_ref(pixels))?;
         for (i, conv) in self.convs.iter().enumerate() {
             if i > 0 {
                 x = Activation::Relu.forward(&x)?;
@@ -457,10 +457,13 @@ impl CrossVit {
         Ok(pixels.narrow(2, start(tall, h), h)?.narrow(3, start(wide, w), w)?.contiguous()?)
     }
 
-    /// Class token and patches of a branch, with positions.
-    fn embed(&self, cx: &mut Ctx, pixels: &Tensor, branch: usize) -> Result<Stream> {
-        let (n, dim, m) = (pixels.dims4()?.0, self.config.dims[branch], self.config.n_patches(branch));
-        let x = self.patches[branch].forward(cx, &self.scaled(pixels, self.config.sizes[branch])?)?;
+    /// Class token and patches of a branch, with positions. Images of any size are brought to the branch's own.
+    fn embed(&self, cx: &mut Ctx, images: &[Tensor], branch: usize) -> Result<Stream> {
+        let (dim, m) = (self.config.dims[branch], self.config.n_patches(branch));
+        let scaled = |pixels| self.scaled(pixels, self.config.sizes[branch]);
+        let pixels = joined(images.iter().map(scaled).collect::<Result<_>>()?)?;
+        let n = pixels.dims()[0];
+        let x = self.patches[branch].forward(cx, &pixels)?;
         let class = self.class[branch].broadcast_as((n, 1, dim))?;
         let x = Tensor::cat(&[class, x.reshape((n, m, dim))?], 1)?.broadcast_add(&self.positions[branch])?;
         Ok(Stream { x: x.reshape((n * (m + 1), dim))?, rows: Rows::equal(n, m + 1)? })
@@ -517,14 +520,14 @@ impl Staged for CrossVit {
 impl Model for CrossVit {
     fn spec(&self) -> InputSpec {
         let patch = self.config.patches[1];
-        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: (patch, patch) }
+        InputSpec::images(self.config.channels, self.config.image, (patch, patch))
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     /// Rows of the branch with large patches: any image is resized to the size of each branch.
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let n = input.pixels(self.config.channels)?.dims4()?.0;
+        let n = input.image_sizes(self.config.channels)?.len();
         Ok(vec![1 + self.config.n_patches(1); n])
     }
 }

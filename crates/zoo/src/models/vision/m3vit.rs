@@ -19,7 +19,7 @@ use switchformer_nn::layers::{
     Activation, BatchNorm, LayerNorm, PatchEmbed, check_heads, dense_ffn, patch_grid, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
+use switchformer_nn::spatial::{Conv, joined, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
@@ -530,10 +530,20 @@ impl M3Vit {
         })
     }
 
-    fn pixels<'a>(&self, input: &'a Input) -> Result<(&'a Tensor, Size)> {
-        let pixels = input.pixels(self.config.channels)?;
-        let (_, _, h, w) = pixels.dims4()?;
-        Ok((pixels, self.config.grid((h, w))?))
+    /// Patches along height and width of every image.
+    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
+        input.image_sizes(self.config.channels)?.into_iter().map(|size| self.config.grid(size)).collect()
+    }
+
+    /// Class token and patches of images of one size, with positions. Shapes: `[b, c, h, w]` -> `[b * len, dim]`.
+    fn embed(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        let (b, _, h, w) = pixels.dims4()?;
+        let grid = self.config.grid((h, w))?;
+        let (dim, n) = (self.config.dim, grid.0 * grid.1);
+        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
+        let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
+        let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
+        Ok(x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))?)
     }
 }
 
@@ -562,13 +572,10 @@ impl Staged for M3Vit {
         self.blocks.len()
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (pixels, grid) = self.pixels(input)?;
-        let (b, dim, n) = (pixels.dims()[0], self.config.dim, grid.0 * grid.1);
-        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
-        let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
-        let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
-        let x = x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))?;
-        Ok(State::new(x, Rows::maps_behind(1, &vec![grid; b])?))
+        let grids = self.grids(input)?;
+        let embed = |pixels: &Tensor| self.embed(cx, pixels);
+        let parts = input.pixels(self.config.channels)?.iter().map(embed).collect::<Result<_>>()?;
+        Ok(State::new(joined(parts)?, Rows::maps_behind(1, &grids)?))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, ..state })
@@ -585,14 +592,9 @@ impl Staged for M3Vit {
         let n = behind.len();
         let patches = ops::gather(&state.x, &Tensor::from_vec(behind, n, state.x.device())?)?;
         let (x, rows) = decoder.forward(cx, &patches, &map, self.config.patch)?;
-        let maps = maps_of(&x, &rows)?;
-        let Some(first) = maps.first() else { return Ok(Output::new().member("logits", x)) };
-        if let Some(other) = maps.iter().find(|m| m.dims() != first.dims()) {
-            let what = format!("maps of {:?} and {:?} in one answer", first.dims(), other.dims());
-            return Err(Error::input(what, "send images of one size together"));
-        }
-        let maps = Tensor::stack(&maps, 0)?.permute((0, 3, 1, 2))?.contiguous()?; // [b, channels, h, w]
-        Ok(Output::new().member("logits", maps))
+        let channels_first = |map: Tensor| Ok(map.permute((2, 0, 1))?.contiguous()?); // [channels, h, w]
+        let maps = maps_of(&x, &rows)?.into_iter().map(channels_first).collect::<Result<_>>()?;
+        Output::new().each("logits", maps)
     }
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let patches: usize = lens.iter().map(|l| l - 1).sum();
@@ -611,13 +613,12 @@ impl Staged for M3Vit {
 
 impl Model for M3Vit {
     fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+        InputSpec::images(self.config.channels, self.config.image, self.config.patch)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (pixels, (gh, gw)) = self.pixels(input)?;
-        Ok(vec![1 + gh * gw; pixels.dims()[0]])
+        Ok(self.grids(input)?.iter().map(|(h, w)| 1 + h * w).collect())
     }
 }

@@ -17,7 +17,7 @@ use switchformer_nn::init::Draw;
 use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Cut, PadOrder, halved, merge_squares, pad_to_patches, pair_biases};
+use switchformer_nn::spatial::{Cut, PadOrder, halved, joined, merge_squares, pad_to_patches, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::{FfnSpec, PatchSpec};
 use switchformer_nn::{
@@ -513,10 +513,10 @@ impl Swin {
         })
     }
 
-    fn grid(&self, input: &Input) -> Result<(usize, Size)> {
-        let pixels = input.pixels(self.config.channels)?;
-        let (n, _, h, w) = pixels.dims4()?;
-        Ok((n, (h.div_ceil(self.config.patch.0), w.div_ceil(self.config.patch.1))))
+    /// Patches along height and width of every image.
+    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
+        let (ph, pw) = self.config.patch;
+        Ok(input.image_sizes(self.config.channels)?.iter().map(|(h, w)| (h.div_ceil(ph), w.div_ceil(pw))).collect())
     }
 }
 
@@ -525,11 +525,11 @@ impl Staged for Swin {
         self.blocks.len()
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (n, grid) = self.grid(input)?;
-        let pixels = pad_to_patches(input.pixels(self.config.channels)?, self.config.patch)?;
-        let x = self.patches.forward(cx, &pixels)?;
+        let embed = |pixels: &Tensor| self.patches.forward(cx, &pad_to_patches(pixels, self.config.patch)?);
+        let parts = input.pixels(self.config.channels)?.iter().map(embed).collect::<Result<_>>()?;
+        let x = joined(parts)?; // [total, dim]
         let x = self.patch_norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
-        let rows = Rows::maps(&vec![grid; n])?;
+        let rows = Rows::maps(&self.grids(input)?)?;
         let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
         Ok(State::new(x, rows))
     }
@@ -572,13 +572,12 @@ impl Staged for Swin {
 
 impl Model for Swin {
     fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+        InputSpec::images(self.config.channels, self.config.image, self.config.patch)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, (h, w)) = self.grid(input)?;
-        Ok(vec![h * w; n])
+        Ok(self.grids(input)?.iter().map(|(h, w)| h * w).collect())
     }
 }

@@ -11,7 +11,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patch_grid, patchify, positions_at};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, pixel_rows};
+use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
@@ -316,18 +316,19 @@ impl Tnt {
         })
     }
 
-    fn grid(&self, input: &Input) -> Result<(usize, Size)> {
-        let (n, _, h, w) = input.pixels(self.config.channels)?.dims4()?;
-        Ok((n, self.config.grid((h, w))?))
+    /// Patches along height and width of every image.
+    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
+        input.image_sizes(self.config.channels)?.into_iter().map(|size| self.config.grid(size)).collect()
     }
 
-    /// The words of all patches. Shapes: pixels -> `[b * gh * gw * n_words, inner]`.
-    fn words(&self, cx: &mut Ctx, pixels: &Tensor, n: usize, grid: Size) -> Result<Tensor> {
-        let (c, (down, across)) = (&self.config, self.config.words());
+    /// The words of all patches of images of one size. Shapes: pixels -> `[b * gh * gw * n_words, inner]`.
+    fn words(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        let (n, _, h, w) = pixels.dims4()?;
+        let (c, (down, across), grid) = (&self.config, self.config.words(), self.config.grid((h, w))?);
         let (patches, inner) = (n * grid.0 * grid.1, c.inner);
         let words = if c.legacy {
             // One map of words, cut into patches.
-            let (x, rows) = pixel_rows(pixels)?;
+            let (x, rows) = pixel_rows(std::slice::from_ref(pixels))?;
             let (map, _) = self.pixels.forward(cx, &x, &rows)?;
             let cut = map.reshape(&[n, grid.0, down, grid.1, across, inner][..])?;
             cut.permute([0, 1, 3, 2, 4, 5].as_slice())?.contiguous()?
@@ -345,6 +346,18 @@ impl Tnt {
         let words = words.reshape((patches, down * across, inner))?.broadcast_add(&positions)?;
         Ok(words.reshape((patches * down * across, inner))?)
     }
+
+    /// Class token and patches of images of one size, made of their words, with positions. Shapes: -> `[b * len, dim]`.
+    fn sentences(&self, cx: &mut Ctx, pixels: &Tensor, words: &Tensor) -> Result<Tensor> {
+        let (n, _, h, w) = pixels.dims4()?;
+        let (dim, grid) = (self.config.dim, self.config.grid((h, w))?);
+        let patches = grid.0 * grid.1;
+        let x = self.flatten.forward(cx, words)?.reshape((n, patches, dim))?;
+        let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
+        let trained = self.config.grid(self.config.image)?;
+        let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
+        Ok(x.reshape((n * (1 + patches), dim))?)
+    }
 }
 
 impl Staged for Tnt {
@@ -352,29 +365,34 @@ impl Staged for Tnt {
         self.blocks.len()
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (n, grid) = self.grid(input)?;
-        let (patches, dim) = (grid.0 * grid.1, self.config.dim);
-        let words = self.words(cx, input.pixels(self.config.channels)?, n, grid)?;
-        let x = self.flatten.forward(cx, &words)?.reshape((n, patches, dim))?;
-        let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
-        let trained = self.config.grid(self.config.image)?;
-        let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
-        let words = Stream { x: words, rows: Rows::equal(n, patches * self.config.n_words())? };
-        let rows = Rows::equal(n, 1 + patches)?;
-        Ok(State { x: x.reshape((n * (1 + patches), dim))?, rows, side: Side::of("words", words) })
+        let grids = self.grids(input)?;
+        let (mut sentences, mut words) = (Vec::new(), Vec::new());
+        for pixels in input.pixels(self.config.channels)? {
+            let own = self.words(cx, pixels)?;
+            sentences.push(self.sentences(cx, pixels, &own)?);
+            words.push(own);
+        }
+        let n_words: Vec<usize> = grids.iter().map(|(h, w)| h * w * self.config.n_words()).collect();
+        let words = Stream { x: joined(words)?, rows: Rows::new(&n_words)? };
+        Ok(State { x: joined(sentences)?, rows: Rows::maps_behind(1, &grids)?, side: Side::of("words", words) })
     }
     fn block(&self, cx: &mut Ctx, idx: usize, mut state: State) -> Result<State> {
         let block = &self.blocks[idx];
         let words = state.side.take("words")?;
-        let (n, n_words) = (state.rows.n(), self.config.n_words());
-        let patches = Rows::equal(words.rows.total() / n_words, n_words)?;
+        let n_words = self.config.n_words();
+        let owners = (0..words.rows.n()).flat_map(|i| vec![words.rows.members()[i]; words.rows.len(i) / n_words]);
+        let owners: Vec<u32> = owners.collect();
+        let patches = Rows::equal(owners.len(), n_words)?.of_members(&owners)?;
         let words = Stream { x: block.inner.forward(cx, &words.x, &patches)?, rows: words.rows };
         let added = block.flatten.forward(cx, &words.x)?;
         // Words say nothing to the class token.
-        let per = patches.n() / n;
-        let place = |i: usize| move |p: usize| if p == 0 { ops::NO_ROW } else { (i * per + p - 1) as u32 };
-        let index: Vec<u32> = (0..n).flat_map(|i| (0..=per).map(place(i))).collect();
-        let index = Tensor::from_vec(index, n * (per + 1), added.device())?;
+        let mut index = Vec::with_capacity(state.rows.total());
+        for i in 0..words.rows.n() {
+            let range = words.rows.range(i);
+            index.push(ops::NO_ROW);
+            index.extend((range.start / n_words..range.end / n_words).map(|patch| patch as u32));
+        }
+        let index = Tensor::from_vec(index, state.rows.total(), added.device())?;
         let x = ops::add(&state.x, &ops::gather(&added, &index)?)?;
         let x = block.outer.forward(cx, &x, &state.rows)?;
         Ok(State { x, rows: state.rows, side: Side::of("words", words) })
@@ -408,13 +426,12 @@ impl Staged for Tnt {
 
 impl Model for Tnt {
     fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+        InputSpec::images(self.config.channels, self.config.image, self.config.patch)
     }
     fn trunk(&self) -> &dyn Staged {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (n, (h, w)) = self.grid(input)?;
-        Ok(vec![1 + h * w; n])
+        Ok(self.grids(input)?.iter().map(|(h, w)| 1 + h * w).collect())
     }
 }

@@ -12,6 +12,7 @@ use switchformer_nn::layers::{
     Activation, BlockSpec, EncoderBlock, LayerNorm, PatchEmbed, check_heads, patch_grid, positions_at,
 };
 use switchformer_nn::names::{Names, Rename};
+use switchformer_nn::spatial::joined;
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
@@ -183,21 +184,29 @@ impl Body {
         self.prefix.len()
     }
 
-    fn pixels<'a>(&self, input: &'a Input) -> Result<(&'a Tensor, (usize, usize))> {
-        let pixels = input.pixels(self.config.channels)?;
-        let (_, _, h, w) = pixels.dims4()?;
-        Ok((pixels, self.config.grid((h, w))?))
+    /// Patches along height and width of every image.
+    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
+        input.image_sizes(self.config.channels)?.into_iter().map(|size| self.config.grid(size)).collect()
     }
 
     pub(crate) fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let (pixels, grid) = self.pixels(input)?;
-        let (b, dim, n) = (pixels.dims()[0], self.config.dim, grid.0 * grid.1);
+        let grids = self.grids(input)?;
+        let embed = |pixels: &Tensor| self.embed(cx, pixels);
+        let parts = input.pixels(self.config.channels)?.iter().map(embed).collect::<Result<_>>()?;
+        Ok(State::new(joined(parts)?, Rows::maps_behind(self.n_prefix(), &grids)?))
+    }
+
+    /// Prefix and patches of images of one size, with positions. Shapes: `[b, c, h, w]` -> `[b * len, dim]`.
+    fn embed(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
+        let (b, _, h, w) = pixels.dims4()?;
+        let grid = self.config.grid((h, w))?;
+        let (dim, n) = (self.config.dim, grid.0 * grid.1);
         let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
         let mut parts = self.prefix.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>, _>>()?;
         parts.push(x);
         let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
         let len = self.n_prefix() + n;
-        Ok(State::new(x.reshape((b * len, dim))?, Rows::maps_behind(self.n_prefix(), &vec![grid; b])?))
+        Ok(x.reshape((b * len, dim))?)
     }
 
     /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
@@ -235,12 +244,11 @@ impl Body {
     }
 
     pub(crate) fn spec(&self) -> InputSpec {
-        InputSpec::Pixels { channels: self.config.channels, size: self.config.image, patch: self.config.patch }
+        InputSpec::images(self.config.channels, self.config.image, self.config.patch)
     }
 
     pub(crate) fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let (pixels, (gh, gw)) = self.pixels(input)?;
-        Ok(vec![self.n_prefix() + gh * gw; pixels.dims()[0]])
+        Ok(self.grids(input)?.iter().map(|(h, w)| self.n_prefix() + h * w).collect())
     }
 }
 
