@@ -208,5 +208,5 @@ fn what_cannot_be_hashed_is_refused_by_name() {
     refused("whole", "new", &HashFit { top_k: 500, ..how }, "500 neighbours");
     refused("whole", "new", &HashFit { bits: 0, ..how }, "nbits");
     let other = Tensor::zeros((1, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(hash_attention(&dir("whole"), &dir("new"), &other, &how).is_err());
+    assert!(hash_attention(&dir("whole"), &dir("new"), &Input::pixel_values(other), &how).is_err());
 }
