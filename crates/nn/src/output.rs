@@ -251,6 +251,7 @@ pub fn unpack(t: &Tensor, rows: &Rows, columns: &[u32], width: usize) -> Result<
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
