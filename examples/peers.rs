@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -22,10 +23,12 @@ use switchformer_lab::task::logits;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
+use switchformer_nn::point::Settings;
 use switchformer_nn::{
     AttentionNames, Ctx, Folder, Input, Point, Rows, Taps, Trace, Weights, machine, ops, record, staged,
 };
-use switchformer_switch::leaf::bits::NestedLeaves;
+use switchformer_switch::equip;
+use switchformer_switch::leaf::bits::{EightBits, NestedInt, Width};
 
 /// Large buffers are kept from one pass to the next.
 #[global_allocator]
@@ -93,8 +96,12 @@ fn encoder() -> Done<Vec<f64>> {
     let folder = Folder::disk(file.parent().ok_or("PEERS_WEIGHTS names no file")?)?;
     let point = Point::parse(&std::env::var("PEERS_POINT").unwrap_or("{}".into()))?;
     let mut w = Weights::file(&folder, name, &Names::default())?;
-    if point.axes().any(|a| a == "bits" || a == "acts") {
-        w = w.with_leaves(NestedLeaves::shared("encoder.layer."));
+    let width = point.axis::<u8>("bits")?.map(|b| Arc::new(Width(b)) as _);
+    let eight = point.axis::<u8>("activation_bits")?.map(|_| Arc::new(EightBits) as _);
+    let point = point.with_settings(Settings::new(width.into_iter().chain(eight).collect()));
+    if point.axes().any(|a| a == "bits" || a == "activation_bits") {
+        let forms = [NestedInt::everywhere()];
+        w = equip(&forms, &["encoder.layer."], w, None)?.0;
     }
     let layers = w.at("encoder.layer");
     let blocks: Vec<EncoderBlock> = (0..DEPTH)

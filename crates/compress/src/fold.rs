@@ -9,9 +9,10 @@ use switchformer_nn::spatial::{FOLDS, Fold};
 use switchformer_nn::store::{Saved, SavedMap, unused, write_folder};
 use switchformer_nn::weights::Files;
 use switchformer_nn::{Error, Folder, Result, Weights};
-use switchformer_switch::{Plan, Quantization};
+use switchformer_switch::Plan;
 
 use switchformer_zoo::Entry;
+use switchformer_zoo::assemble::{Source, assemble};
 use switchformer_zoo::open::read_config;
 use switchformer_zoo::save::remade;
 
@@ -33,16 +34,10 @@ pub fn fold(dir: &Path, out: &Path) -> Result<Made> {
     unused(out)?;
     let folder = Folder::disk(dir)?;
     let (entry, config) = read_config(&folder)?;
-    let plan = Plan::read(&folder, &config)?;
-    if Quantization::read(&config)? != Quantization::None {
-        return Err(Error::unsupported("quantization_config", "stored integers", "a checkpoint of plain floats"));
-    }
-    if plan.experts.is_some() || !plan.exits.is_empty() {
-        let hint = "fold the plain model first, then add experts and exits";
-        return Err(Error::input("this checkpoint has experts or exits in switch.safetensors", hint));
-    }
-    let w = Weights::open(&folder, &entry.names)?;
-    entry.build(&config, &w)?;
+    let plain = "fold the plain model of floats first, then add switches";
+    Plan::read(&folder, &config)?.check_plain(plain)?;
+    let source = Source::plain(Weights::open(&folder, &entry.names)?);
+    let w = assemble(entry, &config, &Plan::default(), source)?.source.model;
     let folds: Vec<Fold> = w
         .notes(FOLDS)
         .into_iter()

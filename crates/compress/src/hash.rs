@@ -17,10 +17,11 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::Left;
 use switchformer_nn::store::{SavedMap, unused, write_folder};
 use switchformer_nn::{Ctx, Error, Folder, Input, Model, Param, Point, Result, Taps, Trace, Weights, walk};
-use switchformer_switch::Quantization;
+use switchformer_switch::Plan;
 
 pub use fit::{Fitted, Sample, fit, places};
 
+use switchformer_zoo::assemble::{Source, assemble};
 use switchformer_zoo::open::read_config;
 use switchformer_zoo::save::{published_tensors, remade};
 use switchformer_zoo::{Entry, find};
@@ -81,7 +82,8 @@ pub fn hash_attention(dir: &Path, out: &Path, input: &Input, how: &HashFit) -> R
     fields.remove("switch");
     let config = ConfigMap::new(Json::Object(fields.clone()))?;
     let w = Weights::fresh(how.seed, 1.0).trainable();
-    let model = entry.build(&config, &w)?;
+    let made = assemble(entry, &config, &Plan::default(), Source::plain(w))?;
+    let (model, w) = (made.model, made.source.model);
     let params = w.params();
     if !params.iter().any(is_hash) {
         return Err(Error::unsupported("sr_ratios", "1 in every stage", "more than 1 where codes are to stand in"));
@@ -120,11 +122,9 @@ impl Softmax {
             }
             other => return Err(Error::unsupported("model_type", other, "pvt_v2, ecoformer_pvt_v2, twins")),
         }
-        if Quantization::read(&config)? != Quantization::None {
-            return Err(Error::unsupported("quantization_config", "stored integers", "a checkpoint of plain floats"));
-        }
+        Plan::read(&folder, &config)?.check_plain("start from a plain checkpoint of floats")?;
         let w = Weights::open(&folder, &entry.names)?.trainable();
-        entry.build(&config, &w)?;
+        let w = assemble(entry, &config, &Plan::default(), Source::plain(w))?.source.model;
         let tensors: SavedMap = published_tensors(entry, entry.architectures[0], &w.params())?;
         let floats =
             |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

@@ -9,13 +9,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved, unused, write_folder};
 use switchformer_nn::weights::{LeafMaker, LinearSpec, inspect};
 use switchformer_nn::{Error, Ffn, FfnSpec, Folder, Linear, ParamKind, Result, Weights, init};
-use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Offer};
-use switchformer_switch::{Plan, Quantization};
+use switchformer_switch::leaf::experts::{ADDED, ExpertPlan, Experts};
+use switchformer_switch::{Plan, Sites};
 
+use switchformer_zoo::assemble::{Source, assemble};
 use switchformer_zoo::open::read_config;
 use switchformer_zoo::save::{copies, json_bytes};
 
@@ -64,18 +65,19 @@ impl LeafMaker for Reader {
 /// Writes to `out` the checkpoint of `dir` with `plan.count` copies of every feed-forward network and a fresh gate for
 /// each bank, drawn by `seed`. Errors on stored integers, on models that have experts, and where `out` exists.
 pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<Upcycled> {
-    plan.check()?;
+    plan.check("experts")?;
     unused(out)?;
     let folder = Folder::disk(dir)?;
     let (entry, config) = read_config(&folder)?;
     let old = Plan::read(&folder, &config)?;
-    if Quantization::read(&config)? != Quantization::None {
-        return Err(Error::unsupported("quantization_config", "stored integers", "a checkpoint of plain floats"));
+    if let Some(stored) = old.forms.first() {
+        let what = format!("this checkpoint stores {} already", stored.form);
+        return Err(Error::input(what, "start from its dense twin, of plain floats"));
     }
     let reader = Arc::new(Reader::default());
-    let w = Weights::open(&folder, &entry.names)?.with_leaves(reader.clone());
-    entry.build(&config, &w)?;
-    if old.experts.is_some() || Offer::of(&w)?.is_some() {
+    let source = Source::plain(Weights::open(&folder, &entry.names)?.with_leaves(reader.clone()));
+    let made = assemble(entry, &config, &Plan::default(), source)?;
+    if made.switches.host().capability(&Experts).is_some() {
         return Err(Error::input("this model has experts already", "start from its dense twin"));
     }
     let found = std::mem::take(&mut *reader.found.lock().unwrap_or_else(PoisonError::into_inner));
@@ -86,10 +88,11 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
         ));
     }
     let dense = Weights::open(&folder, &entry.names)?;
-    entry.build(&config, &dense)?;
+    entry.build(&config, &dense)?; // the reader asks for some tensors twice
     let mut params = [dense.n_elements(); 2];
     let mut tensors = added(&folder, &old)?;
-    let taken: Vec<_> = found.iter().filter(|(path, _)| plan.takes(entry.blocks, path)).collect();
+    let sites = Sites::new(entry.blocks);
+    let taken: Vec<_> = found.iter().filter(|(path, _)| plan.takes(&sites, path)).collect();
     for (path, (dim, network)) in &taken {
         let name = format!("{path}.router.classifier.weight");
         let shape = [plan.count, *dim];
@@ -106,19 +109,19 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
         }
     }
     let mut fields = config.as_map().clone();
-    fields.insert("switch".into(), json!({"schema": 1, "file": "switch.json"}));
-    let new = Plan { schema: 1, experts: Some(plan.clone()), ..old };
+    let new = Plan { forms: vec![plan.used()], ..old };
+    let written = new.write(&mut fields)?;
     let mut files = copies(dir, &["json", "txt", "model", "md", "safetensors"])?;
     files.insert("config.json".into(), json_bytes(&Json::Object(fields)));
-    files.insert("switch.json".into(), json_bytes(&serde_json::to_value(&new).unwrap_or_default()));
+    files.insert("switch.json".into(), json_bytes(&written));
     files.insert("switch.safetensors".into(), safetensors_bytes(&tensors)?);
     write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     Ok(Upcycled { banks: taken.len(), params })
 }
 
-/// What the checkpoint keeps in `switch.safetensors` already: its exit heads.
+/// What the checkpoint keeps in `switch.safetensors` already, such as exit heads.
 fn added(folder: &Folder, plan: &Plan) -> Result<SavedMap> {
-    if plan.exits.is_empty() {
+    if !plan.adds() {
         return Ok(SavedMap::new());
     }
     let path = folder.path("switch.safetensors");

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
-use serde_json::json;
 use switchformer_data::batch::Draw;
 use switchformer_data::fashion::Dataset;
 use switchformer_nn::init::Stream;
@@ -49,47 +48,6 @@ pub struct Measured {
     pub mean_depth: f64,
     /// Whether no other point is both as accurate and as fast (batch 32).
     pub pareto: bool,
-}
-
-/// Named points that show what a checkpoint offers.
-pub fn default_points(opened: &Opened) -> Vec<(String, Point)> {
-    let host = opened.switches.host();
-    let full = Point::new();
-    let mut points = vec![("full".to_string(), full.clone())];
-    let mut add = |name: String, point: Point| points.push((name, point));
-    let narrow: Vec<u8> = host.views.iter().copied().skip(1).collect();
-    for bits in &narrow {
-        add(format!("bits-{bits}"), full.clone().with("bits", *bits));
-    }
-    let depths = host.exits.as_ref().map(|e| e.depths()).unwrap_or_default();
-    for d in &depths {
-        add(format!("exit-{d}"), full.clone().with("exit", *d));
-    }
-    let sure = |c: f64| json!({"confidence": c});
-    if !depths.is_empty() {
-        add("sure-0.9".into(), full.clone().with("exit", sure(0.9)));
-        add("sure-0.7".into(), full.clone().with("exit", sure(0.7)));
-    }
-    if host.prefix_rows.is_some() {
-        let early: Vec<usize> = [1, 2].into_iter().filter(|a| *a < host.n_blocks).collect();
-        let tokens = |method: &str, keep: f64| json!({"method": method, "keep": keep, "after": early});
-        for keep in [0.8, 0.6] {
-            add(format!("tprune-{keep}"), full.clone().with("tokens", tokens("zero-tprune", keep)));
-        }
-        add("class-attn-0.6".into(), full.clone().with("tokens", tokens("class-attention", 0.6)));
-        add("random-0.6".into(), full.clone().with("tokens", tokens("random", 0.6)));
-        let pruned = full.clone().with("tokens", tokens("zero-tprune", 0.8));
-        if narrow.contains(&4) {
-            add("tprune-0.8+bits-4".into(), pruned.clone().with("bits", 4));
-        }
-        if !depths.is_empty() {
-            add("tprune-0.8+sure-0.9".into(), pruned.clone().with("exit", sure(0.9)));
-        }
-        if narrow.contains(&4) && !depths.is_empty() {
-            add("tprune-0.8+sure-0.8+bits-4".into(), pruned.with("exit", sure(0.8)).with("bits", 4));
-        }
-    }
-    points
 }
 
 /// Images of a set as one batch, changed by chance with `draw`. Shapes: -> `[b, channels, h, w]`.
@@ -244,7 +202,7 @@ pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: 
         flops: per_image(answers.macs),
         decision_flops: per_image(answers.decision_macs),
         weight_bytes: opened.cost(point, &lens)?.bytes,
-        resident_bytes: opened.cost(&default, &lens)?.bytes + opened.exit_bytes(),
+        resident_bytes: opened.cost(&default, &lens)?.bytes + opened.switches.bytes(),
         peak_memory: peak_memory(),
         mean_depth: answers.blocks as f64 / n as f64,
         pareto: false,

@@ -13,19 +13,16 @@ use switchformer_nn::{
     Between, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Staged, State, Taps, Trace, Weights,
     staged,
 };
-use switchformer_switch::between::exit::Exits;
-use switchformer_switch::leaf::bits::NestedLeaves;
-use switchformer_switch::leaf::experts::{ADDED, ExpertLeaves, Offer, dense_twin};
-use switchformer_switch::task::tasks;
-use switchformer_switch::{Plan, Quantization, Switches};
-use switchformer_zoo::Entry;
-use switchformer_zoo::find;
-use switchformer_zoo::open::{load_exits, read_config};
+use switchformer_switch::leaf::experts::{ADDED, dense_twin};
+use switchformer_switch::train::{Pull, Sampled};
+use switchformer_switch::{Plan, Resolved, SWITCHES, Switches};
+use switchformer_zoo::assemble::{Assembled, Source, assemble};
+use switchformer_zoo::open::read_config;
+use switchformer_zoo::{Entry, find};
 
 use crate::error::{Error, Result};
 use crate::loss::{Sum, cross_entropy, softmax, symmetric_kl};
 use crate::optim::key;
-use crate::points::{Pull, Sampled};
 use crate::recipe::{self, Recipe};
 use crate::task::{Batch, Task};
 
@@ -66,13 +63,13 @@ pub struct Loss {
     pub moments: Vec<Moments>,
 }
 
-/// A rule that asks every exit head on the way and lets nobody leave: what they answer is trained.
-struct ExitAnswers {
-    exits: Arc<Exits>,
+/// A rule that asks on the way for every other answer that switches train (exit heads), and lets nobody leave.
+struct Answers {
+    switches: Switches,
     heard: Arc<Mutex<Vec<Output>>>,
 }
 
-impl Between for ExitAnswers {
+impl Between for Answers {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }
@@ -84,9 +81,11 @@ impl Between for ExitAnswers {
         state: State,
         _: &mut Left,
     ) -> switchformer_nn::Result<State> {
-        if let Some(logits) = self.exits.logits(cx, idx + 1, &state)? {
-            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.push(Output::new().member("logits", logits));
+        for switch in SWITCHES.iter().filter_map(|s| s.train()) {
+            if let Some(logits) = switch.answer(self.switches.host(), cx, idx + 1, &state)? {
+                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.push(Output::new().member("logits", logits));
+            }
         }
         Ok(state)
     }
@@ -110,36 +109,19 @@ impl Net {
         let entry = find(&config.text("model_type", "")?)?;
         let deviation = config.float("initializer_range", f64::from(INITIALIZER_RANGE), 1e-4, 1.0)? as f32;
         let fresh = || Weights::fresh(recipe.seed, deviation).trainable();
-        let mut w = fresh();
-        let mut we = fresh();
-        if let Some(start) = &start {
-            if start.entry.name != entry.name {
-                let what = format!("is a {}, the recipe's model a {}", start.entry.name, entry.name);
-                return Err(Error::config("start.folder", what));
-            }
-            w = start.weights(recipe.seed, deviation, false).trainable();
-            if let Some(plan) = &start.start.experts {
-                plan.check()?;
-                we = start.weights(recipe.seed, deviation, true).trainable();
-                let (extras, plan) = (we.clone(), plan.clone());
-                w = w.with_leaves(Arc::new(ExpertLeaves { extras, plan, blocks: entry.blocks, inner: None }));
-            }
+        let fitting = start.as_ref().is_none_or(|s| s.entry.name == entry.name);
+        if let Some(start) = start.as_ref().filter(|_| !fitting) {
+            let what = format!("is a {}, the recipe's model a {}", start.entry.name, entry.name);
+            return Err(Error::config("start.folder", what));
         }
-        if !recipe.switch.bits.is_empty() {
-            w = w.with_leaves(NestedLeaves::shared(entry.blocks));
-        }
-        let model = entry.build(&config, &w)?;
-        we.finish()?;
-        let heads = fresh();
-        let exits = match recipe.switch.exits.as_slice() {
-            [] => None,
-            depths => Some(Arc::new(load_exits(model.trunk(), &config, &heads, depths)?)),
-        };
-        let switches = Switches::new(model.trunk(), exits, recipe.switch.bits.clone())
-            .with_experts(Offer::of(&w)?)
-            .with_tasks(tasks(&w));
-        let (model_params, mut added_params) = (w.params(), heads.params());
-        added_params.extend(we.params());
+        let plan = recipe.plan()?;
+        let of_start = |added: bool| start.as_ref().map(|s| s.weights(recipe.seed, deviation, added).trainable());
+        let copies = start.as_ref().is_some_and(|s| s.start.experts.is_some());
+        let added = if copies { of_start(true) } else { None }.unwrap_or_else(fresh);
+        let source = Source { model: of_start(false).unwrap_or_else(fresh), added: plan.adds().then_some(added) };
+        let made = assemble(entry, &config, &plan, source)?;
+        let (model_params, added_params) = (made.source.model.params(), made.added_params());
+        let Assembled { model, switches, .. } = made;
         let still = start.map_or_else(Vec::new, |s| s.still(&model_params, &added_params));
         Ok(Net { entry, config, model, model_params, switches, added_params, still, dropout: recipe.train.dropout })
     }
@@ -153,13 +135,11 @@ impl Net {
     /// A pass with gradients, under the rules of the point.
     fn pass(&self, point: &Point, input: &Input) -> Result<Passed> {
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
-        let mut cx = Ctx::new(point, &mut taps, &mut trace);
+        let Resolved { point, mut rules } = self.switches.resolve(point)?;
+        let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         (cx.train, cx.dropout, cx.moments) = (true, self.dropout, Some(Vec::new()));
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let mut rules = self.switches.rules(point)?;
-        if let Some(exits) = &self.switches.host().exits {
-            rules.push(Box::new(ExitAnswers { exits: exits.clone(), heard: heard.clone() }));
-        }
+        rules.push(Box::new(Answers { switches: self.switches.clone(), heard: heard.clone() }));
         let out = staged::run(self.model.trunk(), &rules, &mut cx, input)?;
         let mut answers = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
         answers.push(out);
@@ -172,7 +152,7 @@ impl Net {
             sampled.points.iter().map(|p| self.pass(&batch.at(p), &batch.input)).collect::<Result<_>>()?;
         let (mut total, mut terms) = (Sum::default(), BTreeMap::new());
         for (i, pass) in passes.iter().enumerate() {
-            let taught: f64 = sampled.pulls.iter().map(|p| p.share_taught(i)).sum();
+            let taught: f64 = sampled.pulls.iter().map(|p| share_taught(p, i)).sum();
             if taught < 1.0 {
                 let own = over_exits(&pass.answers, |out, share| {
                     let losses = task.loss(out, batch)?;
@@ -227,8 +207,7 @@ impl Net {
         let (mut sum, mut weight) = (0f64, 0f64);
         for batch in batches {
             let (mut taps, mut trace) = (Taps::none(), Trace::default());
-            let point = batch.at(point);
-            let rules = self.switches.rules(&point)?;
+            let Resolved { point, rules } = self.switches.resolve(&batch.at(point))?;
             let mut cx = Ctx::new(&point, &mut taps, &mut trace);
             let out = staged::run(self.model.trunk(), &rules, &mut cx, &batch.input)?;
             let loss = task.loss(&out, batch)?.total()?;
@@ -253,8 +232,7 @@ impl<'a> Begun<'a> {
         let (entry, config) = read_config(&folder)?;
         let plan = Plan::read(&folder, &config)?;
         // Points and provenance change no tensor.
-        let plain = plan.exits.is_empty() && plan.experts.is_none();
-        if !plain || Quantization::read(&config)? != Quantization::None {
+        if !plan.stored().is_empty() {
             let what = format!("{} has switches of its own; start from a plain checkpoint", start.folder.display());
             return Err(Error::config("start.folder", what));
         }
@@ -266,7 +244,7 @@ impl<'a> Begun<'a> {
     fn weights(&self, seed: u64, deviation: f32, experts: bool) -> Weights {
         let mut fresh = self.start.fresh.clone();
         if experts {
-            fresh.push(format!(".{ADDED}.router"));
+            fresh.extend([format!(".{ADDED}.router"), "exits".into()]);
         }
         let copy_of = experts.then_some(dense_twin as fn(&str) -> Option<String>);
         let still = self.start.still.clone();
@@ -281,13 +259,11 @@ impl<'a> Begun<'a> {
     }
 }
 
-impl Pull {
-    /// The share of a point's loss that a teacher has.
-    fn share_taught(&self, point: usize) -> f64 {
-        match self {
-            Pull::Teach { to, weight, .. } if *to == point => *weight,
-            _ => 0.0,
-        }
+/// The share of a point's loss that a teacher has.
+fn share_taught(pull: &Pull, point: usize) -> f64 {
+    match pull {
+        Pull::Teach { to, weight, .. } if *to == point => *weight,
+        _ => 0.0,
     }
 }
 
@@ -375,7 +351,7 @@ mod tests {
 
     fn loss_of(net: &Net, recipe: &Recipe, step: u64) -> f64 {
         let batch = Fixed.batch(0).unwrap();
-        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0)).unwrap().value;
+        let loss = net.loss(&Fixed, &batch, &sample(recipe, step, 0).unwrap()).unwrap().value;
         loss.to_scalar::<f32>().unwrap().into()
     }
 
@@ -383,7 +359,8 @@ mod tests {
     fn router_gradients(recipe: &Recipe) -> (Vec<f64>, Vec<f64>) {
         let net = Net::new(recipe, &Fixed).unwrap();
         let batch = Fixed.batch(0).unwrap();
-        let (loss, tape) = record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0)).map(|l| l.value)).unwrap();
+        let (loss, tape) =
+            record(|| net.loss(&Fixed, &batch, &sample(recipe, 3, 0).unwrap()).map(|l| l.value)).unwrap();
         let grads = tape.backward(&loss).unwrap();
         let (mut exact, mut near) = (Vec::new(), Vec::new());
         let routers = net.model_params.iter().filter(|p| p.names[0].0.contains("router"));

@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
         let parts = t.accumulate as u64;
         for part in 0..parts {
             let batch = self.task.batch(step * parts + part)?;
-            let sampled = sample(self.recipe, step, part);
+            let sampled = sample(self.recipe, step, part)?;
             let (net, task) = (&self.net, self.task.as_ref());
             let (Loss { value, terms: own, moments }, tape) = record(|| net.loss(task, &batch, &sampled))?;
             seen.extend(moments);
@@ -167,10 +167,6 @@ impl<'a> Run<'a> {
     fn write_model(&self, dir: &Path, seconds: f64) -> Result<()> {
         let r = self.recipe;
         let plan = Plan {
-            schema: 1,
-            exits: r.switch.exits.clone(),
-            experts: r.start.as_ref().and_then(|s| s.experts.clone()),
-            default_point: r.rest(),
             provenance: json!({
                 "recipe": r.name,
                 "seed": r.seed,
@@ -179,7 +175,7 @@ impl<'a> Run<'a> {
                 "minutes": (seconds / 6.0).round() / 10.0,
                 "version": env!("CARGO_PKG_VERSION"),
             }),
-            ..Plan::default()
+            ..r.plan()?
         };
         let net = &self.net;
         self.exported(|| {

@@ -8,12 +8,12 @@ use switchformer_lab::Result;
 use switchformer_lab::loss::cross_entropy;
 use switchformer_lab::net::Net;
 use switchformer_lab::optim::Optimiser;
-use switchformer_lab::points::Sampled;
 use switchformer_lab::recipe::Recipe;
 use switchformer_lab::task::{Batch, Figures, Losses, Target, Task, logits};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Input, Output, Point, record};
+use switchformer_switch::train::Sampled;
 use switchformer_zoo::Opened;
 
 fn recipe(model: &str, rest: &str) -> Recipe {

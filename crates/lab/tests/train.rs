@@ -13,6 +13,7 @@ use switchformer_lab::recipe::study::Study;
 use switchformer_lab::train::{TrainOptions, run};
 use switchformer_lab::{Error, recipe};
 use switchformer_nn::{Input, Point};
+use switchformer_switch::leaf::bits::Bits;
 use switchformer_zoo::{OpenOptions, Opened};
 
 /// A recipe of a few steps, and a folder with the first embedded images as the data set.
@@ -94,7 +95,7 @@ fn the_exported_file_offers_every_trained_point() {
     let (recipe, data) = tiny(temp.path(), &[]);
     let report = run(&recipe, &options(temp.path(), "run", &data, None)).unwrap();
     let opened = Opened::open(&report.model, OpenOptions::default()).unwrap();
-    assert_eq!(opened.switches.host().views, [8, 6, 4, 2]);
+    assert_eq!(opened.switches.host().capability(&Bits).unwrap().0, [8, 6, 4, 2]);
     let set = switchformer_data::embedded_fashion().unwrap();
     let mut pixels = vec![0f32; 4 * 784];
     set.fill_batch(&[0, 1, 2, 3], Norm::FASHION, None, &mut pixels).unwrap();

@@ -129,6 +129,7 @@ pub fn walk(
     mut state: State,
     left: &mut Left,
 ) -> Result<State> {
+    cx.point.check_resolved()?;
     for idx in range {
         if state.rows.n() == 0 {
             break;
@@ -190,8 +191,9 @@ pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: 
 }
 
 /// Cost of a forward pass for members of the given lengths, decided without running it. Confidence exits count as if
-/// nobody left.
-pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens: &[usize]) -> LeafCost {
+/// nobody left. Errors where the point is not resolved.
+pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
+    point.check_resolved()?;
     let mut lens = lens.to_vec();
     let prefix = model.prefix_rows().unwrap_or(0);
     let mut total = model.cost_stem(point, &lens);
@@ -200,11 +202,11 @@ pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens:
         for rule in rules {
             match rule.predict(point, idx, prefix, &mut lens) {
                 Forecast::Go(own) => total = total + own,
-                Forecast::Exit(head) => return total + head.unwrap_or_else(|| model.cost_head(point, &lens)),
+                Forecast::Exit(head) => return Ok(total + head.unwrap_or_else(|| model.cost_head(point, &lens))),
             }
         }
     }
-    total + model.cost_head(point, &lens)
+    Ok(total + model.cost_head(point, &lens))
 }
 
 /// A loaded model.

@@ -1,15 +1,15 @@
-//! What a checkpoint offers to the switches, and how a point becomes rules.
+//! What a loaded checkpoint offers to the switches, and how a point is resolved against it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
-use switchformer_nn::{Between, Error, Point, Result, Staged};
+use switchformer_nn::point::Settings;
+use switchformer_nn::{Between, Error, Point, Result};
 
-use crate::SWITCHES;
-use crate::between::exit::Exits;
-use crate::leaf::experts::Offer;
+use crate::switch::{Axis, Capability, Loading, Switch};
+use crate::{COMBINATIONS, SWITCHES};
 
-/// What a loaded model offers to switches.
+/// What a loaded model offers to switches: facts about its shape, and what each switch found.
 #[derive(Clone, Default)]
 pub struct Host {
     /// Number of blocks.
@@ -18,37 +18,17 @@ pub struct Host {
     pub first_exit: usize,
     /// Rows that token switches must keep at the front of each member; `None` where rows may not be dropped.
     pub prefix_rows: Option<usize>,
-    /// Trained exit heads.
-    pub exits: Option<Arc<Exits>>,
-    /// Bit-widths at which the weights can be viewed, widest first; empty for dense weights.
-    pub views: Vec<u8>,
-    /// What the banks of experts offer, where there are any.
-    pub experts: Option<Offer>,
-    /// Tasks that the model has an answer for.
-    pub tasks: usize,
+    /// Width and number of classes where the answer is one row of `logits` per member.
+    pub classifier: Option<(usize, usize)>,
+    /// By axis.
+    capabilities: BTreeMap<&'static str, Capability>,
 }
 
-/// One axis of the operating point, as this checkpoint offers it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Axis {
-    /// Name of the axis in a point.
-    pub name: &'static str,
-    /// Values it takes here, or why it takes none.
-    pub values: String,
-    /// Whether it can be set on this checkpoint.
-    pub available: bool,
-    /// Cost of changing it at run time: `free`, `repack` or `load`.
-    pub change: &'static str,
-}
-
-/// A switch: one axis of the point.
-pub trait Switch: Send + Sync {
-    /// Name of its axis.
-    fn axis(&self) -> &'static str;
-    /// What the axis offers on a checkpoint.
-    fn describe(&self, host: &Host) -> Axis;
-    /// Checks the point's setting against the checkpoint and gives the rule to apply between blocks, if any.
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>>;
+impl Host {
+    /// What a switch found on this checkpoint; `None` where its axis cannot be set.
+    pub fn capability<S: Switch>(&self, switch: &S) -> Option<Arc<S::Capability>> {
+        self.capabilities.get(switch.axis())?.clone().downcast().ok()
+    }
 }
 
 /// The switches of one loaded checkpoint.
@@ -57,25 +37,29 @@ pub struct Switches {
     host: Host,
 }
 
+/// A point that was checked against a checkpoint, ready to run.
+pub struct Resolved {
+    /// The point with the typed settings that layers read.
+    pub point: Point,
+    /// What acts between blocks, in order.
+    pub rules: Vec<Box<dyn Between>>,
+}
+
 impl Switches {
-    /// Switches of a model with the given extras.
-    pub fn new(model: &dyn Staged, exits: Option<Arc<Exits>>, views: Vec<u8>) -> Self {
-        let (n_blocks, first_exit) = (model.n_blocks(), model.first_exit());
-        let host =
-            Host { n_blocks, first_exit, prefix_rows: model.prefix_rows(), exits, views, experts: None, tasks: 1 };
-        Switches { host }
-    }
-
-    /// These switches with banks of experts.
-    pub fn with_experts(mut self, experts: Option<Offer>) -> Self {
-        self.host.experts = experts;
-        self
-    }
-
-    /// These switches for a model of several tasks.
-    pub fn with_tasks(mut self, tasks: usize) -> Self {
-        self.host.tasks = tasks;
-        self
+    /// What a checkpoint offers, switch by switch.
+    pub fn load(from: &Loading) -> Result<Self> {
+        let m = from.model;
+        let mut host = Host {
+            n_blocks: m.n_blocks(),
+            first_exit: m.first_exit(),
+            prefix_rows: m.prefix_rows(),
+            classifier: m.classifier(),
+            capabilities: BTreeMap::new(),
+        };
+        for switch in SWITCHES {
+            host.capabilities.extend(switch.load(from)?.map(|can| (switch.axis(), can)));
+        }
+        Ok(Switches { host })
     }
 
     /// What the checkpoint offers.
@@ -88,16 +72,45 @@ impl Switches {
         SWITCHES.iter().map(|s| s.describe(&self.host)).collect()
     }
 
-    /// Rules for a point. Errors name the axis, the value and what this checkpoint accepts.
-    pub fn rules(&self, point: &Point) -> Result<Vec<Box<dyn Between>>> {
+    /// Checks every setting of a point, once, and gives the rules that it asks for. Errors name the axis, the value and
+    /// what this checkpoint accepts.
+    pub fn resolve(&self, point: &Point) -> Result<Resolved> {
         if let Some(unknown) = point.axes().find(|a| SWITCHES.iter().all(|s| s.axis() != *a)) {
+            if let Some(s) = SWITCHES.iter().find(|s| s.former_name() == Some(unknown)) {
+                return Err(Error::point(format!("no axis `{unknown}`"), format!("it is called `{}`", s.axis())));
+            }
             let known: Vec<_> = SWITCHES.iter().map(|s| s.axis()).collect();
             return Err(Error::point(format!("no axis `{unknown}`"), format!("axes: {}, seed", known.join(", "))));
         }
-        let mut rules = Vec::new();
+        let (mut settings, mut rules) = (Vec::new(), Vec::new());
         for switch in SWITCHES {
-            rules.extend(switch.rule(point, &self.host)?);
+            if let Some((setting, rule)) = switch.resolve(point, &self.host)? {
+                settings.push(setting);
+                rules.extend(rule);
+            }
         }
-        Ok(rules)
+        Ok(Resolved { point: point.clone().with_settings(Settings::new(settings)), rules })
+    }
+
+    /// Named points that show what the checkpoint offers: the default as `full`, each switch alone, and the combinations.
+    pub fn points(&self) -> Vec<(String, Point)> {
+        let named: Vec<_> =
+            SWITCHES.iter().flat_map(|s| s.points(&self.host).into_iter().map(|named| (s.axis(), named))).collect();
+        let mut all = vec![("full".to_string(), Point::new())];
+        let alone = named.iter().filter(|(_, n)| n.alone);
+        all.extend(alone.map(|(axis, n)| (n.name.clone(), Point::new().with(axis, n.value.clone()))));
+        for parts in COMBINATIONS {
+            let found: Option<Vec<_>> = parts.iter().map(|p| named.iter().find(|(_, n)| n.name == *p)).collect();
+            if let Some(found) = found {
+                let point = found.iter().fold(Point::new(), |p, (axis, n)| p.with(axis, n.value.clone()));
+                all.push((parts.join("+"), point));
+            }
+        }
+        all
+    }
+
+    /// Bytes of tensors that switches hold beside those that the default point reads.
+    pub fn bytes(&self) -> u64 {
+        SWITCHES.iter().map(|s| s.bytes(&self.host)).sum()
     }
 }

@@ -1,23 +1,38 @@
 //! The switches. Each is one file at a seam and one line in [`SWITCHES`]; none knows a model by name.
 //!
-//! A switch owns one axis of the operating point. [`Switches`] holds what a loaded checkpoint offers and turns a
-//! point into the rules that [`switchformer_nn::run`] applies.
+//! A switch owns one axis of the operating point. [`Switches`] holds what a loaded checkpoint offers and resolves a
+//! point against it, once: typed settings that layers read, and the rules that [`switchformer_nn::run`] applies. A
+//! [`Form`] is another form of a layer; a [`Plan`] says which forms a checkpoint has and what its switches keep.
 
 pub mod between;
+pub mod form;
 pub mod host;
 pub mod leaf;
 pub mod plan;
+pub mod sites;
+pub mod switch;
 pub mod task;
+pub mod train;
 
-pub use host::{Axis, Host, Switch, Switches};
-pub use plan::{Plan, Quantization};
+pub use form::{Form, FormUse, equip};
+pub use host::{Host, Resolved, Switches};
+pub use plan::Plan;
+pub use sites::Sites;
+pub use switch::{AnySwitch, Axis, Loading, NamedSetting, Switch};
 
 /// Every switch, in the order in which their rules act between blocks.
-pub static SWITCHES: &[&dyn Switch] = &[
+pub static SWITCHES: &[&dyn AnySwitch] = &[
     &leaf::bits::Bits,
-    &leaf::bits::Acts,
+    &leaf::bits::ActivationBits,
     &task::Task,
     &leaf::experts::Experts,
     &between::tokens::Tokens,
     &between::exit::Exit,
 ];
+
+/// Every form of layers that a plan may name.
+pub static FORMS: &[&dyn Form] = &[&leaf::experts::Added, &leaf::bits::NestedInt];
+
+/// Settings of several switches that show well what a checkpoint can do together, by the names of their parts.
+pub static COMBINATIONS: &[&[&str]] =
+    &[&["tprune-0.8", "bits-4"], &["tprune-0.8", "sure-0.9"], &["tprune-0.8", "sure-0.8", "bits-4"]];

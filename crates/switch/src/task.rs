@@ -4,24 +4,20 @@
 //! there are; a bank of experts that has a gate for each task takes the gate of the point's.
 
 use serde_json::json;
-use switchformer_nn::{Between, Error, Point, Result, Weights};
+use switchformer_nn::{Error, Point, Result, Weights};
 
-use crate::host::{Axis, Host, Switch};
-use crate::leaf::experts::gate_task;
+use crate::host::Host;
+use crate::leaf::experts::{self, Experts, gate_task};
+use crate::switch::{Loading, Switch};
 
 /// Name of the axis, and of the notes that models leave for it.
 const AXIS: &str = "task";
 
-/// The task that a point names, the first where it names none. Points of earlier versions name it among the experts:
-/// `{"experts": {"router": "task", "task": 1}}`. Errors where both are named and differ.
-pub fn task_of(point: &Point) -> Result<usize> {
-    match (point.axis::<usize>(AXIS)?, gate_task(point)?) {
-        (Some(task), Some(gate)) if task != gate => {
-            let what = format!("task: the point names task {task}, and task {gate} among the experts");
-            Err(Error::point(what, format!("name it once: {{\"task\": {task}}}")))
-        }
-        (task, gate) => Ok(task.or(gate).unwrap_or(0)),
-    }
+/// The task that a resolved point names, the first where it names none. Points of earlier versions name it among the
+/// experts: `{"experts": {"router": "task", "task": 1}}`.
+pub fn task_of(point: &Point) -> usize {
+    let named = point.setting::<Number>().map(|n| n.0);
+    named.or_else(|| gate_task(point.setting())).unwrap_or(0)
 }
 
 /// Says how many tasks a model has.
@@ -38,24 +34,48 @@ pub fn tasks(w: &Weights) -> usize {
 /// The axis `task`.
 pub struct Task;
 
+/// Tasks that a model has an answer for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tasks(pub usize);
+
+/// Number of a task: the setting of the axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number(pub usize);
+
 impl Switch for Task {
+    type Capability = Tasks;
+    type Setting = Number;
+
     fn axis(&self) -> &'static str {
         AXIS
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let available = host.tasks > 1;
-        let values = match host.tasks {
-            0 | 1 => "this model has one task".to_string(),
-            n => format!("0..{} (rests at 0)", n - 1),
-        };
-        Axis { name: AXIS, values, available, change: "free" }
+    fn load(&self, from: &Loading) -> Result<Option<Tasks>> {
+        Ok(Some(Tasks(tasks(from.weights).max(1))))
     }
-    /// Heads and gates read their task themselves; between blocks nothing happens.
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        if let Some(task) = point.axis::<usize>(AXIS)?.filter(|t| *t >= host.tasks.max(1)) {
-            let last = host.tasks.max(1) - 1;
-            return Err(Error::point(format!("task: no task {task}"), format!("here: 0..{last}")));
+    fn available(&self, can: Option<&Tasks>) -> bool {
+        can.is_some_and(|n| n.0 > 1)
+    }
+    fn values(&self, _: &Host, can: Option<&Tasks>) -> String {
+        match can {
+            Some(Tasks(n)) if *n > 1 => format!("0..{} (rests at 0)", n - 1),
+            _ => "this model has one task".to_string(),
         }
-        task_of(point).map(|_| None)
+    }
+    /// Errors where the point names another task among the experts, and where banks have no gate for it.
+    fn resolve(&self, point: &Point, host: &Host, can: &Tasks) -> Result<Option<Number>> {
+        let Some(task) = point.axis::<usize>(AXIS)? else { return Ok(None) };
+        let gates = host.capability(&Experts).map_or(0, |e| e.gates);
+        let n = if gates > 1 { can.0.min(gates) } else { can.0 };
+        if task >= n {
+            return Err(Error::point(format!("task: no task {task}"), format!("here: 0..{}", n - 1)));
+        }
+        let setting = point.axis::<experts::Setting>(experts::AXIS)?;
+        match gate_task(setting.as_ref()) {
+            Some(gate) if gate != task => {
+                let what = format!("task: the point names task {task}, and task {gate} among the experts");
+                Err(Error::point(what, format!("name it once: {{\"task\": {task}}}")))
+            }
+            _ => Ok(Some(Number(task))),
+        }
     }
 }

@@ -10,8 +10,9 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
 use switchformer_nn::leaf::PlainMlp;
+use switchformer_nn::point::Settings;
 use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Taps, Trace, Weights};
-use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer};
+use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer, Setting};
 
 const DIM: usize = 12;
 const N: usize = 4;
@@ -49,7 +50,13 @@ fn bank(gating: Gating) -> Bank {
 }
 
 fn point(setting: Json, seed: u64) -> Point {
-    Point::new().with("experts", setting).with("seed", seed)
+    typed(Point::new().with("experts", setting).with("seed", seed))
+}
+
+/// A point with the setting that banks read.
+fn typed(point: Point) -> Point {
+    let setting = point.axis::<Setting>("experts").unwrap();
+    point.with_settings(Settings::new(setting.into_iter().map(|s| Arc::new(s) as _).collect()))
 }
 
 fn flat(t: &Tensor) -> Vec<f32> {
@@ -371,7 +378,7 @@ fn work_does_not_grow_with_the_bank_and_is_forecast() {
         let gate = n * (DIM + 1);
         assert_eq!(bank.cost(&Point::new(), 1).bytes, 4 * (2 * DIM * 20 + gate) as u64);
         assert_eq!(bank.cost(&Point::new(), 40).bytes, 4 * w.n_elements());
-        assert_eq!(Offer::of(&w).unwrap().unwrap(), Offer { experts: n, gates: 1, steps: 0, top_k: 1 });
+        assert_eq!(Offer::of(&w).unwrap().unwrap(), Offer { experts: n, gates: 1, steps: 0, top_k: 1, reach: n });
     }
 }
 
@@ -452,9 +459,12 @@ fn what_a_bank_cannot_do_is_refused_by_name() {
     let bare = Bank::new(DIM, vec![expert("e0"), expert("e1")], Choosers::default(), gating(1, Factor::Share)).unwrap();
     let full = bank(gating(1, Factor::Share));
     let refused = |bank: &Bank, setting: Json, word: &str| {
-        let p = point(setting, 0);
+        let p = Point::new().with("experts", setting);
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
-        let e = bank.forward(&mut Ctx::new(&p, &mut taps, &mut trace), &x, &rows).err();
+        let e = p
+            .axis::<Setting>("experts")
+            .err()
+            .or_else(|| bank.forward(&mut Ctx::new(&typed(p.clone()), &mut taps, &mut trace), &x, &rows).err());
         let e = e.unwrap_or_else(|| panic!("{p} is accepted"));
         assert!(matches!(e, Error::Point { .. }) && e.to_string().contains(word), "{p}: {e}");
     };

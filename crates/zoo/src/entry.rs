@@ -18,8 +18,8 @@ pub struct Entry {
     pub variants: &'static [Variant],
     /// Other generations of tensor names.
     pub names: Names,
-    /// Path of the blocks, such as `encoder.layer.`, from the root or any part of it: where nested weights apply.
-    pub blocks: &'static str,
+    /// Paths of the blocks, such as `encoder.layer.`, from the root or any part of it: where forms of layers apply.
+    pub blocks: &'static [&'static str],
     /// Prefix that published files put before every tensor outside the heads, such as `bert.`.
     pub prefix: &'static str,
     /// First parts of tensor names that belong to a head and carry no prefix.

@@ -1,5 +1,6 @@
 //! The models, one readable file each, and the registry through which everything else reaches them.
 
+pub mod assemble;
 pub mod entry;
 pub mod models;
 pub mod open;

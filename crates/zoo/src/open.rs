@@ -1,22 +1,19 @@
 //! From a checkpoint folder to a model that runs at any operating point.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Staged, Taps, Trace, Weights, staged,
+    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Rows, Taps, Trace, Weights, staged,
 };
 use switchformer_switch::between::cancel::Cancel;
-use switchformer_switch::between::exit::Exits;
-use switchformer_switch::leaf::bits::{NestedLeaves, VIEWS};
-use switchformer_switch::leaf::experts::{ExpertLeaves, Offer};
-use switchformer_switch::task::tasks;
-use switchformer_switch::{Plan, Quantization, Switches};
+use switchformer_switch::leaf::bits::NestedInt;
+use switchformer_switch::{Form, Plan, Resolved, Switches};
 
+use crate::assemble::{Assembled, Source, assemble};
 use crate::entry::Entry;
 use crate::registry::find;
 use crate::timm;
@@ -66,69 +63,39 @@ impl Opened {
     /// Opens a folder, strictly.
     pub fn folder(folder: &Folder, options: OpenOptions) -> Result<Opened> {
         let (entry, config) = read_config(folder)?;
-        let plan = Plan::read(folder, &config)?;
-        let views = match Quantization::read(&config)? {
-            Quantization::Nested(views) => views,
-            Quantization::None if options.nested => VIEWS.to_vec(),
-            Quantization::None => Vec::new(),
-        };
-        let nested = (!views.is_empty()).then(|| NestedLeaves::shared(entry.blocks));
-        let mut w = Weights::open(folder, &entry.names)?;
-        let extras = (plan.experts.is_some() || !plan.exits.is_empty())
-            .then(|| Weights::file(folder, "switch.safetensors", &Names::default()))
-            .transpose()?;
-        let extras = match (extras, &nested) {
-            (Some(we), Some(leaves)) => Some(we.with_leaves(leaves.clone())),
-            (we, _) => we,
-        };
-        match (&plan.experts, &extras, nested) {
-            (Some(experts), Some(we), inner) => {
-                w = w.with_leaves(Arc::new(ExpertLeaves {
-                    extras: we.clone(),
-                    plan: experts.clone(),
-                    blocks: entry.blocks,
-                    inner,
-                }));
-            }
-            (_, _, Some(leaves)) => w = w.with_leaves(leaves),
-            _ => {}
+        let mut plan = Plan::read(folder, &config)?;
+        if options.nested && !plan.forms.iter().any(|f| f.form == NestedInt.name()) {
+            plan.forms.push(NestedInt::everywhere());
         }
-        let model = entry.build(&config, &w)?;
-        let exits = match (plan.exits.as_slice(), &extras) {
-            (depths @ [_, ..], Some(we)) => {
-                check_depths(depths, model.trunk().n_blocks())?;
-                Some(Arc::new(load_exits(model.trunk(), &config, we, depths)?))
-            }
-            _ => None,
-        };
-        let mut n_params = w.n_elements();
-        if let Some(we) = &extras {
-            we.finish()?;
-            n_params += we.n_elements();
-        }
+        let model = Weights::open(folder, &entry.names)?;
+        let added = plan.adds().then(|| Weights::file(folder, "switch.safetensors", &Names::default())).transpose()?;
+        let made = assemble(entry, &config, &plan, Source { model, added })?;
         let pooling = Pooling::read(folder)?;
         let file_bytes = ["model.safetensors", "switch.safetensors"]
             .iter()
             .filter(|f| folder.has(f))
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
-        let switches = Switches::new(model.trunk(), exits, views).with_experts(Offer::of(&w)?).with_tasks(tasks(&w));
+        let n_params = made.n_params();
+        let Assembled { model, switches, .. } = made;
         Ok(Opened { entry, config, model, switches, plan, pooling, n_params, file_bytes })
     }
 
     /// A model with name-seeded random weights: a published variant by name, or any config.
     pub fn random(config: Json, options: OpenOptions) -> Result<Opened> {
+        let forms = if options.nested { vec![NestedInt::everywhere()] } else { Vec::new() };
+        Opened::random_with(config, Plan { forms, ..Plan::default() })
+    }
+
+    /// As [`Opened::random`], with the forms and switches of a plan.
+    pub fn random_with(config: Json, plan: Plan) -> Result<Opened> {
         let config = ConfigMap::new(timm::canonical(config)?)?;
         let entry = find(&config.text("model_type", "")?)?;
-        let mut w = Weights::seeded();
-        let views = if options.nested { VIEWS.to_vec() } else { Vec::new() };
-        if options.nested {
-            w = w.with_leaves(NestedLeaves::shared(entry.blocks));
-        }
-        let model = entry.build(&config, &w)?;
-        let switches = Switches::new(model.trunk(), None, views).with_experts(Offer::of(&w)?).with_tasks(tasks(&w));
-        let n_params = w.n_elements();
-        Ok(Opened { entry, config, model, switches, plan: Plan::default(), pooling: None, n_params, file_bytes: 0 })
+        let source = Source { model: Weights::seeded(), added: plan.adds().then(Weights::seeded) };
+        let made = assemble(entry, &config, &plan, source)?;
+        let n_params = made.n_params();
+        let Assembled { model, switches, .. } = made;
+        Ok(Opened { entry, config, model, switches, plan, pooling: None, n_params, file_bytes: 0 })
     }
 
     /// The full config of a published variant, with `-` or timm's `_` in its name. Errors list the known names.
@@ -163,7 +130,7 @@ impl Opened {
         let spec = model.spec();
         let len = spec.text_size().map_or(TEXT, |(_, max_len)| TEXT.min(max_len));
         let lens = model.lens(&Input::sample(&spec, &[len], None, None)?)?;
-        Ok(staged::cost(model.trunk(), &[], &Point::new(), &lens))
+        staged::cost(model.trunk(), &[], &Point::new(), &lens)
     }
 
     /// Runs an input at a point. Returns the outputs and every decision taken.
@@ -174,24 +141,20 @@ impl Opened {
     /// Runs an input at a point with listeners.
     pub fn run_tapped(&self, point: &Point, input: &Input, taps: &mut Taps) -> Result<(Output, Trace)> {
         input.check(&self.model.spec())?;
-        let mut rules = self.switches.rules(point)?;
+        let Resolved { point, mut rules } = self.switches.resolve(point)?;
         if input.members().can_cancel() {
             rules.push(Box::new(Cancel));
         }
         let mut trace = Trace::default();
-        let mut cx = Ctx::new(point, taps, &mut trace);
+        let mut cx = Ctx::new(&point, taps, &mut trace);
         let out = staged::run(self.model.trunk(), &rules, &mut cx, input)?;
         Ok((out, trace))
     }
 
     /// Cost of a point for members of the given lengths, without running it.
     pub fn cost(&self, point: &Point, lens: &[usize]) -> Result<LeafCost> {
-        Ok(staged::cost(self.model.trunk(), &self.switches.rules(point)?, point, lens))
-    }
-
-    /// Bytes of the trained exit heads.
-    pub fn exit_bytes(&self) -> u64 {
-        self.switches.host().exits.as_ref().map_or(0, |e| e.bytes())
+        let Resolved { point, rules } = self.switches.resolve(point)?;
+        staged::cost(self.model.trunk(), &rules, &point, lens)
     }
 
     /// Sentence embeddings of an output, as the folder's pooling says. Shapes: -> `[b, dim]`.
@@ -206,9 +169,9 @@ impl Opened {
     pub fn point(&self, text: Option<&str>) -> Result<Point> {
         let point = match text {
             None => self.plan.default_point.clone(),
-            Some(t) => self.plan.resolve(t)?,
+            Some(t) => self.plan.point(t)?,
         };
-        self.switches.rules(&point)?;
+        self.switches.resolve(&point)?;
         Ok(point)
     }
 }
@@ -221,24 +184,6 @@ pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
         return Err(Error::config("model_type", "is missing; it names the model family, such as \"bert\""));
     }
     Ok((find(&model_type)?, config))
-}
-
-/// Exit heads of a model's width and classes. Errors when its answer is not one row of `logits` per member.
-pub fn load_exits(model: &dyn Staged, config: &ConfigMap, w: &Weights, depths: &[usize]) -> Result<Exits> {
-    let (dim, classes) = model.classifier().ok_or_else(|| {
-        Error::config(
-            "switch.exits",
-            "exit heads need a model that classifies each input as a whole and whose rows are equally wide everywhere",
-        )
-    })?;
-    Exits::load(w, depths, dim, classes, config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?)
-}
-
-fn check_depths(depths: &[usize], n_blocks: usize) -> Result<()> {
-    match depths.iter().find(|d| **d >= n_blocks) {
-        Some(bad) => Err(Error::config("switch.exits", format!("{bad} is not below the model's {n_blocks} blocks"))),
-        None => Ok(()),
-    }
 }
 
 /// How sentence-transformers turns rows into one vector per text.

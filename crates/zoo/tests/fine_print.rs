@@ -5,25 +5,19 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
-use common::{batch, bits, classifies, flat, toy, toy_architecture};
+use common::{batch, bits, classifies, flat, plan, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::ops::{nested_codes, nested_view};
-use switchformer_nn::{Error, Input, Point, Taps, Trace, Weights};
-use switchformer_switch::Switches;
+use switchformer_nn::{Error, Input, Point, Taps, Trace};
 use switchformer_switch::leaf::bits::VIEWS;
-use switchformer_zoo::open::load_exits;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO};
 
 /// The classifier of an entry with exit heads after the given depths.
 fn with_exits(entry: &Entry, depths: &[usize]) -> Opened {
-    let mut opened = plain(entry);
-    let exits = load_exits(opened.model.trunk(), &opened.config, &Weights::seeded(), depths).unwrap();
-    opened.switches = Switches::new(opened.model.trunk(), Some(Arc::new(exits)), Vec::new());
-    opened
+    Opened::random_with(toy(entry, &toy_architecture(entry)), plan(false, depths)).unwrap()
 }
 
 fn plain(entry: &Entry) -> Opened {

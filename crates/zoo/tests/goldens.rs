@@ -4,10 +4,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use common::typed;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
@@ -62,7 +65,7 @@ impl Case {
 
     /// A case may be recorded at a point of its own.
     fn point(&self) -> Point {
-        self.doc.get("point").map_or(Point::new(), |p| Point::parse(&p.to_string()).unwrap())
+        self.doc.get("point").map_or(Point::new(), |p| typed(&Point::parse(&p.to_string()).unwrap()))
     }
 
     fn input(&self, spec: &InputSpec) -> Input {

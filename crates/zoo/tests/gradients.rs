@@ -7,16 +7,16 @@
 mod common;
 
 use candle_core::{Device, Tensor};
-use common::{batch, classifies, everything, flat, tasks, tensor, toy, toy_architecture};
+use common::{batch, classifies, everything, flat, plan, tasks, tensor, toy, toy_architecture, typed};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{
     Ctx, Grads, Input, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, record, staged,
 };
-use switchformer_switch::Switches;
-use switchformer_switch::leaf::bits::NestedLeaves;
-use switchformer_zoo::{Entry, Trait, ZOO, open::load_exits};
+use switchformer_switch::{Loading, Resolved, Switches};
+use switchformer_zoo::assemble::{Source, assemble};
+use switchformer_zoo::{Entry, Trait, ZOO};
 
 /// Step of the central differences. The loss is f32 inside: rounding moves it by about 1e-7, so a slope is known to
 /// 1e-7 / STEP, while the neglected cubic term grows with STEP squared. Both are near 1e-4 at 1e-2; Richardson's
@@ -55,8 +55,8 @@ fn forward(model: &dyn Model, point: &Point, input: &Input) -> Output {
 
 /// The output, and the load of every bank of experts.
 fn traced(model: &dyn Model, point: &Point, input: &Input) -> (Output, Vec<Json>) {
-    let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    let (point, mut taps, mut trace) = (typed(point), Taps::none(), Trace::default());
+    let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     cx.train = true;
     let out = staged::run(model.trunk(), &[], &mut cx, input).unwrap();
     (out, trace.decisions.iter().map(|d| d.choice["load"].clone()).collect())
@@ -212,8 +212,8 @@ fn every_tensor_of_every_model_gets_the_slope_of_the_loss() {
 
 /// The outputs of a pass in training.
 fn dropped(model: &dyn Model, point: &Point, input: &Input, dropout: f64) -> Vec<f32> {
-    let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    let (point, mut taps, mut trace) = (typed(point), Taps::none(), Trace::default());
+    let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     (cx.train, cx.dropout) = (true, dropout);
     let out = staged::run(model.trunk(), &[], &mut cx, input).unwrap();
     out.values().values().flat_map(|v| flat(tensor(v))).collect()
@@ -267,8 +267,10 @@ fn positions_learn_at_another_image_size() {
 #[test]
 fn nested_training_reaches_every_tensor_and_scale_at_any_width() {
     for (entry, architecture) in everything() {
-        let w = Weights::seeded().with_leaves(NestedLeaves::shared(entry.blocks)).trainable();
-        let model = entry.build(&ConfigMap::new(toy(entry, architecture)).unwrap(), &w).unwrap();
+        let source = Source::plain(Weights::seeded().trainable());
+        let config = ConfigMap::new(toy(entry, architecture)).unwrap();
+        let made = assemble(entry, &config, &plan(true, &[]), source).unwrap();
+        let (model, w) = (made.model, made.source.model);
         let input = batch(model.as_ref(), 3);
         let mut params = w.params();
         params.retain(|p| p.kind != ParamKind::Buffer);
@@ -292,9 +294,10 @@ fn exit_heads_learn_and_later_blocks_do_not() {
         if !classifies(entry, model.trunk()) {
             continue;
         }
-        let exits = load_exits(model.trunk(), &config, &we, &[1]).unwrap();
         let point = Point::new().with("exit", 1);
-        let rules = Switches::new(model.trunk(), Some(exits.into()), Vec::new()).rules(&point).unwrap();
+        let plan = plan(false, &[1]);
+        let loading = Loading { model: model.trunk(), config: &config, plan: &plan, weights: &w, added: Some(&we) };
+        let Resolved { point, rules } = Switches::load(&loading).unwrap().resolve(&point).unwrap();
         let (mut taps, mut trace) = (Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         cx.train = true;

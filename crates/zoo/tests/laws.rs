@@ -7,21 +7,19 @@ mod common;
 mod refusals;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use common::{
-    batch, bits, classifies, distance, everything, far, mixed_lens, pair_sequences, sequences, singles, toy,
-    toy_architecture, values,
+    batch, bits, classifies, distance, everything, far, has_heads, mixed_lens, offer, pair_sequences, plan, sequences,
+    singles, toy, toy_architecture, values, views,
 };
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::ops::{NestedWeight, nested_codes};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Decision, Error, Folder, Input, Output, Param, ParamKind, Point, Taps, Trace, Weights};
-use switchformer_switch::Switches;
-use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, covers, group_scale, quantization_config};
-use switchformer_zoo::open::load_exits;
+use switchformer_switch::Sites;
+use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, group_scale};
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO};
@@ -45,13 +43,11 @@ enum With {
 
 fn open(entry: &Entry, architecture: &str, with: With) -> Opened {
     let nested = matches!(with, With::Nested | With::All);
-    let mut opened = Opened::random(toy(entry, architecture), OpenOptions { nested }).unwrap();
+    let opened = Opened::random(toy(entry, architecture), OpenOptions { nested }).unwrap();
     // Where an answer is no row per member there are no exit heads; the rest of `All` still holds.
     if matches!(with, With::Exits | With::All) && classifies(entry, opened.model.trunk()) {
         let depths: Vec<usize> = (1..opened.model.trunk().n_blocks()).collect();
-        let exits = load_exits(opened.model.trunk(), &opened.config, &Weights::seeded(), &depths).unwrap();
-        let views = opened.switches.host().views.clone();
-        opened.switches = Switches::new(opened.model.trunk(), Some(Arc::new(exits)), views);
+        return Opened::random_with(toy(entry, architecture), plan(nested, &depths)).unwrap();
     }
     opened
 }
@@ -91,19 +87,19 @@ fn splitting_confidence(opened: &Opened, input: &Input) -> f64 {
 fn points(opened: &Opened, input: &Input) -> Vec<Point> {
     let host = opened.switches.host();
     let mut list = vec![json!({})];
-    list.extend((1..host.tasks).map(|t| json!({"task": t})));
+    list.extend((1..task_count(opened)).map(|t| json!({"task": t})));
     list.extend((host.first_exit..=host.n_blocks).map(|k| json!({"exit": k})));
-    list.extend(host.views.iter().map(|b| json!({"bits": b})));
-    list.extend(host.views.iter().map(|b| json!({"bits": b, "acts": 8})));
+    list.extend(views(opened).iter().map(|b| json!({"bits": b})));
+    list.extend(views(opened).iter().map(|b| json!({"bits": b, "activation_bits": 8})));
     if host.prefix_rows.is_some() {
         for method in METHODS {
             list.push(json!({"tokens": {"method": method, "keep": 0.6, "after": [1, 2]}, "seed": 3}));
             list.push(json!({"tokens": {"method": method, "keep": 0.6}, "exit": 2}));
         }
     }
-    if let Some(offer) = &host.experts {
+    if let Some(offer) = offer(opened) {
         list.extend((1..offer.gates).map(|t| json!({"experts": {"router": "task", "task": t}})));
-        list.extend((1..host.tasks).map(|t| json!({"task": t, "experts": {"router": "learned", "top_k": 2}})));
+        list.extend((1..task_count(opened)).map(|t| json!({"task": t, "experts": {"router": "learned", "top_k": 2}})));
         list.push(json!({"experts": {"router": "learned", "top_k": 2}}));
         list.push(json!({"experts": {"router": "fixed", "expert": 1}}));
         list.push(json!({"experts": {"router": "random", "grain": "token"}, "seed": 4}));
@@ -111,7 +107,7 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
         list.push(json!({"experts": {"router": "random", "grain": "batch"}}));
         list.push(json!({"experts": {"router": "all"}, "exit": host.n_blocks}));
     }
-    if host.exits.is_some() {
+    if has_heads(opened) {
         let sure = splitting_confidence(opened, input);
         list.push(json!({"exit": {"confidence": sure}}));
         if host.prefix_rows.is_some() {
@@ -244,7 +240,7 @@ fn a_member_without_rows_never_gets_the_answer_of_its_neighbour() {
 
 #[test]
 fn a_batch_shrinks_when_members_leave() {
-    for (entry, opened) in classifiers(With::Exits).filter(|(_, o)| o.switches.host().exits.is_some()) {
+    for (entry, opened) in classifiers(With::Exits).filter(|(_, o)| has_heads(o)) {
         let input = batch(opened.model.as_ref(), N);
         let lens = opened.model.lens(&input).unwrap();
         let blocks = opened.model.trunk().n_blocks();
@@ -286,7 +282,7 @@ fn pruned_rows_are_gone_and_every_choice_is_in_the_trace() {
         // Gates of experts decide at rest, too.
         let own: Vec<_> = trace.decisions.iter().filter(|d| d.switch != "experts").collect();
         assert!(own.is_empty(), "{architecture}: the default decides nothing");
-        assert_eq!(own.len() < trace.decisions.len(), opened.switches.host().experts.is_some(), "{architecture}");
+        assert_eq!(own.len() < trace.decisions.len(), offer(&opened).is_some(), "{architecture}");
         let Some(prefix) = opened.switches.host().prefix_rows else { continue };
         models += 1;
         let patches = opened.model.lens(&input).unwrap()[0] - prefix;
@@ -327,7 +323,7 @@ fn resting_positions_equal_the_plain_model() {
             let (plain, trace) = run(&opened, &Point::new(), &input);
             let blocks = opened.model.trunk().n_blocks();
             let mut rest = vec![json!({"exit": blocks}), json!({"seed": 9})];
-            if !opened.switches.host().views.is_empty() {
+            if !views(&opened).is_empty() {
                 rest.push(json!({"bits": 8}));
             }
             if opened.switches.host().prefix_rows.is_some() {
@@ -405,9 +401,9 @@ fn forecast_cost_equals_counted_work() {
             assert_eq!(cost.macs, trace.macs, "{at}");
             assert!(cost.bytes > 0 && cost.bytes <= full.bytes, "{at}");
         }
-        if opened.switches.host().views.is_empty() {
+        if views(&opened).is_empty() {
             // A point has one task: the gates and heads of the others are not read.
-            let own = opened.switches.host().experts.as_ref().is_none_or(|offer| offer.gates == 1);
+            let own = offer(&opened).is_none_or(|offer| offer.gates == 1);
             let all = 4 * opened.n_params;
             assert!(
                 if own { full.bytes == all } else { full.bytes < all },
@@ -501,7 +497,7 @@ fn saved_names_and_shapes_are_the_published_ones() {
 /// Codes and scales of a matrix that a nested checkpoint stores, a scale for 16 inputs where `fine`, else as opening makes
 /// them; `None` for what stays dense.
 fn codes(entry: &Entry, p: &Param, fine: bool) -> Option<NestedWeight> {
-    let nested = p.kind == ParamKind::Matrix && covers(entry.blocks, &p.names[0].0);
+    let nested = p.kind == ParamKind::Matrix && Sites::new(entry.blocks).covers(&p.names[0].0);
     nested.then(|| {
         let w = p.var.as_tensor();
         let (out, inner) = w.dims2().unwrap();
@@ -543,11 +539,12 @@ fn a_view_computes_with_the_stored_integers() {
         assert!(grouped > 0 || !fine, "{}: no matrix has several groups", entry.name);
         let mut config = toy(entry, &architecture);
         let plain = config.clone();
-        config["quantization_config"] = quantization_config();
+        plan(true, &[]).write(config.as_object_mut().unwrap()).unwrap();
+        config.as_object_mut().unwrap().remove("switch"); // as earlier versions wrote it
         let dir = temp.path().join(entry.name);
         write_model(&dir, &config, &stored);
         let nested = Opened::open(&dir, OpenOptions::default()).unwrap();
-        assert_eq!(nested.switches.host().views, VIEWS);
+        assert_eq!(views(&nested), VIEWS);
         let quantised = open(entry, &architecture, With::Nested);
         let original = open(entry, &architecture, With::Nothing);
         let input = batch(original.model.as_ref(), N);
@@ -603,7 +600,7 @@ fn the_number_of_threads_changes_no_bit() {
         let rows: usize = opened.model.lens(&input).unwrap().iter().sum();
         assert!(rows * 32 >= 32 * 1024, "{}: {rows} rows would run on one thread", entry.name);
         let mut list = vec![json!({}), json!({"bits": 4})];
-        if opened.switches.host().exits.is_some() {
+        if has_heads(&opened) {
             list.push(json!({"exit": {"confidence": 0.5}}));
         }
         if opened.switches.host().prefix_rows.is_some() {

@@ -95,7 +95,7 @@ fn minilm_embeds_sentences_as_the_reference_does() {
 fn minilm_in_integers_stays_near_the_reference() {
     let Some(opened) = fetched_as("all-MiniLM-L6-v2", OpenOptions { nested: true }) else { return };
     let want = expected("minilm");
-    let point = Point::parse(r#"{"bits": 8, "acts": 8}"#).unwrap();
+    let point = Point::parse(r#"{"bits": 8, "activation_bits": 8}"#).unwrap();
     let (out, _) = opened.run(&point, &minilm_sentences(&want)).unwrap();
     let got = opened.embed(&out).unwrap().unwrap().to_vec2::<f32>().unwrap();
     let want = want["embeddings"].to_vec2::<f32>().unwrap();

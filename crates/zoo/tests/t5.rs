@@ -8,6 +8,7 @@ use common::{batch, far, flat, pair_sequences, sequences, toy, toy_architecture}
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Ctx, Error, Input, Memory, Point, Taps, Trace, Weights, staged};
+use switchformer_switch::Resolved;
 use switchformer_zoo::{OpenOptions, Opened, find};
 
 fn open(family: &str, changes: &Json) -> Result<Opened, Error> {
@@ -64,9 +65,9 @@ fn at_once(opened: &Opened, source: &Input, target: &[Vec<u32>]) -> Vec<Vec<f32>
 /// Logits of a pass with a memory, row by row.
 fn pass(opened: &Opened, point: &Point, memory: &mut Memory, input: &Input) -> Result<Vec<Vec<f32>>, Error> {
     let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    let Resolved { point, rules } = opened.switches.resolve(point)?;
+    let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     cx.memory = Some(memory);
-    let rules = opened.switches.rules(point)?;
     let out = staged::run(opened.model.trunk(), &rules, &mut cx, input)?;
     Ok(out.get_rows("logits").unwrap().0.to_vec2().unwrap())
 }

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
-use common::{batch, bits, far, flat, toy, toy_architecture};
+use common::{batch, bits, far, flat, toy, toy_architecture, typed};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
@@ -45,8 +45,8 @@ fn task(n: usize) -> Point {
 }
 
 fn answer(model: &dyn Model, point: &Point, input: &Input) -> (Output, Trace) {
-    let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let out = run(model.trunk(), &[], &mut Ctx::new(point, &mut taps, &mut trace), input).unwrap();
+    let (point, mut taps, mut trace) = (typed(point), Taps::none(), Trace::default());
+    let out = run(model.trunk(), &[], &mut Ctx::new(&point, &mut taps, &mut trace), input).unwrap();
     (out, trace)
 }
 

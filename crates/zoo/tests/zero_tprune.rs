@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Ctx, Input, Point, Taps, Trace, Weights, staged};
-use switchformer_switch::Switches;
+use switchformer_switch::{Loading, Plan, Resolved, Switches};
 
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/zero_tprune")
@@ -88,7 +88,10 @@ fn check(name: &str) -> f32 {
     let input = Input::pixel_values(pixels);
     let patches = model.lens(&input).unwrap()[0] - 1;
     let point = point(&doc["plan"]);
-    let rules = Switches::new(model.trunk(), None, Vec::new()).rules(&point).unwrap();
+    let config = ConfigMap::new(doc["config"].clone()).unwrap();
+    let plan = Plan::default();
+    let loading = Loading { model: model.trunk(), config: &config, plan: &plan, weights: &w, added: None };
+    let Resolved { point, rules } = Switches::load(&loading).unwrap().resolve(&point).unwrap();
     let stored: Vec<&str> = tensors.keys().filter_map(|k| k.strip_prefix("tap.")).collect();
     let (mut taps, mut trace) = (Taps::named(stored.iter().copied()), Trace::default());
     let out = staged::run(model.trunk(), &rules, &mut Ctx::new(&point, &mut taps, &mut trace), &input).unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use switchformer_data::FashionMnist;
-use switchformer_lab::measure::{Measured, default_points, mark_pareto, measure};
+use switchformer_lab::measure::{Measured, mark_pareto, measure};
 use switchformer_lab::report::{STAR, Setting, page, pictures};
 use switchformer_nn::{Point, machine, store::write_atomic};
 
@@ -43,7 +43,7 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
     } else {
         FashionMnist::open(a.data.as_deref())?.test()?.head(images)
     };
-    let named = default_points(&opened);
+    let named = opened.switches.points();
     let mut points = Vec::with_capacity(named.len());
     for (i, (name, point)) in named.iter().enumerate() {
         progress(i, named.len(), name);

@@ -7,6 +7,7 @@ mod beam;
 mod sample;
 
 use switchformer_nn::{Between, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
+use switchformer_switch::Resolved;
 use switchformer_switch::leaf::experts::Loads;
 
 use switchformer_zoo::Opened;
@@ -114,12 +115,13 @@ pub fn write(
     if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
+    let Resolved { point, rules } = opened.switches.resolve(point)?;
     let mut pen = Pen {
         decoder,
         model: opened.model.trunk(),
-        rules: opened.switches.rules(point)?,
+        rules,
         members: source.members(),
-        point,
+        point: &point,
         trace: Trace::default(),
         loads: Loads::default(),
     };

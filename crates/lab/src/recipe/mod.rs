@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use switchformer_nn::Point;
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
+use switchformer_switch::{Plan, SWITCHES};
 
 use crate::error::{Error, Result};
 use crate::prepare;
@@ -116,6 +117,13 @@ pub struct Switch {
 impl Default for Switch {
     fn default() -> Self {
         Switch { exits: Vec::new(), bits: Vec::new(), distill: 0.0, draws: 1, agree: 0.0, experts: None }
+    }
+}
+
+impl Switch {
+    /// The table as switches read it.
+    pub(crate) fn table(&self) -> Map<String, Value> {
+        serde_json::to_value(self).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default()
     }
 }
 
@@ -320,10 +328,25 @@ impl Recipe {
 
     /// The point that a run trains at rest.
     pub fn rest(&self) -> Point {
-        match &self.switch.experts {
-            Some(setting) => Point::new().with("experts", Value::Object(setting.clone())),
-            None => Point::new(),
+        let table = self.switch.table();
+        SWITCHES.iter().fold(Point::new(), |point, s| match s.train().and_then(|t| t.rest(&table)) {
+            Some(setting) => point.with(s.axis(), setting),
+            None => point,
+        })
+    }
+
+    /// What the trained checkpoint stores for its switches.
+    pub fn plan(&self) -> Result<Plan> {
+        let mut plan = Plan { default_point: self.rest(), ..Plan::default() };
+        if let Some(experts) = self.start.as_ref().and_then(|s| s.experts.as_ref()) {
+            experts.check("start.experts")?;
+            plan.forms.push(experts.used());
         }
+        let table = self.switch.table();
+        for switch in SWITCHES.iter().filter_map(|s| s.train()) {
+            switch.plan(&table, &mut plan)?;
+        }
+        Ok(plan)
     }
 }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Output, Point, Size, Trace};
+use switchformer_switch::leaf::experts::Experts;
 use switchformer_zoo::Opened;
 use switchformer_zoo::save::json_bytes;
 
@@ -132,7 +133,7 @@ fn mean_loss(opened: &Opened, point: &Point, batches: &[Batch]) -> Result<Figure
         gather_loads(&trace, &mut loads);
     }
     let mut figures = Figures::from([("loss".to_string(), sum / weight.max(1.0))]);
-    let experts = opened.switches.host().experts.as_ref().map_or(1, |o| o.experts);
+    let experts = opened.switches.host().capability(&Experts).map_or(1, |o| o.experts);
     if experts > 1 && !loads.is_empty() {
         let even: f64 = loads.values().map(|load| evenness(load.values().copied(), experts)).sum();
         figures.insert("evenness".to_string(), even / loads.len() as f64);

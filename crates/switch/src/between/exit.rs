@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
 use switchformer_nn::layers::LayerNorm;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, Output, Point, Result, Staged, State, Tensor, Weights};
 
-use crate::host::{Axis, Host, Switch};
+use crate::host::Host;
+use crate::plan::{Plan, typed};
+use crate::switch::{Loading, NamedSetting, Switch};
+use crate::train::{Table, TrainSwitch, key};
 
-/// Trained heads by the number of blocks that run before each.
+/// Trained heads by the number of blocks that run before each; with none, the model's own head reads everywhere.
+#[derive(Default)]
 pub struct Exits {
     heads: BTreeMap<usize, Head>,
 }
@@ -71,71 +75,136 @@ impl Exits {
 /// Setting of the axis `exit`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(untagged)]
-enum Setting {
+pub enum Setting {
     /// After this many blocks, everyone.
     At(usize),
     /// Each member as soon as an exit head is this sure.
     Confidence(Confidence),
 }
 
+/// A confidence exit.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-struct Confidence {
-    confidence: f32,
+pub struct Confidence {
+    /// Probability of the likeliest class from which a member leaves, 0 to 1.
+    pub confidence: f32,
 }
 
 /// The axis `exit`.
 pub struct Exit;
 
 impl Switch for Exit {
+    type Capability = Exits;
+    type Setting = Setting;
+
     fn axis(&self) -> &'static str {
         "exit"
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let values = match &host.exits {
-            Some(e) => format!(
-                "{}..={} (blocks that run; trained heads after {:?}), or {{\"confidence\": 0..1}}",
-                host.first_exit,
-                host.n_blocks,
-                e.depths()
-            ),
-            None => {
-                format!("{}..={} (blocks that run; the model's own head reads there)", host.first_exit, host.n_blocks)
-            }
-        };
-        Axis { name: self.axis(), values, available: true, change: "free" }
+    /// Heads of the model's width and classes, where the plan names depths.
+    fn load(&self, from: &Loading) -> Result<Option<Exits>> {
+        let Some(Stored { after }) = from.plan.switch("exit")? else { return Ok(Some(Exits::default())) };
+        let n = from.model.n_blocks();
+        if let Some(bad) = after.iter().find(|d| **d >= n) {
+            let what = format!("{bad} is not below the model's {n} blocks");
+            return Err(Error::config("exit heads in switch.json", what));
+        }
+        let (dim, classes) = from.model.classifier().ok_or_else(|| {
+            Error::config(
+                "exit heads",
+                "need a model that classifies each input as a whole and whose rows are equally wide everywhere",
+            )
+        })?;
+        let eps = from.config.float("layer_norm_eps", 1e-12, 0.0, 1.0)?;
+        Exits::load(from.added()?, &after, dim, classes, eps).map(Some)
     }
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
+    fn values(&self, host: &Host, can: Option<&Exits>) -> String {
+        let range = format!("{}..={} (blocks that run; ", host.first_exit, host.n_blocks);
+        match can.map(Exits::depths).unwrap_or_default().as_slice() {
+            [] => format!("{range}the model's own head reads there)"),
+            depths => format!("{range}trained heads after {depths:?}), or {{\"confidence\": 0..1}}"),
+        }
+    }
+    fn resolve(&self, point: &Point, host: &Host, can: &Exits) -> Result<Option<Setting>> {
         let wrong = |what: String| {
             Error::point(what, format!("exit is {} to {} or {{\"confidence\": 0.9}}", host.first_exit, host.n_blocks))
         };
         let setting = point.axis::<Setting>("exit").map_err(|_| wrong(format!("exit in {point} is not understood")))?;
         match setting {
+            Some(Setting::At(k)) if !(host.first_exit..=host.n_blocks).contains(&k) => {
+                Err(wrong(format!("exit = {k} of {} blocks", host.n_blocks)))
+            }
+            Some(Setting::Confidence(Confidence { confidence })) if !(0.0..=1.0).contains(&confidence) => {
+                Err(wrong(format!("confidence = {confidence}")))
+            }
+            Some(Setting::Confidence(_)) if can.heads.is_empty() => Err(Error::point(
+                "a confidence exit needs trained exit heads and this checkpoint has none",
+                "use a fixed exit, or train heads with a recipe that lists `exits`",
+            )),
+            setting => Ok(setting),
+        }
+    }
+    fn rule(&self, setting: &Setting, host: &Host, can: &Arc<Exits>) -> Option<Box<dyn Between>> {
+        let exits = can.clone();
+        match *setting {
+            Setting::At(k) if k == host.n_blocks => None,
+            Setting::At(after) => Some(Box::new(FixedExit { after, exits })),
+            Setting::Confidence(Confidence { confidence }) => {
+                Some(Box::new(ConfidenceExit { threshold: confidence, exits }))
+            }
+        }
+    }
+    fn points(&self, _: &Host, can: &Exits) -> Vec<NamedSetting> {
+        let depths = can.depths();
+        let mut all: Vec<_> = depths.iter().map(|d| NamedSetting::new(format!("exit-{d}"), *d)).collect();
+        if !depths.is_empty() {
+            let sure = |c: f64| NamedSetting::new(format!("sure-{c}"), json!({"confidence": c}));
+            all.extend([sure(0.9), sure(0.7), NamedSetting { alone: false, ..sure(0.8) }]);
+        }
+        all
+    }
+    fn bytes(&self, can: &Exits) -> u64 {
+        can.bytes()
+    }
+    fn check_plan(&self, stored: &Value, place: &str) -> Result<()> {
+        let Stored { after } = typed(stored, place)?;
+        if after.is_empty() || after.len() > 256 || after.windows(2).any(|w| w[0] >= w[1]) || after[0] == 0 {
+            return Err(Error::config(place, "must be ascending block counts from 1"));
+        }
+        Ok(())
+    }
+    fn train(&self) -> Option<&dyn TrainSwitch> {
+        Some(self)
+    }
+}
+
+/// What a plan stores for the axis.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    /// Blocks that run before each exit head of `switch.safetensors`.
+    after: Vec<usize>,
+}
+
+/// Every step trains the heads after all of these numbers of blocks.
+impl TrainSwitch for Exit {
+    fn plan(&self, table: &Table, plan: &mut Plan) -> Result<()> {
+        let after: Vec<usize> = key(table, "exits")?;
+        if !after.is_empty() {
+            plan.switches.insert(Switch::axis(self).to_string(), json!({"after": after}));
+        }
+        Ok(())
+    }
+    fn answer(&self, host: &Host, cx: &mut Ctx, depth: usize, state: &State) -> Result<Option<Tensor>> {
+        match host.capability(self) {
+            Some(exits) => exits.logits(cx, depth, state),
             None => Ok(None),
-            Some(Setting::At(k)) if k == host.n_blocks => Ok(None),
-            Some(Setting::At(k)) if (host.first_exit..host.n_blocks).contains(&k) => {
-                Ok(Some(Box::new(FixedExit { after: k, exits: host.exits.clone() })))
-            }
-            Some(Setting::At(k)) => Err(wrong(format!("exit = {k} of {} blocks", host.n_blocks))),
-            Some(Setting::Confidence(Confidence { confidence })) => {
-                if !(0.0..=1.0).contains(&confidence) {
-                    return Err(wrong(format!("confidence = {confidence}")));
-                }
-                let exits = host.exits.clone().ok_or_else(|| {
-                    Error::point(
-                        "a confidence exit needs trained exit heads and this checkpoint has none",
-                        "use a fixed exit, or train heads with a recipe that lists `exits`",
-                    )
-                })?;
-                Ok(Some(Box::new(ConfidenceExit { threshold: confidence, exits })))
-            }
         }
     }
 }
 
 struct FixedExit {
     after: usize,
-    exits: Option<Arc<Exits>>,
+    exits: Arc<Exits>,
 }
 
 impl Between for FixedExit {
@@ -146,7 +215,7 @@ impl Between for FixedExit {
         if idx + 1 != self.after {
             return Ok(state);
         }
-        let logits = self.exits.as_ref().map(|e| e.logits(cx, self.after, &state)).transpose()?.flatten();
+        let logits = self.exits.logits(cx, self.after, &state)?;
         let own = logits.is_none();
         cx.trace.decide(format!("blocks.{idx}"), "exit", None, json!({"after": self.after, "own_head": own}));
         let members = state.rows.members().to_vec();
@@ -162,7 +231,7 @@ impl Between for FixedExit {
         if idx + 1 != self.after {
             return Forecast::Go(LeafCost::default());
         }
-        Forecast::Exit(self.exits.as_ref().and_then(|e| e.cost(self.after, point, lens.len())))
+        Forecast::Exit(self.exits.cost(self.after, point, lens.len()))
     }
 }
 

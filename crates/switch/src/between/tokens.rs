@@ -4,13 +4,16 @@
 //! attention graph; near-duplicates of important rows go first, then the least important. Training-free; survivors keep
 //! their order and the dropped rows are really gone. `random` and `class-attention` are the usual baselines.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::json;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::{Between, Ctx, Error, LeafCost, Point, Result, Staged, State};
 
 use super::rank::{self, Maps};
-use crate::host::{Axis, Host, Switch};
+use crate::host::Host;
+use crate::switch::{Loading, NamedSetting, Switch};
 
 /// How rows are chosen.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -67,24 +70,24 @@ struct Setting {
 pub struct Tokens;
 
 impl Switch for Tokens {
+    type Capability = ();
+    type Setting = Pruning;
+
     fn axis(&self) -> &'static str {
         "tokens"
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let available = host.prefix_rows.is_some();
-        let values = if available {
-            "{\"method\": zero-tprune | random | class-attention, \"keep\": 0..1, \"after\": [blocks]} or \"layers\": [{after, keep, rank_iters, similar, var_range}]"
-        } else {
-            "this model answers per token, so none may be dropped"
-        };
-        Axis { name: self.axis(), values: values.into(), available, change: "free" }
+    fn load(&self, from: &Loading) -> Result<Option<()>> {
+        Ok(from.model.prefix_rows().map(|_| ()))
     }
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        let Some(setting) = point.axis::<Setting>("tokens")? else { return Ok(None) };
-        let wrong = |what: String| Error::point(what, format!("tokens: {}", self.describe(host).values));
-        if host.prefix_rows.is_none() {
-            return Err(wrong("this model cannot drop tokens".into()));
+    fn values(&self, _: &Host, can: Option<&()>) -> String {
+        match can {
+            Some(()) => VALUES.into(),
+            None => "this model answers per token, so none may be dropped".into(),
         }
+    }
+    fn resolve(&self, point: &Point, host: &Host, (): &()) -> Result<Option<Pruning>> {
+        let Some(setting) = point.axis::<Setting>("tokens")? else { return Ok(None) };
+        let wrong = |what: String| Error::point(what, format!("tokens: {VALUES}"));
         let mut layers = match (setting.layers, setting.keep) {
             (Some(layers), None) if setting.after.is_none() => layers,
             (None, Some(keep)) => {
@@ -109,21 +112,41 @@ impl Switch for Tokens {
                 return Err(wrong(format!("layer {l:?} is out of range for {} blocks", host.n_blocks)));
             }
         }
-        Ok(Some(Box::new(Prune { method: setting.method, layers })))
+        Ok(Some(Pruning { method: setting.method, layers }))
+    }
+    fn rule(&self, pruning: &Pruning, _: &Host, _: &Arc<()>) -> Option<Box<dyn Between>> {
+        Some(Box::new(pruning.clone()))
+    }
+    fn points(&self, host: &Host, (): &()) -> Vec<NamedSetting> {
+        let early: Vec<usize> = [1, 2].into_iter().filter(|a| *a < host.n_blocks).collect();
+        let named = |name: &str, method: &str, keep: f64| {
+            NamedSetting::new(format!("{name}-{keep}"), json!({"method": method, "keep": keep, "after": early}))
+        };
+        vec![
+            named("tprune", "zero-tprune", 0.8),
+            named("tprune", "zero-tprune", 0.6),
+            named("class-attn", "class-attention", 0.6),
+            named("random", "random", 0.6),
+        ]
     }
 }
+
+/// The values of the axis.
+const VALUES: &str = "{\"method\": zero-tprune | random | class-attention, \"keep\": 0..1, \"after\": [blocks]} or \"layers\": [{after, keep, rank_iters, similar, var_range}]";
 
 /// A layer with the defaults.
 fn layer(after: usize, keep: f64) -> Layer {
     Layer { after, keep, rank_iters: ten(), similar: third(), var_range: var_range() }
 }
 
-struct Prune {
+/// A checked setting of the axis: layers in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pruning {
     method: Method,
     layers: Vec<Layer>,
 }
 
-impl Prune {
+impl Pruning {
     fn layer(&self, idx: usize) -> Option<&Layer> {
         self.layers.iter().find(|l| l.after == idx + 1 && l.keep < 1.0)
     }
@@ -134,7 +157,7 @@ fn kept_count(keep: f64, patches: usize) -> usize {
     ((keep * patches as f64 + 0.5).floor() as usize).clamp(patches.min(1), patches)
 }
 
-impl Between for Prune {
+impl Between for Pruning {
     fn wants(&self, idx: usize) -> &[&'static str] {
         match (self.layer(idx), self.method) {
             (None, _) | (_, Method::Random) => &[],

@@ -6,18 +6,27 @@
 //! Training: every width of a step reads the same weights through a straight-through view; the row scale learns with
 //! LSQ gradients from all of them, in the log domain so that its step is relative.
 //! Departs from the paper: scales are per output row, or, for a dense checkpoint rounded after its training, per 64
-//! inputs of a row; activations stay f32 unless the point says `acts: 8`, which needs no training; the learning-rate rule for scales (ALRS)
+//! inputs of a row; activations stay f32 unless the point says
+//! `activation_bits: 8`, which needs no training; the learning-rate rule for scales (ALRS)
 //! and the Hessian sampler are not here; embeddings, norms and heads stay f32.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use switchformer_nn::init::Stream;
 use switchformer_nn::leaf::Then;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
+use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
-use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Device, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
 
-use crate::host::{Axis, Host, Switch};
+use crate::form::{Form, FormUse};
+use crate::host::Host;
+use crate::plan::{Plan, typed};
+use crate::sites::Sites;
+use crate::switch::{Loading, NamedSetting, Switch};
+use crate::train::{Draws, Pull, Sampled, Table, TrainSwitch, key};
 
 /// Width of the stored codes.
 pub const STORED: u8 = 8;
@@ -27,65 +36,110 @@ pub const VIEWS: [u8; 4] = [8, 6, 4, 2];
 /// The axis `bits`: width at which nested weights are viewed.
 pub struct Bits;
 
+/// Bit-widths at which the weights can be viewed, widest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Views(pub Vec<u8>);
+
+/// Width of a view: the setting of the axis `bits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Width(pub u8);
+
+/// Why a checkpoint has no views.
+const DENSE: &str = "dense f32 weights; open with nested weights (--nested) to switch bits";
+
 impl Switch for Bits {
+    type Capability = Views;
+    type Setting = Width;
+
     fn axis(&self) -> &'static str {
         "bits"
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let available = !host.views.is_empty();
-        let values = if available {
-            host.views.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
-        } else {
-            "dense f32 weights; open with nested weights (--nested) to switch bits".to_string()
-        };
-        Axis { name: self.axis(), values, available, change: "free" }
+    fn load(&self, from: &Loading) -> Result<Option<Views>> {
+        Ok(from.plan.form::<Params>(&NestedInt)?.map(|p| Views(p.views)))
     }
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        let Some(bits) = point.axis::<u8>("bits")? else { return Ok(None) };
-        if host.views.contains(&bits) {
-            return Ok(None);
+    fn values(&self, _: &Host, can: Option<&Views>) -> String {
+        can.map_or_else(|| DENSE.into(), |v| v.0.iter().map(u8::to_string).collect::<Vec<_>>().join(", "))
+    }
+    fn resolve(&self, point: &Point, _: &Host, can: &Views) -> Result<Option<Width>> {
+        match point.axis::<u8>("bits")? {
+            Some(bits) if !can.0.contains(&bits) => Err(Error::point(
+                format!("bits = {bits} is not available"),
+                format!("this checkpoint offers {:?}", can.0),
+            )),
+            bits => Ok(bits.map(Width)),
         }
-        let hint = if host.views.is_empty() {
-            "this checkpoint has dense weights: open it with --nested".to_string()
-        } else {
-            format!("this checkpoint offers {:?}", host.views)
-        };
-        Err(Error::point(format!("bits = {bits} is not available"), hint))
+    }
+    fn points(&self, _: &Host, can: &Views) -> Vec<NamedSetting> {
+        can.0.iter().skip(1).map(|bits| NamedSetting::new(format!("bits-{bits}"), *bits)).collect()
+    }
+    fn train(&self) -> Option<&dyn TrainSwitch> {
+        Some(self)
     }
 }
 
-/// The axis `acts`: bits of the activations that nested weights are multiplied with. Left out, they stay f32; with 8,
-/// each row is rounded to 8 bits and products are exact integers.
-pub struct Acts;
+/// Every step trains the widest view and one other, in turn by a seeded draw, which the widest teaches.
+impl TrainSwitch for Bits {
+    fn plan(&self, table: &Table, plan: &mut Plan) -> Result<()> {
+        if !key::<Vec<u8>>(table, "bits")?.is_empty() {
+            plan.forms.push(NestedInt::everywhere());
+        }
+        Ok(())
+    }
+    fn sample(&self, table: &Table, draws: &Draws, sampled: Sampled) -> Result<Sampled> {
+        let bits: Vec<u8> = key(table, "bits")?;
+        let Some((wide, narrow)) = bits.split_first() else { return Ok(sampled) };
+        let mut all = Sampled { points: vec![draws.point(0).with("bits", *wide)], pulls: Vec::new() };
+        if !narrow.is_empty() {
+            // The first part keeps the draws that runs have had from the beginning.
+            let stream = Stream::named("bits").fork(draws.seed).fork(draws.step);
+            let mut stream = if draws.part == 0 { stream } else { stream.fork(draws.part) };
+            let pick = stream.below(narrow.len() as u64) as usize;
+            all.points.push(draws.point(1).with("bits", narrow[pick]));
+            all.pulls.push(Pull::Teach { from: 0, to: 1, weight: key(table, "distill")? });
+        }
+        Ok(all)
+    }
+}
 
-impl Switch for Acts {
+/// The axis `activation_bits`: bits of the activations that nested weights are multiplied with. Left out, they stay f32;
+/// with 8, each row is rounded to 8 bits and products are exact integers.
+pub struct ActivationBits;
+
+/// The setting of the axis `activation_bits`: 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EightBits;
+
+impl Switch for ActivationBits {
+    type Capability = ();
+    type Setting = EightBits;
+
     fn axis(&self) -> &'static str {
-        "acts"
+        "activation_bits"
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let available = !host.views.is_empty();
-        let values =
-            if available { "8 (left out: f32)" } else { "dense f32 weights; open with nested weights (--nested)" };
-        Axis { name: self.axis(), values: values.to_string(), available, change: "free" }
+    fn former_name(&self) -> Option<&'static str> {
+        Some("acts")
     }
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        match point.axis::<u8>("acts")? {
+    fn load(&self, from: &Loading) -> Result<Option<()>> {
+        Ok(from.plan.form::<Params>(&NestedInt)?.map(|_| ()))
+    }
+    fn values(&self, _: &Host, can: Option<&()>) -> String {
+        if can.is_some() { "8 (left out: f32)".into() } else { DENSE.into() }
+    }
+    fn resolve(&self, point: &Point, _: &Host, (): &()) -> Result<Option<EightBits>> {
+        match point.axis::<u8>("activation_bits")? {
             None => Ok(None),
-            Some(8) if !host.views.is_empty() => Ok(None),
-            Some(8) => Err(Error::point(
-                "acts = 8 is not available",
-                "this checkpoint has dense weights: open it with --nested",
+            Some(STORED) => Ok(Some(EightBits)),
+            Some(other) => Err(Error::point(
+                format!("activation_bits = {other} is not available"),
+                "activation_bits takes 8; leave it out for f32",
             )),
-            Some(other) => {
-                Err(Error::point(format!("acts = {other} is not available"), "acts takes 8; leave it out for f32"))
-            }
         }
     }
 }
 
 /// Width that a point asks for; the stored one by default.
-fn width(point: &Point) -> Result<u8> {
-    Ok(point.axis::<u8>("bits")?.unwrap_or(STORED))
+fn width(point: &Point) -> u8 {
+    point.setting::<Width>().map_or(STORED, |w| w.0)
 }
 
 /// A projection with nested 8-bit weights.
@@ -149,9 +203,9 @@ impl Linear for Nested {
                 "train from the recipe's own weights, or open the checkpoint without --nested",
             ));
         }
-        let (bits, bias) = (width(cx.point)?, self.bias.as_ref());
-        match cx.point.axis::<u8>("acts")? {
-            Some(_) => self.packed.linear_int8(x, &self.weight, bits, bias, then),
+        let (bits, bias) = (width(cx.point), self.bias.as_ref());
+        match cx.point.setting::<EightBits>() {
+            Some(EightBits) => self.packed.linear_int8(x, &self.weight, bits, bias, then),
             None => then.apply(self.packed.linear(x, &self.weight, bits, bias)?),
         }
     }
@@ -160,10 +214,10 @@ impl Linear for Nested {
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
         let scales = self.weight.scale.len();
-        nested_cost(self.dims, scales, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+        nested_cost(self.dims, scales, self.bias.is_some(), width(point), rows)
     }
     fn dense(&self, point: &Point) -> Result<Tensor> {
-        self.weight.dense(width(point)?)
+        self.weight.dense(width(point))
     }
 }
 
@@ -180,7 +234,7 @@ impl Linear for NestedTraining {
         let (inner, out) = self.dims();
         let rows = switchformer_nn::leaf::rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
-        let view = ops::nested_view(&self.weight, &self.log_scale.exp()?, width(cx.point)?)?;
+        let view = ops::nested_view(&self.weight, &self.log_scale.exp()?, width(cx.point))?;
         ops::linear(x, &view, self.bias.as_ref())
     }
     fn dims(&self) -> (usize, usize) {
@@ -188,10 +242,10 @@ impl Linear for NestedTraining {
         (d[1], d[0])
     }
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        nested_cost(self.dims(), self.dims().1, self.bias.is_some(), width(point).unwrap_or(STORED), rows)
+        nested_cost(self.dims(), self.dims().1, self.bias.is_some(), width(point), rows)
     }
     fn dense(&self, point: &Point) -> Result<Tensor> {
-        ops::nested_view(&self.weight, &self.log_scale.exp()?, width(point)?)
+        ops::nested_view(&self.weight, &self.log_scale.exp()?, width(point))
     }
 }
 
@@ -204,30 +258,76 @@ fn nested_cost((inner, out): (usize, usize), scales: usize, bias: bool, bits: u8
 /// Suffix under which the log of the row scales is kept in training state.
 pub const LOG_SCALE: &str = "weight_log_scale";
 
-/// Whether a tensor lives in the blocks of a model; see [`NestedLeaves::blocks`].
-pub fn covers(blocks: &str, name: &str) -> bool {
-    let begins = |at: usize| at == 0 || name.as_bytes()[at - 1] == b'.';
-    blocks.split(' ').any(|path| name.match_indices(path).any(|(at, _)| begins(at)))
+/// Parameters of the form in a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    /// Width of the stored codes.
+    stored_bits: u8,
+    /// Widths at which they may be viewed, widest first.
+    views: Vec<u8>,
 }
 
-/// Makes every projection of the blocks nested; projections outside (heads, poolers) stay dense f32.
-pub struct NestedLeaves {
-    /// Path of the blocks, such as `encoder.layer.`, from the root or from any part of it: `block.` covers both
-    /// `encoder.block.` and `decoder.block.`. Several are set apart by a space.
-    pub blocks: &'static str,
-}
+/// The form `nested_int`: 8-bit codes, viewed at several widths. Every projection in the blocks takes it; projections
+/// outside (heads, poolers) stay dense f32.
+pub struct NestedInt;
 
-impl NestedLeaves {
-    /// For a model whose blocks live under `blocks`.
-    pub fn shared(blocks: &'static str) -> Arc<dyn LeafMaker> {
-        Arc::new(NestedLeaves { blocks })
+impl NestedInt {
+    /// The form in all blocks, with every view.
+    pub fn everywhere() -> FormUse {
+        FormUse::new(&NestedInt, json!({"stored_bits": STORED, "views": VIEWS}))
     }
+}
+
+impl Form for NestedInt {
+    fn name(&self) -> &'static str {
+        "nested_int"
+    }
+    fn check(&self, params: &Value, place: &str) -> Result<()> {
+        let field = |name: &str| params.get(name).cloned().unwrap_or(Value::Null);
+        if field("stored_bits").as_u64() != Some(u64::from(STORED)) {
+            return Err(Error::unsupported(format!("{place}.stored_bits"), field("stored_bits"), "8"));
+        }
+        let width = |b: &Value| b.as_u64().is_some_and(|b| (2..=8).contains(&b));
+        let views = field("views").as_array().is_some_and(|v| (1..=7).contains(&v.len()) && v.iter().all(width));
+        if !views {
+            return Err(Error::config(format!("{place}.views"), "must be a list of widths from 2 to 8"));
+        }
+        typed::<Params>(params, place).map(drop)
+    }
+    fn leaves(&self, sites: Sites, _: &Value, _: Option<&Weights>) -> Result<Arc<dyn LeafMaker>> {
+        Ok(Arc::new(NestedLeaves { sites }))
+    }
+    /// Each matrix that has a log scale becomes its codes and row scales.
+    fn save(&self, tensors: &mut SavedMap) -> Result<()> {
+        let suffix = format!(".{LOG_SCALE}");
+        let scaled: Vec<String> = tensors.keys().filter_map(|k| k.strip_suffix(&suffix).map(str::to_string)).collect();
+        for base in &scaled {
+            let Some(log) = tensors.remove(&format!("{base}{suffix}")) else { continue };
+            let name = format!("{base}.weight");
+            let Some(weight) = tensors.remove(&name) else { continue };
+            let nested = ops::nested_codes(&tensor(&weight)?, &tensor(&log)?.exp()?)?;
+            tensors.insert(format!("{base}.weight_scale"), Saved::f32(&log.shape, &nested.scale));
+            tensors.insert(name, Saved::i8(&weight.shape, &nested.codes));
+        }
+        Ok(())
+    }
+}
+
+fn tensor(s: &Saved) -> Result<Tensor> {
+    let values: Vec<f32> = s.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+    Ok(Tensor::from_vec(values, s.shape.as_slice(), &Device::Cpu)?)
+}
+
+/// Makes every projection at its sites nested.
+struct NestedLeaves {
+    sites: Sites,
 }
 
 impl LeafMaker for NestedLeaves {
     fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
         let at = w.name(spec.parts[0]);
-        if !covers(self.blocks, &at) {
+        if !self.sites.covers(&at) {
             return Ok(None);
         }
         let dims = (spec.in_dim, spec.out_dim * spec.parts.len());
@@ -299,9 +399,4 @@ fn is_stand_in(weight: &Tensor) -> bool {
 /// The leaf in place of such a matrix. Nothing of the claimed size is made: a config may claim anything.
 fn empty(at: String, dims: (usize, usize)) -> Box<dyn Linear> {
     Box::new(Nested::new(at, NestedWeight::default(), None, dims))
-}
-
-/// The `quantization_config` of a nested checkpoint, by which other tools refuse it clearly.
-pub fn quantization_config() -> serde_json::Value {
-    json!({"quant_method": "switchformer", "form": "nested_int", "stored_bits": STORED, "views": VIEWS})
 }

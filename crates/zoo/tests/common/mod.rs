@@ -4,16 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
+use switchformer_nn::point::{Setting, Settings};
 use switchformer_nn::store::{safetensors_bytes, write_folder};
 use switchformer_nn::{Input, InputSpec, Model, Output, Part, Point, Staged, Value, Weights};
-use switchformer_switch::leaf::experts::Offer;
+use switchformer_switch::Plan;
+use switchformer_switch::between::exit::Exit;
+use switchformer_switch::leaf::bits::{Bits, NestedInt, Width};
+use switchformer_switch::leaf::experts::{self, Experts, Offer};
+use switchformer_switch::task::{Number, Task};
 use switchformer_zoo::save::{json_bytes, published_tensors};
-use switchformer_zoo::{Entry, Trait, ZOO};
+use switchformer_zoo::{Entry, Opened, Trait, ZOO};
 
 /// The toy config of a model under one of its architectures.
 pub fn toy(entry: &Entry, architecture: &str) -> Json {
@@ -24,6 +30,53 @@ pub fn toy(entry: &Entry, architecture: &str) -> Json {
         config["num_labels"] = 2.into();
     }
     config
+}
+
+/// A plan with nested weights, and exit heads after the given depths.
+pub fn plan(nested: bool, depths: &[usize]) -> Plan {
+    let mut plan = Plan::default();
+    if nested {
+        plan.forms.push(NestedInt::everywhere());
+    }
+    if !depths.is_empty() {
+        plan.switches.insert("exit".into(), json!({"after": depths}));
+    }
+    plan
+}
+
+/// Bit-widths that a checkpoint offers.
+pub fn views(opened: &Opened) -> Vec<u8> {
+    opened.switches.host().capability(&Bits).map_or_else(Vec::new, |v| v.0.clone())
+}
+
+/// What its banks offer.
+pub fn offer(opened: &Opened) -> Option<Offer> {
+    opened.switches.host().capability(&Experts).map(|o| (*o).clone())
+}
+
+/// Tasks that it has an answer for.
+pub fn task_count(opened: &Opened) -> usize {
+    opened.switches.host().capability(&Task).unwrap().0
+}
+
+/// Whether it has trained exit heads.
+pub fn has_heads(opened: &Opened) -> bool {
+    opened.switches.host().capability(&Exit).is_some_and(|e| !e.depths().is_empty())
+}
+
+/// A point with the settings that layers read, for models without switches: nothing is checked.
+pub fn typed(point: &Point) -> Point {
+    let mut all: Vec<Setting> = Vec::new();
+    if let Some(s) = point.axis::<experts::Setting>("experts").unwrap() {
+        all.push(Arc::new(s));
+    }
+    if let Some(b) = point.axis::<u8>("bits").unwrap() {
+        all.push(Arc::new(Width(b)));
+    }
+    if let Some(t) = point.axis::<usize>("task").unwrap() {
+        all.push(Arc::new(Number(t)));
+    }
+    point.clone().with_settings(Settings::new(all))
 }
 
 /// A toy checkpoint as others would publish it.

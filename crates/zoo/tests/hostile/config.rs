@@ -173,7 +173,8 @@ pub fn config_cases(t: &mut Table) {
 pub fn plan_cases(t: &mut Table) {
     let plan = |f: &mut Files, field: &str, v: Json| edit(f, PLAN, |p| p[field] = v);
     const VALUE: &str = "config.value";
-    t.vit("plan/schema 2", &|f| plan(f, "schema", json!(2)), "config.unsupported", &["switch.schema", "2", "1"]);
+    t.vit("plan/schema 3", &|f| plan(f, "schema", json!(3)), "config.unsupported", &["switch.schema", "3", "1, 2"]);
+    t.vit("plan/exits in schema 2", &|f| plan(f, "schema", json!(2)), "json.schema", &[PLAN, "unknown field `exits`"]);
     t.vit(
         "plan/no schema",
         &|f| edit(f, PLAN, |p| drop(p.as_object_mut().unwrap().remove("schema"))),
@@ -188,7 +189,7 @@ pub fn plan_cases(t: &mut Table) {
         "plan/exit too deep",
         &|f| plan(f, "exits", json!([1, 3])),
         VALUE,
-        &["switch.exits", "3 is not below", "3 blocks"],
+        &["switch.json", "3 is not below", "3 blocks"],
     );
     t.vit("plan/exit negative", &|f| plan(f, "exits", json!([-1])), "json.schema", &[PLAN, "-1"]);
     t.vit("plan/300 exits", &|f| plan(f, "exits", json!((1..301).collect::<Vec<_>>())), VALUE, &["switch.exits"]);

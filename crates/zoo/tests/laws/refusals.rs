@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::{Error, Point, Taps, Trace};
 use switchformer_zoo::Opened;
 
-use crate::common::{batch, everything};
+use crate::common::{batch, everything, offer, task_count};
 use crate::{With, classifiers, open, point};
 
 /// A point that must be refused, with words that the message must hold: the axis and what is accepted.
@@ -46,14 +46,14 @@ fn what_cannot_be_done_is_refused_by_name() {
         }
         refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
         refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
-        let tasks = opened.switches.host().tasks;
+        let tasks = task_count(&opened);
         refused(&opened, json!({"task": tasks}), &["no task", &format!("0..{}", tasks - 1)]);
         refused(&opened, json!({"task": "depth"}), &["task"]);
         if tasks > 1 {
             let both = json!({"task": 0, "experts": {"router": "task", "task": 1}});
             refused(&opened, both, &["task 0", "task 1", "name it once"]);
         }
-        match &opened.switches.host().experts {
+        match offer(&opened) {
             None => refused(&opened, json!({"experts": {"router": "all"}}), &["no experts", "compress upcycle"]),
             Some(offer) => {
                 let n = offer.experts;
@@ -95,6 +95,8 @@ fn what_cannot_be_done_is_refused_by_name() {
             refused(&opened, json!({"bits": b}), &["bits", "8, 6, 4, 2"]);
         }
         refused(&opened, json!({"bits": "four"}), &["bits"]);
+        refused(&opened, json!({"activation_bits": 4}), &["activation_bits", "8"]);
+        refused(&opened, json!({"acts": 8}), &["acts", "activation_bits"]);
     }
 }
 

@@ -12,8 +12,8 @@ use switchformer_nn::init::Stream;
 use switchformer_nn::ops::nested_codes;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
 use switchformer_nn::{Error, Input, Param, Point, Result, Weights};
-use switchformer_switch::leaf::bits::{absmax_scale, quantization_config};
-use switchformer_zoo::open::load_exits;
+use switchformer_switch::leaf::bits::{Bits, NestedInt, absmax_scale};
+use switchformer_switch::{Loading, Plan, Switches};
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -97,13 +97,16 @@ pub fn vit(changes: &Json) -> Files {
         stored.insert(format!("{name}_scale"), Saved::f32(&saved.shape[..1], &nested.scale));
         stored.insert(name, Saved::i8(&saved.shape, &nested.codes));
     }
-    config["quantization_config"] = quantization_config();
+    Plan { forms: vec![NestedInt::everywhere()], ..Plan::default() }.write(config.as_object_mut().unwrap()).unwrap();
     config["switch"] = json!({"schema": 1, "file": PLAN});
     let depths: Vec<usize> = (1..config["num_hidden_layers"].as_u64().unwrap() as usize).collect();
     let we = Weights::seeded().trainable();
     let parsed = ConfigMap::new(config.clone()).unwrap();
     let model = (find("vit").unwrap().load)(&parsed, &Weights::seeded()).unwrap();
-    load_exits(model.trunk(), &parsed, &we, &depths).unwrap();
+    let heads_at = Plan { switches: BTreeMap::from([("exit".into(), json!({"after": depths}))]), ..Plan::default() };
+    let plain = Weights::seeded();
+    let loading = Loading { model: model.trunk(), config: &parsed, plan: &heads_at, weights: &plain, added: Some(&we) };
+    Switches::load(&loading).unwrap();
     let heads = |params: &[Param]| published_tensors(find("vit").unwrap(), "ViTModel", params).unwrap();
     let plan = json!({
         "schema": 1,
@@ -150,7 +153,8 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
     let Some(input) = small_input(&opened)? else { return Ok(()) };
     let mut points = vec![opened.point(None)?, Point::new()];
     points.extend(opened.plan.points.values().map(|p| p.point.clone()).take(4));
-    points.extend(opened.switches.host().views.iter().map(|bits| Point::new().with("bits", *bits)));
+    let views = opened.switches.host().capability(&Bits).map_or_else(Vec::new, |v| v.0.clone());
+    points.extend(views.iter().map(|bits| Point::new().with("bits", *bits)));
     points.push(Point::new().with("exit", json!({"confidence": 0.3})));
     points.push(Point::new().with("exit", 1));
     for method in ["zero-tprune", "random", "class-attention"] {

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::weights::{LeafMaker, LinearSpec, PatchSpec, TiedSpec};
-use switchformer_nn::{Attention, AttentionSpec, Error, Ffn, FfnSpec, Linear, Result, Weights};
+use serde_json::{Value, json};
+use switchformer_nn::weights::{LeafMaker, LinearSpec};
+use switchformer_nn::{Error, Ffn, FfnSpec, Linear, Result, Weights};
 
 use super::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
-use crate::leaf::bits::covers;
+use crate::form::{Form, FormUse};
+use crate::plan::typed;
+use crate::sites::Sites;
 
-/// What `switch.json` says of added experts.
+/// Parameters of the form [`Added`] in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExpertPlan {
@@ -39,21 +42,26 @@ impl ExpertPlan {
         ExpertPlan { count, top_k, from: 0, factor: Factor::Share }
     }
 
-    /// Whether the feed-forward network at a path is a bank; `blocks` is where the family keeps its blocks.
-    pub fn takes(&self, blocks: &str, path: &str) -> bool {
-        self.from == 0 || block_of(blocks, path).is_some_and(|i| i >= self.from)
+    /// Whether the feed-forward network at a path is a bank.
+    pub fn takes(&self, sites: &Sites, path: &str) -> bool {
+        self.from == 0 || sites.block_of(path).is_some_and(|i| i >= self.from)
     }
 
-    /// Refuses counts out of bounds by name.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses counts out of bounds by name; `place` is where they stand.
+    pub fn check(&self, place: &str) -> Result<()> {
         if !(1..=MAX_EXPERTS).contains(&self.count) {
             let what = format!("is {}, must be 1 to {MAX_EXPERTS}", self.count);
-            return Err(Error::config("switch.experts.count", what));
+            return Err(Error::config(format!("{place}.count"), what));
         }
         if !(1..=self.count).contains(&self.top_k) {
-            return Err(Error::config("switch.experts.top_k", format!("is {} of {}", self.top_k, self.count)));
+            return Err(Error::config(format!("{place}.top_k"), format!("is {} of {}", self.top_k, self.count)));
         }
         Ok(())
+    }
+
+    /// The form with these parameters, in all blocks.
+    pub fn used(&self) -> FormUse {
+        FormUse::new(&Added, json!(self))
     }
 
     /// Where factors are shares, equal experts are the dense network whoever chooses.
@@ -61,12 +69,6 @@ impl ExpertPlan {
         let gating = Gating { jitter: 0.01, balance: 0.01, z: 0.001, ..Gating::plain(self.top_k, self.factor) };
         BankSpec { experts: self.count, bias: false, gating }
     }
-}
-
-/// The number of a block in the name of something inside it.
-fn block_of(blocks: &str, path: &str) -> Option<usize> {
-    let inside = blocks.split(' ').filter(|b| covers(b, path)).find_map(|b| path.split_once(b))?.1;
-    inside.split('.').next()?.parse().ok()
 }
 
 /// Name, below the path of a feed-forward network, under which an added bank is stored.
@@ -78,35 +80,40 @@ pub fn dense_twin(name: &str) -> Option<String> {
     Some(format!("{path}{}", rest.split_once('.')?.1))
 }
 
-/// Puts a bank in the place of every feed-forward network that the plan takes. Its tensors are in a file of their own, below the network's
-/// own path and [`ADDED`], each expert under the network's own names; the dense network stays in the main file for
-/// other readers and is left alone.
-pub struct ExpertLeaves {
-    /// Where the banks are.
-    pub extras: Weights,
-    /// Sizes.
-    pub plan: ExpertPlan,
-    /// Where the family keeps its blocks.
-    pub blocks: &'static str,
-    /// Form of single projections.
-    pub inner: Option<Arc<dyn LeafMaker>>,
+/// The form `experts`: a bank in the place of every feed-forward network that the plan takes. Its tensors are in a file of
+/// their own, below the network's own path and [`ADDED`], each expert under the network's own names; the dense network
+/// stays in the main file for other readers and is left alone.
+pub struct Added;
+
+impl Form for Added {
+    fn name(&self) -> &'static str {
+        "experts"
+    }
+    fn check(&self, params: &Value, place: &str) -> Result<()> {
+        typed::<ExpertPlan>(params, place)?.check(place)
+    }
+    fn adds(&self) -> bool {
+        true
+    }
+    fn leaves(&self, sites: Sites, params: &Value, added: Option<&Weights>) -> Result<Arc<dyn LeafMaker>> {
+        let plan: ExpertPlan = typed(params, self.name())?;
+        let extras = added.cloned().ok_or_else(|| Error::config("experts", "need switch.safetensors"))?;
+        Ok(Arc::new(ExpertLeaves { extras, plan, sites }))
+    }
+}
+
+struct ExpertLeaves {
+    extras: Weights,
+    plan: ExpertPlan,
+    sites: Sites,
 }
 
 impl LeafMaker for ExpertLeaves {
-    fn linear(&self, w: &Weights, spec: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
-        self.inner.as_ref().map_or(Ok(None), |inner| inner.linear(w, spec))
-    }
-    fn patches(&self, w: &Weights, spec: &PatchSpec) -> Result<Option<Box<dyn Linear>>> {
-        self.inner.as_ref().map_or(Ok(None), |inner| inner.patches(w, spec))
-    }
-    fn tied(&self, w: &Weights, spec: &TiedSpec) -> Result<Option<Box<dyn Linear>>> {
-        self.inner.as_ref().map_or(Ok(None), |inner| inner.tied(w, spec))
-    }
-    fn attention(&self, w: &Weights, spec: &AttentionSpec) -> Result<Option<Box<dyn Attention>>> {
-        self.inner.as_ref().map_or(Ok(None), |inner| inner.attention(w, spec))
+    fn linear(&self, _: &Weights, _: &LinearSpec) -> Result<Option<Box<dyn Linear>>> {
+        Ok(None)
     }
     fn ffn(&self, w: &Weights, spec: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
-        if !self.plan.takes(self.blocks, &w.name(spec.outer)) {
+        if !self.plan.takes(&self.sites, &w.name(spec.outer)) {
             return Ok(None);
         }
         for part in spec.inner.iter().chain([&spec.outer]) {

@@ -27,9 +27,9 @@ use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point,
 
 use crate::task::task_of;
 use group::{Assignment, run};
-pub use leaves::{ADDED, ExpertLeaves, ExpertPlan, dense_twin};
+pub use leaves::{ADDED, Added, ExpertPlan, dense_twin};
 pub use load::Loads;
-pub(crate) use setting::gate_task;
+pub(crate) use setting::{AXIS, gate_task};
 pub use setting::{Experts, Grain, Offer, Setting};
 
 /// Most experts of a bank.
@@ -174,18 +174,19 @@ impl Bank {
         if !(1..=MAX_EXPERTS).contains(&n) {
             return Err(Error::config("experts", format!("is {n}, must be 1 to {MAX_EXPERTS}")));
         }
-        if !(1..=n).contains(&gating.top_k) {
-            return Err(Error::config("top_k", format!("is {} of {n} experts", gating.top_k)));
-        }
         if let Some(bad) = choosers.gates.iter().find(|g| !g.fits(n, dim)) {
             return Err(Error::shape("router", format!("[{n}, {dim}]"), bad.weight.dims()));
+        }
+        let reach = choosers.gates.iter().map(|g| g.reach(n).1).min().unwrap_or(n);
+        if !(1..=reach).contains(&gating.top_k) {
+            return Err(Error::config("top_k", format!("is {} of {reach} experts", gating.top_k)));
         }
         let slots = choosers.steps.first().map_or(1, Vec::len);
         if slots == 0 || choosers.steps.iter().any(|s| s.len() != slots || s.iter().any(|(e, _)| *e >= n)) {
             return Err(Error::config("steps", format!("must each name {slots} of {n} experts")));
         }
         let (gates, steps) = (choosers.gates.len(), choosers.steps.len());
-        let offer = Offer { experts: n, gates, steps, top_k: gating.top_k };
+        let offer = Offer { experts: n, gates, steps, top_k: gating.top_k, reach };
         Ok(Bank { experts, choosers, gating, offer, dim })
     }
 
@@ -208,33 +209,34 @@ impl Bank {
         w.note(setting::AXIS, json!(self.offer));
     }
 
-    /// The setting of a point, or the bank's own.
-    fn setting(&self, point: &Point) -> Result<Setting> {
-        let rest = match self.offer.gates {
+    /// What the axis `experts` can be set to here.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The setting of a resolved point, or the bank's own.
+    fn setting(&self, point: &Point) -> Setting {
+        point.setting::<Setting>().cloned().unwrap_or(match self.offer.gates {
             0 => Setting::Random { grain: Grain::Batch },
             _ => Setting::Learned { top_k: None, capacity: None },
-        };
-        Ok(self.offer.setting(point)?.unwrap_or(rest))
+        })
     }
 
     /// The gate of a setting: that of the point's task, where there is one for each; `None` where no gate chooses.
-    fn gate(&self, point: &Point, setting: &Setting) -> Result<Option<&Gate>> {
+    fn gate(&self, point: &Point, setting: &Setting) -> Option<&Gate> {
         let gates = &self.choosers.gates;
-        let task = match setting {
-            Setting::Learned { .. } | Setting::Task { .. } if gates.len() > 1 => task_of(point)?,
-            Setting::Learned { .. } | Setting::Task { .. } => 0,
-            _ => return Ok(None),
-        };
-        let none =
-            || Error::point(format!("experts: no gate for task {task}"), format!("here: 0..{}", gates.len() - 1));
-        gates.get(task).map(Some).ok_or_else(none)
+        match setting {
+            Setting::Learned { .. } | Setting::Task { .. } if gates.len() > 1 => gates.get(task_of(point)),
+            Setting::Learned { .. } | Setting::Task { .. } => gates.first(),
+            _ => None,
+        }
     }
 
     /// Experts per row at a setting.
     fn slots(&self, setting: &Setting) -> usize {
         match setting {
             Setting::Learned { top_k, .. } | Setting::Task { top_k, .. } => top_k.unwrap_or(self.gating.top_k),
-            Setting::Step { step } => self.choosers.steps[*step].len(),
+            Setting::Step { .. } => self.choosers.steps.first().map_or(0, Vec::len),
             Setting::Random { .. } | Setting::Fixed { .. } => 1,
             Setting::All {} => self.experts.len(),
         }
@@ -243,12 +245,6 @@ impl Bank {
     /// The gate's choice. Shapes: x `[rows, dim]`.
     fn learned(&self, cx: &mut Ctx, x: &Tensor, at: &str, gate: &Gate, slots: usize) -> Result<Chosen> {
         let (rows, (first, n)) = (x.dims()[0], gate.reach(self.experts.len()));
-        if slots > n {
-            return Err(Error::point(
-                format!("experts: top_k = {slots} of {n} that this gate chooses among"),
-                "take fewer",
-            ));
-        }
         cx.count(rows * n * self.dim);
         let seen = if cx.train && self.gating.jitter > 0.0 { self.jittered(cx, x, at)? } else { x.clone() };
         let logits = gate.scores(&seen)?; // [rows, experts]
@@ -343,9 +339,12 @@ impl Bank {
         };
         let slots = self.slots(setting);
         match setting {
-            Setting::Learned { .. } | Setting::Task { .. } => match self.gate(cx.point, setting)? {
+            Setting::Learned { .. } | Setting::Task { .. } => match self.gate(cx.point, setting) {
                 Some(gate) => self.learned(cx, x, at, gate, slots),
-                None => Err(Error::point("experts: no trained gate", "choose another router")),
+                None => Err(Error::point(
+                    format!("experts: no gate for task {}", task_of(cx.point)),
+                    "choose another task or router",
+                )),
             },
             Setting::Step { step } => {
                 let (ids, weights) = self.choosers.steps[*step].iter().map(|(e, w)| (*e as u32, *w)).unzip();
@@ -437,7 +436,8 @@ impl Bank {
         if let Some(bad) = [x, seen].into_iter().find(|t| t.dims() != [rows.total(), self.dim]) {
             return Err(Error::shape("experts", format!("[{}, {}]", rows.total(), self.dim), bad.dims()));
         }
-        let setting = self.setting(cx.point)?;
+        let setting = self.setting(cx.point);
+        self.offer.check(&setting)?; // the point may have been resolved for another model
         let slots = self.slots(&setting);
         let at = format!("blocks.{}.ffn", cx.block);
         let Chosen { ids, weights, kept, entropy } = self.choose(cx, seen, &at, &setting, rows)?;
@@ -459,11 +459,10 @@ impl Ffn for Bank {
     /// Every expert that may be met counts its bytes, and the rows that meet one their work. A capacity drops rows that
     /// no forecast knows; they count.
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let Ok(setting) = self.setting(point) else { return LeafCost::default() };
+        let setting = self.setting(point);
         let slots = self.slots(&setting);
         let n = self.experts.len();
-        let Ok(gate) = self.gate(point, &setting) else { return LeafCost::default() };
-        let gate = gate.map_or(LeafCost::default(), |g| {
+        let gate = self.gate(point, &setting).map_or(LeafCost::default(), |g| {
             LeafCost::new(
                 (rows * g.reach(n).1 * self.dim) as u64,
                 4 * (g.weight.elem_count() + if g.bias.is_some() { n } else { 0 }) as u64,

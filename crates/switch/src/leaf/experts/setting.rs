@@ -1,12 +1,15 @@
 //! The axis `experts` of a point: who chooses among the experts of every bank, and how.
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::{Between, Error, Point, Result, Weights};
+use serde_json::Value;
+use switchformer_nn::{Error, Point, Result, Weights};
 
-use crate::host::{Axis, Host, Switch};
+use crate::host::Host;
+use crate::switch::{Loading, Switch};
+use crate::train::{Table, TrainSwitch};
 
 /// Name of the axis, and of the notes that banks leave for it.
-pub(super) const AXIS: &str = "experts";
+pub(crate) const AXIS: &str = "experts";
 
 /// Whose choice a random draw is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,11 +67,11 @@ pub enum Setting {
 }
 
 /// The task whose gate a point names on this axis, as points did before they had an axis for it.
-pub(crate) fn gate_task(point: &Point) -> Result<Option<usize>> {
-    Ok(match point.axis::<Setting>(AXIS)? {
-        Some(Setting::Task { task, .. }) => Some(task),
+pub(crate) fn gate_task(setting: Option<&Setting>) -> Option<usize> {
+    match setting {
+        Some(Setting::Task { task, .. }) => Some(*task),
         _ => None,
-    })
+    }
 }
 
 /// What a bank offers to the axis.
@@ -82,6 +85,8 @@ pub struct Offer {
     pub steps: usize,
     /// Experts per row at the resting position.
     pub top_k: usize,
+    /// Fewest experts that a gate chooses among.
+    pub reach: usize,
 }
 
 impl Offer {
@@ -96,23 +101,23 @@ impl Offer {
             gates: a.gates.min(b.gates),
             steps: a.steps.min(b.steps),
             top_k: a.top_k.min(b.top_k),
+            reach: a.reach.min(b.reach),
         }))
     }
 
-    /// The setting of a point, checked; `None` at rest.
-    pub fn setting(&self, point: &Point) -> Result<Option<Setting>> {
-        let Some(setting) = point.axis::<Setting>(AXIS)? else { return Ok(None) };
+    /// Refuses what a bank does not have, by name.
+    pub fn check(&self, setting: &Setting) -> Result<()> {
         let refuse = |what: String| Err(Error::point(format!("experts: {what}"), format!("here: {}", self.values())));
-        let few = |k: &Option<usize>| k.is_none_or(|k| (1..=self.experts).contains(&k));
-        match &setting {
+        let few = |k: &Option<usize>| k.is_none_or(|k| (1..=self.reach).contains(&k));
+        match setting {
             Setting::Learned { .. } if self.gates == 0 => refuse("these banks have no trained gate".into()),
             Setting::Learned { top_k, .. } | Setting::Task { top_k, .. } if !few(top_k) => {
-                refuse(format!("top_k = {} of {} experts", top_k.unwrap_or_default(), self.experts))
+                refuse(format!("top_k = {} of {} experts", top_k.unwrap_or_default(), self.reach))
             }
             Setting::Task { task, .. } if *task >= self.gates => refuse(format!("no gate for task {task}")),
             Setting::Step { step } if *step >= self.steps => refuse(format!("no entry for step {step}")),
             Setting::Fixed { expert } if *expert >= self.experts => refuse(format!("no expert {expert}")),
-            _ => Ok(Some(setting)),
+            _ => Ok(()),
         }
     }
 
@@ -123,7 +128,7 @@ impl Offer {
         if self.gates > 0 {
             list.push(format!(
                 "{{\"router\":\"learned\",\"top_k\":1..{}}} (rests at {}; capacity: rows per member and expert)",
-                self.experts, self.top_k
+                self.reach, self.top_k
             ));
         }
         if self.steps > 0 {
@@ -140,25 +145,32 @@ impl Offer {
 pub struct Experts;
 
 impl Switch for Experts {
+    type Capability = Offer;
+    type Setting = Setting;
+
     fn axis(&self) -> &'static str {
         AXIS
     }
-    fn describe(&self, host: &Host) -> Axis {
-        let values = match &host.experts {
-            Some(offer) => offer.values(),
-            None => "no experts; `switchformer compress upcycle` makes some of a dense model".into(),
-        };
-        Axis { name: AXIS, values, available: host.experts.is_some(), change: "free" }
+    fn load(&self, from: &Loading) -> Result<Option<Offer>> {
+        Offer::of(from.weights)
     }
-    /// Banks read their setting themselves; between blocks nothing happens.
-    fn rule(&self, point: &Point, host: &Host) -> Result<Option<Box<dyn Between>>> {
-        match &host.experts {
-            Some(offer) => offer.setting(point).map(|_| None),
-            None if point.axes().any(|a| a == AXIS) => Err(Error::point(
-                "experts: this checkpoint has no experts",
-                "make some with `switchformer compress upcycle`",
-            )),
-            None => Ok(None),
-        }
+    fn values(&self, _: &Host, can: Option<&Offer>) -> String {
+        let none = || "no experts; `switchformer compress upcycle` makes some of a dense model".into();
+        can.map_or_else(none, Offer::values)
+    }
+    fn resolve(&self, point: &Point, _: &Host, can: &Offer) -> Result<Option<Setting>> {
+        let setting = point.axis::<Setting>(AXIS)?;
+        setting.iter().try_for_each(|s| can.check(s))?;
+        Ok(setting)
+    }
+    fn train(&self) -> Option<&dyn TrainSwitch> {
+        Some(self)
+    }
+}
+
+/// Training at a setting of the axis; the model's own gate where there is none.
+impl TrainSwitch for Experts {
+    fn rest(&self, table: &Table) -> Option<Value> {
+        table.get(AXIS).filter(|v| !v.is_null()).cloned()
     }
 }

@@ -42,7 +42,7 @@ pub static ENTRY: Entry = Entry {
         ),
     ],
     names: Names::new(&[("albert.**", "**")], &["embeddings.position_ids", "sop_classifier.**"]),
-    blocks: "encoder.albert_layer_groups.",
+    blocks: &["encoder.albert_layer_groups."],
     prefix: "albert.",
     heads: &["predictions", "classifier"],
     traits: &[],

@@ -31,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     ],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layer.",
+    blocks: &["encoder.layer."],
     prefix: "bert.",
     heads: &["cls", "classifier", "qa_outputs"],
     traits: &[],

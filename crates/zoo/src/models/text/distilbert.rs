@@ -38,7 +38,7 @@ pub static ENTRY: Entry = Entry {
         &[("distilbert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
         &["embeddings.position_ids"],
     ),
-    blocks: "transformer.layer.",
+    blocks: &["transformer.layer."],
     prefix: "distilbert.",
     heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier"],
     traits: &[],

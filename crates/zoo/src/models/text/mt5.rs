@@ -17,7 +17,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["MT5ForConditionalGeneration", "MT5Model", "MT5EncoderModel"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "block.",
+    blocks: &["block."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads],

@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     ],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layer.",
+    blocks: &["encoder.layer."],
     prefix: "roberta.",
     heads: &["lm_head", "classifier"],
     traits: &[],

@@ -29,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     ],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "block.",
+    blocks: &["block."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::OwnExperts],

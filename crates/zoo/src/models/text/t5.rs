@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["T5ForConditionalGeneration", "T5Model", "T5EncoderModel"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "block.",
+    blocks: &["block."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads],

@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["ACTIVATORImageClassification"],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
-    blocks: "model.",
+    blocks: &["model."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads],

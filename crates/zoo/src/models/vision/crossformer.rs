@@ -37,7 +37,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["CrossFormer"],
     variants: VARIANTS,
     names: Names::new(&[], &["**.attn.biases", "**.attn.relative_position_index", "**.attn_mask"]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid],

@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["CrossVit"],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[],

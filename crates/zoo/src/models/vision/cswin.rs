@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["CSWinTransformer"],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
-    blocks: "stage1. stage2. stage3. stage4. stage5. stage6. stage7. stage8.",
+    blocks: &["stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "stage6.", "stage7.", "stage8."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid],

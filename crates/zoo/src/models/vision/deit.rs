@@ -23,7 +23,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layer.",
+    blocks: &["encoder.layer."],
     prefix: "deit.",
     heads: &["classifier", "cls_classifier", "distillation_classifier"],
     traits: &[],

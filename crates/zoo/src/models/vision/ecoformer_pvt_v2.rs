@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["EcoFormerPvtV2"],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn, Trait::Signs],

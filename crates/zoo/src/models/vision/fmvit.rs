@@ -34,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["FMViT"],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked"]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],

@@ -40,7 +40,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["VisionTransformerMoE", "MultiTaskModel"],
     variants: VARIANTS,
     names: Names::new(RULES, IGNORE),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "backbone.",
     heads: &["decoders"],
     traits: &[Trait::NoExitHeads, Trait::OwnExperts],
@@ -584,7 +584,7 @@ impl Staged for M3Vit {
         if self.decoders.is_empty() {
             return Ok(Output::new().rows("last_hidden_state", state.x, &state.rows));
         }
-        let task = task_of(cx.point)?;
+        let task = task_of(cx.point);
         let decoder = self.decoders.get(task).ok_or_else(|| {
             Error::point(format!("task: no decoder for task {task}"), format!("here: 0..{}", self.decoders.len() - 1))
         })?;
@@ -606,7 +606,7 @@ impl Staged for M3Vit {
         self.blocks[idx].cost(point, lens)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let decoder = task_of(point).ok().and_then(|t| self.decoders.get(t));
+        let decoder = self.decoders.get(task_of(point));
         decoder.map(|d| d.cost(lens.iter().map(|l| l - 1).sum())).unwrap_or_default()
     }
 }

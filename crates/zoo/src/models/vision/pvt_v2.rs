@@ -29,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["PvtV2Model", "PvtV2ForImageClassification"],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "pvt_v2.",
     heads: &["classifier"],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],

@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     variants: VARIANTS,
     // What depends on no weight is stored too.
     names: Names::new(&[], &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],

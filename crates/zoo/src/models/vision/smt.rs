@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["SMT"],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked"]),
-    blocks: "attn. mlp.",
+    blocks: &["attn.", "mlp."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],

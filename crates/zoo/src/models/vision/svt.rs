@@ -39,7 +39,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["SVT"],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"]),
-    blocks: "attn. mlp.",
+    blocks: &["attn.", "mlp."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],

@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["SwinModel", "SwinForImageClassification"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layers.",
+    blocks: &["encoder.layers."],
     prefix: "swin.",
     heads: &["classifier"],
     traits: &[Trait::NoExitHeads, Trait::Pyramid],

@@ -18,7 +18,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["Swinv2Model", "Swinv2ForImageClassification"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layers.",
+    blocks: &["encoder.layers."],
     prefix: "swinv2.",
     heads: &["classifier"],
     traits: &[Trait::NoExitHeads, Trait::Pyramid],

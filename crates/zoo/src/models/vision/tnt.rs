@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["TNT"],
     variants: VARIANTS,
     names: Names::new(RULES, &["outer_tokens"]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[],

@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["Twins"],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
-    blocks: "blocks.",
+    blocks: &["blocks."],
     prefix: "",
     heads: &[],
     traits: &[Trait::NoExitHeads, Trait::Pyramid],

@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     architectures: &["ViTModel", "ViTForImageClassification"],
     variants: VARIANTS,
     names: NAMES,
-    blocks: "encoder.layer.",
+    blocks: &["encoder.layer."],
     prefix: "vit.",
     heads: &["classifier"],
     traits: &[],
