@@ -220,8 +220,14 @@ pub(crate) fn from_tensors(opened: &Opened, file: &Path) -> Result<Given, Fail> 
     switchformer_nn::weights::inspect(file)?;
     let tensors: BTreeMap<String, Tensor> =
         candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| damaged(e.to_string()))?.into_iter().collect();
-    let input = Input::from_tensors(&tensors, &opened.model.spec())
-        .map_err(|e| Fail::Usage(format!("{}: {e}", file.display())))?;
+    let spec = opened.model.spec();
+    let known = spec.to_string();
+    // A name that the model does not take is a slip of the caller; what is wrong with a part is bad input.
+    let slip = tensors.keys().any(|name| known.split(", ").all(|k| k != name));
+    let input = Input::from_tensors(&tensors, &spec).map_err(|e| match slip {
+        true => Fail::Usage(format!("{}: {e}", file.display())),
+        false => Fail::Nn(e),
+    })?;
     Ok(Given { names: vec![String::new(); input.n()], input })
 }
 

@@ -114,7 +114,7 @@ pub(super) fn trim(dir: &Path, kept: &[u32]) -> Result<Trimmed> {
     let vocab = match model.spec().text_size() {
         Ok((vocab, _)) => vocab,
         Err(_) => {
-            let what = format!("{} has no vocabulary", entry.name);
+            let what = format!("{} reads images and has no vocabulary", entry.name);
             return Err(Error::input(what, "name a model that reads text"));
         }
     };

@@ -230,7 +230,7 @@ mod tests {
         let pixels = Tensor::rand(-1f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
-        let (x, rows) = super::super::pixel_rows(&[pixels.clone()]).unwrap();
+        let (x, rows) = super::super::pixel_rows(std::slice::from_ref(&pixels)).unwrap();
         let apart = |rows: &Tensor, map: &Tensor| {
             let map = map.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().reshape(rows.shape()).unwrap();
             (rows - map).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
