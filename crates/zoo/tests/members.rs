@@ -49,7 +49,7 @@ fn random_points(opened: &Opened) -> Vec<Point> {
     if host.prefix_rows.is_some() {
         all.push(json!({"tokens": {"method": "random", "keep": 0.5, "after": [1, 2]}, "seed": 3}));
     }
-    if host.experts.is_some() {
+    if common::offer(opened).is_some() {
         let grains = ["batch", "sentence", "token"];
         all.extend(grains.map(|g| json!({"experts": {"router": "random", "grain": g}, "seed": 3})));
     }
