@@ -11,7 +11,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use common::{
     batch, bits, classifies, distance, everything, far, has_heads, mixed_lens, offer, pair_sequences, plan, sequences,
-    singles, toy, toy_architecture, values, views,
+    singles, task_count, toy, toy_architecture, values, views,
 };
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
