@@ -119,6 +119,9 @@ pub trait Switch: Send + Sync + 'static {
 /// What a checkpoint holds for a switch, of the type that the switch knows.
 pub(crate) type Capability = Arc<dyn Any + Send + Sync>;
 
+/// A checked setting, and what acts between blocks at it.
+pub type Checked = (Setting, Option<Box<dyn Between>>);
+
 /// A [`Switch`] without its types, for the list of all.
 pub trait AnySwitch: Send + Sync {
     /// See [`Switch::axis`].
@@ -130,7 +133,7 @@ pub trait AnySwitch: Send + Sync {
     /// The axis as a checkpoint offers it.
     fn describe(&self, host: &Host) -> Axis;
     /// The setting of a point and its rule; `None` at the default. Errors where the axis cannot be set to that here.
-    fn resolve(&self, point: &Point, host: &Host) -> Result<Option<(Setting, Option<Box<dyn Between>>)>>;
+    fn resolve(&self, point: &Point, host: &Host) -> Result<Option<Checked>>;
     /// See [`Switch::points`].
     fn points(&self, host: &Host) -> Vec<NamedSetting>;
     /// See [`Switch::bytes`].
