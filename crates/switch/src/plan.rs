@@ -257,7 +257,9 @@ pub(crate) fn typed<T: DeserializeOwned>(value: &Value, place: &str) -> Result<T
 fn quantization(config: &ConfigMap) -> Result<Option<FormUse>> {
     const PLACE: &str = "quantization_config";
     let Some(stored) = config.get(PLACE) else { return Ok(None) };
-    let mut params = stored.as_object().cloned().unwrap_or_default();
+    let Some(mut params) = stored.as_object().cloned() else {
+        return Err(Error::config(PLACE, "must be an object"));
+    };
     let method = params.remove("quant_method").unwrap_or_default();
     if method.as_str() != Some(METHOD) {
         let hint = "\"switchformer\"; or export the model as plain floats";

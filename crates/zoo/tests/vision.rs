@@ -104,6 +104,7 @@ fn experts_cost_a_dense_block_and_the_gate() {
     let model = find("m3vit").unwrap().build(&ConfigMap::new(config).unwrap(), &Weights::shapes_only()).unwrap();
     let lens = [1 + 30 * 40];
     for point in [Point::new(), task(1)] {
+        let point = typed(&point);
         let cost = |block: usize| model.trunk().cost_block(block, &point, &lens);
         let (dense, sparse) = (cost(0), cost(1));
         assert_eq!(sparse.macs, dense.macs + (lens[0] * 16 * 384) as u64);
