@@ -159,7 +159,7 @@ impl<S: Switch> AnySwitch for S {
         let values = self.values(host, can.as_deref());
         Axis { name: Switch::axis(self), values, available: self.available(can.as_deref()), change: "free" }
     }
-    fn resolve(&self, point: &Point, host: &Host) -> Result<Option<(Setting, Option<Box<dyn Between>>)>> {
+    fn resolve(&self, point: &Point, host: &Host) -> Result<Option<Checked>> {
         let axis = Switch::axis(self);
         if !point.axes().any(|a| a == axis) {
             return Ok(None);

@@ -8,6 +8,7 @@ mod pool;
 mod pyramid;
 pub mod registry;
 pub mod save;
+mod text_head;
 pub mod timm;
 
 pub use entry::{Entry, Trait, Variant};

@@ -8,15 +8,16 @@
 
 use serde_json::json;
 use switchformer_nn::config::{ConfigMap, MAX_DIM};
-use switchformer_nn::layers::{BlockSpec, EncoderBlock};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
 };
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler};
+use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, Variant};
+use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -67,13 +68,6 @@ const LM: MaskedLmNames = MaskedLmNames {
     copies: &["predictions.decoder.weight", "predictions.decoder.bias"],
 };
 
-enum Head {
-    Encoder(Pooler),
-    MaskedLm(MaskedLm),
-    Sequence(Pooler, Box<dyn Linear>),
-    Token(Box<dyn Linear>),
-}
-
 /// The model.
 pub struct Albert {
     config: Config,
@@ -81,7 +75,7 @@ pub struct Albert {
     widen: Box<dyn Linear>,
     /// The one block that runs at every depth.
     shared: EncoderBlock,
-    head: Head,
+    head: TextHead,
 }
 
 /// BERT's sizes with this family's defaults, which differ (4096 wide, 64 heads, tanh GELU).
@@ -124,20 +118,20 @@ impl Albert {
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, narrow, config.types)?;
         let widen = w.linear("encoder.embedding_hidden_mapping_in", narrow, dim, true)?;
         let shared = EncoderBlock::load(&w.at(SHARED), &spec)?;
-        let pooler = |w: &Weights| Pooler::load(w, "pooler", dim);
+        let pooler = |w: &Weights| Pooler::load(w, "pooler", dim, Activation::Tanh);
         let architecture = ENTRY.architecture(c)?;
         if matches!(architecture, "AlbertForMaskedLM" | "AlbertForTokenClassification") {
             ["pooler.weight", "pooler.bias"].iter().for_each(|t| w.skip(t));
         }
         let head = match architecture {
             "AlbertForMaskedLM" => {
-                Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
             }
             "AlbertForSequenceClassification" => {
-                Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
+                TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
             }
-            "AlbertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            _ => Head::Encoder(pooler(w)?),
+            "AlbertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            _ => TextHead::Encoder(Some(pooler(w)?)),
         };
         Ok(Albert { config, embeddings, widen, shared, head })
     }
@@ -156,25 +150,10 @@ impl Staged for Albert {
         Ok(State::new(self.shared.forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let out = Output::new();
-        Ok(match &self.head {
-            Head::Encoder(pooler) => {
-                let pooled = pooler.forward(cx, &state)?;
-                out.rows("last_hidden_state", state.x, &state.rows).member("pooler_output", pooled)
-            }
-            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
-            Head::Sequence(pooler, classifier) => {
-                let pooled = pooler.forward(cx, &state)?;
-                out.member("logits", classifier.forward(cx, &pooled)?)
-            }
-            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
-        })
+        self.head.forward(cx, state)
     }
     fn classifier(&self) -> Option<(usize, usize)> {
-        match &self.head {
-            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
-            _ => None,
-        }
+        self.head.classifier()
     }
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         self.embeddings.cost() + self.widen.cost(point, lens.iter().sum())
@@ -185,13 +164,7 @@ impl Staged for Albert {
         if idx == 0 { cost } else { LeafCost { bytes: 0, ..cost } }
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        match &self.head {
-            Head::Encoder(pooler) => pooler.cost(point, lens.len()),
-            Head::MaskedLm(lm) => lm.cost(point, rows),
-            Head::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
-            Head::Token(c) => c.cost(point, rows),
-        }
+        self.head.cost(point, lens)
     }
 }
 

@@ -10,12 +10,12 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSI
 use switchformer_nn::layers::{Activation, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::weights::TiedSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Tensor, Weights,
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Tensor, Weights,
 };
 
 use crate::entry::{Entry, Variant};
+use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -150,89 +150,12 @@ impl Embeddings {
     }
 }
 
-/// The masked-LM head of the BERT family: dense, activation, norm, then the tied word table.
-pub(crate) struct MaskedLm {
-    dense: Box<dyn Linear>,
-    act: Activation,
-    norm: LayerNorm,
-    /// The product with the word table.
-    decoder: Box<dyn Linear>,
-}
-
-/// Published names of a masked-LM head.
-pub(crate) struct MaskedLmNames {
-    pub(crate) dense: &'static str,
-    pub(crate) norm: &'static str,
-    /// Product with the tied table.
-    pub(crate) decoder: &'static str,
-    /// Bias over the vocabulary.
-    pub(crate) bias: &'static str,
-    /// Redundant copies that some files carry: the tied table and the bias again.
-    pub(crate) copies: &'static [&'static str],
-}
-
-impl MaskedLm {
-    /// Loads a head that maps `dim` to the width of the word table, then to the vocabulary.
-    pub(crate) fn load(
-        w: &Weights,
-        n: &MaskedLmNames,
-        dim: usize,
-        words: &Embedding,
-        act: Activation,
-        eps: f64,
-    ) -> Result<Self> {
-        n.copies.iter().for_each(|copy| w.skip(copy));
-        let table_dim = words.table().dims2()?.1;
-        Ok(MaskedLm {
-            dense: w.linear(n.dense, dim, table_dim, true)?,
-            act,
-            norm: w.layer_norm(n.norm, table_dim, eps)?,
-            decoder: w.tied(&TiedSpec { name: n.decoder, table: words, bias: Some(n.bias) })?,
-        })
-    }
-
-    /// Shapes: x `[total, dim]` -> `[total, vocab]`.
-    pub(crate) fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        let x = self.norm.forward(&self.act.forward(&self.dense.forward(cx, x)?)?)?;
-        self.decoder.forward(cx, &x)
-    }
-
-    pub(crate) fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.dense.cost(point, rows) + self.norm.cost() + self.decoder.cost(point, rows)
-    }
-}
-
-/// The class row through a dense layer and tanh, as BERT and ALBERT pool.
-pub(crate) struct Pooler(Box<dyn Linear>);
-
-impl Pooler {
-    pub(crate) fn load(w: &Weights, name: &str, dim: usize) -> Result<Self> {
-        Ok(Pooler(w.linear(name, dim, dim, true)?))
-    }
-    /// Shapes: state -> `[members, dim]`.
-    pub(crate) fn forward(&self, cx: &mut Ctx, state: &State) -> Result<Tensor> {
-        Activation::Tanh.forward(&self.0.forward(cx, &state.first_rows()?)?)
-    }
-    pub(crate) fn cost(&self, point: &Point, members: usize) -> LeafCost {
-        self.0.cost(point, members)
-    }
-}
-
-enum Head {
-    Encoder(Pooler),
-    MaskedLm(MaskedLm),
-    Sequence(Pooler, Box<dyn Linear>),
-    Token(Box<dyn Linear>),
-    /// Where an answer begins and ends.
-    Question(Box<dyn Linear>),
-}
-
 /// The model.
 pub struct Bert {
     config: Config,
     embeddings: Embeddings,
     blocks: Vec<EncoderBlock>,
-    head: Head,
+    head: TextHead,
 }
 
 impl Bert {
@@ -241,7 +164,7 @@ impl Bert {
         let dim = config.dim;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, config.types)?;
         let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
-        let pooler = |w: &Weights| Pooler::load(w, "pooler.dense", dim);
+        let pooler = |w: &Weights| Pooler::load(w, "pooler.dense", dim, Activation::Tanh);
         let architecture = ENTRY.architecture(c)?;
         if matches!(architecture, "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering") {
             // Published pre-training files carry a pooler that these heads do not read.
@@ -249,20 +172,20 @@ impl Bert {
         }
         let head = match architecture {
             "BertForMaskedLM" => {
-                Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
             }
             "BertForSequenceClassification" => {
-                Head::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
+                TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
             }
-            "BertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            "BertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
             "BertForQuestionAnswering" => {
                 c.only("num_labels", &[2.into()])?;
-                Head::Question(w.linear("qa_outputs", dim, 2, true)?)
+                TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
             }
             _ => {
                 // A pre-training file opened as a bare encoder: its head is known and unused.
                 LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
-                Head::Encoder(pooler(w)?)
+                TextHead::Encoder(Some(pooler(w)?))
             }
         };
         Ok(Bert { config, embeddings, blocks, head })
@@ -304,30 +227,10 @@ impl Staged for Bert {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let out = Output::new();
-        Ok(match &self.head {
-            Head::Encoder(pooler) => {
-                let pooled = pooler.forward(cx, &state)?;
-                out.rows("last_hidden_state", state.x, &state.rows).member("pooler_output", pooled)
-            }
-            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
-            Head::Sequence(pooler, classifier) => {
-                let pooled = pooler.forward(cx, &state)?;
-                out.member("logits", classifier.forward(cx, &pooled)?)
-            }
-            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
-            Head::Question(both) => {
-                let both = both.forward(cx, &state.x)?; // [total, 2]
-                let column = |i: usize| -> Result<Tensor> { Ok(both.narrow(1, i, 1)?.flatten_all()?) };
-                out.rows("start_logits", column(0)?, &state.rows).rows("end_logits", column(1)?, &state.rows)
-            }
-        })
+        self.head.forward(cx, state)
     }
     fn classifier(&self) -> Option<(usize, usize)> {
-        match &self.head {
-            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
-            _ => None,
-        }
+        self.head.classifier()
     }
     fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
         self.embeddings.cost()
@@ -336,13 +239,7 @@ impl Staged for Bert {
         self.blocks[idx].cost(point, lens)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        match &self.head {
-            Head::Encoder(pooler) => pooler.cost(point, lens.len()),
-            Head::MaskedLm(lm) => lm.cost(point, rows),
-            Head::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
-            Head::Token(c) | Head::Question(c) => c.cost(point, rows),
-        }
+        self.head.cost(point, lens)
     }
 }
 

@@ -10,12 +10,11 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSI
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
-};
+use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Weights};
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames};
+use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, Variant};
+use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -84,20 +83,12 @@ fn read(c: &ConfigMap) -> Result<Config> {
     Ok(config)
 }
 
-enum Head {
-    Encoder,
-    MaskedLm(MaskedLm),
-    /// Dense and ReLU on the first row, then the classifier.
-    Sequence(Box<dyn Linear>, Box<dyn Linear>),
-    Token(Box<dyn Linear>),
-}
-
 /// The model.
 pub struct DistilBert {
     config: Config,
     embeddings: Embeddings,
     blocks: Vec<EncoderBlock>,
-    head: Head,
+    head: TextHead,
 }
 
 impl DistilBert {
@@ -124,15 +115,17 @@ impl DistilBert {
         let layers = w.at("transformer.layer");
         let blocks = (0..config.depth).map(|i| EncoderBlock::load(&layers.at(i), &spec)).collect::<Result<_>>()?;
         let head = match ENTRY.architecture(c)? {
-            "DistilBertForMaskedLM" => Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, EPS)?),
-            "DistilBertForSequenceClassification" => Head::Sequence(
-                w.linear("pre_classifier", dim, dim, true)?,
+            "DistilBertForMaskedLM" => {
+                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, EPS)?)
+            }
+            "DistilBertForSequenceClassification" => TextHead::Sequence(
+                Pooler::load(w, "pre_classifier", dim, Activation::Relu)?,
                 w.linear("classifier", dim, c.n_labels()?, true)?,
             ),
-            "DistilBertForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            "DistilBertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
             _ => {
                 LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
-                Head::Encoder
+                TextHead::Encoder(None)
             }
         };
         Ok(DistilBert { config, embeddings, blocks, head })
@@ -151,23 +144,10 @@ impl Staged for DistilBert {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let out = Output::new();
-        Ok(match &self.head {
-            Head::Encoder => out.rows("last_hidden_state", state.x, &state.rows),
-            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
-            Head::Sequence(dense, classifier) => {
-                let first = state.first_rows()?;
-                let pooled = Activation::Relu.forward(&dense.forward(cx, &first)?)?;
-                out.member("logits", classifier.forward(cx, &pooled)?)
-            }
-            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
-        })
+        self.head.forward(cx, state)
     }
     fn classifier(&self) -> Option<(usize, usize)> {
-        match &self.head {
-            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
-            _ => None,
-        }
+        self.head.classifier()
     }
     fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
         self.embeddings.cost()
@@ -176,13 +156,7 @@ impl Staged for DistilBert {
         self.blocks[idx].cost(point, lens)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        match &self.head {
-            Head::Encoder => LeafCost::default(),
-            Head::MaskedLm(lm) => lm.cost(point, rows),
-            Head::Sequence(dense, c) => dense.cost(point, lens.len()) + c.cost(point, lens.len()),
-            Head::Token(c) => c.cost(point, rows),
-        }
+        self.head.cost(point, lens)
     }
 }
 

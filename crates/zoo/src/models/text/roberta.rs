@@ -10,12 +10,11 @@ use switchformer_nn::config::{ConfigMap, MAX_POSITIONS};
 use switchformer_nn::layers::{Activation, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Staged, Weights,
-};
+use switchformer_nn::{Ctx, Error, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Weights};
 
-use super::bert::{Config, Embeddings, MaskedLm, MaskedLmNames, Pooler, load_blocks};
+use super::bert::{Config, Embeddings, load_blocks};
 use crate::entry::{Entry, Variant};
+use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -81,21 +80,13 @@ const LM_TENSORS: [&str; 5] = [
     "lm_head.bias",
 ];
 
-enum Head {
-    Encoder(Pooler),
-    MaskedLm(MaskedLm),
-    /// Dense and tanh on the first row, then the classifier.
-    Sequence(Pooler, Box<dyn Linear>),
-    Token(Box<dyn Linear>),
-}
-
 /// The model.
 pub struct Roberta {
     config: Config,
     pad: usize,
     embeddings: Embeddings,
     blocks: Vec<EncoderBlock>,
-    head: Head,
+    head: TextHead,
 }
 
 impl Roberta {
@@ -118,16 +109,16 @@ impl Roberta {
         let head = match architecture {
             // The reference fixes the activation of this head to the exact GELU.
             "RobertaForMaskedLM" => {
-                Head::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, Activation::Gelu, config.eps)?)
+                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, Activation::Gelu, config.eps)?)
             }
-            "RobertaForSequenceClassification" => Head::Sequence(
-                Pooler::load(w, "classifier.dense", dim)?,
+            "RobertaForSequenceClassification" => TextHead::Sequence(
+                Pooler::load(w, "classifier.dense", dim, Activation::Tanh)?,
                 w.linear("classifier.out_proj", dim, c.n_labels()?, true)?,
             ),
-            "RobertaForTokenClassification" => Head::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            "RobertaForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
             _ => {
                 LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
-                Head::Encoder(Pooler::load(w, "pooler.dense", dim)?)
+                TextHead::Encoder(Some(Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?))
             }
         };
         Ok(Roberta { config, pad, embeddings, blocks, head })
@@ -162,25 +153,10 @@ impl Staged for Roberta {
         Ok(State::new(self.blocks[idx].forward(cx, &state.x, &state.rows)?, state.rows))
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
-        let out = Output::new();
-        Ok(match &self.head {
-            Head::Encoder(pooler) => {
-                let pooled = pooler.forward(cx, &state)?;
-                out.rows("last_hidden_state", state.x, &state.rows).member("pooler_output", pooled)
-            }
-            Head::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
-            Head::Sequence(dense, classifier) => {
-                let pooled = dense.forward(cx, &state)?;
-                out.member("logits", classifier.forward(cx, &pooled)?)
-            }
-            Head::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
-        })
+        self.head.forward(cx, state)
     }
     fn classifier(&self) -> Option<(usize, usize)> {
-        match &self.head {
-            Head::Sequence(_, c) => Some((self.config.dim, c.dims().1)),
-            _ => None,
-        }
+        self.head.classifier()
     }
     fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
         self.embeddings.cost()
@@ -189,13 +165,7 @@ impl Staged for Roberta {
         self.blocks[idx].cost(point, lens)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        match &self.head {
-            Head::Encoder(pooler) => pooler.cost(point, lens.len()),
-            Head::MaskedLm(lm) => lm.cost(point, rows),
-            Head::Sequence(dense, c) => dense.cost(point, lens.len()) + c.cost(point, lens.len()),
-            Head::Token(c) => c.cost(point, rows),
-        }
+        self.head.cost(point, lens)
     }
 }
 

@@ -1,0 +1,137 @@
+//! Heads of text encoders, for the families that answer as BERT does.
+
+use switchformer_nn::layers::{Activation, Embedding, LayerNorm};
+use switchformer_nn::staged::State;
+use switchformer_nn::weights::TiedSpec;
+use switchformer_nn::{Ctx, LeafCost, Linear, Output, Point, Result, Tensor, Weights};
+
+/// The masked-LM head of the BERT family: dense, activation, norm, then the tied word table.
+pub(crate) struct MaskedLm {
+    dense: Box<dyn Linear>,
+    act: Activation,
+    norm: LayerNorm,
+    /// The product with the word table.
+    decoder: Box<dyn Linear>,
+}
+
+/// Published names of a masked-LM head.
+pub(crate) struct MaskedLmNames {
+    pub(crate) dense: &'static str,
+    pub(crate) norm: &'static str,
+    /// Product with the tied table.
+    pub(crate) decoder: &'static str,
+    /// Bias over the vocabulary.
+    pub(crate) bias: &'static str,
+    /// Redundant copies that some files carry: the tied table and the bias again.
+    pub(crate) copies: &'static [&'static str],
+}
+
+impl MaskedLm {
+    /// Loads a head that maps `dim` to the width of the word table, then to the vocabulary.
+    pub(crate) fn load(
+        w: &Weights,
+        n: &MaskedLmNames,
+        dim: usize,
+        words: &Embedding,
+        act: Activation,
+        eps: f64,
+    ) -> Result<Self> {
+        n.copies.iter().for_each(|copy| w.skip(copy));
+        let table_dim = words.table().dims2()?.1;
+        Ok(MaskedLm {
+            dense: w.linear(n.dense, dim, table_dim, true)?,
+            act,
+            norm: w.layer_norm(n.norm, table_dim, eps)?,
+            decoder: w.tied(&TiedSpec { name: n.decoder, table: words, bias: Some(n.bias) })?,
+        })
+    }
+
+    /// Shapes: x `[total, dim]` -> `[total, vocab]`.
+    fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(&self.act.forward(&self.dense.forward(cx, x)?)?)?;
+        self.decoder.forward(cx, &x)
+    }
+
+    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
+        self.dense.cost(point, rows) + self.norm.cost() + self.decoder.cost(point, rows)
+    }
+}
+
+/// The first row through a dense layer and an activation.
+pub(crate) struct Pooler {
+    dense: Box<dyn Linear>,
+    act: Activation,
+}
+
+impl Pooler {
+    pub(crate) fn load(w: &Weights, name: &str, dim: usize, act: Activation) -> Result<Self> {
+        Ok(Pooler { dense: w.linear(name, dim, dim, true)?, act })
+    }
+    /// Shapes: state -> `[members, dim]`.
+    fn forward(&self, cx: &mut Ctx, state: &State) -> Result<Tensor> {
+        self.act.forward(&self.dense.forward(cx, &state.first_rows()?)?)
+    }
+    fn cost(&self, point: &Point, members: usize) -> LeafCost {
+        self.dense.cost(point, members)
+    }
+}
+
+/// What a text encoder answers with.
+pub(crate) enum TextHead {
+    /// All rows, and the pooled first one where the family pools.
+    Encoder(Option<Pooler>),
+    /// Logits over the vocabulary for every row.
+    MaskedLm(MaskedLm),
+    /// Logits of the pooled first row.
+    Sequence(Pooler, Box<dyn Linear>),
+    /// Logits of every row.
+    Token(Box<dyn Linear>),
+    /// Where an answer begins and ends: two scores for every row.
+    Question(Box<dyn Linear>),
+}
+
+impl TextHead {
+    pub(crate) fn forward(&self, cx: &mut Ctx, state: State) -> Result<Output> {
+        let out = Output::new();
+        Ok(match self {
+            TextHead::Encoder(pooler) => {
+                let pooled = pooler.as_ref().map(|p| p.forward(cx, &state)).transpose()?;
+                let out = out.rows("last_hidden_state", state.x, &state.rows);
+                match pooled {
+                    Some(pooled) => out.member("pooler_output", pooled),
+                    None => out,
+                }
+            }
+            TextHead::MaskedLm(lm) => out.rows("logits", lm.forward(cx, &state.x)?, &state.rows),
+            TextHead::Sequence(pooler, classifier) => {
+                let pooled = pooler.forward(cx, &state)?;
+                out.member("logits", classifier.forward(cx, &pooled)?)
+            }
+            TextHead::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
+            TextHead::Question(both) => {
+                let both = both.forward(cx, &state.x)?; // [total, 2]
+                let column = |i: usize| -> Result<Tensor> { Ok(both.narrow(1, i, 1)?.flatten_all()?) };
+                out.rows("start_logits", column(0)?, &state.rows).rows("end_logits", column(1)?, &state.rows)
+            }
+        })
+    }
+
+    /// See [`switchformer_nn::Staged::classifier`].
+    pub(crate) fn classifier(&self) -> Option<(usize, usize)> {
+        match self {
+            TextHead::Sequence(_, c) => Some(c.dims()),
+            _ => None,
+        }
+    }
+
+    /// Cost for members of the given lengths.
+    pub(crate) fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        let rows = lens.iter().sum();
+        match self {
+            TextHead::Encoder(pooler) => pooler.as_ref().map(|p| p.cost(point, lens.len())).unwrap_or_default(),
+            TextHead::MaskedLm(lm) => lm.cost(point, rows),
+            TextHead::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
+            TextHead::Token(c) | TextHead::Question(c) => c.cost(point, rows),
+        }
+    }
+}
