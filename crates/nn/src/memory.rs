@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ type Place = (usize, &'static str);
 /// What the layers of a model remember of each member of a batch.
 ///
 /// Segment `i` of a pass goes on with segment `i` of the memory. Members may be of any age: [`Memory::join`] takes in
-/// members that were read elsewhere, [`Memory::select`] lets members go or go on in several ways.
+/// members that were read elsewhere, [`Memory::select`] lets members go or go on in several ways. After a
+/// pass that failed the memory is to be dropped; one that misses rows is refused.
 #[derive(Debug)]
 pub struct Memory {
     /// Rows of the text so far, of every member.
@@ -141,34 +143,28 @@ impl Memory {
         members.iter().map(of).collect()
     }
 
-    fn cache(&mut self, at: Place, heads: usize, width: usize) -> Result<&mut KeyValueCache> {
-        let none = Rows::equal(self.rows.n(), 0)?.of_members(self.rows.members())?;
-        let layer = self.layers.entry(at).or_insert_with(|| Box::new(KeyValueCache::new(none, heads, width)));
-        let layer: &mut dyn Any = layer.as_mut();
-        layer.downcast_mut().ok_or_else(|| mixed_up(at.1))
-    }
-
-    /// Adds keys and values of rows of the present pass. Shapes: k and v `[rows, heads * head_dim]`.
-    fn extend(&mut self, at: Place, heads: usize, kv: [&Tensor; 2], rows: &Rows) -> Result<Kept<'_>> {
+    /// Adds keys and values of rows of the present pass; `own` where they are the rows that [`Memory::place`] placed.
+    /// Shapes: k and v `[rows, heads * head_dim]`.
+    fn extend(&mut self, at: Place, heads: usize, kv: [&Tensor; 2], rows: &Rows, own: bool) -> Result<Kept<'_>> {
         let segments = self.segments(rows.members())?;
-        let before = std::mem::take(&mut self.before);
-        let width = kv[0].dims2()?.1;
-        let cache = self.cache(at, heads, width)?;
-        let gap = segments.iter().position(|s| cache.len(*s) != before[*s]);
-        let answer = match gap {
-            None => cache.extend(kv, &segments, rows),
-            Some(i) => Err(Error::point(
-                format!(
-                    "blocks.{} has no keys of member {}, which left before it in an earlier step",
-                    at.0,
-                    rows.members()[i]
-                ),
-                "a member keeps its exit while it writes: give the same fixed `exit` to every step",
-            )),
+        let none = || Rows::equal(self.rows.n(), 0)?.of_members(self.rows.members());
+        let layer = match self.layers.entry(at) {
+            Entry::Occupied(layer) => layer.into_mut(),
+            Entry::Vacant(place) => place.insert(Box::new(KeyValueCache::new(none()?, heads, kv[0].dims2()?.1))),
         };
-        self.before = before;
-        answer?;
-        self.known(at, rows.members())
+        let layer: &mut dyn Any = layer.as_mut();
+        let cache: &mut KeyValueCache = layer.downcast_mut().ok_or_else(|| mixed_up(at.1))?;
+        if let Some(i) = segments.iter().position(|s| cache.len(*s) != self.before[*s]) {
+            let (block, member) = (at.0, rows.members()[i]);
+            return Err(Error::point(
+                format!("blocks.{block} has no keys of member {member}, which left before it in an earlier step"),
+                "a member keeps its exit while it writes: give the same fixed `exit` to every step",
+            ));
+        }
+        let whole = own && segments.len() == self.rows.n();
+        cache.rows = if whole { self.rows.clone() } else { extended(&cache.rows, &segments, rows)? };
+        ops::extend_slabs(&mut cache.slabs, &segments, rows, kv)?;
+        Ok(cache.kept(&segments))
     }
 
     /// What a layer remembers of the members of a pass. Errors where it remembers nothing.
@@ -199,11 +195,6 @@ impl KeyValueCache {
         // They share nothing yet, so one empty slab stands for all until a member writes.
         let empty = Arc::new(KeyValueSlab::new(heads, width));
         KeyValueCache { rows, slabs: std::iter::repeat_n(empty, n).collect() }
-    }
-
-    fn extend(&mut self, kv: [&Tensor; 2], segments: &[usize], rows: &Rows) -> Result<()> {
-        self.rows = extended(&self.rows, segments, rows)?;
-        ops::extend_slabs(&mut self.slabs, segments, rows, kv)
     }
 
     fn kept(&self, segments: &[usize]) -> Kept<'_> {
@@ -302,7 +293,7 @@ pub fn attend_own(cx: &mut Ctx, tap: &'static str, spec: &AttendSpec, [q, k, v]:
     let at = (cx.block, tap);
     match cx.memory.take() {
         Some(memory) if spec.causal => {
-            let kept = memory.extend(at, spec.heads, [k, v], spec.q_rows);
+            let kept = memory.extend(at, spec.heads, [k, v], spec.q_rows, true);
             let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));
             cx.memory = Some(memory);
             answer
@@ -330,7 +321,7 @@ pub fn attend_source(
     match (cx.memory.take(), made) {
         (Some(memory), made) => {
             let kept = match &made {
-                Some(([k, v], rows)) => memory.extend(at, spec.heads, [k, v], rows),
+                Some(([k, v], rows)) => memory.extend(at, spec.heads, [k, v], rows, false),
                 None => memory.known(at, spec.q_rows.members()),
             };
             let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));

@@ -271,8 +271,7 @@ impl Block {
         let mut x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
         if let Some(cross) = &self.cross {
             let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
-            let read = |cx: &mut Ctx, x: &Tensor| ops::split(&cross.kv.forward(cx, x)?);
-            let mixed = attend_source(cx, "cross", &plain, &q, source, read)?;
+            let mixed = attend_source(cx, "cross", &plain, &q, source, |cx, x| ops::split(&cross.kv.forward(cx, x)?))?;
             x = project_onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
         }
         let normed = self.ffn_norm.forward(&x)?;
