@@ -71,7 +71,7 @@ pub fn hash_attention(dir: &Path, out: &Path, input: &Input, how: &HashFit) -> R
         "pvt_v2" => {
             let entry = find("ecoformer_pvt_v2")?;
             fields.insert("model_type".into(), json!(entry.name));
-            fields.insert("architectures".into(), json!([entry.architectures[0]]));
+            fields.insert("architectures".into(), json!([entry.bare()]));
             entry
         }
         _ => {
@@ -92,7 +92,7 @@ pub fn hash_attention(dir: &Path, out: &Path, input: &Input, how: &HashFit) -> R
     let mut made = Hashed { errors: Vec::new(), improved: [0; 2], params: [source.params, w.n_elements()] };
     fit_blocks(model.as_ref(), &params, input, how, &mut made)?;
 
-    let mut files = remade(dir, &fields, &published_tensors(entry, entry.architectures[0], &params)?)?;
+    let mut files = remade(dir, &fields, &published_tensors(entry, entry.bare(), &params)?)?;
     files.remove("switch.json");
     write_folder(out, &files.into_iter().collect::<Vec<_>>())?;
     Ok(made)
@@ -125,7 +125,7 @@ impl Softmax {
         Plan::read(&folder, &config)?.check_plain("start from a plain checkpoint of floats")?;
         let w = Weights::open(&folder, &entry.names)?.trainable();
         let w = assemble(entry, &config, &Plan::default(), Source::plain(w))?.source.model;
-        let tensors: SavedMap = published_tensors(entry, entry.architectures[0], &w.params())?;
+        let tensors: SavedMap = published_tensors(entry, entry.bare(), &w.params())?;
         let floats =
             |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let tensors = tensors.iter().map(|(name, saved)| (name.clone(), floats(&saved.bytes))).collect();

@@ -51,7 +51,7 @@ fn whole(dir: &Path) -> Input {
 /// A family's toy with softmax in place of codes, its config, and images for it.
 fn softmax(dir: &Path, family: &str) -> (Json, Input) {
     let entry = find(family).unwrap();
-    let mut config = toy(entry, entry.architectures[0]);
+    let mut config = toy(entry, entry.bare());
     config["attn_type"] = json!("msa");
     publish(dir, entry, config.clone());
     (config, batch(Opened::open(dir, OpenOptions::default()).unwrap().model.as_ref(), 3))

@@ -44,7 +44,7 @@ pub fn write(dir: &Path, e: &Export) -> Result<()> {
         ("switch.json", json_bytes(&plan)),
     ];
     if !e.added.is_empty() {
-        let added = published_tensors(e.entry, e.entry.architectures[0], e.added)?;
+        let added = published_tensors(e.entry, e.entry.bare(), e.added)?;
         files.push(("switch.safetensors", safetensors_bytes(&added)?));
     }
     files.extend(e.files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));

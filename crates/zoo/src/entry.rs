@@ -4,6 +4,29 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{Error, Model, Result, Weights};
 
+/// What the head of an architecture answers. Tasks are chosen by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadKind {
+    /// Rows, and often a pooled one: no head.
+    Encoder,
+    /// Rows of an encoder and a decoder: no head.
+    EncoderDecoder,
+    /// Scores over the vocabulary for every token.
+    MaskedLm,
+    /// Scores of classes for a text.
+    SequenceClassification,
+    /// Scores of classes for every token.
+    TokenClassification,
+    /// Scores of every token as first and as last of an answer.
+    QuestionAnswering,
+    /// Scores over the vocabulary for the next token.
+    Generation,
+    /// Scores of classes for an image.
+    ImageClassification,
+    /// Maps over an image.
+    Dense,
+}
+
 /// A model family, found by the `model_type` of its config.
 pub struct Entry {
     /// `model_type` in `config.json`.
@@ -12,8 +35,8 @@ pub struct Entry {
     pub paper: &'static str,
     /// One line: what it is.
     pub summary: &'static str,
-    /// Accepted `architectures`; the first is used where the config names none.
-    pub architectures: &'static [&'static str],
+    /// Accepted `architectures` and the heads they have; the first is used where the config names none.
+    pub architectures: &'static [(&'static str, HeadKind)],
     /// Published sizes.
     pub variants: &'static [Variant],
     /// Other generations of tensor names.
@@ -79,6 +102,31 @@ pub struct Timm {
 }
 
 impl Entry {
+    /// The architecture of a config that names none.
+    pub fn bare(&self) -> &'static str {
+        self.architectures[0].0
+    }
+
+    /// Names of all architectures.
+    pub fn architecture_names(&self) -> Vec<&'static str> {
+        self.architectures.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The head of an architecture, `None` where this model does not have it.
+    pub fn head(&self, architecture: &str) -> Option<HeadKind> {
+        self.architectures.iter().find(|(name, _)| *name == architecture).map(|(_, head)| *head)
+    }
+
+    /// The head that a config asks for. Errors on an architecture that this model does not have.
+    pub fn head_of(&self, config: &ConfigMap) -> Result<HeadKind> {
+        let name = self.architecture(config)?;
+        self.head(name).ok_or_else(|| self.without(name))
+    }
+
+    fn without(&self, architecture: &str) -> Error {
+        Error::unsupported("architectures", architecture, self.architecture_names().join(", "))
+    }
+
     /// Whether the family has a trait.
     pub fn is(&self, t: Trait) -> bool {
         self.traits.contains(&t)
@@ -86,11 +134,11 @@ impl Entry {
 
     /// The architecture a config asks for. Errors on one that this model does not have.
     pub fn architecture<'a>(&self, config: &'a ConfigMap) -> Result<&'a str> {
-        let name = config.architecture().unwrap_or(self.architectures[0]);
-        if self.architectures.contains(&name) {
+        let name = config.architecture().unwrap_or(self.bare());
+        if self.head(name).is_some() {
             return Ok(name);
         }
-        Err(Error::unsupported("architectures", name, self.architectures.join(", ")))
+        Err(self.without(name))
     }
 
     /// Builds the model, strictly: every tensor used, none missing.
@@ -103,7 +151,7 @@ impl Entry {
 
     /// The name under which published files of an architecture store a tensor.
     pub fn published(&self, architecture: &str, canonical: &str) -> String {
-        let bare = architecture == self.architectures[0];
+        let bare = architecture == self.bare();
         let head = canonical.split('.').next().is_some_and(|first| self.heads.contains(&first));
         if bare || head { canonical.to_string() } else { format!("{}{canonical}", self.prefix) }
     }

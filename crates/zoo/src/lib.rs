@@ -11,6 +11,6 @@ pub mod save;
 mod text_head;
 pub mod timm;
 
-pub use entry::{Entry, Trait, Variant};
+pub use entry::{Entry, HeadKind, Trait, Variant};
 pub use open::{OpenOptions, Opened, Pooling};
 pub use registry::{ZOO, find};

@@ -14,7 +14,7 @@ use switchformer_switch::leaf::bits::NestedInt;
 use switchformer_switch::{Form, Plan, Resolved, Switches};
 
 use crate::assemble::{Assembled, Source, assemble};
-use crate::entry::Entry;
+use crate::entry::{Entry, HeadKind};
 use crate::registry::find;
 use crate::timm;
 
@@ -107,7 +107,9 @@ impl Opened {
                     .map_err(|e| Error::config(name, format!("bad variant table: {e}")))?;
                 config["model_type"] = entry.name.into();
                 config["architectures"] = serde_json::json!([v.architecture]);
-                if v.architecture.contains("ImageClassification") && config.get("num_labels").is_none() {
+                if entry.head(v.architecture) == Some(HeadKind::ImageClassification)
+                    && config.get("num_labels").is_none()
+                {
                     config["num_labels"] = 1000.into();
                 }
                 return Ok(config);

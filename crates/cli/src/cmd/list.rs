@@ -23,7 +23,7 @@ fn as_json(e: &Entry) -> Value {
         "name": e.name,
         "summary": e.summary,
         "paper": e.paper,
-        "architectures": e.architectures,
+        "architectures": e.architecture_names(),
         "variants": e.variants.iter().map(|v| json!({
             "name": v.name, "architecture": v.architecture, "params": v.params,
         })).collect::<Vec<_>>(),
@@ -85,7 +85,7 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
         e.name,
         e.summary,
         e.paper,
-        e.architectures.join(", "),
+        e.architecture_names().join(", "),
         variants(&[e]),
         aligned(&["published size", "GMAC", "G mul", "G add", "mJ"], &rows, 1),
         LeafCost::PJ_MUL,

@@ -9,7 +9,7 @@ use switchformer_data::{Encoding, Family, Preprocessor, Tokenizer};
 use switchformer_infer::tasks::extract_answer::finds_answers;
 use switchformer_nn::store::{SavedMap, safetensors_bytes, saved, write_atomic};
 use switchformer_nn::{Folder, Ids, Input, Output, Part, Point, Taps, Trace, Value};
-use switchformer_zoo::Opened;
+use switchformer_zoo::{HeadKind, Opened};
 
 use super::{DEFAULT, Place, open, print, print_json};
 use crate::fail::Fail;
@@ -271,7 +271,7 @@ fn answers(
             );
         }
     }
-    let masked = opened.config.architecture().is_some_and(|a| a.ends_with("ForMaskedLM"));
+    let masked = opened.entry.head_of(&opened.config)? == HeadKind::MaskedLm;
     let mask = tokenizer.and_then(|t| ["[MASK]", "<mask>"].iter().find_map(|m| t.token_to_id(m)));
     if let (true, Some(t), Some(mask), Some((logits, rows)), Ok(Ids { ids, .. })) =
         (masked, tokenizer, mask, out.get_rows("logits"), given.input.ids("input_ids"))

@@ -5,7 +5,7 @@ use std::path::Path;
 use switchformer_data::reader::{Found, best};
 use switchformer_data::{Reader, Squad, Tokenizer, Window};
 use switchformer_nn::{Input, Part, Point, Rows, Trace};
-use switchformer_zoo::Opened;
+use switchformer_zoo::{HeadKind, Opened};
 
 use crate::error::{Error, Result};
 
@@ -26,7 +26,7 @@ pub fn reader(opened: &Opened, dir: &Path) -> Result<Reader> {
 
 /// Whether a model answers with a stretch of a passage.
 pub fn finds_answers(opened: &Opened) -> bool {
-    opened.config.architecture().is_some_and(|a| a.ends_with("ForQuestionAnswering"))
+    opened.entry.head_of(&opened.config).is_ok_and(|head| head == HeadKind::QuestionAnswering)
 }
 
 fn no_answers(opened: &Opened) -> Error {

@@ -69,7 +69,7 @@ pub fn checkpoint(dir: &Path, model_type: &str) -> PathBuf {
     let entry = find(model_type).unwrap();
     let w = Weights::fresh(5, 0.2).trainable();
     entry.build(&ConfigMap::new(config.clone()).unwrap(), &w).unwrap();
-    let tensors = published_tensors(entry, entry.architectures[0], &w.params()).unwrap();
+    let tensors = published_tensors(entry, entry.bare(), &w.params()).unwrap();
     let home = dir.join(model_type);
     std::fs::create_dir_all(&home).unwrap();
     std::fs::write(home.join("config.json"), config.to_string()).unwrap();

@@ -102,7 +102,7 @@ pub fn toy_architecture(entry: &Entry) -> String {
 
 /// Every model under every architecture.
 pub fn everything() -> impl Iterator<Item = (&'static Entry, &'static str)> {
-    ZOO.iter().flat_map(|e| e.architectures.iter().map(move |a| (*e, *a)))
+    ZOO.iter().flat_map(|e| e.architectures.iter().map(move |(a, _)| (*e, *a)))
 }
 
 /// Whether exit heads can answer in this toy's stead.

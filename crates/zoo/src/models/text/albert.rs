@@ -16,7 +16,7 @@ use switchformer_nn::{
 };
 
 use super::bert::{Config, Embeddings};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -25,10 +25,10 @@ pub static ENTRY: Entry = Entry {
     paper: "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations, arXiv 1909.11942",
     summary: "BERT whose blocks share one set of weights, with a narrow word table",
     architectures: &[
-        "AlbertModel",
-        "AlbertForMaskedLM",
-        "AlbertForSequenceClassification",
-        "AlbertForTokenClassification",
+        ("AlbertModel", HeadKind::Encoder),
+        ("AlbertForMaskedLM", HeadKind::MaskedLm),
+        ("AlbertForSequenceClassification", HeadKind::SequenceClassification),
+        ("AlbertForTokenClassification", HeadKind::TokenClassification),
     ],
     variants: &[
         variant(

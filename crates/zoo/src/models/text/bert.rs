@@ -14,7 +14,7 @@ use switchformer_nn::{
     AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -23,11 +23,11 @@ pub static ENTRY: Entry = Entry {
     paper: "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding, arXiv 1810.04805",
     summary: "post-norm Transformer encoder over word pieces",
     architectures: &[
-        "BertModel",
-        "BertForMaskedLM",
-        "BertForSequenceClassification",
-        "BertForTokenClassification",
-        "BertForQuestionAnswering",
+        ("BertModel", HeadKind::Encoder),
+        ("BertForMaskedLM", HeadKind::MaskedLm),
+        ("BertForSequenceClassification", HeadKind::SequenceClassification),
+        ("BertForTokenClassification", HeadKind::TokenClassification),
+        ("BertForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
     variants: VARIANTS,
     names: NAMES,

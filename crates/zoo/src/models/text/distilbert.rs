@@ -13,7 +13,7 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -22,10 +22,10 @@ pub static ENTRY: Entry = Entry {
     paper: "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter, arXiv 1910.01108",
     summary: "BERT at half depth, without segments and pooler",
     architectures: &[
-        "DistilBertModel",
-        "DistilBertForMaskedLM",
-        "DistilBertForSequenceClassification",
-        "DistilBertForTokenClassification",
+        ("DistilBertModel", HeadKind::Encoder),
+        ("DistilBertForMaskedLM", HeadKind::MaskedLm),
+        ("DistilBertForSequenceClassification", HeadKind::SequenceClassification),
+        ("DistilBertForTokenClassification", HeadKind::TokenClassification),
     ],
     variants: &[Variant {
         name: "distilbert-base-uncased",

@@ -7,14 +7,18 @@
 //! Departs from the reference: as T5. Rows are never scaled before the head, whatever the config says of ties.
 
 use super::t5::{Defaults, NAMES, T5, dense};
-use crate::entry::{Entry, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
     name: "mt5",
     paper: "mT5: A massively multilingual pre-trained text-to-text transformer, arXiv 2010.11934",
     summary: "T5 v1.1 over a hundred languages",
-    architectures: &["MT5ForConditionalGeneration", "MT5Model", "MT5EncoderModel"],
+    architectures: &[
+        ("MT5ForConditionalGeneration", HeadKind::Generation),
+        ("MT5Model", HeadKind::EncoderDecoder),
+        ("MT5EncoderModel", HeadKind::Encoder),
+    ],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["block."],

@@ -13,7 +13,7 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Weights};
 
 use super::bert::{Config, Embeddings, load_blocks};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -22,10 +22,10 @@ pub static ENTRY: Entry = Entry {
     paper: "RoBERTa: A Robustly Optimized BERT Pretraining Approach, arXiv 1907.11692",
     summary: "BERT's network over byte-level pieces, trained longer",
     architectures: &[
-        "RobertaModel",
-        "RobertaForMaskedLM",
-        "RobertaForSequenceClassification",
-        "RobertaForTokenClassification",
+        ("RobertaModel", HeadKind::Encoder),
+        ("RobertaForMaskedLM", HeadKind::MaskedLm),
+        ("RobertaForSequenceClassification", HeadKind::SequenceClassification),
+        ("RobertaForTokenClassification", HeadKind::TokenClassification),
     ],
     variants: VARIANTS,
     names: NAMES,

@@ -14,7 +14,7 @@ use switchformer_nn::{FfnSpec, Result, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
 
 use super::t5::{Defaults, Ff, NAMES, Site, T5};
-use crate::entry::{Entry, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -23,9 +23,9 @@ pub static ENTRY: Entry = Entry {
             2101.03961",
     summary: "T5 with banks of experts, one per row",
     architectures: &[
-        "SwitchTransformersForConditionalGeneration",
-        "SwitchTransformersModel",
-        "SwitchTransformersEncoderModel",
+        ("SwitchTransformersForConditionalGeneration", HeadKind::Generation),
+        ("SwitchTransformersModel", HeadKind::EncoderDecoder),
+        ("SwitchTransformersEncoderModel", HeadKind::Encoder),
     ],
     variants: VARIANTS,
     names: NAMES,

@@ -22,14 +22,18 @@ use switchformer_nn::{
     Side, Staged, State, Stream, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
     name: "t5",
     paper: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, arXiv 1910.10683",
     summary: "encoder-decoder over word pieces, relative positions, RMS norms",
-    architectures: &["T5ForConditionalGeneration", "T5Model", "T5EncoderModel"],
+    architectures: &[
+        ("T5ForConditionalGeneration", HeadKind::Generation),
+        ("T5Model", HeadKind::EncoderDecoder),
+        ("T5EncoderModel", HeadKind::Encoder),
+    ],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["block."],

@@ -19,7 +19,7 @@ use switchformer_nn::{
     Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::rows_in;
 
 /// Registry entry.
@@ -27,7 +27,7 @@ pub static ENTRY: Entry = Entry {
     name: "activator",
     paper: "Activator: GLU Activation Function as the Core Component of a Vision Transformer, arXiv 2405.15953",
     summary: "gated linear units in the place of attention; a bag of image patches",
-    architectures: &["ACTIVATORImageClassification"],
+    architectures: &[("ACTIVATORImageClassification", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
     blocks: &["model."],

@@ -26,7 +26,7 @@ use switchformer_nn::{
     Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{MapPositions, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, rows_in};
 
 /// Registry entry.
@@ -34,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     name: "crossformer",
     paper: "CrossFormer, arXiv 2108.00154, and CrossFormer++, arXiv 2303.06908",
     summary: "pyramid of patches of several sizes with attention to groups near and far in turn",
-    architectures: &["CrossFormer"],
+    architectures: &[("CrossFormer", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &["**.attn.biases", "**.attn.relative_position_index", "**.attn_mask"]),
     blocks: &["blocks."],

@@ -19,7 +19,7 @@ use switchformer_nn::{
     Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Variant};
 use crate::pool::Pool;
 
 /// Registry entry.
@@ -27,7 +27,7 @@ pub static ENTRY: Entry = Entry {
     name: "crossvit",
     paper: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification, arXiv 2103.14899",
     summary: "two ViTs with patches of two sizes that exchange class tokens",
-    architectures: &["CrossVit"],
+    architectures: &[("CrossVit", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],

@@ -21,7 +21,7 @@ use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
 
 /// Registry entry.
@@ -29,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     name: "cswin",
     paper: "CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows, arXiv 2107.00652",
     summary: "pyramid with attention inside vertical and horizontal stripes",
-    architectures: &["CSWinTransformer"],
+    architectures: &[("CSWinTransformer", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
     blocks: &["stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "stage6.", "stage7.", "stage8."],

@@ -13,14 +13,18 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
 
 use super::vit::{Body, Config, Pooler};
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
     name: "deit",
     paper: "Training data-efficient image transformers & distillation through attention, arXiv 2012.12877",
     summary: "ViT with a distillation token beside the class token",
-    architectures: &["DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"],
+    architectures: &[
+        ("DeiTModel", HeadKind::Encoder),
+        ("DeiTForImageClassification", HeadKind::ImageClassification),
+        ("DeiTForImageClassificationWithTeacher", HeadKind::ImageClassification),
+    ],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["encoder.layer."],

@@ -21,7 +21,7 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::models::vision::pvt_v2::{BARE, Config, RULES, build};
 use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale, rows_in};
 
@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     name: "ecoformer_pvt_v2",
     paper: "EcoFormer: Energy-Saving Attention with Linear Complexity, arXiv 2209.09004",
     summary: "PVT v2 with attention over binary codes, linear in the number of rows",
-    architectures: &["EcoFormerPvtV2"],
+    architectures: &[("EcoFormerPvtV2", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],

@@ -23,7 +23,7 @@ use switchformer_nn::{
     Weights, ops,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{MapHead, Mixer, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
 
 /// Registry entry.
@@ -31,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     name: "fmvit",
     paper: "FMViT: A multiple-frequency mixing Vision Transformer, arXiv 2311.05707 (clean-room, in its style)",
     summary: "convolutions and attention mixed at several frequencies, in layers that fold (clean-room)",
-    architectures: &["FMViT"],
+    architectures: &[("FMViT", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: &["blocks."],

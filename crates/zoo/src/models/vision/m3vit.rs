@@ -29,7 +29,7 @@ use switchformer_nn::{
 use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -37,7 +37,7 @@ pub static ENTRY: Entry = Entry {
     paper: "M3ViT: Mixture-of-Experts Vision Transformer for Efficient Multi-task Learning with Model-Accelerator \
             Co-design, arXiv 2210.14793",
     summary: "ViT for several dense tasks: experts in every second block, a gate and a decoder per task",
-    architectures: &["VisionTransformerMoE", "MultiTaskModel"],
+    architectures: &[("VisionTransformerMoE", HeadKind::Encoder), ("MultiTaskModel", HeadKind::Dense)],
     variants: VARIANTS,
     names: Names::new(RULES, IGNORE),
     blocks: &["blocks."],

@@ -18,7 +18,7 @@ use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
@@ -26,7 +26,7 @@ pub static ENTRY: Entry = Entry {
     name: "pvt_v2",
     paper: "PVT v2: Improved Baselines with Pyramid Vision Transformer, arXiv 2106.13797",
     summary: "pyramid with attention to a reduced map and convolutions for positions",
-    architectures: &["PvtV2Model", "PvtV2ForImageClassification"],
+    architectures: &[("PvtV2Model", HeadKind::Encoder), ("PvtV2ForImageClassification", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],

@@ -24,7 +24,7 @@ use switchformer_nn::{
     ops,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
 
 /// Registry entry.
@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
     name: "rmt",
     paper: "RMT: Retentive Networks Meet Vision Transformers, arXiv 2309.11523",
     summary: "pyramid with attention that fades with Manhattan distance, along rows and columns on large maps",
-    architectures: &["VisRetNet"],
+    architectures: &[("VisRetNet", HeadKind::ImageClassification)],
     variants: VARIANTS,
     // What depends on no weight is stored too.
     names: Names::new(&[], &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"]),

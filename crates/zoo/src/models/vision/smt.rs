@@ -19,7 +19,7 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{
     self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_between,
     rows_in,
@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     name: "smt",
     paper: "Scale-Aware Modulation Meet Transformer, arXiv 2307.08579",
     summary: "pyramid of multi-kernel convolution gates and, where maps are small, attention",
-    architectures: &["SMT"],
+    architectures: &[("SMT", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: &["attn.", "mlp."],

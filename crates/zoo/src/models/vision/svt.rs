@@ -26,7 +26,7 @@ use switchformer_nn::{
     Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{
     self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between,
 };
@@ -36,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     name: "svt",
     paper: "Scattering Vision Transformer: Spectral Mixing Matters, arXiv 2311.01310",
     summary: "pyramid that mixes large maps by a complex wavelet transform and small ones by attention",
-    architectures: &["SVT"],
+    architectures: &[("SVT", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"]),
     blocks: &["attn.", "mlp."],

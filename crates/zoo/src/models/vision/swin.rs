@@ -25,7 +25,7 @@ use switchformer_nn::{
     Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, rows_in, tap_stage};
 
 /// Registry entry.
@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     name: "swin",
     paper: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, arXiv 2103.14030",
     summary: "pyramid with attention inside shifted windows and relative positions",
-    architectures: &["SwinModel", "SwinForImageClassification"],
+    architectures: &[("SwinModel", HeadKind::Encoder), ("SwinForImageClassification", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["encoder.layers."],

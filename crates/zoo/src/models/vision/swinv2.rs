@@ -8,14 +8,17 @@
 //! Departs from the reference: see `swin.rs`.
 
 use super::swin::{ARGS, NAMES, Swin, Version};
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
     name: "swinv2",
     paper: "Swin Transformer V2: Scaling Up Capacity and Resolution, arXiv 2111.09883",
     summary: "Swin with norms behind the branches, cosine scores and continuous relative positions",
-    architectures: &["Swinv2Model", "Swinv2ForImageClassification"],
+    architectures: &[
+        ("Swinv2Model", HeadKind::Encoder),
+        ("Swinv2ForImageClassification", HeadKind::ImageClassification),
+    ],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["encoder.layers."],

@@ -19,7 +19,7 @@ use switchformer_nn::{
     Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Timm, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Variant};
 use crate::pool::Pool;
 
 /// Registry entry.
@@ -27,7 +27,7 @@ pub static ENTRY: Entry = Entry {
     name: "tnt",
     paper: "Transformer in Transformer, arXiv 2103.00112",
     summary: "a small Transformer over the words of every patch inside one over patches",
-    architectures: &["TNT"],
+    architectures: &[("TNT", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(RULES, &["outer_tokens"]),
     blocks: &["blocks."],

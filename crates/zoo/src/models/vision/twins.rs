@@ -24,7 +24,7 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Error, Ffn, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::models::vision::ecoformer_pvt_v2::{Kinds, Shape};
 use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_in};
 
@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     name: "twins",
     paper: "Twins: Revisiting the Design of Spatial Attention in Vision Transformers, arXiv 2104.13840",
     summary: "pyramid with windows and a reduced map in turn; also with EcoFormer's codes",
-    architectures: &["Twins"],
+    architectures: &[("Twins", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: Names::new(&[], &[]),
     blocks: &["blocks."],

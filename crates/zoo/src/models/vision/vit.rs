@@ -20,14 +20,14 @@ use switchformer_nn::{
     Staged, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, Variant};
+use crate::entry::{Entry, HeadKind, Variant};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
     name: "vit",
     paper: "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, arXiv 2010.11929",
     summary: "plain Transformer encoder over image patches with a class token",
-    architectures: &["ViTModel", "ViTForImageClassification"],
+    architectures: &[("ViTModel", HeadKind::Encoder), ("ViTForImageClassification", HeadKind::ImageClassification)],
     variants: VARIANTS,
     names: NAMES,
     blocks: &["encoder.layer."],
