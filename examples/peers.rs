@@ -16,7 +16,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use switchformer_lab::loss::label_loss;
 use switchformer_lab::optim::Optimiser;
 use switchformer_lab::task::logits;
@@ -29,6 +28,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::equip;
 use switchformer_switch::leaf::bits::{EightBits, NestedInt, Width};
+use switchformer_tensor::Tensor;
 
 /// Large buffers are kept from one pass to the next.
 #[global_allocator]
@@ -109,16 +109,16 @@ fn encoder() -> Done<Vec<f64>> {
         .collect::<Result<_, _>>()?;
     w.finish()?;
 
-    let input = candle_core::safetensors::load(path("PEERS_INPUT")?, &Device::Cpu)?;
+    let input = switchformer_tensor::safetensors::load(path("PEERS_INPUT")?)?;
     let part = |name: &str| input.get(name).ok_or_else(|| format!("PEERS_INPUT has no tensor {name}"));
     let x = part("x")?;
     let lens: Vec<usize> = part("lens")?.to_vec1::<i64>()?.into_iter().map(|n| n as usize).collect();
     let valid: Vec<Tensor> =
-        lens.iter().enumerate().map(|(i, &n)| x.get(i)?.narrow(0, 0, n)).collect::<candle_core::Result<_>>()?;
+        lens.iter().enumerate().map(|(i, &n)| x.get(i)?.narrow(0, 0, n)).collect::<switchformer_tensor::Result<_>>()?;
     let (x, rows) = (Tensor::cat(&valid, 0)?, Rows::new(&lens)?);
 
     let y = run(&blocks, &point, &x, &rows)?;
-    candle_core::safetensors::save(&HashMap::from([("y", y)]), path("PEERS_OUTPUT")?)?;
+    switchformer_tensor::safetensors::save(&HashMap::from([("y", y)]), path("PEERS_OUTPUT")?)?;
     time(1, || Ok(run(&blocks, &point, &x, &rows).map(drop)?))
 }
 

@@ -104,9 +104,3 @@ impl From<switchformer_lab::Error> for Fail {
         Fail::Lab(e)
     }
 }
-
-impl From<candle_core::Error> for Fail {
-    fn from(e: candle_core::Error) -> Self {
-        Fail::Nn(e.into())
-    }
-}

@@ -11,13 +11,13 @@ mod fit;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::Left;
 use switchformer_nn::store::{SavedMap, unused, write_folder};
 use switchformer_nn::{Ctx, Error, Folder, Input, Model, Param, Point, Result, Taps, Trace, Weights, walk};
 use switchformer_switch::Plan;
+use switchformer_tensor::Tensor;
 
 pub use fit::{Fitted, Sample, fit, places};
 
@@ -172,7 +172,7 @@ fn take_over(params: &[Param], source: &Softmax) -> Result<()> {
         for (name, _) in &p.names {
             values.extend(source.of(name)?);
         }
-        p.var.set(&Tensor::from_vec(values, p.var.dims(), &Device::Cpu)?)?;
+        p.var.set(&Tensor::from_vec(values, p.var.dims())?)?;
     }
     Ok(())
 }
@@ -214,7 +214,7 @@ fn fit_blocks(model: &dyn Model, params: &[Param], input: &Input, how: &HashFit,
             let start: Vec<f32> = matrix.var.flatten_all()?.to_vec1()?;
             let fitted = fit(&sample, &start, &places(sample.rows(), how, idx as u64), how)?;
             for (param, values) in [(anchors, fitted.anchors), (means, fitted.means), (matrix, fitted.matrix)] {
-                param.var.set(&Tensor::from_vec(values, param.var.dims(), &Device::Cpu)?)?;
+                param.var.set(&Tensor::from_vec(values, param.var.dims())?)?;
             }
             made.errors.push(fitted.errors);
             made.improved = [made.improved[0] + fitted.improved, made.improved[1] + how.bits];

@@ -4,12 +4,10 @@
 //! `switch.json`, and the banks are in `switch.safetensors`. At first every router gives the dense model's answer; the
 //! experts differ once they are trained. (Method: "Sparse Upcycling", arXiv 2212.05055.)
 
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use candle_core::Device;
-use serde_json::Value as Json;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved, unused, write_folder};
 use switchformer_nn::weights::{LeafMaker, LinearSpec, inspect};
 use switchformer_nn::{Error, Ffn, FfnSpec, Folder, Linear, ParamKind, Result, Weights, init};
@@ -126,6 +124,6 @@ fn added(folder: &Folder, plan: &Plan) -> Result<SavedMap> {
     }
     let path = folder.path("switch.safetensors");
     inspect(&path)?; // the strict reader of headers comes first
-    let all = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    let all = switchformer_tensor::safetensors::load(&path)?;
     all.iter().map(|(name, t)| Ok((name.clone(), saved(t)?))).collect()
 }

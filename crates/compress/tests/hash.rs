@@ -8,17 +8,17 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use common::{batch, far, flat, publish, toy};
 use serde_json::{Value as Json, json};
 use switchformer_compress::hash::{HashFit, Sample, fit, hash_attention, places};
 use switchformer_nn::{Input, Point, Taps};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::{OpenOptions, Opened, find};
 
 #[test]
 fn a_fit_is_the_reference_s() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/ecoformer_pvt_v2/fit.safetensors");
-    let numbers = candle_core::safetensors::load(golden, &Device::Cpu).unwrap();
+    let numbers = switchformer_tensor::safetensors::load(golden).unwrap();
     let [heads, bits, anchors] = numbers["in.start"].dims() else { panic!() };
     let sample = Sample::of(&numbers["in.rows"], 2, *heads).unwrap();
     let start = flat(&numbers["in.start"]);
@@ -58,7 +58,7 @@ fn softmax(dir: &Path, family: &str) -> (Json, Input) {
 }
 
 fn tensors(dir: &Path) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap()
+    switchformer_tensor::safetensors::load(dir.join("model.safetensors")).unwrap()
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn rows_that_are_alike_have_more_bits_in_common() {
     let mut taps = Taps::named([name]);
     opened.run_tapped(&Point::new(), &input, &mut taps).unwrap();
     let sample = Sample::of(&taps.get(name).unwrap()[0], 3, 2).unwrap();
-    let new = candle_core::safetensors::load(out.join("model.safetensors"), &Device::Cpu).unwrap();
+    let new = switchformer_tensor::safetensors::load(out.join("model.safetensors")).unwrap();
     let matrix = flat(&new["encoder.layers.0.blocks.0.attention.fast_attention.ksh.A"]);
     let rest = HashFit { steps: 0, ..how };
     let at = places(sample.rows(), &how, 0);
@@ -207,6 +207,6 @@ fn what_cannot_be_hashed_is_refused_by_name() {
     refused("whole", "new", &HashFit { anchors: 4_000, ..how }, "4000 anchors");
     refused("whole", "new", &HashFit { top_k: 500, ..how }, "500 neighbours");
     refused("whole", "new", &HashFit { bits: 0, ..how }, "nbits");
-    let other = Tensor::zeros((1, 3, 32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let other = Tensor::zeros((1, 3, 32, 32), switchformer_tensor::DType::F32).unwrap();
     assert!(hash_attention(&dir("whole"), &dir("new"), &Input::pixel_values(other), &how).is_err());
 }

@@ -101,11 +101,7 @@ fn compare(before: &Path, after: &Path, texts: &[&str]) -> usize {
     let mut compared = 0;
     for ((name, x), (_, y)) in run(&a, &ea).iter().zip(run(&b, &eb)) {
         let vocab = x.dims().last() != y.dims().last();
-        let x = if vocab {
-            x.index_select(&Tensor::new(kept.as_slice(), x.device()).unwrap(), 1).unwrap()
-        } else {
-            x.clone()
-        };
+        let x = if vocab { x.index_select(&Tensor::new(kept.as_slice()).unwrap(), 1).unwrap() } else { x.clone() };
         assert_eq!(bits(&x), bits(&y), "{} {name}", before.display());
         compared += 1;
     }

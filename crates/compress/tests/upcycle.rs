@@ -7,13 +7,13 @@ mod common;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use common::{batch, bits, distance, everything, publish, toy};
 use serde_json::{Value as Json, json};
 use switchformer_compress::upcycle::upcycle;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved};
 use switchformer_nn::{Error, Output, Point};
 use switchformer_switch::leaf::experts::ExpertPlan;
+use switchformer_tensor::Tensor;
 use switchformer_zoo::{OpenOptions, Opened, Trait, find};
 
 /// Relative: shares that sum to one up to rounding, and products with stored integers, which add in an order that depends
@@ -86,14 +86,14 @@ fn experts_that_differ_are_told_apart() {
     upcycle(&dense, &out, &PLAN, 1).unwrap();
     // Expert 1 of the first bank forgets what it knew.
     let file = out.join("switch.safetensors");
-    let mut tensors: SavedMap = candle_core::safetensors::load(&file, &Device::Cpu)
+    let mut tensors: SavedMap = switchformer_tensor::safetensors::load(&file)
         .unwrap()
         .iter()
         .map(|(n, t)| (n.clone(), saved(t).unwrap()))
         .collect();
     let name = tensors.keys().find(|n| n.contains("layer.0.") && n.ends_with("expert_1.output.dense.weight")).unwrap();
     let (name, shape) = (name.clone(), tensors[name].shape.clone());
-    let zeros = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    let zeros = Tensor::zeros(shape, switchformer_tensor::DType::F32).unwrap();
     tensors.insert(name.clone(), saved(&zeros).unwrap());
     std::fs::write(&file, safetensors_bytes(&tensors).unwrap()).unwrap();
     let wide = open(&out, false);

@@ -247,10 +247,3 @@ fn more(text: &mut String, n: usize) {
         text.push_str(&format!("\n    ... and {} more", n - LISTED));
     }
 }
-
-#[cfg(feature = "candle")]
-impl From<candle_core::Error> for Error {
-    fn from(e: candle_core::Error) -> Self {
-        Error::tensor(e.to_string())
-    }
-}

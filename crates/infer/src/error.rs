@@ -28,9 +28,3 @@ impl Error {
         }
     }
 }
-
-impl From<candle_core::Error> for Error {
-    fn from(e: candle_core::Error) -> Self {
-        Error::Nn(e.into())
-    }
-}

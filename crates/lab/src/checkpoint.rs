@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, saved};
-use switchformer_nn::{Device, Folder, json};
+use switchformer_nn::{Folder, json};
+use switchformer_tensor::Tensor;
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -192,7 +192,7 @@ impl Checkpoints {
         for i in 0..optimiser.params().len() {
             let (name, var) = (key(&optimiser.params()[i]).to_string(), optimiser.params()[i].var.clone());
             let w = values(&format!("w.{name}"), var.elem_count())?;
-            var.set(&Tensor::from_vec(w, var.dims(), &Device::Cpu)?)?;
+            var.set(&Tensor::from_vec(w, var.dims())?)?;
             for (slot, v) in &mut optimiser.slots_mut()[i] {
                 *v = values(&format!("{slot}.{name}"), v.len())?;
             }
@@ -217,13 +217,13 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use candle_core::Var;
     use switchformer_nn::{Param, ParamKind};
+    use switchformer_tensor::Var;
 
     const KEEP: Keep = Keep { last: 2, best: 1 };
 
     fn optimiser(value: f32) -> (Optimiser, Ema) {
-        let var = Var::from_tensor(&Tensor::new(&[[value, value + 1.0]], &Device::Cpu).unwrap()).unwrap();
+        let var = Var::from_tensor(&Tensor::new(&[[value, value + 1.0]]).unwrap()).unwrap();
         let p = Param { names: vec![("w".into(), 1)], var, kind: ParamKind::Matrix, saved_shape: None };
         let mut o = Optimiser::adamw(vec![p], 0.999, 0.0);
         o.slots_mut()[0].insert("m", vec![value, -value]);

@@ -139,9 +139,3 @@ impl From<switchformer_compress::Error> for Error {
         }
     }
 }
-
-impl From<candle_core::Error> for Error {
-    fn from(e: candle_core::Error) -> Self {
-        Error::Nn(e.into())
-    }
-}

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
 use switchformer_nn::Rows;
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, D, DType, Layout, Shape, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ pub fn targets(labels: &[u8], classes: usize, smoothing: f64) -> Result<Tensor> 
     for (i, label) in labels.iter().enumerate() {
         t[i * classes + *label as usize] += (1.0 - smoothing) as f32;
     }
-    Ok(Tensor::from_vec(t, (labels.len(), classes), &candle_core::Device::Cpu)?.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(t, (labels.len(), classes))?.to_dtype(DType::F32)?)
 }
 
 /// Mean cross-entropy against a distribution over classes. Shapes: both `[n, classes]` -> scalar.
@@ -95,10 +95,10 @@ fn probabilities(logits: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// The values of a contiguous CPU tensor.
-fn values<'a>(s: &'a CpuStorage, l: &Layout) -> candle_core::Result<&'a [f32]> {
+fn values<'a>(s: &'a CpuStorage, l: &Layout) -> switchformer_tensor::Result<&'a [f32]> {
     match (s, l.contiguous_offsets()) {
         (CpuStorage::F32(v), Some((from, to))) => Ok(&v[from..to]),
-        _ => candle_core::bail!("a loss reads contiguous f32 on the CPU"),
+        _ => switchformer_tensor::bail!("a loss reads contiguous f32 on the CPU"),
     }
 }
 
@@ -123,7 +123,7 @@ impl CustomOp1 for LabelLoss {
     fn name(&self) -> &'static str {
         "label-loss"
     }
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> switchformer_tensor::Result<(CpuStorage, Shape)> {
         let (n, z) = (self.labels.len(), values(s, l)?);
         let classes = z.len() / n;
         let mut sum = 0f64;
@@ -136,7 +136,7 @@ impl CustomOp1 for LabelLoss {
         }
         Ok(scalar(sum / n as f64))
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> switchformer_tensor::Result<Option<Tensor>> {
         let (n, classes) = x.dims2()?;
         let scale = grad.to_scalar::<f32>()? / n as f32;
         let rest = (self.smoothing / classes as f64) as f32;
@@ -144,7 +144,7 @@ impl CustomOp1 for LabelLoss {
         for (row, label) in g.chunks_exact_mut(classes).zip(&self.labels) {
             row[*label as usize] -= scale * (1.0 - self.smoothing) as f32;
         }
-        Ok(Some(Tensor::from_vec(g, (n, classes), x.device())?))
+        Ok(Some(Tensor::from_vec(g, (n, classes))?))
     }
 }
 
@@ -172,11 +172,11 @@ impl CustomOp1 for SpanLoss {
     fn name(&self) -> &'static str {
         "span-loss"
     }
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> switchformer_tensor::Result<(CpuStorage, Shape)> {
         let sum: f64 = self.each(values(s, l)?).map(|(_, _, label, probs)| -probs[label].max(1e-300).ln()).sum();
         Ok(scalar(sum / self.labels.len() as f64))
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> switchformer_tensor::Result<Option<Tensor>> {
         let scale = f64::from(grad.to_scalar::<f32>()?) / self.labels.len() as f64;
         let z: Vec<f32> = x.flatten_all()?.to_vec1()?;
         let mut g = vec![0f32; z.len()];
@@ -186,7 +186,7 @@ impl CustomOp1 for SpanLoss {
                 g[2 * (range.start + i) + column] = (scale * (p - right)) as f32;
             }
         }
-        Ok(Some(Tensor::from_vec(g, x.shape(), x.device())?))
+        Ok(Some(Tensor::from_vec(g, x.shape())?))
     }
 }
 
@@ -227,7 +227,7 @@ impl CustomOp2 for SymmetricKl {
         l: &Layout,
         t: &CpuStorage,
         m: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
+    ) -> switchformer_tensor::Result<(CpuStorage, Shape)> {
         values(s, l)?;
         values(t, m)?;
         let classes = l.dims()[1];
@@ -241,12 +241,10 @@ impl CustomOp2 for SymmetricKl {
         _: &Tensor,
         _: &Tensor,
         grad: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> switchformer_tensor::Result<(Option<Tensor>, Option<Tensor>)> {
         let (n, classes) = x.dims2()?;
         let scale = grad.to_scalar::<f32>()? / n as f32;
-        let make = |p: &[f32], q: &[f32]| {
-            Tensor::from_vec(SymmetricKl::gradient(p, q, classes, scale), (n, classes), x.device())
-        };
+        let make = |p: &[f32], q: &[f32]| Tensor::from_vec(SymmetricKl::gradient(p, q, classes, scale), (n, classes));
         Ok((Some(make(&self.p, &self.q)?), Some(make(&self.q, &self.p)?)))
     }
 }
@@ -255,11 +253,11 @@ impl CustomOp2 for SymmetricKl {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use switchformer_tensor::Var;
 
     #[test]
     fn cross_entropy_matches_the_closed_form() {
-        let logits = Tensor::new(&[[1f32, 2.0, 3.0], [0.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        let logits = Tensor::new(&[[1f32, 2.0, 3.0], [0.0, 0.0, 0.0]]).unwrap();
         let t = targets(&[2, 0], 3, 0.0).unwrap();
         let got = cross_entropy(&logits, &t).unwrap().to_scalar::<f32>().unwrap();
         let first = (1f64.exp() + 2f64.exp() + 3f64.exp()).ln() - 3.0;
@@ -274,7 +272,7 @@ mod tests {
 
     #[test]
     fn gradient_is_softmax_minus_target() {
-        let x = Var::new(&[[0.3f32, -0.2, 0.9]], &Device::Cpu).unwrap();
+        let x = Var::new(&[[0.3f32, -0.2, 0.9]]).unwrap();
         let t = targets(&[0], 3, 0.1).unwrap();
         let grads = cross_entropy(x.as_tensor(), &t).unwrap().backward().unwrap();
         let got = grads.get(x.as_tensor()).unwrap().to_vec2::<f32>().unwrap();
@@ -285,7 +283,7 @@ mod tests {
     fn random(seed: u64, n: usize, classes: usize) -> Var {
         let mut s = switchformer_nn::init::Stream::new(seed);
         let v: Vec<f32> = (0..n * classes).map(|_| 4.0 * s.unit() - 2.0).collect();
-        Var::from_vec(v, (n, classes), &Device::Cpu).unwrap()
+        Var::from_vec(v, (n, classes)).unwrap()
     }
 
     fn close(a: &Tensor, b: &Tensor) {

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use serde::Serialize;
 use switchformer_data::batch::Draw;
 use switchformer_data::fashion::Dataset;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Input, Point, Trace, ops};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use crate::error::Result;
@@ -55,7 +55,7 @@ pub fn pixels(set: &Dataset, indices: &[u32], draw: Option<&Draw>) -> Result<Inp
     let shape = (indices.len(), set.channels(), set.height(), set.width());
     let mut data = vec![0f32; shape.0 * shape.1 * shape.2 * shape.3];
     set.fill_batch(indices, set.norm(), draw, &mut data)?;
-    Ok(Input::pixel_values(Tensor::from_vec(data, shape, &Device::Cpu)?))
+    Ok(Input::pixel_values(Tensor::from_vec(data, shape)?))
 }
 
 /// The set at the size that a model was trained at.
@@ -145,7 +145,7 @@ pub fn gemm_rate() -> Result<f64> {
     let mut stream = Stream::named("measure.gemm");
     let mut square = || -> Result<Tensor> {
         let values: Vec<f32> = (0..SIDE * SIDE).map(|_| stream.unit() - 0.5).collect();
-        Ok(Tensor::from_vec(values, (SIDE, SIDE), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (SIDE, SIDE))?)
     };
     let (x, w) = (square()?, square()?);
     let [_, fastest, _] = time(2, 12, || ops::linear(&x, &w, None).map(drop))?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Tensor;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::INITIALIZER_RANGE;
@@ -16,6 +15,7 @@ use switchformer_nn::{
 use switchformer_switch::leaf::experts::{ADDED, dense_twin};
 use switchformer_switch::train::{Pull, Sampled};
 use switchformer_switch::{Plan, Resolved, SWITCHES, Switches};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::assemble::{Assembled, Source, assemble};
 use switchformer_zoo::open::read_config;
 use switchformer_zoo::{Entry, find};
@@ -197,7 +197,7 @@ impl Net {
             let Some(p) = of(*id) else { continue };
             let mut kept: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
             kept.iter_mut().zip(new).for_each(|(k, n)| *k += MOMENTUM * (n - *k));
-            p.var.set(&Tensor::from_vec(kept, p.var.dims(), p.var.device())?)?;
+            p.var.set(&Tensor::from_vec(kept, p.var.dims())?)?;
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ fn over_exits(answers: &[Output], mut loss: impl FnMut(&Output, f64) -> Result<T
 mod tests {
     use super::*;
     use serde_json::Map;
-    use switchformer_nn::{Device, record};
+    use switchformer_nn::record;
     use switchformer_zoo::Opened;
 
     use crate::points::sample;
@@ -372,7 +372,7 @@ mod tests {
                 let at = |by: f32| {
                     let mut moved = own.clone();
                     moved[i] += by;
-                    p.var.set(&Tensor::from_vec(moved, p.var.dims(), &Device::Cpu).unwrap()).unwrap();
+                    p.var.set(&Tensor::from_vec(moved, p.var.dims()).unwrap()).unwrap();
                     loss_of(&net, recipe, 3)
                 };
                 near.push((at(4e-3) - at(-4e-3)) / 8e-3);
@@ -409,7 +409,7 @@ mod tests {
             if let Some((bank, rest)) = name.split_once(".expert_") {
                 let first = format!("{bank}.expert_0.{}", rest.split_once('.').unwrap().1);
                 let source = net.model_params.iter().find(|q| q.names[0].0 == first).unwrap();
-                p.var.set(&source.var.as_tensor().copy().unwrap()).unwrap();
+                p.var.set(source.var.as_tensor()).unwrap();
             }
         }
         assert!(gaps(&net).iter().all(|g| g.abs() < 1e-6), "{:?}", gaps(&net));

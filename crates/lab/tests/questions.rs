@@ -38,7 +38,7 @@ fn options(dir: &Path, name: &str, data: &Path, stop_after: Option<u64>) -> Trai
 }
 
 fn tensors(file: &Path) -> BTreeMap<String, Vec<f32>> {
-    let all = candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap();
+    let all = switchformer_tensor::safetensors::load(file).unwrap();
     all.into_iter().map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
 }
 

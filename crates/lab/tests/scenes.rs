@@ -72,8 +72,7 @@ fn both_tasks_are_learned_and_each_pass_meets_the_experts_of_its_gate() {
     let opened = Opened::open(&report.model, OpenOptions::default()).unwrap();
     let mut stream = Stream::named("scenes");
     let pixels: Vec<f32> = (0..64 * 64).map(|_| stream.unit()).collect();
-    let input =
-        Input::pixel_values(candle_core::Tensor::from_vec(pixels, (1, 1, 64, 64), &candle_core::Device::Cpu).unwrap());
+    let input = Input::pixel_values(switchformer_tensor::Tensor::from_vec(pixels, (1, 1, 64, 64)).unwrap());
     let answers = [0, 1].map(|task| {
         let point = Point::new().with("task", task);
         let (out, trace) = opened.run(&point, &input).unwrap();

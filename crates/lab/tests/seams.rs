@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 use switchformer_lab::Result;
 use switchformer_lab::loss::cross_entropy;
@@ -14,6 +13,7 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Input, Output, Point, record};
 use switchformer_switch::train::Sampled;
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 fn recipe(model: &str, rest: &str) -> Recipe {
@@ -22,7 +22,7 @@ fn recipe(model: &str, rest: &str) -> Recipe {
 }
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_slice(values, shape).unwrap()
 }
 
 /// What the tasks here have in common.

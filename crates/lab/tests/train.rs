@@ -6,7 +6,6 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use switchformer_data::batch::Norm;
 use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
@@ -14,6 +13,7 @@ use switchformer_lab::train::{TrainOptions, run};
 use switchformer_lab::{Error, recipe};
 use switchformer_nn::{Input, Point};
 use switchformer_switch::leaf::bits::Bits;
+use switchformer_tensor::Tensor;
 use switchformer_zoo::{OpenOptions, Opened};
 
 /// A recipe of a few steps, and a folder with the first embedded images as the data set.
@@ -99,7 +99,7 @@ fn the_exported_file_offers_every_trained_point() {
     let set = switchformer_data::embedded_fashion().unwrap();
     let mut pixels = vec![0f32; 4 * 784];
     set.fill_batch(&[0, 1, 2, 3], Norm::FASHION, None, &mut pixels).unwrap();
-    let input = Input::pixel_values(Tensor::from_vec(pixels, (4, 1, 28, 28), &Device::Cpu).unwrap());
+    let input = Input::pixel_values(Tensor::from_vec(pixels, (4, 1, 28, 28)).unwrap());
     let mut seen = Vec::new();
     for bits in [8, 6, 4, 2] {
         for exit in [1, 2, 3] {
@@ -209,7 +209,7 @@ fn every_vision_variant_trains_and_opens_again() {
     for run_of in &study.runs {
         let report = run(&run_of.recipe, &options(temp.path(), &run_of.variant, &data, None)).unwrap();
         Opened::open(&report.model, OpenOptions::default()).unwrap();
-        let kept = candle_core::safetensors::load(report.model.join("model.safetensors"), &Device::Cpu).unwrap();
+        let kept = switchformer_tensor::safetensors::load(report.model.join("model.safetensors")).unwrap();
         for (name, mean) in kept.iter().filter(|(name, _)| name.ends_with("running_mean")) {
             let mean = mean.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert!(mean.iter().any(|&v| v != 0.0), "{}: {name} has seen nothing", run_of.variant);

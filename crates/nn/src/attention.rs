@@ -4,7 +4,7 @@ mod softmax;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};

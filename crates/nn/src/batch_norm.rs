@@ -1,7 +1,7 @@
 //! Batch norm: fixed statistics at rest, those of the batch in training.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 use switchformer_kernels as kernels;
+use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
 
 use crate::ctx::{Ctx, Moments};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl CustomOp3 for BatchNormOp {
         lw: &Layout,
         bias: &CpuStorage,
         lb: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
+    ) -> TensorResult<(CpuStorage, Shape)> {
         let (weight, bias) = (values(weight, lw)?, values(bias, lb)?);
         let factor: Vec<f32> = weight.iter().zip(&self.scale).map(|(w, s)| w * s).collect();
         let shift: Vec<f32> = bias.iter().zip(&self.mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
@@ -120,7 +120,7 @@ impl CustomOp3 for BatchNormOp {
         _: &Tensor,
         _: &Tensor,
         dy: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (rows, dim) = x.dims2()?;
         let (mean, scale) = (&self.mean[..dim], &self.scale[..dim]);
         let (dx, dw, db) = with([x, weight, dy], |[x, weight, dy]| {
@@ -147,7 +147,7 @@ impl CustomOp3 for BatchNormOp {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use candle_core::{Device, Var};
+    use switchformer_tensor::Var;
 
     use super::*;
     use crate::{Point, Taps, Trace};
@@ -168,11 +168,11 @@ mod tests {
     }
 
     fn case(x: Vec<f32>, dim: usize) -> Case {
-        let var = |v: Vec<f32>, dims: &[usize]| Var::from_vec(v, dims, &Device::Cpu).unwrap();
+        let var = |v: Vec<f32>, dims: &[usize]| Var::from_vec(v, dims).unwrap();
         let some = |from: f32| (0..dim).map(|c| from + 0.25 * c as f32).collect::<Vec<_>>();
         let rows = x.len() / dim;
         let vars = [var(x, &[rows, dim]), var(some(0.5), &[dim]), var(some(-0.25), &[dim])];
-        let kept = [some(0.1), some(0.8)].map(|v| Tensor::from_vec(v, dim, &Device::Cpu).unwrap());
+        let kept = [some(0.1), some(0.8)].map(|v| Tensor::from_vec(v, dim).unwrap());
         let norm = BatchNorm::new([vars[1].as_tensor().clone(), vars[2].as_tensor().clone()], kept, EPS);
         Case { vars, norm }
     }
@@ -211,7 +211,7 @@ mod tests {
     fn in_training_it_is_the_composed_norm_with_its_gradients() {
         let mut stream = crate::init::Stream::new(3);
         let case = case((0..35).map(|_| 3.0 * stream.unit() - 1.0).collect(), 5);
-        let weights = Tensor::from_vec((0..35).map(|_| stream.unit()).collect(), (7, 5), &Device::Cpu).unwrap();
+        let weights = Tensor::from_vec((0..35).map(|_| stream.unit()).collect(), (7, 5)).unwrap();
         let [x, weight, bias] = &case.vars;
         let centred = x.broadcast_sub(&x.mean_keepdim(0).unwrap()).unwrap();
         let variance = centred.sqr().unwrap().mean_keepdim(0).unwrap();

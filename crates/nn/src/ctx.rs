@@ -1,6 +1,6 @@
 //! What a forward call may need; passed first, never global, never stored.
 
-use candle_core::{Tensor, TensorId};
+use switchformer_tensor::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
@@ -105,7 +105,7 @@ impl<'a> Ctx<'a> {
         let keep = (1.0 / (1.0 - self.dropout)) as f32;
         let chance = self.dropout as f32;
         let mask: Vec<f32> = (0..x.elem_count()).map(|_| if draw.unit() < chance { 0.0 } else { keep }).collect();
-        ops::times(&x, &Tensor::from_vec(mask, x.shape(), x.device())?)
+        ops::times(&x, &Tensor::from_vec(mask, x.shape())?)
     }
 
     /// A sublayer's answer on its residual, after [`Ctx::drop`]. Shapes: both `[rows, dim]` -> the same.

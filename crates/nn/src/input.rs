@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use switchformer_tensor::{DType, Tensor};
 
 use crate::config::MAX_SIDE;
 use crate::error::{Error, Result};
@@ -122,7 +122,7 @@ impl Part {
                 let (columns, rows) = valid(mask, n, len)?;
                 let at = |i: usize| rows.range(i).map(move |r| (i, r));
                 let index: Vec<u32> = (0..n).flat_map(at).map(|(i, r)| (i * len) as u32 + columns[r]).collect();
-                let index = Tensor::from_vec(index, rows.total(), &Device::Cpu)?;
+                let index = Tensor::from_vec(index, rows.total())?;
                 let x = t.to_dtype(DType::F32)?.reshape((n * len, *width))?.index_select(&index, 0)?;
                 Part::Rows(x, rows.at_positions(&columns)?)
             }
@@ -377,10 +377,10 @@ impl Input {
         let floats = |shape: Vec<usize>| -> Result<Tensor> {
             let Some(mut stream) = stream.cloned() else {
                 // Nothing is stored for what is zero everywhere: the size is the config's own.
-                return Ok(Tensor::zeros(vec![1; shape.len()], DType::F32, &Device::Cpu)?.broadcast_as(shape)?);
+                return Ok(Tensor::zeros(vec![1; shape.len()], DType::F32)?.broadcast_as(shape)?);
             };
             let data: Vec<f32> = (0..shape.iter().product()).map(|_| 2.0 * stream.unit() - 1.0).collect();
-            Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
+            Ok(Tensor::from_vec(data, shape)?)
         };
         let mut input: Option<Input> = None;
         for slot in spec.slots().iter().filter(|s| !s.optional) {

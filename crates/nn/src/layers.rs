@@ -1,6 +1,6 @@
 //! Layers that several models share: norm, table, activation, feed-forward, encoder block.
 
-use candle_core::{Device, Tensor};
+use switchformer_tensor::Tensor;
 
 use crate::attention::{AttentionNames, AttentionSpec};
 use crate::config::MAX_SIDE;
@@ -85,7 +85,7 @@ impl Embedding {
                 "use the tokenizer of this checkpoint and shorten long input",
             ));
         }
-        ops::gather(&self.table, &Tensor::from_slice(ids, ids.len(), &Device::Cpu)?)
+        ops::gather(&self.table, &Tensor::from_slice(ids, ids.len())?)
     }
 
     /// The table `[n, dim]`.
@@ -414,8 +414,8 @@ fn resize_axis(x: &Tensor, to: usize) -> Result<Tensor> {
     }
     let mut sum: Option<Tensor> = None;
     for (index, weight) in taps {
-        let index = Tensor::from_vec(index, to, x.device())?;
-        let part = ops::gather(x, &index)?.broadcast_mul(&Tensor::from_vec(weight, (to, 1), x.device())?)?;
+        let index = Tensor::from_vec(index, to)?;
+        let part = ops::gather(x, &index)?.broadcast_mul(&Tensor::from_vec(weight, (to, 1))?)?;
         sum = Some(match sum {
             Some(s) => (s + part)?,
             None => part,

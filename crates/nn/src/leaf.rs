@@ -1,7 +1,7 @@
 //! The leaf seam: one projection, one feed-forward, one attention. Which form stands behind a trait object is the
 //! loader's decision, so a model file writes one line per projection.
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};

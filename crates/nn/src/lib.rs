@@ -29,7 +29,6 @@ pub mod trace;
 pub mod weights;
 
 pub use attention::{AttentionNames, AttentionSpec};
-pub use candle_core::{DType, Device, Tensor, Var};
 pub use ctx::{Aux, Ctx, Moments};
 pub use decode::Decode;
 pub use error::{Error, Result};
@@ -45,6 +44,7 @@ pub use side::{Side, Stream};
 pub use spec::{InputSpec, Kind, Slot};
 pub use staged::{Between, Model, Staged, State, run, walk};
 pub use switchformer_format::{config, error, folder, json, mmap, names, pickle};
+pub use switchformer_tensor::{DType, Tensor, Var};
 pub use tape::{Grads, record};
 pub use taps::Taps;
 pub use trace::{Decision, Trace};

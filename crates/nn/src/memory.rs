@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};

@@ -13,7 +13,7 @@ mod nested;
 pub mod optim;
 mod slab;
 
-use candle_core::{DType, Tensor};
+use switchformer_tensor::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::layers::Activation;
@@ -32,7 +32,7 @@ pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 
 /// Whether the kernels can take these tensors.
 pub(crate) fn on_kernels(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+    tensors.iter().all(|t| t.dtype() == DType::F32)
 }
 
 /// `x w^T + b`. Shapes: x `[rows, in]`, w `[out, in]`, b `[out]` -> `[rows, out]`.

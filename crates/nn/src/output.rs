@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor};
+use switchformer_tensor::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::rows::Rows;
@@ -231,7 +231,7 @@ fn stacked(parts: &[(Vec<u32>, Value)], n: usize) -> Result<Option<Tensor>> {
 /// Shapes: `[any, ..]` -> `[index, ..]`.
 fn gathered(t: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     let n = index.len();
-    Ok(t.index_select(&Tensor::from_vec(index, n, &Device::Cpu)?, 0)?)
+    Ok(t.index_select(&Tensor::from_vec(index, n)?, 0)?)
 }
 
 /// Spreads packed rows into `[members, width, ..]`, zeros where there is no row. `columns` gives each row's place.
@@ -247,7 +247,7 @@ pub fn unpack(t: &Tensor, rows: &Rows, columns: &[u32], width: usize) -> Result<
     }
     let mut dims = vec![rows.n(), width];
     dims.extend_from_slice(&t.dims()[1..]);
-    Ok(Tensor::from_vec(out, dims, &Device::Cpu)?)
+    Ok(Tensor::from_vec(out, dims)?)
 }
 
 #[cfg(test)]
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     fn tensor(values: &[f32], width: usize) -> Tensor {
-        Tensor::from_slice(values, (values.len() / width, width), &Device::Cpu).unwrap()
+        Tensor::from_slice(values, (values.len() / width, width)).unwrap()
     }
 
     fn of(out: &Output, name: &str, member: usize) -> Vec<f32> {

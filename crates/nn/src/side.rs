@@ -1,6 +1,6 @@
 //! Named streams that travel beside the rows that a block works on.
 
-use candle_core::{Device, Tensor};
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops;
@@ -67,5 +67,5 @@ impl Side {
 /// The named rows of a tensor.
 pub(crate) fn gather_rows(x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     let n = index.len();
-    ops::gather(x, &Tensor::from_vec(index, n, &Device::Cpu)?)
+    ops::gather(x, &Tensor::from_vec(index, n)?)
 }

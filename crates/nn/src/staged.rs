@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::decode::Decode;

@@ -1,7 +1,7 @@
 //! Tensors on their way into a checkpoint.
 
-use candle_core::{DType, Tensor};
 pub use switchformer_format::store::{Saved, SavedMap, safetensors_bytes, unused, write_atomic, write_folder};
+use switchformer_tensor::{DType, Tensor};
 
 use crate::error::Result;
 use crate::weights::Param;

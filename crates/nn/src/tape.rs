@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Shape, Storage, Tensor, TensorId, Var};
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor, TensorId, Var};
 
 use crate::error::Result;
 use crate::ops;
@@ -27,21 +27,6 @@ enum Node {
 
 /// From the gradients at the results, where they have one, to those at the tensors that were read, `None` where nobody asks.
 type Backward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>>>;
-
-/// Something to differentiate whose slope by `x` is known: no pass over `x` makes it, as `sum(x * slope)` would.
-struct Seed(Tensor);
-
-impl CustomOp1 for Seed {
-    fn name(&self) -> &'static str {
-        "seed"
-    }
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
-    }
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        Ok(Some(self.0.clone()))
-    }
-}
 
 /// The operations of one forward pass, in order, each with its result.
 #[derive(Default)]
@@ -76,20 +61,9 @@ pub fn record<T, E>(forward: impl FnOnce() -> std::result::Result<T, E>) -> std:
 pub struct Grads(HashMap<TensorId, Tensor>);
 
 impl Grads {
-    /// Differentiates `loss` `[]` (or the sum of any other shape) by the tensor library alone.
+    /// Differentiates `loss` `[]` (or the sum of any other shape) without a tape.
     pub fn of(loss: &Tensor) -> Result<Grads> {
-        let mut store = loss.backward()?;
-        let ids: Vec<TensorId> = store.get_ids().copied().collect();
-        let mut grads = Grads::default();
-        for id in ids {
-            if let Some(g) = store.get_id(id).cloned() {
-                grads.0.insert(id, g);
-            }
-        }
-        // The store must let go, or no gradient could be added to in place.
-        store = Default::default();
-        drop(store);
-        Ok(grads)
+        Ok(Grads(loss.backward()?.into_map()))
     }
 
     /// The gradient of a leaf, of its shape; `None` where the loss does not depend on it.
@@ -152,7 +126,7 @@ impl Tape {
                 }
                 Node::Foreign => {
                     let Some(g) = grads.take(&result)? else { continue };
-                    let inner = Grads::of(&result.apply_op1(Seed(g))?)?;
+                    let inner = Grads(result.backward_from(g)?.into_map());
                     for (id, g) in inner.0 {
                         if id != result.id() {
                             match grads.0.remove(&id) {
@@ -187,9 +161,9 @@ pub(crate) fn recording(read: &[&Tensor]) -> bool {
 /// A leaf with an operation's result, written down.
 fn leaf(read: &[&Tensor], (storage, shape): (CpuStorage, Shape), node: Node) -> Result<Tensor> {
     let CpuStorage::F32(data) = storage else {
-        return Err(candle_core::Error::Msg("a recorded operation gives f32".into()).into());
+        return Err(switchformer_tensor::Error::tensor("a recorded operation gives f32"));
     };
-    let result = Var::from_vec(data, shape, &Device::Cpu)?.into_inner();
+    let result = Var::from_vec(data, shape)?.into_inner();
     write_down(read, &result, node);
     Ok(result)
 }
@@ -206,20 +180,10 @@ fn write_down(read: &[&Tensor], result: &Tensor, node: Node) {
 /// Calls `f` with the values of CPU tensors.
 fn with<const N: usize, T>(
     read: [&Tensor; N],
-    f: impl FnOnce([(&CpuStorage, &Layout); N]) -> candle_core::Result<T>,
+    f: impl FnOnce([(&CpuStorage, &Layout); N]) -> switchformer_tensor::Result<T>,
 ) -> Result<T> {
     let guards = read.map(Tensor::storage_and_layout);
-    let mut slots = Vec::with_capacity(N);
-    for (storage, layout) in &guards {
-        match &**storage {
-            Storage::Cpu(cpu) => slots.push((cpu, *layout)),
-            _ => return Err(candle_core::Error::Msg("a CPU operation met a tensor of another device".into()).into()),
-        }
-    }
-    match slots.try_into() {
-        Ok(slots) => Ok(f(slots)?),
-        Err(_) => Err(candle_core::Error::Msg("an operand is missing".into()).into()),
-    }
+    Ok(f(std::array::from_fn(|i| (&*guards[i].0, guards[i].1)))?)
 }
 
 /// Applies an operation, on the tape inside [`record`].
@@ -258,7 +222,7 @@ pub(crate) type Made = (Vec<f32>, Vec<usize>);
 pub(crate) fn apply_parts(
     read: &[&Tensor],
     library: impl FnOnce() -> Result<Vec<Tensor>>,
-    kernel: impl FnOnce() -> candle_core::Result<Vec<Made>>,
+    kernel: impl FnOnce() -> switchformer_tensor::Result<Vec<Made>>,
     backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Vec<Tensor>> {
     let recording = recording(read);
@@ -267,8 +231,8 @@ pub(crate) fn apply_parts(
     }
     let made = kernel()?.into_iter().map(|(data, shape)| {
         Ok(match recording {
-            true => Var::from_vec(data, shape, &Device::Cpu)?.into_inner(),
-            false => Tensor::from_vec(data, shape, &Device::Cpu)?,
+            true => Var::from_vec(data, shape)?.into_inner(),
+            false => Tensor::from_vec(data, shape)?,
         })
     });
     let results = made.collect::<Result<Vec<Tensor>>>()?;
@@ -283,7 +247,7 @@ pub(crate) fn apply_parts(
 pub(crate) fn apply(
     read: &[&Tensor],
     library: impl FnOnce() -> Result<Tensor>,
-    kernel: impl FnOnce() -> candle_core::Result<Made>,
+    kernel: impl FnOnce() -> switchformer_tensor::Result<Made>,
     backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Tensor> {
     let back = move |all: &[Option<Tensor>]| match all {
@@ -291,7 +255,7 @@ pub(crate) fn apply(
         _ => Ok(Vec::new()),
     };
     let mut made = apply_parts(read, || Ok(vec![library()?]), || Ok(vec![kernel()?]), back)?;
-    made.pop().ok_or_else(|| candle_core::Error::Msg("an operation made nothing".into()).into())
+    made.pop().ok_or_else(|| switchformer_tensor::Error::tensor("an operation made nothing"))
 }
 
 #[cfg(test)]
@@ -302,7 +266,7 @@ mod tests {
     /// The library's gradient of the outer product holds `w`; ours hands it on to the inner one as it is.
     #[test]
     fn a_gradient_is_not_differentiated_again() {
-        let var = |v: [f32; 2]| Var::from_vec(v.to_vec(), (1, 2), &Device::Cpu).unwrap();
+        let var = |v: [f32; 2]| Var::from_vec(v.to_vec(), (1, 2)).unwrap();
         let (a, w) = (var([2.0, -1.0]), var([3.0, 0.5]));
         let (a, w) = (a.as_tensor(), w.as_tensor());
         // (a + a w) w, whose slope by w is a + 2 a w.

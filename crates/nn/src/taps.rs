@@ -1,6 +1,6 @@
 //! Named intermediate values of a forward pass. Free when nobody listens.
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 /// Listener for named values such as `blocks.3` or `blocks.3.attn.probs`.
 ///

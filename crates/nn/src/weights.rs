@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{DType, Device, Tensor, Var};
 use safetensors::Dtype;
 use serde_json::Value;
+use switchformer_tensor::{DType, Tensor, Var};
 
 use crate::attention::{AttentionSpec, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
@@ -401,7 +401,7 @@ impl Weights {
     pub fn conv_matrix(&self, part: &str, shape: &[usize; 4]) -> Result<Tensor> {
         let matrix = [shape[0], shape[1] * shape[2] * shape[3]];
         let t = match self.values(part, shape)? {
-            Some(v) => Tensor::from_vec(v, &matrix, &Device::Cpu)?,
+            Some(v) => Tensor::from_vec(v, &matrix)?,
             None => return absent(&matrix),
         };
         self.register(t, vec![(self.name(part), shape[0])], ParamKind::Kernel, Some(shape.to_vec()))
@@ -433,7 +433,7 @@ impl Weights {
         if !complete {
             return absent(&full);
         }
-        let t = Tensor::from_vec(data, full.as_slice(), &Device::Cpu)?;
+        let t = Tensor::from_vec(data, full.as_slice())?;
         let rows = shape.first().copied().unwrap_or(1);
         self.register(t, parts.iter().map(|p| (self.name(p), rows)).collect(), kind, None)
     }
@@ -665,7 +665,7 @@ impl Weights {
 
 /// A stand-in for a missing tensor that takes no memory; loading ends in an error anyway.
 fn absent(shape: &[usize]) -> Result<Tensor> {
-    Ok(Tensor::zeros(1, DType::F32, &Device::Cpu)?.broadcast_as(shape)?)
+    Ok(Tensor::zeros(1, DType::F32)?.broadcast_as(shape)?)
 }
 
 fn elements(shape: &[usize]) -> Result<usize> {

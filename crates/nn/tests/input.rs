@@ -4,16 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Input, InputSpec, Kind, Member, Members, Part, Slot};
+use switchformer_tensor::{DType, Tensor};
 
 fn ids(rows: &[&[i64]]) -> Tensor {
-    Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
+    Tensor::from_vec(rows.concat(), (rows.len(), rows[0].len())).unwrap()
 }
 
 fn floats(shape: &[usize]) -> Tensor {
-    Tensor::arange(0f32, shape.iter().product::<usize>() as f32, &Device::Cpu).unwrap().reshape(shape).unwrap()
+    Tensor::arange(0f32, shape.iter().product::<usize>() as f32).unwrap().reshape(shape).unwrap()
 }
 
 fn given(all: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
@@ -127,7 +127,7 @@ fn images_may_differ_in_size() {
     assert!(input.member(4).is_err());
     assert!(Input::images(&[]).unwrap().pixels(1).is_err(), "no image is an error");
     assert!(Input::images(&[floats(&[2, 2, 2])]).unwrap().pixels(1).is_err(), "channels are checked");
-    assert!(Input::pixel_values(Tensor::zeros((1, 1, 2, 2), DType::F64, &Device::Cpu).unwrap()).pixels(1).is_err());
+    assert!(Input::pixel_values(Tensor::zeros((1, 1, 2, 2), DType::F64).unwrap()).pixels(1).is_err());
 }
 
 #[test]

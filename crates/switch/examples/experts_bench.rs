@@ -6,12 +6,12 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use serde_json::json;
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
 use switchformer_nn::{Ctx, Ffn, FfnSpec, Point, Result, Rows, Taps, Trace, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating};
+use switchformer_tensor::Tensor;
 
 const SPEC: FfnSpec =
     FfnSpec { inner: &["wi"], outer: "wo", dim: 384, hidden: 1536, act: Activation::Relu, bias: false };
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     for n in [1usize, 64, 512, 4096] {
         let mut stream = Stream::named("rows");
         let data: Vec<f32> = (0..n * SPEC.dim).map(|_| 2.0 * stream.unit() - 1.0).collect();
-        let (x, rows) = (Tensor::from_vec(data, (n, SPEC.dim), &Device::Cpu)?, Rows::new(&[n])?);
+        let (x, rows) = (Tensor::from_vec(data, (n, SPEC.dim))?, Rows::new(&[n])?);
         let plain = time(dense.as_ref(), &Point::new(), &x, &rows)?;
         let mb = |ffn: &dyn Ffn| ffn.cost(&Point::new(), n).bytes as f64 / 1e6;
         println!("{n} rows: dense {plain:.3} ms, {:.1} MB", mb(dense.as_ref()));

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
@@ -13,6 +12,7 @@ use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::point::Settings;
 use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Taps, Trace, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer, Setting};
+use switchformer_tensor::Tensor;
 
 const DIM: usize = 12;
 const N: usize = 4;
@@ -25,7 +25,7 @@ fn gating(top_k: usize, factor: Factor) -> Gating {
 fn draws(name: &str, shape: (usize, usize)) -> Tensor {
     let mut s = Stream::named(name);
     let data: Vec<f32> = (0..shape.0 * shape.1).map(|_| 2.0 * s.unit() - 1.0).collect();
-    Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(data, shape).unwrap()
 }
 
 fn expert(name: &str) -> Box<dyn Ffn> {
@@ -180,7 +180,7 @@ fn random_choices_are_functions_of_seed_block_and_place() {
 #[test]
 fn random_choices_are_even() {
     let n = 4000;
-    let x = Tensor::zeros((n, DIM), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let x = Tensor::zeros((n, DIM), switchformer_tensor::DType::F32).unwrap();
     for (grain, rows) in [("token", Rows::new(&[n]).unwrap()), ("sentence", Rows::equal(n, 1).unwrap())] {
         let p = point(json!({"router": "random", "grain": grain}), 0);
         let (_, trace) = forward(&bank(gating(1, Factor::Probability)), &p, &x, &rows);
@@ -218,7 +218,7 @@ fn experts_and_their_gate_rows_may_change_places() {
     let (rows, x) = (Rows::new(&[9]).unwrap(), draws("x", (9, DIM)));
     let order = [2u32, 0, 3, 1];
     let moved = order.map(|e| NAMES[e as usize]);
-    let index = Tensor::from_slice(&order, N, &Device::Cpu).unwrap();
+    let index = Tensor::from_slice(&order, N).unwrap();
     let turned = bank_of(&moved, vec![gate(0).index_select(&index, 0).unwrap()], gating(1, Factor::Probability));
     let plain = bank(gating(1, Factor::Probability));
     for k in 1..=2 {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
@@ -12,6 +11,7 @@ use switchformer_nn::{
 use switchformer_switch::between::cancel::Cancel;
 use switchformer_switch::leaf::bits::NestedInt;
 use switchformer_switch::{Form, Plan, Resolved, Switches};
+use switchformer_tensor::{DType, Tensor};
 
 use crate::assemble::{Assembled, Source, assemble};
 use crate::entry::{Entry, HeadKind};
@@ -232,7 +232,7 @@ impl Pooling {
         for i in 0..rows.n() {
             let take = if self.mean { rows.len(i) } else { rows.len(i).min(1) };
             let v = if take == 0 {
-                Tensor::zeros(dim, DType::F32, x.device())?
+                Tensor::zeros(dim, DType::F32)?
             } else {
                 x.narrow(0, rows.range(i).start, take)?.mean(0)?
             };

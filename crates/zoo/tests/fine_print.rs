@@ -6,13 +6,13 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor, Var};
 use common::{batch, bits, classifies, flat, plan, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::ops::{nested_codes, nested_view};
 use switchformer_nn::{Error, Input, Point, Taps, Trace};
 use switchformer_switch::leaf::bits::VIEWS;
+use switchformer_tensor::{Tensor, Var};
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO};
 
 /// The classifier of an entry with exit heads after the given depths.
@@ -135,8 +135,8 @@ fn matrix() -> (Vec<f32>, Vec<f32>, usize) {
 #[test]
 fn the_view_in_training_is_the_view_of_the_stored_integers() {
     let (w, s, inner) = matrix();
-    let w = Tensor::from_vec(w, (s.len(), inner), &Device::Cpu).unwrap();
-    let s = Tensor::from_vec(s.clone(), s.len(), &Device::Cpu).unwrap();
+    let w = Tensor::from_vec(w, (s.len(), inner)).unwrap();
+    let s = Tensor::from_vec(s.clone(), s.len()).unwrap();
     for b in VIEWS {
         let stored = nested_codes(&w, &s).unwrap().dense(b).unwrap();
         assert_eq!(flat(&nested_view(&w, &s, b).unwrap()), flat(&stored), "{b} bits");
@@ -152,12 +152,10 @@ fn gradients_of_the_view_are_slopes_at_frozen_rounding() {
     let mut stream = Stream::named("probe");
     let probe: Vec<f32> = w.iter().map(|_| 2.0 * stream.unit() - 1.0).collect();
     for b in VIEWS {
-        let var = |v: &[f32], dims: &[usize]| {
-            Var::from_tensor(&Tensor::from_vec(v.to_vec(), dims, &Device::Cpu).unwrap()).unwrap()
-        };
+        let var = |v: &[f32], dims: &[usize]| Var::from_tensor(&Tensor::from_vec(v.to_vec(), dims).unwrap()).unwrap();
         let (wv, sv) = (var(&w, &[s.len(), inner]), var(&s, &[s.len()]));
         let view = nested_view(wv.as_tensor(), sv.as_tensor(), b).unwrap();
-        let weights = Tensor::from_vec(probe.clone(), view.shape(), &Device::Cpu).unwrap();
+        let weights = Tensor::from_vec(probe.clone(), view.shape()).unwrap();
         let grads = (&view * weights).unwrap().sum_all().unwrap().backward().unwrap();
         let (dw, ds) = (flat(grads.get(wv.as_tensor()).unwrap()), flat(grads.get(sv.as_tensor()).unwrap()));
 

@@ -9,13 +9,13 @@ mod common;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
 use common::typed;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::output::unpack;
 use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
+use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, Opened, ZOO};
 
@@ -45,7 +45,7 @@ fn cases(model: &str) -> Vec<Case> {
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         // Another generation of names over the numbers of another case.
         let numbers = doc["alias_of"].as_str().map_or(stem.clone(), |a| a.rsplit('/').next().unwrap().to_string());
-        let tensors = candle_core::safetensors::load(dir.join(format!("{numbers}.safetensors")), &Device::Cpu).unwrap();
+        let tensors = switchformer_tensor::safetensors::load(dir.join(format!("{numbers}.safetensors"))).unwrap();
         found.push(Case { name: format!("{model}/{stem}"), doc, tensors });
     }
     assert!(!found.is_empty());
@@ -115,7 +115,7 @@ impl Side {
     /// Columns of one member.
     fn at(&self, i: usize) -> Tensor {
         let at = &self.columns[self.rows.range(i)];
-        Tensor::from_slice(at, at.len(), &Device::Cpu).unwrap()
+        Tensor::from_slice(at, at.len()).unwrap()
     }
 }
 
@@ -214,7 +214,7 @@ fn loss(case: &Case, out: &Output, side: &Side) -> Tensor {
         }
         let packed: Vec<u32> =
             (0..rows.n()).flat_map(|i| cols[rows.range(i)].iter().map(move |c| i as u32 * width as u32 + c)).collect();
-        let index = Tensor::from_slice(&packed, packed.len(), &Device::Cpu).unwrap();
+        let index = Tensor::from_slice(&packed, packed.len()).unwrap();
         let flat = probe.to_dtype(DType::F32).unwrap().reshape(((), dim)).unwrap();
         let probe_rows = flat.index_select(&index, 0).unwrap();
         let total = (x * probe_rows).unwrap().sum_all().unwrap();
@@ -243,10 +243,10 @@ fn loss(case: &Case, out: &Output, side: &Side) -> Tensor {
     let used: Vec<u32> = (0..labels.len() as u32).filter(|i| labels[*i as usize] >= 0).collect();
     let classes: Vec<u32> = used.iter().map(|i| labels[*i as usize] as u32).collect();
     let n = used.len();
-    let logits = logits.index_select(&Tensor::from_vec(used, n, &Device::Cpu).unwrap(), 0).unwrap();
+    let logits = logits.index_select(&Tensor::from_vec(used, n).unwrap(), 0).unwrap();
     let log =
         (&logits - logits.log_sum_exp(1).unwrap().unsqueeze(1).unwrap().broadcast_as(logits.shape()).unwrap()).unwrap();
-    let picked = log.gather(&Tensor::from_vec(classes, (n, 1), &Device::Cpu).unwrap(), 1).unwrap();
+    let picked = log.gather(&Tensor::from_vec(classes, (n, 1)).unwrap(), 1).unwrap();
     picked.mean_all().unwrap().neg().unwrap()
 }
 

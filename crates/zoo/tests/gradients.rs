@@ -6,7 +6,6 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
 use common::{batch, classifies, everything, flat, plan, tasks, tensor, toy, toy_architecture, typed};
 use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
@@ -15,6 +14,7 @@ use switchformer_nn::{
     Ctx, Grads, Input, Model, Output, Param, ParamKind, Point, Taps, Trace, Weights, record, staged,
 };
 use switchformer_switch::{Loading, Resolved, Switches};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::assemble::{Source, assemble};
 use switchformer_zoo::{Entry, Trait, ZOO};
 
@@ -35,7 +35,7 @@ fn probe(name: &str, n: usize) -> Vec<f32> {
 fn loss(out: &Output) -> Tensor {
     let terms = out.values().iter().map(|(name, v)| {
         let t = tensor(v);
-        let p = Tensor::from_vec(probe(name, t.elem_count()), t.shape(), t.device()).unwrap();
+        let p = Tensor::from_vec(probe(name, t.elem_count()), t.shape()).unwrap();
         (t * p).unwrap().sum_all().unwrap()
     });
     terms.reduce(|a, b| (a + b).unwrap()).unwrap()
@@ -128,7 +128,7 @@ impl Run<'_> {
 fn moved(run: &Run, p: &Param, start: &[f32], i: usize, by: f32) -> (f64, Vec<Json>) {
     let mut values = start.to_vec();
     values[i] += by;
-    p.var.set(&Tensor::from_vec(values, p.var.shape(), p.var.device()).unwrap()).unwrap();
+    p.var.set(&Tensor::from_vec(values, p.var.shape()).unwrap()).unwrap();
     let all = run.points.iter().map(|point| traced(run.model, point, run.input));
     all.fold((0.0, Vec::new()), |(sum, mut loads), (out, load)| {
         loads.extend(load);
@@ -148,7 +148,7 @@ fn slope(run: &Run, p: &Param, start: &[f32], i: usize, step: f32) -> f32 {
     // Where a row changes its expert the loss jumps and has no slope: smaller steps, until none does.
     let steps = (0..5).map(|k| step / f32::powi(2.0, k));
     let (wide, narrow) = steps.filter_map(|h| central(h).zip(central(h / 2.0))).next().unwrap();
-    p.var.set(&Tensor::from_vec(start.to_vec(), p.var.shape(), p.var.device()).unwrap()).unwrap();
+    p.var.set(&Tensor::from_vec(start.to_vec(), p.var.shape()).unwrap()).unwrap();
     ((4.0 * narrow - wide) / 3.0) as f32
 }
 
@@ -253,8 +253,7 @@ fn positions_learn_at_another_image_size() {
             continue;
         };
         let shape = (2, channels, h + patch.0, width - patch.1);
-        let pixels =
-            Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape, &Device::Cpu).unwrap();
+        let pixels = Tensor::from_vec(probe("pixels", shape.0 * shape.1 * shape.2 * shape.3), shape).unwrap();
         let grads = Grads::of(&loss(&forward(model.as_ref(), &Point::new(), &Input::pixel_values(pixels)))).unwrap();
         let dim = *table.var.dims().last().unwrap();
         // Row by row: the prefix rows are not resized and would hide a loss among the others.

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use switchformer_nn::{Error, Input, Point, Result};
+use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::{OpenOptions, Opened};
 use table::{Bases, Table};
 use trust::{assert_readable, open_and_run, write};
@@ -103,7 +103,7 @@ fn links_into_a_hub_cache_are_followed() {
 
 fn ids(values: &[&[i64]]) -> Tensor {
     let width = values[0].len();
-    Tensor::from_vec(values.concat(), (values.len(), width), &Device::Cpu).unwrap()
+    Tensor::from_vec(values.concat(), (values.len(), width)).unwrap()
 }
 
 type Bad = (&'static str, fn() -> Result<Input>, &'static str, &'static [&'static str]);
@@ -169,23 +169,18 @@ const TEXTS: &[Bad] = &[
         &["token_type_embeddings"],
     ),
     ("too long", || Input::tokens(&[[1; 33]]), "input", &["position_embeddings", "32 entries", "shorten"]),
-    (
-        "id not a number",
-        || Input::padded(&Tensor::new(&[[f32::NAN, -3.0]], &Device::Cpu)?, None, None),
-        "input",
-        &["input_ids"],
-    ),
+    ("id not a number", || Input::padded(&Tensor::new(&[[f32::NAN, -3.0]])?, None, None), "input", &["input_ids"]),
     ("too many rows", || Input::tokens(&[vec![1; (1 << 24) + 1]]), "limit", &["rows in a batch", "16777216"]),
     (
         "pixels to a text model",
-        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::F32, &Device::Cpu)?)),
+        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::F32)?)),
         "input",
         &["reads text"],
     ),
 ];
 
 fn pixels(shape: &[usize]) -> Result<Input> {
-    Ok(Input::pixel_values(Tensor::ones(shape, DType::F32, &Device::Cpu)?))
+    Ok(Input::pixel_values(Tensor::ones(shape, DType::F32)?))
 }
 
 const IMAGES: &[Bad] = &[
@@ -197,7 +192,7 @@ const IMAGES: &[Bad] = &[
     ("larger than the limit", || pixels(&[1, 1, 4, 16_388]), "input", &["4x16388"]),
     (
         "integers",
-        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::U8, &Device::Cpu)?)),
+        || Ok(Input::pixel_values(Tensor::ones((1, 1, 16, 16), DType::U8)?)),
         "input",
         &["pixel_values", "F32"],
     ),

@@ -8,7 +8,6 @@ mod refusals;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use common::{
     batch, bits, classifies, distance, everything, far, has_heads, mixed_lens, offer, pair_sequences, plan, sequences,
     singles, task_count, toy, toy_architecture, values, views,
@@ -20,6 +19,7 @@ use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Decision, Error, Folder, Input, Output, Param, ParamKind, Point, Taps, Trace, Weights};
 use switchformer_switch::Sites;
 use switchformer_switch::leaf::bits::{VIEWS, absmax_scale, group_scale};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::timm::canonical;
 use switchformer_zoo::{Entry, OpenOptions, Opened, ZOO};
@@ -150,7 +150,7 @@ fn padded(members: &[Vec<u32>], filler: u32) -> Input {
     let width = members.iter().map(Vec::len).max().unwrap() + 2;
     let spread = |f: &dyn Fn(Option<&u32>) -> u32| -> Tensor {
         let all: Vec<u32> = members.iter().flat_map(|m| (0..width).map(|c| f(m.get(c)))).collect();
-        Tensor::from_vec(all, (members.len(), width), &Device::Cpu).unwrap()
+        Tensor::from_vec(all, (members.len(), width)).unwrap()
     };
     let (ids, mask) = (spread(&|id| id.copied().unwrap_or(filler)), spread(&|id| u32::from(id.is_some())));
     Input::padded(&ids, Some(&mask), None).unwrap()

@@ -8,7 +8,6 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Tensor};
 use common::{batch, everything, far, flat, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
@@ -17,6 +16,7 @@ use switchformer_nn::{
     Between, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Staged, State, Taps, Trace, staged,
 };
 use switchformer_switch::between::cancel::Cancel;
+use switchformer_tensor::Tensor;
 use switchformer_zoo::{OpenOptions, Opened, ZOO};
 
 const N: usize = 3;
@@ -174,7 +174,7 @@ fn images_of_several_sizes_share_a_batch() {
         let mut stream = Stream::named("images");
         let mut image = |h: usize, w: usize| {
             let data: Vec<f32> = (0..channels * h * w).map(|_| 2.0 * stream.unit() - 1.0).collect();
-            Tensor::from_vec(data, (channels, h, w), &Device::Cpu).unwrap()
+            Tensor::from_vec(data, (channels, h, w)).unwrap()
         };
         // Whole windows, stripes and patches of every family; neighbours of one size, and one size twice with another
         // between.

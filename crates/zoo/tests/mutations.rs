@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Input, Point};
+use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::{OpenOptions, Opened};
 use trust::{CONFIG, Files, INDEX, MODEL, MODULES, PLAN, POOLING, assert_readable, join, open_and_run, split, write};
 
@@ -547,7 +547,7 @@ fn another_image_size_takes_memory_of_its_own_size_only() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &files);
     let opened = Opened::open(dir.path(), OpenOptions::default()).unwrap();
-    let input = Input::pixel_values(Tensor::ones((1, 1, 8191, 1), DType::F32, &Device::Cpu).unwrap());
+    let input = Input::pixel_values(Tensor::ones((1, 1, 8191, 1), DType::F32).unwrap());
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let start = Instant::now();

@@ -6,13 +6,13 @@ mod common;
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use common::{batch, far, flat, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::{Left, State};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weights, init, walk};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, Trait, ZOO, find};
 
@@ -24,7 +24,7 @@ fn pyramids() -> impl Iterator<Item = (&'static Entry, Opened)> {
 
 fn pixels(shape: (usize, usize, usize, usize)) -> Input {
     let n = shape.0 * shape.1 * shape.2 * shape.3;
-    Input::pixel_values(Tensor::from_vec(init::seeded("pyramid.pixels", &[n, 1]), shape, &Device::Cpu).unwrap())
+    Input::pixel_values(Tensor::from_vec(init::seeded("pyramid.pixels", &[n, 1]), shape).unwrap())
 }
 
 /// Blocks and head from a state on.
@@ -123,7 +123,7 @@ fn folders_of_timm_open() {
         "svt/odd",
     ] {
         let doc: Json = serde_json::from_slice(&std::fs::read(golden.join(format!("{case}.json"))).unwrap()).unwrap();
-        let numbers = candle_core::safetensors::load(golden.join(format!("{case}.safetensors")), &Device::Cpu).unwrap();
+        let numbers = switchformer_tensor::safetensors::load(golden.join(format!("{case}.safetensors"))).unwrap();
         let dir = temp.path().join(case.replace('/', "-"));
         write(&dir, &doc);
         let opened = Opened::open(&dir, OpenOptions::default()).unwrap();
@@ -147,7 +147,7 @@ fn a_cosine_is_never_scaled_beyond_a_hundred() {
         let w = Weights::seeded().trainable();
         let model = entry.build(&ConfigMap::new(toy(entry, &toy_architecture(entry))).unwrap(), &w).unwrap();
         for p in w.params().iter().filter(|p| p.names[0].0.ends_with("logit_scale")) {
-            p.var.set(&Tensor::full(log, p.var.shape(), &Device::Cpu).unwrap()).unwrap();
+            p.var.set(&Tensor::full(log, p.var.shape()).unwrap()).unwrap();
         }
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);

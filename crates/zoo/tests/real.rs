@@ -7,9 +7,9 @@ mod common;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
 use common::{far, flat};
 use switchformer_nn::{Input, Point, Taps};
+use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::{OpenOptions, Opened};
 
 /// Largest difference to the reference, relative to its largest value. Both sides compute in f32.
@@ -22,7 +22,7 @@ fn root(path: &str) -> PathBuf {
 /// What the reference computed.
 fn expected(fixture: &str) -> HashMap<String, Tensor> {
     let path = root("fixtures").join(fixture).join("expected.safetensors");
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+    switchformer_tensor::safetensors::load(path).unwrap()
 }
 
 /// A checkpoint of `models/`, which is fetched and not stored; without it the test says so and passes.
@@ -116,6 +116,6 @@ fn splade_weighs_words_as_the_reference_does() {
     let input = Input::padded(&want["input_ids"], Some(&want["attention_mask"]), None).unwrap();
     let (out, _) = opened.run(&Point::new(), &input).unwrap();
     let (logits, rows) = out.get_rows("logits").unwrap();
-    let first = Tensor::from_vec(rows.firsts(), rows.n(), &Device::Cpu).unwrap();
+    let first = Tensor::from_vec(rows.firsts(), rows.n()).unwrap();
     close("SPLADE logits of the first row", &logits.index_select(&first, 0).unwrap(), &want["cls.logits"]);
 }

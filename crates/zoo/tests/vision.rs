@@ -6,12 +6,12 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor};
 use common::{batch, bits, far, flat, toy, toy_architecture, typed};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Ctx, Error, Input, Model, Output, Point, Taps, Trace, Weights, init, run};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -72,7 +72,7 @@ fn a_task_touches_the_experts_that_its_gate_picks_and_no_others() {
         });
         let mut n = 0;
         for p in idle {
-            p.var.set(&Tensor::full(f32::NAN, p.var.shape(), &Device::Cpu).unwrap()).unwrap();
+            p.var.set(&Tensor::full(f32::NAN, p.var.shape()).unwrap()).unwrap();
             n += 1;
         }
         assert!(n > 4 * 24, "{n} tensors of 2 x 24 experts are idle");
@@ -174,7 +174,7 @@ fn unsupported_arguments_of_m3vit_are_named() {
 #[test]
 fn activator_sees_a_bag_of_patches() {
     let opened = Opened::random(config("activator", json!({})), OpenOptions::default()).unwrap();
-    let pixels = Tensor::from_vec(init::seeded("bag", &[256, 1]), (1, 1, 16, 16), &Device::Cpu).unwrap();
+    let pixels = Tensor::from_vec(init::seeded("bag", &[256, 1]), (1, 1, 16, 16)).unwrap();
     // Rows of patches in another order.
     let moved: Vec<Tensor> = [2, 0, 3, 1].iter().map(|p| pixels.narrow(2, 4 * p, 4).unwrap()).collect();
     let moved = Tensor::cat(&moved, 2).unwrap();

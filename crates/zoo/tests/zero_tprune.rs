@@ -5,11 +5,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Ctx, Input, Point, Taps, Trace, Weights, staged};
 use switchformer_switch::{Loading, Plan, Resolved, Switches};
+use switchformer_tensor::{DType, Tensor};
 
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/zero_tprune")
@@ -73,7 +73,7 @@ fn kept(trace: &Trace, block: u64, members: usize, patches: usize) -> Vec<BTreeS
 fn check(name: &str) -> f32 {
     let doc: Value = serde_json::from_slice(&std::fs::read(dir().join(format!("{name}.json"))).unwrap()).unwrap();
     let tensors: HashMap<String, Tensor> =
-        candle_core::safetensors::load(dir().join(format!("{name}.safetensors")), &Device::Cpu).unwrap();
+        switchformer_tensor::safetensors::load(dir().join(format!("{name}.safetensors"))).unwrap();
     let entry = switchformer_zoo::find(doc["config"]["model_type"].as_str().unwrap()).unwrap();
     let manifest = doc["tensors"].as_object().unwrap().iter().map(|(name, shape)| {
         let shape = shape.as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();

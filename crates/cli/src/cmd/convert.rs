@@ -77,12 +77,12 @@ fn has_config(out: &Path) -> bool {
 
 /// A float tensor in single precision; others as they are.
 fn single(t: &Saved) -> Result<Saved, Fail> {
-    use candle_core::{DType, Device, Tensor};
+    use switchformer_tensor::{DType, Tensor};
     let dtype = match t.dtype {
         safetensors::Dtype::F16 => DType::F16,
         safetensors::Dtype::BF16 => DType::BF16,
         safetensors::Dtype::F64 => DType::F64,
         _ => return Ok(t.clone()),
     };
-    Ok(saved(&Tensor::from_raw_buffer(&t.bytes, dtype, &t.shape, &Device::Cpu)?)?)
+    Ok(saved(&Tensor::from_raw_buffer(&t.bytes, dtype, &t.shape)?)?)
 }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
 use switchformer_data::Picture;
 use switchformer_data::image::png;
 use switchformer_nn::store::write_atomic;
 use switchformer_nn::{Error, Taps};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use crate::fail::Fail;

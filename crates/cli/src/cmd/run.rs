@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use serde_json::{Map, Value as Json, json};
 use switchformer_data::{Encoding, Family, Preprocessor, Tokenizer};
 use switchformer_infer::tasks::extract_answer::finds_answers;
 use switchformer_nn::store::{SavedMap, safetensors_bytes, saved, write_atomic};
 use switchformer_nn::{Folder, Ids, Input, Output, Part, Point, Taps, Trace, Value};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::{HeadKind, Opened};
 
 use super::{DEFAULT, Place, open, print, print_json};
@@ -195,7 +195,7 @@ pub(crate) fn from_images(opened: &Opened, place: &Place, files: &[PathBuf]) -> 
     for file in files {
         let picture = switchformer_data::image::open(file)?;
         let p = steps.apply(&picture, channels)?;
-        images.push(Tensor::from_vec(p.data, (p.channels, p.height, p.width), &Device::Cpu)?);
+        images.push(Tensor::from_vec(p.data, (p.channels, p.height, p.width))?);
     }
     let names = files.iter().map(|f| f.display().to_string()).collect();
     Ok(Given { input: Input::images(&images)?, names })
@@ -219,7 +219,7 @@ pub(crate) fn from_tensors(opened: &Opened, file: &Path) -> Result<Given, Fail> 
     // Headers first: they are checked strictly before any tensor is made.
     switchformer_nn::weights::inspect(file)?;
     let tensors: BTreeMap<String, Tensor> =
-        candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| damaged(e.to_string()))?.into_iter().collect();
+        switchformer_tensor::safetensors::load(file).map_err(|e| damaged(e.to_string()))?.into_iter().collect();
     let spec = opened.model.spec();
     let known = spec.to_string();
     // A name that the model does not take is a slip of the caller; what is wrong with a part is bad input.

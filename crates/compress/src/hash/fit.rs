@@ -1,8 +1,8 @@
 //! One block's hash, fitted to rows.
 
-use candle_core::Tensor;
 use switchformer_nn::init::Stream;
 use switchformer_nn::{Error, Result};
+use switchformer_tensor::Tensor;
 
 use super::HashFit;
 

@@ -6,9 +6,9 @@ mod schedule;
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use switchformer_nn::ops::optim::{AdamWStep, adamw, sum_squares};
 use switchformer_nn::{Grads, Param, ParamKind};
+use switchformer_tensor::Tensor;
 
 use crate::error::Result;
 use crate::recipe::{OptimizerKind, Train};
@@ -129,7 +129,7 @@ impl Optimiser {
                     let grad: Vec<f32> = grad.flatten_all()?.to_vec1()?;
                     let mut w: Vec<f32> = p.var.flatten_all()?.to_vec1()?;
                     adafactor::step(&mut w, grad, &dims, slots, numbers);
-                    p.var.set(&Tensor::from_vec(w, dims, p.var.device())?)?;
+                    p.var.set(&Tensor::from_vec(w, dims)?)?;
                 }
             }
         }
@@ -212,7 +212,7 @@ fn snapshot(params: &[Param]) -> Result<Vec<Vec<f32>>> {
 
 fn restore(params: &[Param], values: &[Vec<f32>]) -> Result<()> {
     for (p, v) in params.iter().zip(values) {
-        p.var.set(&Tensor::from_vec(v.clone(), p.var.dims(), p.var.device())?)?;
+        p.var.set(&Tensor::from_vec(v.clone(), p.var.dims())?)?;
     }
     Ok(())
 }
@@ -221,10 +221,10 @@ fn restore(params: &[Param], values: &[Vec<f32>]) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use switchformer_tensor::Var;
 
     fn param(name: &str, values: &[f32], shape: &[usize]) -> Param {
-        let var = Var::from_tensor(&Tensor::from_slice(values, shape, &Device::Cpu).unwrap()).unwrap();
+        let var = Var::from_tensor(&Tensor::from_slice(values, shape).unwrap()).unwrap();
         Param { names: vec![(name.into(), shape[0])], var, kind: ParamKind::Matrix, saved_shape: None }
     }
 
@@ -240,7 +240,7 @@ mod tests {
             let mut o = Optimiser::adamw(vec![p.clone()], 0.999, 0.0);
             let mut gathered = Gathered::new();
             for part in parts {
-                let x = Tensor::from_slice(part.as_flattened(), (part.len(), 2), &Device::Cpu).unwrap();
+                let x = Tensor::from_slice(part.as_flattened(), (part.len(), 2)).unwrap();
                 let loss = x.matmul(&p.var.t().unwrap()).unwrap().sqr().unwrap().mean_all().unwrap();
                 gathered.add(&o, &Grads::of(&loss).unwrap()).unwrap();
             }

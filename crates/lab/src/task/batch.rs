@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
 use switchformer_nn::{Input, Output, Point};
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 

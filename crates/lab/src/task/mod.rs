@@ -13,12 +13,12 @@ mod translate;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Output, Point, Size, Trace};
 use switchformer_switch::leaf::experts::Experts;
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 use switchformer_zoo::save::json_bytes;
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::eda::{vary, vary_around};
@@ -13,6 +12,7 @@ use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
 use switchformer_infer::tasks::extract_answer::{answer_all, input};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Output, Point};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use super::back_translation::{BackTranslation, SaidAgain};

@@ -1,13 +1,13 @@
 //! Scenes of several tasks: what every pixel shows, and where pieces end. The model's `tasks` name those it learns; batches
 //! of a run take turns, so with `train.accumulate` at their number every step learns all of them on the same scenes.
 
-use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_data::scenes::{CLASSES, SIDE, Scene};
 use switchformer_data::{Dataset, FashionMnist};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Input, Output, Point};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use super::kind::Setup;
@@ -148,7 +148,7 @@ fn make(garments: &Dataset, seed: u64, from: u64, n: usize, (task, kind): (usize
         (0..n as u64).map(|i| Ok(Scene::compose(garments, seed, from + i)?)).collect::<Result<_>>()?;
     let [mean, deviation] = NORM;
     let gray = scenes.iter().flat_map(|s| &s.image).map(|g| (f32::from(*g) / 255.0 - mean) / deviation).collect();
-    let input = Input::pixel_values(Tensor::from_vec::<_, f32>(gray, (n, 1, SIDE, SIDE), &Device::Cpu)?);
+    let input = Input::pixel_values(Tensor::from_vec::<f32>(gray, (n, 1, SIDE, SIDE))?);
     let labels = scenes.iter().flat_map(|s| kind.labels(s)).map(|l| u32::from(*l)).collect();
     let weight = (n * SIDE * SIDE) as f64;
     Ok(Batch { input, target: Target::classes(labels), weight, size: n, task: Some(task) })

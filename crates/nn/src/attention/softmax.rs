@@ -1,6 +1,6 @@
 //! The dense form of attention: projections made by the loader around softmax attention on our kernels.
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use super::{AttentionSpec, Positions, Scores};
 use crate::ctx::Ctx;
@@ -57,7 +57,7 @@ impl Projection {
         let Some(biases) = &self.biases else { return Ok(y) };
         let own = biases.iter().zip(&self.widths).map(|(bias, width)| match bias {
             Some(bias) => Ok(bias.clone()),
-            None => Ok(Tensor::zeros(*width, y.dtype(), y.device())?),
+            None => Ok(Tensor::zeros(*width, y.dtype())?),
         });
         Ok(y.broadcast_add(&Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 0)?)?)
     }
@@ -250,7 +250,7 @@ impl SoftmaxAttention {
         let (heads, head_dim) = (self.spec.heads, self.spec.head_dim);
         let (q, k) = (unit(&q, heads)?, unit(&k, heads)?);
         let (rows, dim) = q.dims2()?;
-        let factor = log.minimum(&Tensor::full(100f32.ln(), log.shape(), log.device())?)?.exp()?;
+        let factor = log.minimum(&Tensor::full(100f32.ln(), log.shape())?)?.exp()?;
         let q = q.reshape((rows, heads, head_dim))?.broadcast_mul(&factor.reshape((heads, 1))?)?;
         Ok(Made::Apart([q.reshape((rows, dim))?, k, v]))
     }
@@ -316,7 +316,7 @@ impl SoftmaxAttention {
         }
         let mut told = Told::asked(cx, self.spec.tap);
         let mixed = match runs.as_slice() {
-            [] => Tensor::zeros((0, self.spec.heads * self.spec.value_dim), x.dtype(), x.device())?,
+            [] => Tensor::zeros((0, self.spec.heads * self.spec.value_dim), x.dtype())?,
             [(cuts, _)] => self.alike(cx, x, rows, cuts, &mut told)?,
             runs => {
                 let (mut parts, mut from) = (Vec::with_capacity(runs.len()), 0);
@@ -504,7 +504,7 @@ fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     let d = dim / heads;
     // The length is the root of d mean squares.
-    let factor = Tensor::full((d as f32).powf(-0.5), d, x.device())?;
+    let factor = Tensor::full((d as f32).powf(-0.5), d)?;
     let one = ops::rms_norm(&ops::reshape(x, &[rows * heads, d])?, &factor, 1e-24 / d as f64)?;
     ops::reshape(&one, &[rows, dim])
 }
@@ -564,7 +564,8 @@ mod tests {
 
     use super::*;
     use crate::attention::{AttentionNames, Pairs, Rotary};
-    use crate::{Device, Point, Taps, Trace};
+    use crate::init::seeded;
+    use crate::{Point, Taps, Trace};
 
     const HEADS: usize = 4;
     const SHARED: usize = 2;
@@ -596,7 +597,8 @@ mod tests {
         let rows = Rows::new(&[6, 1, 4]).unwrap();
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
-        let x = Tensor::rand(-1f32, 1.0, (11, dim), &Device::Cpu).unwrap();
+        let x = seeded("x", &[11, dim]);
+        let x = Tensor::from_vec(x, (11, dim)).unwrap();
         let mut make =
             |name: &str, out: usize, bias: bool| w.linear(name, dim, out, bias).unwrap().forward(&mut cx, &x).unwrap();
         let (q, k, v) =
@@ -619,7 +621,7 @@ mod tests {
                 }
             }
         }
-        let mixed = Tensor::from_vec(mixed.concat(), (11, HEADS * WIDE), &Device::Cpu).unwrap();
+        let mixed = Tensor::from_vec(mixed.concat(), (11, HEADS * WIDE)).unwrap();
         let want = numbers(&w.linear("o", HEADS * WIDE, dim, true).unwrap().forward(&mut cx, &mixed).unwrap());
         let near = |got: Tensor, want: &[Vec<f32>]| {
             let got = numbers(&got);

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result as CandleResult, Tensor};
 use switchformer_kernels::mix::{self, Mix};
 use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise, rows as moves};
+use switchformer_tensor::{Result as TensorResult, Tensor};
 
 use super::fused::{tensor, with};
 use crate::error::{Error, Result};
@@ -128,7 +128,7 @@ pub fn times(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         return Err(Error::shape("product of elements", format!("{:?}", a.dims()), b.dims()));
     }
-    let product = |a: &Tensor, b: &Tensor| -> CandleResult<Vec<f32>> {
+    let product = |a: &Tensor, b: &Tensor| -> TensorResult<Vec<f32>> {
         let mut y = kernels::unfilled(a.elem_count());
         with([a, b], |[a, b]| elementwise::mul(a, b, &mut y))?;
         Ok(y)
@@ -153,7 +153,7 @@ pub fn scale_columns(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     if factor.elem_count() != dim || factor.dims().last() != Some(&dim) {
         return Err(Error::shape("factors of columns", format!("[{dim}]"), factor.dims()));
     }
-    let scaled = move |x: &Tensor, factor: &Tensor| -> CandleResult<Vec<f32>> {
+    let scaled = move |x: &Tensor, factor: &Tensor| -> TensorResult<Vec<f32>> {
         let mut y = kernels::unfilled(rows * dim);
         with([x, factor], |[x, factor]| elementwise::scale_columns(x, factor, &mut y))?;
         Ok(y)
@@ -205,7 +205,7 @@ pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     if factor.dims() != [rows] {
         return Err(Error::shape("factors of rows", format!("[{rows}]"), factor.dims()));
     }
-    let scaled = move |x: &Tensor, factor: &Tensor| -> CandleResult<Vec<f32>> {
+    let scaled = move |x: &Tensor, factor: &Tensor| -> TensorResult<Vec<f32>> {
         let mut y = kernels::unfilled(rows * dim);
         with([x, factor], |[x, factor]| elementwise::scale_rows(dim, x, factor, &mut y))?;
         Ok(y)
@@ -272,13 +272,13 @@ pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
     apply(
         &[x],
         || {
-            let mean = |i: usize| -> CandleResult<Tensor> {
+            let mean = |i: usize| -> TensorResult<Tensor> {
                 match rows.len(i) {
-                    0 => Tensor::zeros((1, dim), x.dtype(), x.device()),
+                    0 => Tensor::zeros((1, dim), x.dtype()),
                     n => x.narrow(0, rows.range(i).start, n)?.mean_keepdim(0),
                 }
             };
-            let all = (0..rows.n()).map(mean).collect::<CandleResult<Vec<_>>>()?;
+            let all = (0..rows.n()).map(mean).collect::<TensorResult<Vec<_>>>()?;
             Ok(if all.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&all, 0)? })
         },
         || {
@@ -341,7 +341,7 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         let what = format!("[{}, {heads} * {width}] below {}", positions.len(), angles.positions());
         return Err(Error::shape("rotary positions", what, x.dims()));
     }
-    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> CandleResult<Vec<f32>> {
+    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> TensorResult<Vec<f32>> {
         let mut y = with([x], |[x]| x.to_vec())?;
         let table = Rotary { cos: &angles.cos, sin: &angles.sin, half, pairs: angles.pairs };
         let run = if back { kernels::rotary_backward } else { kernels::rotary };
@@ -353,9 +353,9 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         &[x],
         || {
             let places = || positions.iter().map(|p| *p as usize);
-            let table = |t: &[f32]| -> CandleResult<Tensor> {
+            let table = |t: &[f32]| -> TensorResult<Tensor> {
                 let rows: Vec<f32> = places().flat_map(|p| &t[p * half..][..half]).copied().collect();
-                Tensor::from_vec(rows, (positions.len(), 1, half), x.device())?.to_dtype(x.dtype())
+                Tensor::from_vec(rows, (positions.len(), 1, half))?.to_dtype(x.dtype())
             };
             let (cos, sin) = (table(&angles.cos)?, table(&angles.sin)?);
             let all = x.reshape((rows, heads, width))?;
@@ -389,7 +389,7 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
 mod tests {
     use std::slice::from_ref;
 
-    use candle_core::{Device, Var};
+    use switchformer_tensor::Var;
 
     use super::*;
     use crate::init::Stream;
@@ -398,7 +398,7 @@ mod tests {
     fn var(seed: u64, dims: &[usize]) -> Var {
         let mut s = Stream::new(seed);
         let v: Vec<f32> = (0..dims.iter().product()).map(|_| 2.0 * s.unit() - 1.0).collect();
-        Var::from_vec(v, dims, &Device::Cpu).unwrap()
+        Var::from_vec(v, dims).unwrap()
     }
 
     fn flat(t: &Tensor) -> Vec<f32> {
@@ -412,7 +412,7 @@ mod tests {
         let loss = || -> Result<(Tensor, Tensor)> {
             let y = f(&tensors)?;
             // Weights that differ from place to place, or a misplaced gradient would go unseen.
-            let weights = Tensor::arange(1f32, 1.0 + y.elem_count() as f32, &Device::Cpu)?.reshape(y.shape())?;
+            let weights = Tensor::arange(1f32, 1.0 + y.elem_count() as f32)?.reshape(y.shape())?;
             Ok(((&y * weights)?.sum_all()?, y))
         };
         let (library, want) = loss().unwrap();

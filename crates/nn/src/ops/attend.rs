@@ -1,6 +1,6 @@
 //! What an attention may ask for beyond plain softmax over its own rows, and relative positions.
 
-use candle_core::{Device, Tensor};
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::rows::Rows;
@@ -160,7 +160,7 @@ impl<'a> AttendSpec<'a> {
     }
 
     /// Biases of segment `i`, `[heads, n, m]`.
-    pub(super) fn bias_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
+    pub(super) fn bias_of(&self, i: usize) -> Result<Option<Tensor>> {
         let bias = match self.bias {
             None => return Ok(None),
             Some(ScoreBias::Pairs(t)) => return Ok(Some(t.clone())),
@@ -170,12 +170,12 @@ impl<'a> AttendSpec<'a> {
         let buckets = bias.table.dims()[0];
         let index: Vec<u32> =
             self.distances(i).map(|d| bucket(d, buckets, bias.max_distance, bias.bidirectional)).collect();
-        let picked = bias.table.index_select(&Tensor::from_vec(index, n * m, device)?, 0)?; // [n * m, h]
+        let picked = bias.table.index_select(&Tensor::from_vec(index, n * m)?, 0)?; // [n * m, h]
         Ok(Some(picked.reshape((n, m, self.heads))?.permute((2, 0, 1))?.contiguous()?))
     }
 
     /// Minus infinity where a query may not look, and what keeps zones apart, `[n, m]`; `None` where there is neither.
-    pub(super) fn mask_of(&self, i: usize, device: &Device) -> Result<Option<Tensor>> {
+    pub(super) fn mask_of(&self, i: usize) -> Result<Option<Tensor>> {
         let hidden = |d: i64| (self.causal && d > 0) || self.window.is_some_and(|w| d.unsigned_abs() >= w as u64);
         let hides = self.distances(i).any(hidden);
         if !hides && self.zones.is_none() {
@@ -187,7 +187,7 @@ impl<'a> AttendSpec<'a> {
             let pairs = own.iter().flat_map(|q| own.iter().map(move |k| q != k));
             mask.iter_mut().zip(pairs).filter(|(_, apart)| *apart).for_each(|(v, _)| *v += z.apart);
         }
-        Ok(Some(Tensor::from_vec(mask, (self.q_rows.len(i), self.k_rows.len(i)), device)?))
+        Ok(Some(Tensor::from_vec(mask, (self.q_rows.len(i), self.k_rows.len(i)))?))
     }
 }
 

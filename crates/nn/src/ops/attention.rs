@@ -5,10 +5,8 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Storage, Tensor,
-};
 use switchformer_kernels::{self as kernels, Attend, Bias, Positions, QkvGrad, Rows as View, RowsMut, Zones};
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
 
 use super::attend::{AttendSpec, ScoreBias, bucket};
 use super::fused::{answer, tensor, values, with};
@@ -159,7 +157,7 @@ impl AttendOp {
         out
     }
 
-    fn kept(&self, views: [View; 3], raw: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+    fn kept(&self, views: [View; 3], raw: Option<&[f32]>) -> TensorResult<(CpuStorage, Shape)> {
         answer(self.forward(views, raw, true), &[self.q_rows.total(), self.out()])
     }
 
@@ -170,8 +168,8 @@ impl AttendOp {
         (raw, wanted): (Option<&[f32]>, bool),
         [out, dout]: [&[f32]; 2],
         grad: QkvGrad,
-    ) -> CandleResult<Option<Vec<f32>>> {
-        let Some(lse) = self.lse.get() else { candle_core::bail!("attention backward before forward") };
+    ) -> TensorResult<Option<Vec<f32>>> {
+        let Some(lse) = self.lse.get() else { switchformer_tensor::bail!("attention backward before forward") };
         let added = self.added(raw);
         let spec = self.spec(&added);
         let mut dbias = wanted.then(|| vec![0f32; added.len()]);
@@ -186,7 +184,7 @@ impl AttendOp {
         bias: Option<&Tensor>,
         out: &Tensor,
         dout: &Tensor,
-    ) -> CandleResult<[Option<Tensor>; 2]> {
+    ) -> TensorResult<[Option<Tensor>; 2]> {
         let (total, width) = qkv.dims2()?;
         let (dim, mut grad) = (width / 3, kernels::unfilled(total * width));
         // `qkv` stands in for a bias that is no operand, and is not looked at.
@@ -209,11 +207,11 @@ impl CustomOp1 for AttendOp {
     fn name(&self) -> &'static str {
         "attend"
     }
-    fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let dim = l.shape().dims2()?.1 / 3;
         self.kept(View::fused_qkv(values(qkv, l)?, dim), self.fixed.as_deref())
     }
-    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> CandleResult<Option<Tensor>> {
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> TensorResult<Option<Tensor>> {
         let [grad, _] = self.back_fused(qkv, None, out, dout)?;
         Ok(grad)
     }
@@ -223,7 +221,7 @@ impl CustomOp2 for AttendOp {
     fn name(&self) -> &'static str {
         "attend"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let dim = lx.shape().dims2()?.1 / 3;
         self.kept(View::fused_qkv(values(x, lx)?, dim), Some(values(b, lb)?))
     }
@@ -233,7 +231,7 @@ impl CustomOp2 for AttendOp {
         bias: &Tensor,
         out: &Tensor,
         dout: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let [grad, dbias] = self.back_fused(qkv, Some(bias), out, dout)?;
         Ok((grad, dbias))
     }
@@ -251,7 +249,7 @@ impl CustomOp3 for AttendOp {
         ly: &Layout,
         z: &CpuStorage,
         lz: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
+    ) -> TensorResult<(CpuStorage, Shape)> {
         let [dim, keys, wide] = self.columns();
         let (q, y, z) = (View::packed(values(q, lq)?, dim), values(y, ly)?, values(z, lz)?);
         if self.operands == Operands::Beside {
@@ -267,10 +265,10 @@ impl CustomOp3 for AttendOp {
         z: &Tensor,
         out: &Tensor,
         dout: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [dim, keys, wide] = self.columns();
         let [mut dq, mut dy] = [q, y].map(|t| kernels::unfilled(t.elem_count()));
-        let dz = with([q, y, z, out, dout], |[q, y, z, out, dout]| -> CandleResult<Vec<f32>> {
+        let dz = with([q, y, z, out, dout], |[q, y, z, out, dout]| -> TensorResult<Vec<f32>> {
             let q = View::packed(q, dim);
             let dq = RowsMut::packed(&mut dq, dim);
             if self.operands == Operands::Beside {
@@ -302,13 +300,13 @@ impl CustomOp2 for BesideOp {
     fn name(&self) -> &'static str {
         "beside"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let ((rows, wide), (_, next)) = (lx.shape().dims2()?, ly.shape().dims2()?);
         let mut both = kernels::unfilled(rows * (wide + next));
         join(&mut both, [(values(x, lx)?, wide), (values(y, ly)?, next)]);
         answer(both, &[rows, wide + next])
     }
-    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let (dim, next) = (x.dims2()?.1, y.dims2()?.1);
         Ok((Some(g.narrow(1, 0, dim)?.contiguous()?), Some(g.narrow(1, dim, next)?.contiguous()?)))
     }
@@ -329,25 +327,24 @@ fn join(to: &mut [f32], [(x, wide), (y, next)]: [(&[f32], usize); 2]) {
 pub(super) fn with_rows<const N: usize, T>(
     tensors: [&Tensor; N],
     f: impl FnOnce([View<'_>; N]) -> T,
-) -> CandleResult<T> {
+) -> TensorResult<T> {
     let laid = tensors.map(|t| match (t.dims(), t.stride()) {
         ([n, dim], [stride, 1]) if *n > 1 && stride >= dim => Ok(t.clone()),
         _ => t.contiguous(),
     });
-    let laid = laid.into_iter().collect::<CandleResult<Vec<Tensor>>>()?;
+    let laid = laid.into_iter().collect::<TensorResult<Vec<Tensor>>>()?;
     let guards: Vec<_> = laid.iter().map(Tensor::storage_and_layout).collect();
     let mut views = [View::packed(&[], 0); N];
     for (view, (storage, layout)) in views.iter_mut().zip(&guards) {
-        let Storage::Cpu(cpu) = &**storage else { candle_core::bail!("a CPU kernel met a tensor of another device") };
         let (rows, dim) = layout.shape().dims2()?;
         let stride = if rows > 1 { layout.stride()[0] } else { dim };
-        *view = View { data: cpu.as_slice::<f32>()?, stride, offset: layout.start_offset() };
+        *view = View { data: storage.as_slice::<f32>()?, stride, offset: layout.start_offset() };
     }
     Ok(f(views))
 }
 
 /// Calls `f` on the values of a bias, where there is one.
-pub(super) fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> CandleResult<T> {
+pub(super) fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> TensorResult<T> {
     match bias {
         Some(b) => with([b.tensor()], |[b]| f(Some(b))),
         None => Ok(f(None)),
@@ -418,7 +415,7 @@ pub(super) fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use candle_core::{Device, Var};
+    use switchformer_tensor::Var;
 
     use super::*;
     use crate::ops::{Apart, RelativeBias, composed};
@@ -431,7 +428,7 @@ mod tests {
         let mut stream = crate::init::Stream::named(&format!("attention {seed}"));
         let n = dims.iter().product();
         let data: Vec<f32> = (0..n).map(|_| 2.0 * stream.unit() - 1.0).collect();
-        Var::from_tensor(&Tensor::from_vec(data, dims, &Device::Cpu).unwrap()).unwrap()
+        Var::from_tensor(&Tensor::from_vec(data, dims).unwrap()).unwrap()
     }
 
     fn apart(a: &Tensor, b: &Tensor) -> f32 {

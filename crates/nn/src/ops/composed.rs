@@ -1,6 +1,6 @@
 //! The operations written with the tensor library alone: any device, and the oracle of the fused path.
 
-use candle_core::{D, Tensor};
+use switchformer_tensor::{D, Tensor};
 
 use crate::error::Result;
 use crate::layers::Activation;
@@ -41,7 +41,7 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<T
         parts.push(mixed.transpose(0, 1)?.reshape((spec.q_rows.len(i), width))?);
     }
     if parts.is_empty() {
-        return Ok(Tensor::zeros((0, width), v.dtype(), v.device())?);
+        return Ok(Tensor::zeros((0, width), v.dtype())?);
     }
     Ok(Tensor::cat(&parts, 0)?)
 }
@@ -51,10 +51,10 @@ pub fn attend_map(q: &Tensor, k: &Tensor, spec: &AttendSpec, i: usize) -> Result
     let (q, k) = (heads_of(q, spec.q_rows, i, spec.heads)?, heads_of(k, spec.k_rows, i, spec.kv_heads)?);
     let k = shared(k, spec)?;
     let mut logits = (q.matmul(&k.t()?)? * spec.scale)?; // [h, n, m]
-    if let Some(bias) = spec.bias_of(i, logits.device())? {
+    if let Some(bias) = spec.bias_of(i)? {
         logits = (logits + bias)?;
     }
-    if let Some(mask) = spec.mask_of(i, logits.device())? {
+    if let Some(mask) = spec.mask_of(i)? {
         logits = logits.broadcast_add(&mask)?;
     }
     softmax(&logits)

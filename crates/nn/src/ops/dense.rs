@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::{Device, Tensor};
 use switchformer_kernels::PackedMatrix;
+use switchformer_tensor::Tensor;
 
 use super::{composed, fused, on_kernels};
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ impl DenseWeight {
     pub fn rows(&self) -> Result<Tensor> {
         Ok(match self.form() {
             Form::Rows(w) => w,
-            Form::Packed(w) => Tensor::from_vec(w.unpack(), (self.dims.1, self.dims.0), &Device::Cpu)?,
+            Form::Packed(w) => Tensor::from_vec(w.unpack(), (self.dims.1, self.dims.0))?,
         })
     }
 
@@ -157,7 +157,7 @@ fn learn_grouped(x: &Tensor, counts: &[usize], groups: &[Plain], act: Option<Act
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use candle_core::Var;
+    use switchformer_tensor::Var;
 
     use super::*;
     use crate::init::Stream;
@@ -165,7 +165,7 @@ mod tests {
     fn random(seed: u64, dims: &[usize]) -> Tensor {
         let mut stream = Stream::named(&format!("groups {seed}"));
         let data: Vec<f32> = (0..dims.iter().product()).map(|_| 2.0 * stream.unit() - 1.0).collect();
-        Tensor::from_vec(data, dims, &Device::Cpu).unwrap()
+        Tensor::from_vec(data, dims).unwrap()
     }
 
     #[test]

@@ -5,11 +5,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Storage, Tensor,
-};
 use switchformer_kernels::quant::{Int8Rows, PackedCodes};
 use switchformer_kernels::{self as kernels, Act, Epilogue, PackedMatrix, act, nested};
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
 
 use super::NestedWeight;
 use crate::error::{Error, Result};
@@ -18,54 +16,43 @@ use crate::leaf::Then;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
-pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> CandleResult<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
-        None => candle_core::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
-    }
-}
-
-/// The values of a contiguous f32 tensor, to change.
-pub(super) fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> CandleResult<&'a mut [f32]> {
-    match (layout.contiguous_offsets(), storage) {
-        (Some((from, to)), CpuStorage::F32(data)) => Ok(&mut data[from..to]),
-        _ => candle_core::bail!("a kernel needs contiguous f32 rows, got {:?}", layout.shape()),
+        None => switchformer_tensor::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
     }
 }
 
 /// Calls `f` on the values of contiguous CPU tensors.
-pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> CandleResult<T> {
-    let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<CandleResult<_>>()?;
+pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> TensorResult<T> {
+    let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<TensorResult<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        match &**storage {
-            Storage::Cpu(cpu) => *slot = values(cpu, layout)?,
-            _ => candle_core::bail!("a CPU kernel met a tensor of another device"),
-        }
+        *slot = values(storage, layout)?;
     }
     Ok(f(slices))
 }
 
-pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> CandleResult<Tensor> {
-    Tensor::from_vec(data, shape, &Device::Cpu)
+pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> TensorResult<Tensor> {
+    Tensor::from_vec(data, shape)
 }
 
-pub(crate) fn answer(data: Vec<f32>, shape: &[usize]) -> CandleResult<(CpuStorage, Shape)> {
+pub(crate) fn answer(data: Vec<f32>, shape: &[usize]) -> TensorResult<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(data), Shape::from_dims(shape)))
 }
 
 struct LinearOp;
 
 impl LinearOp {
-    fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> CandleResult<(CpuStorage, Shape)> {
+    fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> TensorResult<(CpuStorage, Shape)> {
         let ((m, inner), (out, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
         let mut y = kernels::unfilled(m * out);
         kernels::linear(m, inner, out, x, w, b, &mut y);
         answer(y, &[m, out])
     }
 
-    fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> CandleResult<[Option<Tensor>; 3]> {
+    fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> TensorResult<[Option<Tensor>; 3]> {
         let ((m, inner), (out, _)) = (x.dims2()?, w.dims2()?);
         let (mut dx, mut dw, mut db) = (kernels::unfilled(m * inner), vec![0f32; out * inner], vec![0f32; out]);
         with([x, w, dy], |[x, w, dy]| {
@@ -81,10 +68,10 @@ impl CustomOp2 for LinearOp {
     fn name(&self) -> &'static str {
         "linear"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, None)
     }
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let [dx, dw, _] = LinearOp::backward(x, w, dy, false)?;
         Ok((dx, dw))
     }
@@ -104,10 +91,10 @@ impl CustomOp3 for LinearOp {
         lw: &Layout,
         b: &CpuStorage,
         lb: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
+    ) -> TensorResult<(CpuStorage, Shape)> {
         LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, Some(values(b, lb)?))
     }
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Three> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Three> {
         let [dx, dw, db] = LinearOp::backward(x, w, dy, true)?;
         Ok((dx, dw, db))
     }
@@ -151,7 +138,7 @@ fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, th
 }
 
 /// Calls `f` on the values of `x` and on what follows a product with them.
-fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> CandleResult<()> {
+fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> TensorResult<()> {
     // `x` stands in for what is not there, and is not looked at.
     let parts = [x, b.unwrap_or(x), then.gate.unwrap_or(x), then.residual.unwrap_or(x)];
     with(parts, |[x, bias, gate, residual]| {
@@ -180,7 +167,7 @@ pub(super) fn linear_grouped(
         *at += *n as u32;
         Some(*at)
     }));
-    let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<CandleResult<Vec<_>>>()?;
+    let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<TensorResult<Vec<_>>>()?;
     let act = act.map(kernel_act);
     let then: Vec<_> = biases.iter().map(|b| Epilogue { bias: b.as_deref(), act, ..Epilogue::default() }).collect();
     let w: Vec<&PackedMatrix> = w.iter().map(Arc::as_ref).collect();
@@ -197,7 +184,7 @@ pub(super) fn grouped(
     w: &[Tensor],
     biases: &[Option<&Tensor>],
     (inner, out): (usize, usize),
-) -> CandleResult<(Vec<f32>, Vec<usize>)> {
+) -> TensorResult<(Vec<f32>, Vec<usize>)> {
     let total: usize = counts.iter().sum();
     let mut y = kernels::unfilled(total * out);
     let mut from = 0;
@@ -220,7 +207,7 @@ pub(super) fn grouped_backward(
     w: &[Tensor],
     biased: &[bool],
     (inner, out): (usize, usize),
-) -> CandleResult<Vec<Option<Tensor>>> {
+) -> TensorResult<Vec<Option<Tensor>>> {
     let mut dx = kernels::unfilled(x.elem_count());
     let (mut weights, mut biases) = (Vec::with_capacity(w.len()), Vec::new());
     let mut from = 0;
@@ -270,13 +257,13 @@ impl CustomOp3 for LayerNormOp {
         lg: &Layout,
         beta: &CpuStorage,
         lb: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
+    ) -> TensorResult<(CpuStorage, Shape)> {
         let (rows, dim) = lx.shape().dims2()?;
         let mut y = kernels::unfilled(rows * dim);
         kernels::layer_norm(rows, dim, values(x, lx)?, values(gamma, lg)?, values(beta, lb)?, self.eps, &mut y);
         answer(y, &[rows, dim])
     }
-    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Three> {
+    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Three> {
         let (rows, dim) = x.dims2()?;
         let (mut dx, mut dg, mut db) = (kernels::unfilled(rows * dim), vec![0f32; dim], vec![0f32; dim]);
         with([x, gamma, dy], |[x, gamma, dy]| {
@@ -300,7 +287,7 @@ impl CustomOp2 for RmsNormOp {
     fn name(&self) -> &'static str {
         "rms-norm"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, g: &CpuStorage, lg: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, g: &CpuStorage, lg: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let (rows, dim) = lx.shape().dims2()?;
         let mut y = kernels::unfilled(rows * dim);
         kernels::rms_norm(rows, dim, values(x, lx)?, values(g, lg)?, self.eps, &mut y);
@@ -312,7 +299,7 @@ impl CustomOp2 for RmsNormOp {
         gamma: &Tensor,
         _: &Tensor,
         dy: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let (rows, dim) = x.dims2()?;
         let (mut dx, mut dg) = (kernels::unfilled(rows * dim), vec![0f32; dim]);
         with([x, gamma, dy], |[x, gamma, dy]| {
@@ -333,13 +320,13 @@ impl CustomOp2 for AddOp {
     fn name(&self) -> &'static str {
         "add"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let (x, y) = (values(x, lx)?, values(y, ly)?);
         let mut sum = kernels::unfilled(x.len());
         kernels::elementwise::add(x, y, &mut sum);
         answer(sum, lx.dims())
     }
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(g.clone()), Some(g.clone())))
     }
 }
@@ -350,14 +337,14 @@ impl CustomOp1 for SoftmaxOp {
     fn name(&self) -> &'static str {
         "softmax"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let x = values(x, lx)?;
         let n = lx.dims().last().copied().unwrap_or(1);
         let mut y = kernels::unfilled(x.len());
         kernels::softmax(x.len().checked_div(n).unwrap_or(0), n, x, &mut y);
         answer(y, lx.dims())
     }
-    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> TensorResult<Option<Tensor>> {
         let n = x.dims().last().copied().unwrap_or(1);
         let mut dx = kernels::unfilled(x.elem_count());
         let rows = dx.len().checked_div(n).unwrap_or(0);
@@ -382,7 +369,7 @@ impl CustomOp1 for ActivationOp {
     fn name(&self) -> &'static str {
         "activation"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let x = values(x, lx)?;
         let mut y = kernels::unfilled(x.len());
         match self.0 {
@@ -394,7 +381,7 @@ impl CustomOp1 for ActivationOp {
         }
         answer(y, lx.dims())
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> CandleResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Option<Tensor>> {
         let mut dx = kernels::unfilled(x.elem_count());
         with([x, dy], |[x, dy]| match self.0 {
             Activation::Gelu => act::gelu_erf_backward(x, dy, &mut dx),
@@ -420,16 +407,16 @@ impl CustomOp1 for GatherOp {
     fn name(&self) -> &'static str {
         "gather"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let (n, dim) = lx.shape().dims2()?;
         if let Some(bad) = self.index.iter().find(|i| **i as usize >= n && **i != super::NO_ROW) {
-            candle_core::bail!("row {bad} of {n} rows");
+            switchformer_tensor::bail!("row {bad} of {n} rows");
         }
         let mut out = kernels::unfilled(self.index.len() * dim);
         kernels::rows::gather(dim, values(x, lx)?, &self.index, &mut out);
         answer(out, &[self.index.len(), dim])
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> CandleResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<Option<Tensor>> {
         let (n, dim) = x.dims2()?;
         let mut dx = vec![0f32; n * dim];
         with([g], |[g]| kernels::rows::scatter_add(dim, g, &self.index, &mut dx))?;
@@ -448,7 +435,7 @@ struct NestedOp<'a> {
 }
 
 impl NestedOp<'_> {
-    fn run(&self, x: &Tensor, b: Option<&Tensor>) -> CandleResult<Tensor> {
+    fn run(&self, x: &Tensor, b: Option<&Tensor>) -> TensorResult<Tensor> {
         let (m, inner) = x.dims2()?;
         let out = self.weight.out;
         let mut y = kernels::unfilled(m * out);
@@ -511,7 +498,7 @@ impl CustomOp2 for NestedViewOp {
     fn name(&self) -> &'static str {
         "nested-view"
     }
-    fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> TensorResult<(CpuStorage, Shape)> {
         let codes = nested_codes(values(w, lw)?, values(s, ls)?.to_vec(), ls.dims()[0]);
         answer(nested_dense(&codes, self.bits), lw.dims())
     }
@@ -523,7 +510,7 @@ impl CustomOp2 for NestedViewOp {
         s: &Tensor,
         view: &Tensor,
         grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
         let (out, inner) = w.dims2()?;
         let (mut dw, mut ds) = (vec![0f32; out * inner], vec![0f32; out]);
         with([w, s, view, grad], |[w, s, view, grad]| {

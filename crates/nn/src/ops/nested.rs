@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use candle_core::Tensor;
 use switchformer_kernels::quant::{MAX_INT_ROW, PackedCodes};
+use switchformer_tensor::Tensor;
 
 use super::{composed, fused, on_kernels};
 use crate::error::Result;
@@ -28,17 +28,13 @@ impl NestedWeight {
 
     /// The matrix that a view of `bits` computes with: `code_l * 2^(8-l) * scale`. Shapes: -> `[out, in]`.
     pub fn dense(&self, bits: u8) -> Result<Tensor> {
-        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (self.out, self.inner()), &candle_core::Device::Cpu)?)
+        Ok(Tensor::from_vec(fused::nested_dense(self, bits), (self.out, self.inner()))?)
     }
 }
 
 /// Projection with nested integer weights seen at `bits`. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
 pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-    if on_kernels(&[x]) {
-        fused::nested_linear(x, w, bits, b)
-    } else {
-        composed::linear(x, &w.dense(bits)?.to_device(x.device())?, b)
-    }
+    if on_kernels(&[x]) { fused::nested_linear(x, w, bits, b) } else { composed::linear(x, &w.dense(bits)?, b) }
 }
 
 /// Rows up to which packed codes are multiplied as they lie: past it, making them floats first is soon no dearer.
@@ -105,8 +101,8 @@ mod tests {
         let scale = (0..out).map(|_| 0.01 * (0.5 + stream.unit())).collect();
         let weight = NestedWeight { codes, scale, out };
         let mut floats = |n: usize| (0..n).map(|_| 2.0 * stream.unit() - 1.0).collect::<Vec<f32>>();
-        let x = Tensor::from_vec(floats(n * inner), (n, inner), &candle_core::Device::Cpu).unwrap();
-        let bias = Tensor::from_vec(floats(out), out, &candle_core::Device::Cpu).unwrap();
+        let x = Tensor::from_vec(floats(n * inner), (n, inner)).unwrap();
+        let bias = Tensor::from_vec(floats(out), out).unwrap();
         let packed = PackedNested::default();
         for bits in [8, 6, 4, 2] {
             let run = |from: usize, n: usize| -> Vec<Vec<f32>> {

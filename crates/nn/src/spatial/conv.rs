@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use super::Places;
 use crate::ctx::Ctx;
@@ -220,14 +220,14 @@ impl Depthwise {
 mod tests {
     use super::*;
     use crate::layers::Activation;
-    use crate::{Device, Point, Taps, Trace};
-    use candle_core::Var;
+    use crate::{Point, Taps, Trace};
+    use switchformer_tensor::Var;
 
     /// Against the tensor library's own convolution over `[b, c, h, w]`.
     #[test]
     fn convolutions_agree_with_the_library() {
         let (b, c, h, w) = (2, 6, 7, 5);
-        let pixels = Tensor::rand(-1f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
+        let pixels = Tensor::from_vec(crate::init::seeded("pixels", &[b * c * h * w, 1]), (b, c, h, w)).unwrap();
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         let (x, rows) = super::super::pixel_rows(std::slice::from_ref(&pixels)).unwrap();
@@ -244,7 +244,7 @@ mod tests {
             let (fixed, learnt) = (load(&source), load(&learning));
             let Kernels::Published(weight) = learnt.kernels().unwrap() else { panic!("{:?}", learnt.kernels) };
             let kernels = weight.detach().reshape((out, c / groups, kernel, kernel)).unwrap();
-            let want = pixels.conv2d(&kernels, pad, stride, 1, groups).unwrap();
+            let want = pixels.conv2d(&kernels, pad, stride, groups).unwrap();
             let want = want.broadcast_add(&fixed.bias.as_ref().unwrap().reshape((1, out, 1, 1)).unwrap()).unwrap();
             for conv in [fixed, learnt] {
                 let (got, after) = conv.forward(&mut cx, &x, &rows).unwrap();
@@ -255,7 +255,7 @@ mod tests {
         for kernel in [3, 5] {
             let conv = Depthwise::load(&source.at("depthwise").at(kernel), c, kernel).unwrap();
             let kernels = conv.weight.reshape((c, 1, kernel, kernel)).unwrap();
-            let want = pixels.conv2d(&kernels, kernel / 2, 1, 1, c).unwrap();
+            let want = pixels.conv2d(&kernels, kernel / 2, 1, c).unwrap();
             let want = want.broadcast_add(&conv.bias.reshape((1, c, 1, 1)).unwrap()).unwrap();
             assert!(apart(&conv.forward(&mut cx, &x, &rows).unwrap(), &want) < 1e-5);
             let want = (&want + &pixels).unwrap().silu().unwrap();

@@ -1,7 +1,7 @@
 //! Layers with batch norms that fold: sums of convolutions while they are trained, one convolution once they are folded.
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use switchformer_tensor::Tensor;
 
 use super::{Conv, mean_rows, squared};
 use crate::batch_norm::BatchNorm;

@@ -9,7 +9,7 @@ mod resize;
 pub mod wavelet;
 mod window;
 
-use candle_core::{Device, Tensor};
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops;
@@ -37,7 +37,7 @@ impl Places {
     /// Shapes: x `[total, dim]` -> `[places, dim]`.
     fn gather(self, x: &Tensor) -> Result<Tensor> {
         let n = self.index.len();
-        ops::gather(x, &Tensor::from_vec(self.index, n, &Device::Cpu)?)
+        ops::gather(x, &Tensor::from_vec(self.index, n)?)
     }
 }
 
@@ -117,7 +117,7 @@ pub fn mean_squares(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Row
     }
     let n = after.total();
     let sums = places.gather(x)?.reshape((n, side * side, x.dims2()?.1))?.sum(1)?;
-    Ok((sums.broadcast_mul(&Tensor::from_vec(shares, (n, 1), x.device())?)?, after))
+    Ok((sums.broadcast_mul(&Tensor::from_vec(shares, (n, 1))?)?, after))
 }
 
 /// Mean over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
@@ -149,7 +149,7 @@ pub fn mean_cells(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)
             let each = 1.0 / (down.len() * across.len()) as f32;
             down.for_each(|y| across.clone().for_each(|x| row[y * w + x] = each));
         }
-        let share = Tensor::from_vec(share, (side * side, h * w), x.device())?;
+        let share = Tensor::from_vec(share, (side * side, h * w))?;
         let own = if n == rows.n() { x.clone() } else { x.narrow(0, from, n * h * w)? };
         parts.push(share.broadcast_matmul(&own.reshape((n, h * w, dim))?)?.reshape((n * side * side, dim))?);
         from += n * h * w;
@@ -189,8 +189,7 @@ mod tests {
     use super::*;
 
     fn numbered(rows: &Rows) -> Tensor {
-        Tensor::from_vec((1..=rows.total()).map(|v| v as f32).collect::<Vec<_>>(), (rows.total(), 1), &Device::Cpu)
-            .unwrap()
+        Tensor::from_vec((1..=rows.total()).map(|v| v as f32).collect::<Vec<_>>(), (rows.total(), 1)).unwrap()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Maps of another size.
 
-use candle_core::Tensor;
+use switchformer_tensor::Tensor;
 
 use crate::error::Result;
 use crate::ops;
@@ -50,9 +50,9 @@ fn blend(x: &Tensor, from: &Rows, to: &Rows) -> Result<Tensor> {
             share.push(*part);
         }
     }
-    let row = |places: Vec<u32>| ops::gather(x, &Tensor::from_vec(places, n, x.device())?);
+    let row = |places: Vec<u32>| ops::gather(x, &Tensor::from_vec(places, n)?);
     let (low, high) = (row(low)?, row(high)?);
-    let by = |factors: Vec<f32>| Tensor::from_vec(factors, n, x.device());
+    let by = |factors: Vec<f32>| Tensor::from_vec(factors, n);
     let apart = ops::add(&high, &ops::scale_rows(&low, &by(vec![-1.0; n])?)?)?;
     ops::add(&low, &ops::scale_rows(&apart, &by(share)?)?)
 }
@@ -61,12 +61,11 @@ fn blend(x: &Tensor, from: &Rows, to: &Rows) -> Result<Tensor> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn twice_and_thrice_as_large_are_as_by_hand() {
         let rows = Rows::maps(&[(1, 2), (2, 1)]).unwrap();
-        let x = Tensor::from_vec(vec![0f32, 4.0, 10.0, 16.0], (4, 1), &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(vec![0f32, 4.0, 10.0, 16.0], (4, 1)).unwrap();
         let (y, after) = resize_maps(&x, &rows, &[(1, 4), (3, 2)]).unwrap();
         assert_eq!(after.sizes().unwrap(), [(1, 4), (3, 2)]);
         let got: Vec<f32> = y.flatten_all().unwrap().to_vec1().unwrap();
@@ -76,7 +75,7 @@ mod tests {
     #[test]
     fn both_sides_are_blended() {
         let rows = Rows::maps(&[(2, 2)]).unwrap();
-        let x = Tensor::from_vec(vec![0f32, 4.0, 8.0, 12.0], (4, 1), &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(vec![0f32, 4.0, 8.0, 12.0], (4, 1)).unwrap();
         let (y, _) = resize_maps(&x, &rows, &[(3, 4)]).unwrap();
         let want = [0.0, 1.0, 3.0, 4.0, 4.0, 5.0, 7.0, 8.0, 8.0, 9.0, 11.0, 12.0];
         assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), want);
@@ -85,7 +84,7 @@ mod tests {
     #[test]
     fn a_smaller_map_takes_the_neighbours_of_the_middle() {
         let rows = Rows::maps(&[(4, 1)]).unwrap();
-        let x = Tensor::from_vec(vec![0f32, 1.0, 2.0, 30.0], (4, 1), &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(vec![0f32, 1.0, 2.0, 30.0], (4, 1)).unwrap();
         let (y, _) = resize_maps(&x, &rows, &[(2, 1)]).unwrap();
         assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.5, 16.0]);
     }

@@ -6,8 +6,8 @@
 //! answering to edges of one direction. Nothing is lost: [`Waves::join`] gives the map back.
 //! Filtering one side is a product with a matrix whose rows are the shifted filter, with the map mirrored at its edges.
 
-use candle_core::{Device, Tensor};
 use switchformer_kernels as kernels;
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops::fused::{tensor, with};
@@ -130,7 +130,7 @@ impl Matrix {
     }
 
     fn tensor(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&self.values, (self.rows, self.columns), &Device::Cpu)?)
+        Ok(Tensor::from_slice(&self.values, (self.rows, self.columns))?)
     }
 }
 
@@ -264,7 +264,10 @@ pub fn scatter(x: &Tensor, n: usize, size: Size) -> Result<Waves> {
             Ok(parts.into_iter().zip([coarse, fine, fine]).map(|(v, rows)| (v, vec![rows, c])).collect())
         },
         move |g| {
-            let g = g.iter().map(|g| g.as_ref().map(values).transpose()).collect::<candle_core::Result<Vec<_>>>()?;
+            let g = g
+                .iter()
+                .map(|g| g.as_ref().map(values).transpose())
+                .collect::<switchformer_tensor::Result<Vec<_>>>()?;
             let all = frame.together([g[0].as_deref(), g[1].as_deref(), g[2].as_deref()]);
             let dx = frame.filter(&all, &analysis(size.0).turned(), &analysis(size.1).turned());
             Ok(vec![Some(tensor(dx, &[rows, c])?)])
@@ -275,7 +278,7 @@ pub fn scatter(x: &Tensor, n: usize, size: Size) -> Result<Waves> {
 }
 
 /// A copy of the values.
-fn values(t: &Tensor) -> candle_core::Result<Vec<f32>> {
+fn values(t: &Tensor) -> switchformer_tensor::Result<Vec<f32>> {
     with([t], |[t]| t.to_vec())
 }
 
@@ -377,7 +380,7 @@ mod tests {
 
     fn maps(n: usize, (h, w): Size, c: usize) -> Tensor {
         let values = init::seeded("wavelet.map", &[n * h * w * c, 1]);
-        Tensor::from_vec(values, (n * h * w, c), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, (n * h * w, c)).unwrap()
     }
 
     fn far(a: &[f32], b: &[f32]) -> f32 {
@@ -461,7 +464,7 @@ mod tests {
 
     #[test]
     fn an_even_map_is_coarse_alone() {
-        let even = Tensor::ones((24, 1), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let even = Tensor::ones((24, 1), switchformer_tensor::DType::F32).unwrap();
         let waves = scatter(&even, 1, (6, 4)).unwrap();
         assert!(flat(&waves.low).iter().all(|v| (v - 1.0).abs() < 1e-6));
         assert!(waves.high.iter().all(|h| flat(h).iter().all(|v| v.abs() < 1e-6)));
@@ -471,7 +474,7 @@ mod tests {
     fn kernels_and_their_gradients_are_the_library_s() {
         use crate::tape::{Grads, record};
         for (n, size, c) in [(1, (1, 1), 1), (2, (7, 10), 3), (3, (8, 5), 17)] {
-            let x = candle_core::Var::from_tensor(&maps(n, size, c)).unwrap().into_inner();
+            let x = switchformer_tensor::Var::from_tensor(&maps(n, size, c)).unwrap().into_inner();
             let slopes = maps(n, size, c);
             let loss = || -> Result<(Tensor, Tensor)> {
                 let waves = scatter(&x, n, size)?;

@@ -1,6 +1,6 @@
 //! Attention inside windows of a map: shifted or not (Swin), of places next to each other or apart (CrossFormer).
 
-use candle_core::{Device, Tensor};
+use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::ops::{self, Apart};
@@ -161,7 +161,7 @@ impl Windows {
         let n = index.len() / len;
         let on_cpu = |v: Vec<u32>| {
             let n = v.len();
-            Tensor::from_vec(v, n, &Device::Cpu)
+            Tensor::from_vec(v, n)
         };
         Ok(Windows {
             index: on_cpu(index)?,
@@ -180,7 +180,7 @@ impl Windows {
         if self.pads == 0 {
             return Ok(x.clone());
         }
-        let zeros = Tensor::zeros((self.pads, x.dims2()?.1), x.dtype(), x.device())?;
+        let zeros = Tensor::zeros((self.pads, x.dims2()?.1), x.dtype())?;
         Ok(Tensor::cat(&[x, &zeros], 0)?)
     }
 
@@ -270,7 +270,7 @@ pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
             hint: "use smaller windows, or smaller images where a window is the whole map".into(),
         });
     }
-    let index = Tensor::from_vec(relative_index(window), len * len, table.device())?;
+    let index = Tensor::from_vec(relative_index(window), len * len)?;
     Ok(ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))?)
 }
 

@@ -266,7 +266,7 @@ impl Between for ConfidenceExit {
         }
         let index: Vec<u32> = go.iter().map(|s| *s as u32).collect();
         let members = go.iter().map(|s| state.rows.members()[*s]).collect();
-        let gone = logits.index_select(&Tensor::from_vec(index, go.len(), logits.device())?, 0)?;
+        let gone = logits.index_select(&Tensor::from_vec(index, go.len())?, 0)?;
         left.push((members, Output::new().member("logits", gone)));
         state.select(&stay)
     }

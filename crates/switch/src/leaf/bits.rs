@@ -19,7 +19,7 @@ use switchformer_nn::leaf::Then;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
-use switchformer_nn::{Ctx, Device, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
 
 use crate::form::{Form, FormUse};
 use crate::host::Host;
@@ -316,7 +316,7 @@ impl Form for NestedInt {
 
 fn tensor(s: &Saved) -> Result<Tensor> {
     let values: Vec<f32> = s.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-    Ok(Tensor::from_vec(values, s.shape.as_slice(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, s.shape.as_slice())?)
 }
 
 /// Makes every projection at its sites nested.
@@ -338,7 +338,7 @@ impl LeafMaker for NestedLeaves {
             }
             // A fresh matrix has deviation sigma; 0.02 sigma puts the 2-bit step near 1.3 sigma and 8 bits at 2.5.
             let sigma = weight.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
-            let start = Tensor::full((0.02 * sigma.max(1e-6)).ln(), dims.1, weight.device())?;
+            let start = Tensor::full((0.02 * sigma.max(1e-6)).ln(), dims.1)?;
             let names = spec.parts.iter().map(|p| (w.name(&format!("{p}.{LOG_SCALE}")), spec.out_dim)).collect();
             let log_scale = w.register(start, names, ParamKind::Vector, None)?;
             return Ok(Some(Box::new(NestedTraining { weight, log_scale, bias, at })));

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
@@ -18,6 +17,7 @@ use switchformer_switch::between::exit::Exit;
 use switchformer_switch::leaf::bits::{Bits, NestedInt, Width};
 use switchformer_switch::leaf::experts::{self, Experts, Offer};
 use switchformer_switch::task::{Number, Task};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{Entry, Opened, Trait, ZOO};
 

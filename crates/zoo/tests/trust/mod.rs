@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
@@ -14,6 +13,7 @@ use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
 use switchformer_nn::{Error, Input, Param, Point, Result, Weights};
 use switchformer_switch::leaf::bits::{Bits, NestedInt, absmax_scale};
 use switchformer_switch::{Loading, Plan, Switches};
+use switchformer_tensor::Tensor;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -92,7 +92,7 @@ pub fn vit(changes: &Json) -> Files {
             continue;
         }
         let values: Vec<f32> = saved.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-        let w = Tensor::from_vec(values, saved.shape.as_slice(), &Device::Cpu).unwrap();
+        let w = Tensor::from_vec(values, saved.shape.as_slice()).unwrap();
         let nested = nested_codes(&w, &absmax_scale(&w).unwrap()).unwrap();
         stored.insert(format!("{name}_scale"), Saved::f32(&saved.shape[..1], &nested.scale));
         stored.insert(name, Saved::i8(&saved.shape, &nested.codes));

@@ -1,8 +1,8 @@
 //! The one executor of every bank: rows grouped by expert, one product per active expert, weighted rows put back.
 
-use candle_core::{Device, Tensor};
 use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::{Ctx, Ffn, Result, Rows, ops};
+use switchformer_tensor::Tensor;
 
 /// Which experts compute which rows.
 pub(super) struct Assignment {
@@ -48,7 +48,7 @@ impl Groups {
 
 fn index(places: Vec<u32>) -> Result<Tensor> {
     let n = places.len();
-    Ok(Tensor::from_vec(places, n, &Device::Cpu)?)
+    Ok(Tensor::from_vec(places, n)?)
 }
 
 /// All active experts as one product per projection, where they are plain networks.

@@ -19,11 +19,11 @@ mod setting;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchformer_nn::layers::dense_ffn;
 use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
+use switchformer_tensor::{D, Tensor};
 
 use crate::task::task_of;
 use group::{Assignment, run};
@@ -262,7 +262,7 @@ impl Bank {
         let weights = match (self.gating.factor, slots) {
             (Factor::Share, 1) => None,
             (factor, _) => {
-                let picked = probs.gather(&Tensor::from_slice(&ids, (rows, slots), x.device())?, 1)?;
+                let picked = probs.gather(&Tensor::from_slice(&ids, (rows, slots))?, 1)?;
                 Some(match factor {
                     Factor::Probability => picked,
                     Factor::Share => picked.broadcast_div(&picked.sum_keepdim(D::Minus1)?)?,
@@ -281,7 +281,7 @@ impl Bank {
             (0..self.dim).map(move |_| 1.0 + self.gating.jitter as f32 * (2.0 * draw.unit() - 1.0)).collect::<Vec<_>>()
         };
         let noise: Vec<f32> = (0..x.dims()[0]).flat_map(one).collect();
-        Ok((x * Tensor::from_vec(noise, x.shape(), x.device())?)?)
+        Ok((x * Tensor::from_vec(noise, x.shape())?)?)
     }
 
     /// Balance as [`Even`] says; z-loss, the mean square of the log-sum-exp of a row's scores. Shapes: logits and probs
@@ -293,13 +293,13 @@ impl Bank {
         let (rows, n) = probs.dims2()?;
         let mut counts = vec![0f32; n];
         ids.iter().for_each(|e| counts[*e as usize] += 1.0);
-        let counts = Tensor::from_vec(counts, n, probs.device())?;
+        let counts = Tensor::from_vec(counts, n)?;
         let balance = match self.gating.even {
             Even::Shares => ((probs.mean(0)? * (counts / ids.len() as f64)?)?.sum_all()? * n as f64)?,
             Even::Variation => {
                 let mut kept = vec![0f32; rows * n];
                 ids.iter().enumerate().for_each(|(place, e)| kept[place / (ids.len() / rows) * n + *e as usize] = 1.0);
-                let kept = Tensor::from_vec(kept, (rows, n), probs.device())?;
+                let kept = Tensor::from_vec(kept, (rows, n))?;
                 (variation(&(probs * kept)?.sum(0)?)? + variation(&counts)?)?
             }
         };
@@ -332,7 +332,7 @@ impl Bank {
         let same = |ids: Vec<u32>, weights: Option<Vec<f32>>| -> Result<Chosen> {
             let k = ids.len();
             let spread = |w: Vec<f32>| -> Result<Tensor> {
-                Ok(Tensor::from_vec(w, (1, k), x.device())?.broadcast_as((total, k))?.contiguous()?)
+                Ok(Tensor::from_vec(w, (1, k))?.broadcast_as((total, k))?.contiguous()?)
             };
             let ids = std::iter::repeat_n(ids, total).flatten().collect();
             Ok(Chosen { ids, weights: weights.map(spread).transpose()?, kept: None, entropy: None })

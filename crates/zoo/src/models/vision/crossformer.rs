@@ -22,8 +22,8 @@ use switchformer_nn::spatial::{Conv, Cut, Depthwise, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Device, Error, LeafCost, ParamKind, Point, Result, Rows, Size,
-    Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, ParamKind, Point, Result, Rows, Size, Tensor,
+    Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
@@ -354,7 +354,7 @@ impl PairBias for PositionBias {
         let far = |at: usize, side: usize| at as f32 - (side - 1) as f32;
         let places: Vec<f32> =
             (0..2 * h - 1).flat_map(|y| (0..2 * w - 1).flat_map(move |x| [far(y, h), far(x, w)])).collect();
-        let places = Tensor::from_vec(places, ((2 * h - 1) * (2 * w - 1), 2), &Device::Cpu)?;
+        let places = Tensor::from_vec(places, ((2 * h - 1) * (2 * w - 1), 2))?;
         let mut x = ops::linear(&places, &self.enter[0], Some(&self.enter[1]))?;
         for (norm, [weight, bias]) in &self.layers {
             x = ops::linear(&Activation::Relu.forward(&norm.forward(&x)?)?, weight, Some(bias))?;

@@ -302,7 +302,7 @@ struct Visit {
 /// The first row of each of `n` members of equally many. Shapes: `[n * (1 + m), dim]` -> `[n, dim]`.
 fn classes(x: &Tensor, n: usize) -> Result<Tensor> {
     let per = x.dims2()?.0 / n;
-    ops::gather(x, &Tensor::from_vec((0..n).map(|i| (i * per) as u32).collect(), n, x.device())?)
+    ops::gather(x, &Tensor::from_vec((0..n).map(|i| (i * per) as u32).collect(), n)?)
 }
 
 /// Other first rows. Shapes: class `[n, dim]`, x `[n * (1 + m), dim]` -> the same as x.
@@ -311,7 +311,7 @@ fn with_class(class: &Tensor, x: &Tensor) -> Result<Tensor> {
     let per = total / n;
     let index = |f: &dyn Fn(usize) -> Option<usize>| {
         let places: Vec<u32> = (0..total).map(|p| f(p).map_or(ops::NO_ROW, |p| p as u32)).collect();
-        Tensor::from_vec(places, total, x.device())
+        Tensor::from_vec(places, total)
     };
     let first = ops::gather(class, &index(&|p| p.is_multiple_of(per).then_some(p / per))?)?;
     let others = ops::gather(x, &index(&|p| (!p.is_multiple_of(per)).then_some(p))?)?;

@@ -590,7 +590,7 @@ impl Staged for M3Vit {
         })?;
         let (behind, map) = state.rows.split_maps()?;
         let n = behind.len();
-        let patches = ops::gather(&state.x, &Tensor::from_vec(behind, n, state.x.device())?)?;
+        let patches = ops::gather(&state.x, &Tensor::from_vec(behind, n)?)?;
         let (x, rows) = decoder.forward(cx, &patches, &map, self.config.patch)?;
         let channels_first = |map: Tensor| Ok(map.permute((2, 0, 1))?.contiguous()?); // [channels, h, w]
         let maps = maps_of(&x, &rows)?.into_iter().map(channels_first).collect::<Result<_>>()?;

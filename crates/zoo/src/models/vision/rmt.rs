@@ -20,8 +20,7 @@ use switchformer_nn::spatial::{Conv, Cut, Depthwise, Windows, mean_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, Device, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights,
-    ops,
+    AttentionNames, AttentionSpec, Ctx, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
@@ -170,7 +169,7 @@ impl Fading {
     fn new(c: &Config, stage: usize) -> Result<Self> {
         let (initial, range, heads) = (c.initial[stage] as f32, c.ranges[stage] as f32, c.heads[stage]);
         let fading = |h: usize| (1.0 - (-initial - range * h as f32 / heads as f32).exp2()).ln();
-        Ok(Fading(Tensor::from_vec((0..heads).map(fading).collect::<Vec<_>>(), (heads, 1, 1), &Device::Cpu)?))
+        Ok(Fading(Tensor::from_vec((0..heads).map(fading).collect::<Vec<_>>(), (heads, 1, 1))?))
     }
 }
 
@@ -179,7 +178,7 @@ impl PairBias for Fading {
         let len = h * w;
         let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
         let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
-        Ok(self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len), &Device::Cpu)?)?)
+        Ok(self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len))?)?)
     }
     fn cost(&self) -> LeafCost {
         LeafCost::default()

@@ -223,7 +223,7 @@ impl Scatter {
         let rows = self.gains.permute((1, 2, 0))?.contiguous()?.reshape((h * w, dim))?;
         let (rows, _) = resize_maps(&rows, &Rows::maps(&[(h, w)])?, &[size])?;
         let all = size.0 * size.1 * n;
-        ops::gather(&rows, &Tensor::from_vec((0..all).map(|p| (p / n) as u32).collect(), all, rows.device())?)
+        ops::gather(&rows, &Tensor::from_vec((0..all).map(|p| (p / n) as u32).collect(), all)?)
     }
 
     /// Maps of one size. Shapes: x `[n * h * w, dim]` -> the same.
@@ -380,7 +380,7 @@ impl MapHead for Head {
         // Every member's class row in front of its own rows.
         let order = (0..n).flat_map(|i| std::iter::once(i).chain(rows.range(i).map(move |r| n + r)));
         let order: Vec<u32> = order.map(|r| r as u32).collect();
-        let order = Tensor::from_vec(order, n + rows.total(), x.device())?;
+        let order = Tensor::from_vec(order, n + rows.total())?;
         let lens: Vec<usize> = rows.lens().iter().map(|len| len + 1).collect();
         let all = ops::gather(&self.norm1.forward(&Tensor::cat(&[&class, x], 0)?)?, &order)?;
         let asking = self.norm1.forward(&class)?;

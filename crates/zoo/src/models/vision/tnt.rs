@@ -392,7 +392,7 @@ impl Staged for Tnt {
             index.push(ops::NO_ROW);
             index.extend((range.start / n_words..range.end / n_words).map(|patch| patch as u32));
         }
-        let index = Tensor::from_vec(index, state.rows.total(), added.device())?;
+        let index = Tensor::from_vec(index, state.rows.total())?;
         let x = ops::add(&state.x, &ops::gather(&added, &index)?)?;
         let x = block.outer.forward(cx, &x, &state.rows)?;
         Ok(State { x, rows: state.rows, side: Side::of("words", words) })

@@ -222,7 +222,7 @@ impl Body {
     pub(crate) fn prefix_row(&self, state: &State, offset: u32) -> Result<Tensor> {
         let index: Vec<u32> = state.rows.firsts().iter().map(|f| f + offset).collect();
         let n = index.len();
-        self.norm.forward(&ops::gather(&state.x, &Tensor::from_vec(index, n, state.x.device())?)?)
+        self.norm.forward(&ops::gather(&state.x, &Tensor::from_vec(index, n)?)?)
     }
 
     pub(crate) fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
