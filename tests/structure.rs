@@ -52,10 +52,10 @@ fn arrows_between_rooms_never_turn_back() {
                 continue;
             }
             let name = dep["name"].as_str().unwrap();
-            if let Some(target) = name.strip_prefix("switchformer-") {
-                if !may.contains(&target) {
-                    wrong.push(format!("{room} -> {target}"));
-                }
+            if let Some(target) = name.strip_prefix("switchformer-")
+                && !may.contains(&target)
+            {
+                wrong.push(format!("{room} -> {target}"));
             }
         }
     }

@@ -69,7 +69,7 @@ pub fn fitted<'a>(opened: &Opened, set: &'a Dataset) -> Result<Cow<'a, Dataset>>
 /// Predicted class of every member, and the trace.
 pub fn predict(opened: &Opened, point: &Point, input: &Input) -> Result<(Vec<usize>, Trace)> {
     let (out, trace) = opened.run(point, input)?;
-    let logits = out.get("logits")?.to_vec2::<f32>().map_err(switchformer_nn::Error::from)?;
+    let logits = out.get("logits")?.to_vec2::<f32>()?;
     Ok((logits.iter().map(|row| argmax(row)).collect(), trace))
 }
 

@@ -1,7 +1,7 @@
 //! Batch norm: fixed statistics at rest, those of the batch in training.
 
 use switchformer_kernels as kernels;
-use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
+use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use crate::ctx::{Ctx, Moments};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl CustomOp3 for BatchNormOp {
         lw: &Layout,
         bias: &CpuStorage,
         lb: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
+    ) -> Result<(CpuStorage, Shape)> {
         let (weight, bias) = (values(weight, lw)?, values(bias, lb)?);
         let factor: Vec<f32> = weight.iter().zip(&self.scale).map(|(w, s)| w * s).collect();
         let shift: Vec<f32> = bias.iter().zip(&self.mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
@@ -120,7 +120,7 @@ impl CustomOp3 for BatchNormOp {
         _: &Tensor,
         _: &Tensor,
         dy: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (rows, dim) = x.dims2()?;
         let (mean, scale) = (&self.mean[..dim], &self.scale[..dim]);
         let (dx, dw, db) = with([x, weight, dy], |[x, weight, dy]| {

@@ -54,7 +54,7 @@ impl Part {
 
     /// Images that may differ in size, each `[channels, h, w]`. Neighbours of one size are stacked.
     pub fn images(images: &[Tensor]) -> Result<Part> {
-        let stack = |run: &[Tensor]| Ok(Tensor::stack(run, 0)?);
+        let stack = |run: &[Tensor]| Tensor::stack(run, 0);
         Ok(Part::Maps(images.chunk_by(|a, b| a.dims() == b.dims()).map(stack).collect::<Result<_>>()?))
     }
 
@@ -135,7 +135,7 @@ impl Part {
 }
 
 fn whole_numbers(t: &Tensor) -> Result<Vec<i64>> {
-    Ok(t.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?)
+    t.to_dtype(DType::I64)?.flatten_all()?.to_vec1()
 }
 
 /// Columns of the valid places of a padded tensor `[b, n]`, member by member, and their rows.
@@ -377,10 +377,10 @@ impl Input {
         let floats = |shape: Vec<usize>| -> Result<Tensor> {
             let Some(mut stream) = stream.cloned() else {
                 // Nothing is stored for what is zero everywhere: the size is the config's own.
-                return Ok(Tensor::zeros(vec![1; shape.len()], DType::F32)?.broadcast_as(shape)?);
+                return Tensor::zeros(vec![1; shape.len()], DType::F32)?.broadcast_as(shape);
             };
             let data: Vec<f32> = (0..shape.iter().product()).map(|_| 2.0 * stream.unit() - 1.0).collect();
-            Ok(Tensor::from_vec(data, shape)?)
+            Tensor::from_vec(data, shape)
         };
         let mut input: Option<Input> = None;
         for slot in spec.slots().iter().filter(|s| !s.optional) {

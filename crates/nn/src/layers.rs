@@ -342,7 +342,7 @@ pub fn patchify(pixels: &Tensor, (ph, pw): (usize, usize)) -> Result<Tensor> {
     let (b, c, h, w) = pixels.dims4().map_err(|_| Error::shape("pixel_values", "[b, c, h, w]", pixels.dims()))?;
     let (gh, gw) = (h / ph, w / pw);
     let split = pixels.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
-    Ok(split.contiguous()?.reshape((b * gh * gw, c * ph * pw))?)
+    split.contiguous()?.reshape((b * gh * gw, c * ph * pw))
 }
 
 /// Patches along height and width of an image. Errors when it does not divide into patches; `trained` is the size to
@@ -365,7 +365,7 @@ pub fn positions_at(table: &Tensor, front: usize, from: (usize, usize), to: (usi
     }
     let flat = table.squeeze(0)?;
     let patches = resize_positions(&flat.narrow(0, front, from.0 * from.1)?.contiguous()?, from, to)?;
-    Ok(Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)?)
+    Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)
 }
 
 /// Resizes images bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
@@ -377,7 +377,7 @@ pub fn resize_images(pixels: &Tensor, to: (usize, usize)) -> Result<Tensor> {
     }
     let places = pixels.permute((2, 3, 0, 1))?.contiguous()?.reshape((h * w, b * c))?;
     let resized = resize_positions(&places, (h, w), to)?.reshape((to.0, to.1, b, c))?;
-    Ok(resized.permute((2, 3, 0, 1))?.contiguous()?)
+    resized.permute((2, 3, 0, 1))?.contiguous()
 }
 
 /// Resizes a grid of position vectors bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
@@ -391,7 +391,7 @@ pub fn resize_positions(table: &Tensor, from: (usize, usize), to: (usize, usize)
     let rows = resize_axis(&table.reshape((from.0, from.1 * dim))?, to.0)?; // [gh, gw0 * dim]
     let turned = rows.reshape((to.0, from.1, dim))?.transpose(0, 1)?.contiguous()?; // [gw0, gh, dim]
     let both = resize_axis(&turned.reshape((from.1, to.0 * dim))?, to.1)?; // [gw, gh * dim]
-    Ok(both.reshape((to.1, to.0, dim))?.transpose(0, 1)?.contiguous()?.reshape((to.0 * to.1, dim))?)
+    both.reshape((to.1, to.0, dim))?.transpose(0, 1)?.contiguous()?.reshape((to.0 * to.1, dim))
 }
 
 /// Bicubic resize (a = -0.75) along the first dimension. Shapes: `[from, rest]` -> `[to, rest]`.

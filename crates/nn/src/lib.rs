@@ -56,13 +56,12 @@ pub mod machine {
     pub use switchformer_kernels::pool::{Pool, PoolCount};
     pub use switchformer_kernels::threads::{set_threads, threads};
 
-    /// Shares out the processor at the start of a program, before any thread: the kernels get `threads`, or all that the
-    /// process may use. The tensor library's element-wise operations get one: its workers wait by spinning, which
-    /// takes the processor from the kernels' own.
+    /// Shares out the processor at the start of a program, before any thread: the kernels and the tokenizers' pool get
+    /// `threads`, or all that the process may use.
     pub fn share_out(threads: Option<usize>) {
-        let n = threads.unwrap_or(0).to_string();
-        let all = [("CANDLE_NUM_THREADS", "1"), ("RAYON_NUM_THREADS", n.as_str())];
-        switchformer_kernels::threads::preset(&all[..if threads.is_some() { 2 } else { 1 }]);
+        if let Some(n) = threads {
+            switchformer_kernels::threads::preset(&[("RAYON_NUM_THREADS", &n.to_string())]);
+        }
         set_threads(threads.unwrap_or(0));
     }
 }

@@ -231,7 +231,7 @@ fn stacked(parts: &[(Vec<u32>, Value)], n: usize) -> Result<Option<Tensor>> {
 /// Shapes: `[any, ..]` -> `[index, ..]`.
 fn gathered(t: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     let n = index.len();
-    Ok(t.index_select(&Tensor::from_vec(index, n)?, 0)?)
+    t.index_select(&Tensor::from_vec(index, n)?, 0)
 }
 
 /// Spreads packed rows into `[members, width, ..]`, zeros where there is no row. `columns` gives each row's place.
@@ -247,7 +247,7 @@ pub fn unpack(t: &Tensor, rows: &Rows, columns: &[u32], width: usize) -> Result<
     }
     let mut dims = vec![rows.n(), width];
     dims.extend_from_slice(&t.dims()[1..]);
-    Ok(Tensor::from_vec(out, dims)?)
+    Tensor::from_vec(out, dims)
 }
 
 #[cfg(test)]

@@ -183,13 +183,13 @@ fn with<const N: usize, T>(
     f: impl FnOnce([(&CpuStorage, &Layout); N]) -> switchformer_tensor::Result<T>,
 ) -> Result<T> {
     let guards = read.map(Tensor::storage_and_layout);
-    Ok(f(std::array::from_fn(|i| (&*guards[i].0, guards[i].1)))?)
+    f(std::array::from_fn(|i| (&*guards[i].0, guards[i].1)))
 }
 
 /// Applies an operation, on the tape inside [`record`].
 pub(crate) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
     if !recording(&[x]) {
-        return Ok(x.apply_op1(op)?);
+        return x.apply_op1(op);
     }
     let made = with([x], |[(s, l)]| op.cpu_fwd(s, l))?;
     leaf(&[x], made, Node::One(x.clone(), Arc::new(op)))
@@ -198,7 +198,7 @@ pub(crate) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> 
 /// See [`apply1`].
 pub(crate) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 'static) -> Result<Tensor> {
     if !recording(&[x, y]) {
-        return Ok(x.apply_op2(y, op)?);
+        return x.apply_op2(y, op);
     }
     let made = with([x, y], |[(s, l), (t, m)]| op.cpu_fwd(s, l, t, m))?;
     leaf(&[x, y], made, Node::Two([x.clone(), y.clone()], Arc::new(op)))
@@ -207,7 +207,7 @@ pub(crate) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 
 /// See [`apply1`].
 pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Send + Sync + 'static) -> Result<Tensor> {
     if !recording(&[x, y, z]) {
-        return Ok(x.apply_op3(y, z, op)?);
+        return x.apply_op3(y, z, op);
     }
     let made = with([x, y, z], |[(s, l), (t, m), (u, n)]| op.cpu_fwd(s, l, t, m, u, n))?;
     leaf(&[x, y, z], made, Node::Three([x.clone(), y.clone(), z.clone()], Arc::new(op)))
@@ -270,7 +270,7 @@ mod tests {
         let (a, w) = (var([2.0, -1.0]), var([3.0, 0.5]));
         let (a, w) = (a.as_tensor(), w.as_tensor());
         // (a + a w) w, whose slope by w is a + 2 a w.
-        let loss = || -> Result<Tensor> { Ok((ops::add(a, &(a * w)?)? * w)?.sum_all()?) };
+        let loss = || -> Result<Tensor> { (ops::add(a, &(a * w)?)? * w)?.sum_all() };
         let (total, tape) = record(loss).unwrap();
         let grads = tape.backward(&total).unwrap();
         let slope = |g: &Grads| g.get(w).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -401,7 +401,7 @@ impl Weights {
     pub fn conv_matrix(&self, part: &str, shape: &[usize; 4]) -> Result<Tensor> {
         let matrix = [shape[0], shape[1] * shape[2] * shape[3]];
         let t = match self.values(part, shape)? {
-            Some(v) => Tensor::from_vec(v, &matrix)?,
+            Some(v) => Tensor::from_vec(v, matrix)?,
             None => return absent(&matrix),
         };
         self.register(t, vec![(self.name(part), shape[0])], ParamKind::Kernel, Some(shape.to_vec()))
@@ -665,7 +665,7 @@ impl Weights {
 
 /// A stand-in for a missing tensor that takes no memory; loading ends in an error anyway.
 fn absent(shape: &[usize]) -> Result<Tensor> {
-    Ok(Tensor::zeros(1, DType::F32)?.broadcast_as(shape)?)
+    Tensor::zeros(1, DType::F32)?.broadcast_as(shape)
 }
 
 fn elements(shape: &[usize]) -> Result<usize> {

@@ -117,7 +117,7 @@ impl MapPositions {
         by_size(x, rows, dim, |x, rows, size| {
             let own = positions_at(&self.table, 0, self.trained, size)?;
             let maps = x.reshape((rows.n(), size.0 * size.1, dim))?.broadcast_add(&own)?;
-            Ok(maps.reshape((rows.total(), dim))?)
+            maps.reshape((rows.total(), dim))
         })
     }
 
@@ -134,7 +134,7 @@ impl Factors {
     pub(crate) fn load(w: &Weights, shape: &[usize], start: Option<f32>) -> Result<Self> {
         let Some(start) = start else { return Ok(Factors(None)) };
         let w = w.drawn(Draw::Constant(start));
-        let one = |name: &str| -> Result<Tensor> { Ok(w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ()))?) };
+        let one = |name: &str| -> Result<Tensor> { w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ())) };
         Ok(Factors(Some([one("gamma_1")?, one("gamma_2")?])))
     }
 

@@ -110,7 +110,7 @@ impl TextHead {
             TextHead::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
             TextHead::Question(both) => {
                 let both = both.forward(cx, &state.x)?; // [total, 2]
-                let column = |i: usize| -> Result<Tensor> { Ok(both.narrow(1, i, 1)?.flatten_all()?) };
+                let column = |i: usize| -> Result<Tensor> { both.narrow(1, i, 1)?.flatten_all() };
                 out.rows("start_logits", column(0)?, &state.rows).rows("end_logits", column(1)?, &state.rows)
             }
         })

@@ -59,7 +59,7 @@ impl Projection {
             Some(bias) => Ok(bias.clone()),
             None => Ok(Tensor::zeros(*width, y.dtype())?),
         });
-        Ok(y.broadcast_add(&Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 0)?)?)
+        y.broadcast_add(&Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     /// The parts of a product. They are views where no gradient is tracked and nobody `copies` them for a kernel that

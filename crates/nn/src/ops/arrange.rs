@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use switchformer_kernels::mix::{self, Mix};
 use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise, rows as moves};
-use switchformer_tensor::{Result as TensorResult, Tensor};
+use switchformer_tensor::Tensor;
 
 use super::fused::{tensor, with};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub fn columns(x: &Tensor, from: usize, width: usize) -> Result<Tensor> {
     }
     apply(
         &[x],
-        || Ok(x.narrow(1, from, width)?.contiguous()?),
+        || x.narrow(1, from, width)?.contiguous(),
         || {
             let mut y = kernels::unfilled(rows * width);
             with([x], |[x]| moves::columns(dim, x, from, width, &mut y))?;
@@ -51,7 +51,7 @@ pub fn parts(x: &Tensor, n: usize) -> Result<Vec<Tensor>> {
     let width = dim / n;
     apply_parts(
         &[x],
-        || (0..n).map(|i| Ok(x.narrow(1, i * width, width)?.contiguous()?)).collect(),
+        || (0..n).map(|i| x.narrow(1, i * width, width)?.contiguous()).collect(),
         || {
             let part = |i: usize| {
                 let mut y = kernels::unfilled(rows * width);
@@ -91,7 +91,7 @@ pub fn beside(parts: &[&Tensor]) -> Result<Tensor> {
     let places = starts.clone();
     apply(
         parts,
-        || Ok(Tensor::cat(parts, 1)?),
+        || Tensor::cat(parts, 1),
         || {
             let mut y = kernels::unfilled(rows * dim);
             for (part, (from, width)) in parts.iter().zip(&places) {
@@ -113,11 +113,11 @@ pub fn reshape(x: &Tensor, shape: &[usize]) -> Result<Tensor> {
         return Ok(x.clone());
     }
     if !x.track_op() {
-        return Ok(x.reshape(shape)?);
+        return x.reshape(shape);
     }
     apply(
         &[x],
-        || Ok(x.reshape(shape)?),
+        || x.reshape(shape),
         || Ok((with([x], |[x]| x.to_vec())?, shape.to_vec())),
         move |g| Ok(vec![Some(g.reshape(&before[..])?)]),
     )
@@ -128,7 +128,7 @@ pub fn times(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         return Err(Error::shape("product of elements", format!("{:?}", a.dims()), b.dims()));
     }
-    let product = |a: &Tensor, b: &Tensor| -> TensorResult<Vec<f32>> {
+    let product = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>> {
         let mut y = kernels::unfilled(a.elem_count());
         with([a, b], |[a, b]| elementwise::mul(a, b, &mut y))?;
         Ok(y)
@@ -136,7 +136,7 @@ pub fn times(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (x, y, dims) = (a.clone(), b.clone(), a.dims().to_vec());
     apply(
         &[a, b],
-        || Ok((a * b)?),
+        || a * b,
         || Ok((product(a, b)?, a.dims().to_vec())),
         move |g| {
             let slope = |of: &Tensor, other: &Tensor| -> Result<Option<Tensor>> {
@@ -153,7 +153,7 @@ pub fn scale_columns(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     if factor.elem_count() != dim || factor.dims().last() != Some(&dim) {
         return Err(Error::shape("factors of columns", format!("[{dim}]"), factor.dims()));
     }
-    let scaled = move |x: &Tensor, factor: &Tensor| -> TensorResult<Vec<f32>> {
+    let scaled = move |x: &Tensor, factor: &Tensor| -> Result<Vec<f32>> {
         let mut y = kernels::unfilled(rows * dim);
         with([x, factor], |[x, factor]| elementwise::scale_columns(x, factor, &mut y))?;
         Ok(y)
@@ -161,7 +161,7 @@ pub fn scale_columns(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     let (before, by) = (x.clone(), factor.clone());
     apply(
         &[x, factor],
-        || Ok(x.broadcast_mul(factor)?),
+        || x.broadcast_mul(factor),
         || Ok((scaled(x, factor)?, vec![rows, dim])),
         move |g| {
             let dx = tensor(scaled(g, &by)?, &[rows, dim])?;
@@ -182,7 +182,7 @@ pub fn affine_columns(x: &Tensor, factor: &Tensor, shift: &Tensor) -> Result<Ten
     let (before, by) = (x.clone(), factor.clone());
     apply(
         &[x, factor, shift],
-        || Ok(x.broadcast_mul(factor)?.broadcast_add(shift)?),
+        || x.broadcast_mul(factor)?.broadcast_add(shift),
         || {
             let mut y = kernels::unfilled(rows * dim);
             with([x, factor, shift], |[x, f, t]| elementwise::affine_columns(x, f, t, &mut y))?;
@@ -205,7 +205,7 @@ pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     if factor.dims() != [rows] {
         return Err(Error::shape("factors of rows", format!("[{rows}]"), factor.dims()));
     }
-    let scaled = move |x: &Tensor, factor: &Tensor| -> TensorResult<Vec<f32>> {
+    let scaled = move |x: &Tensor, factor: &Tensor| -> Result<Vec<f32>> {
         let mut y = kernels::unfilled(rows * dim);
         with([x, factor], |[x, factor]| elementwise::scale_rows(dim, x, factor, &mut y))?;
         Ok(y)
@@ -213,7 +213,7 @@ pub fn scale_rows(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     let (before, by) = (x.clone(), factor.clone());
     apply(
         &[x, factor],
-        || Ok(x.broadcast_mul(&factor.unsqueeze(1)?)?),
+        || x.broadcast_mul(&factor.unsqueeze(1)?),
         || Ok((scaled(x, factor)?, vec![rows, dim])),
         move |g| {
             let dx = tensor(scaled(g, &by)?, &[rows, dim])?;
@@ -244,7 +244,7 @@ pub fn mix_parts(x: &Tensor, w: &Tensor, bias: &Tensor, parts: usize) -> Result<
             let seen = x.reshape((rows, parts, width))?.permute((2, 0, 1))?.contiguous()?;
             let mix = w.reshape((width, shape.out, parts))?.transpose(1, 2)?.contiguous()?;
             let mixed = seen.matmul(&mix)?.transpose(0, 1)?.contiguous()?.reshape((rows, all))?;
-            Ok(mixed.broadcast_add(bias)?)
+            mixed.broadcast_add(bias)
         },
         || {
             let mut y = kernels::unfilled(rows * all);
@@ -272,13 +272,13 @@ pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
     apply(
         &[x],
         || {
-            let mean = |i: usize| -> TensorResult<Tensor> {
+            let mean = |i: usize| -> Result<Tensor> {
                 match rows.len(i) {
                     0 => Tensor::zeros((1, dim), x.dtype()),
                     n => x.narrow(0, rows.range(i).start, n)?.mean_keepdim(0),
                 }
             };
-            let all = (0..rows.n()).map(mean).collect::<TensorResult<Vec<_>>>()?;
+            let all = (0..rows.n()).map(mean).collect::<Result<Vec<_>>>()?;
             Ok(if all.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&all, 0)? })
         },
         || {
@@ -341,7 +341,7 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         let what = format!("[{}, {heads} * {width}] below {}", positions.len(), angles.positions());
         return Err(Error::shape("rotary positions", what, x.dims()));
     }
-    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> TensorResult<Vec<f32>> {
+    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> Result<Vec<f32>> {
         let mut y = with([x], |[x]| x.to_vec())?;
         let table = Rotary { cos: &angles.cos, sin: &angles.sin, half, pairs: angles.pairs };
         let run = if back { kernels::rotary_backward } else { kernels::rotary };
@@ -353,7 +353,7 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         &[x],
         || {
             let places = || positions.iter().map(|p| *p as usize);
-            let table = |t: &[f32]| -> TensorResult<Tensor> {
+            let table = |t: &[f32]| -> Result<Tensor> {
                 let rows: Vec<f32> = places().flat_map(|p| &t[p * half..][..half]).copied().collect();
                 Tensor::from_vec(rows, (positions.len(), 1, half))?.to_dtype(x.dtype())
             };
@@ -374,10 +374,10 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
                 Pairs::Neighbours => Tensor::stack(&[first, second], 3)?.reshape((rows, heads, 2 * half))?,
             };
             if 2 * half == width {
-                return Ok(turned.reshape((rows, dim))?);
+                return turned.reshape((rows, dim));
             }
             let still = all.narrow(2, 2 * half, width - 2 * half)?;
-            Ok(Tensor::cat(&[turned, still], 2)?.reshape((rows, dim))?)
+            Tensor::cat(&[turned, still], 2)?.reshape((rows, dim))
         },
         || Ok((turned(x, angles, positions, false)?, vec![rows, dim])),
         move |g| Ok(vec![Some(tensor(turned(g, &own, &at, true)?, &[rows, dim])?)]),

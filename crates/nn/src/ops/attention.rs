@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use switchformer_kernels::{self as kernels, Attend, Bias, Positions, QkvGrad, Rows as View, RowsMut, Zones};
-use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::attend::{AttendSpec, ScoreBias, bucket};
 use super::fused::{answer, tensor, values, with};
@@ -157,7 +157,7 @@ impl AttendOp {
         out
     }
 
-    fn kept(&self, views: [View; 3], raw: Option<&[f32]>) -> TensorResult<(CpuStorage, Shape)> {
+    fn kept(&self, views: [View; 3], raw: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         answer(self.forward(views, raw, true), &[self.q_rows.total(), self.out()])
     }
 
@@ -168,7 +168,7 @@ impl AttendOp {
         (raw, wanted): (Option<&[f32]>, bool),
         [out, dout]: [&[f32]; 2],
         grad: QkvGrad,
-    ) -> TensorResult<Option<Vec<f32>>> {
+    ) -> Result<Option<Vec<f32>>> {
         let Some(lse) = self.lse.get() else { switchformer_tensor::bail!("attention backward before forward") };
         let added = self.added(raw);
         let spec = self.spec(&added);
@@ -184,7 +184,7 @@ impl AttendOp {
         bias: Option<&Tensor>,
         out: &Tensor,
         dout: &Tensor,
-    ) -> TensorResult<[Option<Tensor>; 2]> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let (total, width) = qkv.dims2()?;
         let (dim, mut grad) = (width / 3, kernels::unfilled(total * width));
         // `qkv` stands in for a bias that is no operand, and is not looked at.
@@ -207,11 +207,11 @@ impl CustomOp1 for AttendOp {
     fn name(&self) -> &'static str {
         "attend"
     }
-    fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, qkv: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
         let dim = l.shape().dims2()?.1 / 3;
         self.kept(View::fused_qkv(values(qkv, l)?, dim), self.fixed.as_deref())
     }
-    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> TensorResult<Option<Tensor>> {
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         let [grad, _] = self.back_fused(qkv, None, out, dout)?;
         Ok(grad)
     }
@@ -221,7 +221,7 @@ impl CustomOp2 for AttendOp {
     fn name(&self) -> &'static str {
         "attend"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
         let dim = lx.shape().dims2()?.1 / 3;
         self.kept(View::fused_qkv(values(x, lx)?, dim), Some(values(b, lb)?))
     }
@@ -231,7 +231,7 @@ impl CustomOp2 for AttendOp {
         bias: &Tensor,
         out: &Tensor,
         dout: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [grad, dbias] = self.back_fused(qkv, Some(bias), out, dout)?;
         Ok((grad, dbias))
     }
@@ -249,7 +249,7 @@ impl CustomOp3 for AttendOp {
         ly: &Layout,
         z: &CpuStorage,
         lz: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
+    ) -> Result<(CpuStorage, Shape)> {
         let [dim, keys, wide] = self.columns();
         let (q, y, z) = (View::packed(values(q, lq)?, dim), values(y, ly)?, values(z, lz)?);
         if self.operands == Operands::Beside {
@@ -265,10 +265,10 @@ impl CustomOp3 for AttendOp {
         z: &Tensor,
         out: &Tensor,
         dout: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [dim, keys, wide] = self.columns();
         let [mut dq, mut dy] = [q, y].map(|t| kernels::unfilled(t.elem_count()));
-        let dz = with([q, y, z, out, dout], |[q, y, z, out, dout]| -> TensorResult<Vec<f32>> {
+        let dz = with([q, y, z, out, dout], |[q, y, z, out, dout]| -> Result<Vec<f32>> {
             let q = View::packed(q, dim);
             let dq = RowsMut::packed(&mut dq, dim);
             if self.operands == Operands::Beside {
@@ -300,13 +300,13 @@ impl CustomOp2 for BesideOp {
     fn name(&self) -> &'static str {
         "beside"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((rows, wide), (_, next)) = (lx.shape().dims2()?, ly.shape().dims2()?);
         let mut both = kernels::unfilled(rows * (wide + next));
         join(&mut both, [(values(x, lx)?, wide), (values(y, ly)?, next)]);
         answer(both, &[rows, wide + next])
     }
-    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dim, next) = (x.dims2()?.1, y.dims2()?.1);
         Ok((Some(g.narrow(1, 0, dim)?.contiguous()?), Some(g.narrow(1, dim, next)?.contiguous()?)))
     }
@@ -324,15 +324,12 @@ fn join(to: &mut [f32], [(x, wide), (y, next)]: [(&[f32], usize); 2]) {
 }
 
 /// Calls `f` on rows of CPU tensors where they lie; what is no rows of neighbouring floats is copied first.
-pub(super) fn with_rows<const N: usize, T>(
-    tensors: [&Tensor; N],
-    f: impl FnOnce([View<'_>; N]) -> T,
-) -> TensorResult<T> {
+pub(super) fn with_rows<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([View<'_>; N]) -> T) -> Result<T> {
     let laid = tensors.map(|t| match (t.dims(), t.stride()) {
         ([n, dim], [stride, 1]) if *n > 1 && stride >= dim => Ok(t.clone()),
         _ => t.contiguous(),
     });
-    let laid = laid.into_iter().collect::<TensorResult<Vec<Tensor>>>()?;
+    let laid = laid.into_iter().collect::<Result<Vec<Tensor>>>()?;
     let guards: Vec<_> = laid.iter().map(Tensor::storage_and_layout).collect();
     let mut views = [View::packed(&[], 0); N];
     for (view, (storage, layout)) in views.iter_mut().zip(&guards) {
@@ -344,7 +341,7 @@ pub(super) fn with_rows<const N: usize, T>(
 }
 
 /// Calls `f` on the values of a bias, where there is one.
-pub(super) fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> TensorResult<T> {
+pub(super) fn with_bias<T>(bias: Option<ScoreBias>, f: impl FnOnce(Option<&[f32]>) -> T) -> Result<T> {
     match bias {
         Some(b) => with([b.tensor()], |[b]| f(Some(b))),
         None => Ok(f(None)),
@@ -407,7 +404,7 @@ pub(super) fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<
             })
         };
         with_bias(spec.bias, run)??;
-        Ok(tensor(probs, &shape)?)
+        tensor(probs, &shape)
     };
     (0..spec.q_rows.n()).map(one).collect()
 }

@@ -22,13 +22,13 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
-    Ok(normed.broadcast_mul(weight)?.broadcast_add(bias)?)
+    normed.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
 /// See [`super::rms_norm`].
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)?)
+    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
 }
 
 /// See [`super::attend()`].
@@ -41,9 +41,9 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<T
         parts.push(mixed.transpose(0, 1)?.reshape((spec.q_rows.len(i), width))?);
     }
     if parts.is_empty() {
-        return Ok(Tensor::zeros((0, width), v.dtype())?);
+        return Tensor::zeros((0, width), v.dtype());
     }
-    Ok(Tensor::cat(&parts, 0)?)
+    Tensor::cat(&parts, 0)
 }
 
 /// Map of segment `i`. Shapes: -> `[heads, n, m]`.
@@ -67,14 +67,14 @@ fn shared(x: Tensor, spec: &AttendSpec) -> Result<Tensor> {
     }
     let (kv_heads, m, d) = x.dims3()?;
     let all = x.unsqueeze(1)?.broadcast_as((kv_heads, spec.heads / kv_heads, m, d))?;
-    Ok(all.contiguous()?.reshape((spec.heads, m, d))?)
+    all.contiguous()?.reshape((spec.heads, m, d))
 }
 
 /// Segment `i` of packed rows `[total, heads * d]` as `[heads, n, d]`.
 fn heads_of(x: &Tensor, rows: &Rows, i: usize, heads: usize) -> Result<Tensor> {
     let (n, width) = (rows.len(i), x.dims()[1]);
     let one = x.narrow(0, rows.range(i).start, n)?;
-    Ok(one.reshape((n, heads, width / heads))?.transpose(0, 1)?.contiguous()?)
+    one.reshape((n, heads, width / heads))?.transpose(0, 1)?.contiguous()
 }
 
 /// See [`super::activation`].
@@ -91,5 +91,5 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
 /// See [`super::softmax`].
 pub fn softmax(logits: &Tensor) -> Result<Tensor> {
     let e = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
-    Ok(e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?)
+    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
 }

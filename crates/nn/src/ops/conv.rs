@@ -1,7 +1,7 @@
 //! Depth-wise convolution over maps on our kernels.
 
 use switchformer_kernels::{self as kernels, Depthwise, Epilogue};
-use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
+use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::fused::{answer, kernel_act, tensor, values, with};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ impl CustomOp3 for DepthwiseOp {
         lw: &Layout,
         b: &CpuStorage,
         lb: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, b) = (values(x, lx)?, values(b, lb)?);
         let taps = taps(values(w, lw)?, lw.shape().dims2()?.1, self.beside);
         let then = Epilogue { bias: Some(b), act: self.beside.act.map(kernel_act), ..Epilogue::default() };
@@ -83,7 +83,7 @@ impl CustomOp3 for DepthwiseOp {
         b: &Tensor,
         _: &Tensor,
         dy: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dim, places) = w.dims2()?;
         let (mut dx, mut dw, mut db) = (kernels::unfilled(x.elem_count()), vec![0f32; dim * places], vec![0f32; dim]);
         with([x, w, dy], |[x, w, dy]| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use switchformer_kernels::quant::{Int8Rows, PackedCodes};
 use switchformer_kernels::{self as kernels, Act, Epilogue, PackedMatrix, act, nested};
-use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result as TensorResult, Shape, Tensor};
+use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::NestedWeight;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::leaf::Then;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
-pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResult<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
         None => switchformer_tensor::bail!("a kernel needs contiguous rows, got {:?}", layout.shape()),
@@ -24,8 +24,8 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> TensorResu
 }
 
 /// Calls `f` on the values of contiguous CPU tensors.
-pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> TensorResult<T> {
-    let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<TensorResult<_>>()?;
+pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+    let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = [&[]; N];
     for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
@@ -34,25 +34,25 @@ pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f
     Ok(f(slices))
 }
 
-pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> TensorResult<Tensor> {
+pub(crate) fn tensor(data: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(data, shape)
 }
 
-pub(crate) fn answer(data: Vec<f32>, shape: &[usize]) -> TensorResult<(CpuStorage, Shape)> {
+pub(crate) fn answer(data: Vec<f32>, shape: &[usize]) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(data), Shape::from_dims(shape)))
 }
 
 struct LinearOp;
 
 impl LinearOp {
-    fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> TensorResult<(CpuStorage, Shape)> {
+    fn run(x: &[f32], lx: &Layout, w: &[f32], lw: &Layout, b: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let ((m, inner), (out, _)) = (lx.shape().dims2()?, lw.shape().dims2()?);
         let mut y = kernels::unfilled(m * out);
         kernels::linear(m, inner, out, x, w, b, &mut y);
         answer(y, &[m, out])
     }
 
-    fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> TensorResult<[Option<Tensor>; 3]> {
+    fn backward(x: &Tensor, w: &Tensor, dy: &Tensor, bias: bool) -> Result<[Option<Tensor>; 3]> {
         let ((m, inner), (out, _)) = (x.dims2()?, w.dims2()?);
         let (mut dx, mut dw, mut db) = (kernels::unfilled(m * inner), vec![0f32; out * inner], vec![0f32; out]);
         with([x, w, dy], |[x, w, dy]| {
@@ -68,10 +68,10 @@ impl CustomOp2 for LinearOp {
     fn name(&self) -> &'static str {
         "linear"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
         LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, None)
     }
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [dx, dw, _] = LinearOp::backward(x, w, dy, false)?;
         Ok((dx, dw))
     }
@@ -91,10 +91,10 @@ impl CustomOp3 for LinearOp {
         lw: &Layout,
         b: &CpuStorage,
         lb: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
+    ) -> Result<(CpuStorage, Shape)> {
         LinearOp::run(values(x, lx)?, lx, values(w, lw)?, lw, Some(values(b, lb)?))
     }
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Three> {
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Three> {
         let [dx, dw, db] = LinearOp::backward(x, w, dy, true)?;
         Ok((dx, dw, db))
     }
@@ -112,7 +112,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// Weights `[out, in]` in panels.
 pub fn pack(w: &Tensor) -> Result<PackedMatrix> {
     let (out, inner) = w.dims2()?;
-    Ok(with([w], |[w]| PackedMatrix::new(inner, out, w))?)
+    with([w], |[w]| PackedMatrix::new(inner, out, w))
 }
 
 /// Projection with packed weights and what follows it, without a backward pass. Shapes: x `[rows, in]` ->
@@ -123,7 +123,7 @@ pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Th
     let mut y = kernels::unfilled(m * out);
     // `x` stands in for what is not there, and is not looked at.
     with_epilogue(x, b, then, |x, then| kernels::linear_packed(m, x, w, &then, &mut y))?;
-    Ok(tensor(y, &[m, out])?)
+    tensor(y, &[m, out])
 }
 
 /// Whether the shapes of a projection and of what follows it fit.
@@ -138,7 +138,7 @@ fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, th
 }
 
 /// Calls `f` on the values of `x` and on what follows a product with them.
-fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> TensorResult<()> {
+fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> Result<()> {
     // `x` stands in for what is not there, and is not looked at.
     let parts = [x, b.unwrap_or(x), then.gate.unwrap_or(x), then.residual.unwrap_or(x)];
     with(parts, |[x, bias, gate, residual]| {
@@ -167,13 +167,13 @@ pub(super) fn linear_grouped(
         *at += *n as u32;
         Some(*at)
     }));
-    let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<TensorResult<Vec<_>>>()?;
+    let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<Result<Vec<_>>>()?;
     let act = act.map(kernel_act);
     let then: Vec<_> = biases.iter().map(|b| Epilogue { bias: b.as_deref(), act, ..Epilogue::default() }).collect();
     let w: Vec<&PackedMatrix> = w.iter().map(Arc::as_ref).collect();
     let mut y = kernels::unfilled(total * out);
     with([x], |[x]| kernels::linear_grouped(x, &cu, &w, &then, &mut y))?;
-    Ok(tensor(y, &[total, out])?)
+    tensor(y, &[total, out])
 }
 
 /// Neighbouring groups of rows, each through weights of its own. Shapes: x `[sum of counts, in]`, w `[out, in]` each ->
@@ -184,7 +184,7 @@ pub(super) fn grouped(
     w: &[Tensor],
     biases: &[Option<&Tensor>],
     (inner, out): (usize, usize),
-) -> TensorResult<(Vec<f32>, Vec<usize>)> {
+) -> Result<(Vec<f32>, Vec<usize>)> {
     let total: usize = counts.iter().sum();
     let mut y = kernels::unfilled(total * out);
     let mut from = 0;
@@ -207,7 +207,7 @@ pub(super) fn grouped_backward(
     w: &[Tensor],
     biased: &[bool],
     (inner, out): (usize, usize),
-) -> TensorResult<Vec<Option<Tensor>>> {
+) -> Result<Vec<Option<Tensor>>> {
     let mut dx = kernels::unfilled(x.elem_count());
     let (mut weights, mut biases) = (Vec::with_capacity(w.len()), Vec::new());
     let mut from = 0;
@@ -257,13 +257,13 @@ impl CustomOp3 for LayerNormOp {
         lg: &Layout,
         beta: &CpuStorage,
         lb: &Layout,
-    ) -> TensorResult<(CpuStorage, Shape)> {
+    ) -> Result<(CpuStorage, Shape)> {
         let (rows, dim) = lx.shape().dims2()?;
         let mut y = kernels::unfilled(rows * dim);
         kernels::layer_norm(rows, dim, values(x, lx)?, values(gamma, lg)?, values(beta, lb)?, self.eps, &mut y);
         answer(y, &[rows, dim])
     }
-    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Three> {
+    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Three> {
         let (rows, dim) = x.dims2()?;
         let (mut dx, mut dg, mut db) = (kernels::unfilled(rows * dim), vec![0f32; dim], vec![0f32; dim]);
         with([x, gamma, dy], |[x, gamma, dy]| {
@@ -287,19 +287,13 @@ impl CustomOp2 for RmsNormOp {
     fn name(&self) -> &'static str {
         "rms-norm"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, g: &CpuStorage, lg: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, g: &CpuStorage, lg: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, dim) = lx.shape().dims2()?;
         let mut y = kernels::unfilled(rows * dim);
         kernels::rms_norm(rows, dim, values(x, lx)?, values(g, lg)?, self.eps, &mut y);
         answer(y, &[rows, dim])
     }
-    fn bwd(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, gamma: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (rows, dim) = x.dims2()?;
         let (mut dx, mut dg) = (kernels::unfilled(rows * dim), vec![0f32; dim]);
         with([x, gamma, dy], |[x, gamma, dy]| {
@@ -320,13 +314,13 @@ impl CustomOp2 for AddOp {
     fn name(&self) -> &'static str {
         "add"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (values(x, lx)?, values(y, ly)?);
         let mut sum = kernels::unfilled(x.len());
         kernels::elementwise::add(x, y, &mut sum);
         answer(sum, lx.dims())
     }
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(g.clone()), Some(g.clone())))
     }
 }
@@ -337,14 +331,14 @@ impl CustomOp1 for SoftmaxOp {
     fn name(&self) -> &'static str {
         "softmax"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(x, lx)?;
         let n = lx.dims().last().copied().unwrap_or(1);
         let mut y = kernels::unfilled(x.len());
         kernels::softmax(x.len().checked_div(n).unwrap_or(0), n, x, &mut y);
         answer(y, lx.dims())
     }
-    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> TensorResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let n = x.dims().last().copied().unwrap_or(1);
         let mut dx = kernels::unfilled(x.elem_count());
         let rows = dx.len().checked_div(n).unwrap_or(0);
@@ -369,7 +363,7 @@ impl CustomOp1 for ActivationOp {
     fn name(&self) -> &'static str {
         "activation"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(x, lx)?;
         let mut y = kernels::unfilled(x.len());
         match self.0 {
@@ -381,7 +375,7 @@ impl CustomOp1 for ActivationOp {
         }
         answer(y, lx.dims())
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> TensorResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let mut dx = kernels::unfilled(x.elem_count());
         with([x, dy], |[x, dy]| match self.0 {
             Activation::Gelu => act::gelu_erf_backward(x, dy, &mut dx),
@@ -407,7 +401,7 @@ impl CustomOp1 for GatherOp {
     fn name(&self) -> &'static str {
         "gather"
     }
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, dim) = lx.shape().dims2()?;
         if let Some(bad) = self.index.iter().find(|i| **i as usize >= n && **i != super::NO_ROW) {
             switchformer_tensor::bail!("row {bad} of {n} rows");
@@ -416,7 +410,7 @@ impl CustomOp1 for GatherOp {
         kernels::rows::gather(dim, values(x, lx)?, &self.index, &mut out);
         answer(out, &[self.index.len(), dim])
     }
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> TensorResult<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let (n, dim) = x.dims2()?;
         let mut dx = vec![0f32; n * dim];
         with([g], |[g]| kernels::rows::scatter_add(dim, g, &self.index, &mut dx))?;
@@ -435,7 +429,7 @@ struct NestedOp<'a> {
 }
 
 impl NestedOp<'_> {
-    fn run(&self, x: &Tensor, b: Option<&Tensor>) -> TensorResult<Tensor> {
+    fn run(&self, x: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         let (m, inner) = x.dims2()?;
         let out = self.weight.out;
         let mut y = kernels::unfilled(m * out);
@@ -453,7 +447,7 @@ impl NestedOp<'_> {
 
 /// See [`super::nested_linear`]. Stored integers are not trained, so there is no backward pass.
 pub fn nested_linear(x: &Tensor, w: &NestedWeight, bits: u8, b: Option<&Tensor>) -> Result<Tensor> {
-    Ok(NestedOp { weight: w, bits }.run(x, b)?)
+    NestedOp { weight: w, bits }.run(x, b)
 }
 
 /// See [`super::PackedNested::linear`].
@@ -462,7 +456,7 @@ pub(super) fn linear_few(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tenso
     let mut y = kernels::unfilled(m * out);
     // `x` stands in for a bias that is not there, and is not looked at.
     with([x, b.unwrap_or(x)], |[x, bias]| w.linear(m, x, bits, b.map(|_| bias), &mut y))?;
-    Ok(tensor(y, &[m, out])?)
+    tensor(y, &[m, out])
 }
 
 /// See [`super::PackedNested::linear_int8`].
@@ -473,7 +467,7 @@ pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>, th
     with_epilogue(x, b, then, |x, then| {
         w.linear_int8(&Int8Rows::quantize(m, inner, w.group(), x), bits, &then, &mut y);
     })?;
-    Ok(tensor(y, &[m, w.d_out()])?)
+    tensor(y, &[m, w.d_out()])
 }
 
 /// Values of a view, `[out, in]` row-major.
@@ -498,19 +492,13 @@ impl CustomOp2 for NestedViewOp {
     fn name(&self) -> &'static str {
         "nested-view"
     }
-    fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> TensorResult<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, w: &CpuStorage, lw: &Layout, s: &CpuStorage, ls: &Layout) -> Result<(CpuStorage, Shape)> {
         let codes = nested_codes(values(w, lw)?, values(s, ls)?.to_vec(), ls.dims()[0]);
         answer(nested_dense(&codes, self.bits), lw.dims())
     }
     /// Straight-through inside the 8-bit range. With `v = w / s` and the view `c s`: `d/dw = 1` inside, `0` outside;
     /// `d/ds = c - v` inside, `c` outside (LSQ).
-    fn bwd(
-        &self,
-        w: &Tensor,
-        s: &Tensor,
-        view: &Tensor,
-        grad: &Tensor,
-    ) -> TensorResult<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, w: &Tensor, s: &Tensor, view: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (out, inner) = w.dims2()?;
         let (mut dw, mut ds) = (vec![0f32; out * inner], vec![0f32; out]);
         with([w, s, view, grad], |[w, s, view, grad]| {

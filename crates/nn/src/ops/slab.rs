@@ -100,12 +100,12 @@ pub(crate) fn attend_slabs(q: &Tensor, slabs: &[&KeyValueSlab], spec: &AttendSpe
         with_rows([q], |[q]| kernels::attend(&spec, q, Keys::Slabs(&k), Keys::Slabs(&v), &mut out, None))
     };
     with_bias(spec.bias, run)??;
-    Ok(Tensor::from_vec(out, (spec.q_rows.total(), dim))?)
+    Tensor::from_vec(out, (spec.q_rows.total(), dim))
 }
 
 /// The keys of slabs as packed rows. Shapes: -> `[rows of all slabs, heads * head_dim]`.
 pub(crate) fn packed_keys(slabs: &[&KeyValueSlab]) -> Result<Tensor> {
-    let Some(first) = slabs.first() else { return Ok(Tensor::zeros((0, 0), switchformer_tensor::DType::F32)?) };
+    let Some(first) = slabs.first() else { return Tensor::zeros((0, 0), switchformer_tensor::DType::F32) };
     let (heads, hd) = (first.heads, first.head_dim);
     let total: usize = slabs.iter().map(|s| s.rows).sum();
     let mut keys = Vec::with_capacity(total * heads * hd);
@@ -115,5 +115,5 @@ pub(crate) fn packed_keys(slabs: &[&KeyValueSlab]) -> Result<Tensor> {
             (0..heads).for_each(|h| keys.extend_from_slice(&slab.data[at(h)..at(h) + hd]));
         }
     }
-    Ok(Tensor::from_vec(keys, (total, heads * hd))?)
+    Tensor::from_vec(keys, (total, heads * hd))
 }

@@ -41,7 +41,7 @@ enum Kernels {
 fn arranged(weight: &Tensor, groups: usize, g: usize, places: usize) -> Result<Tensor> {
     let (out, all) = (weight.dims2()?.0 / groups, weight.dims2()?.1);
     let own = weight.narrow(0, g * out, out)?.reshape((out, all / places, places))?;
-    Ok(own.transpose(1, 2)?.contiguous()?.reshape((out, all))?)
+    own.transpose(1, 2)?.contiguous()?.reshape((out, all))
 }
 
 impl Conv {

@@ -130,7 +130,7 @@ pub fn mean_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
 
 /// Largest number of every channel over the rows of each member. Shapes: x `[total, dim]` -> `[members, dim]`.
 pub fn max_rows(x: &Tensor, rows: &Rows) -> Result<Tensor> {
-    let own = |i: usize| Ok(x.narrow(0, rows.range(i).start, rows.len(i))?.max_keepdim(0)?);
+    let own = |i: usize| x.narrow(0, rows.range(i).start, rows.len(i))?.max_keepdim(0);
     let all: Vec<Tensor> = (0..rows.n()).map(own).collect::<Result<_>>()?;
     Ok(if all.is_empty() { x.narrow(0, 0, 0)? } else { Tensor::cat(&all, 0)? })
 }
@@ -166,7 +166,7 @@ pub fn mean_cells(x: &Tensor, rows: &Rows, side: usize) -> Result<(Tensor, Rows)
 /// The maps of all members, `[h, w, dim]` each.
 pub fn maps_of(x: &Tensor, rows: &Rows) -> Result<Vec<Tensor>> {
     let dim = x.dims2()?.1;
-    let one = |(i, (h, w)): (usize, &Size)| Ok(x.narrow(0, rows.range(i).start, h * w)?.reshape((*h, *w, dim))?);
+    let one = |(i, (h, w)): (usize, &Size)| x.narrow(0, rows.range(i).start, h * w)?.reshape((*h, *w, dim));
     rows.sizes()?.iter().enumerate().map(one).collect()
 }
 

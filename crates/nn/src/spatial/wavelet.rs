@@ -130,7 +130,7 @@ impl Matrix {
     }
 
     fn tensor(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&self.values, (self.rows, self.columns))?)
+        Tensor::from_slice(&self.values, (self.rows, self.columns))
     }
 }
 
@@ -325,13 +325,13 @@ mod composed {
         let x = analysis(h).tensor()?.matmul(&x.reshape((h, 2 * tw * deep))?)?;
         let x = x.reshape(&[2, th, 2, tw, deep][..])?;
         let part = |down: usize, across: usize| -> Result<Tensor> {
-            Ok(x.get(down)?.narrow(1, across, 1)?.squeeze(1)?.contiguous()?) // [th, tw, deep]
+            x.get(down)?.narrow(1, across, 1)?.squeeze(1)?.contiguous() // [th, tw, deep]
         };
         let (mut re, mut im) = (vec![None; DIRECTIONS], vec![None; DIRECTIONS]);
         for (k, (down, across)) in BANDS.into_iter().enumerate() {
             let map = part(down, across)?.reshape(&[th / 2, 2, tw / 2, 2, deep][..])?;
             let place = |y: usize, x: usize| -> Result<Tensor> {
-                Ok((map.narrow(1, y, 1)?.narrow(3, x, 1)?.squeeze(3)?.squeeze(1)? * f64::from(HALF))?)
+                map.narrow(1, y, 1)?.narrow(3, x, 1)?.squeeze(3)?.squeeze(1)? * f64::from(HALF)
             };
             let [a, b, c, d] = [place(0, 0)?, place(0, 1)?, place(1, 0)?, place(1, 1)?];
             (re[k], im[k]) = (Some((&a - &d)?), Some((&b + &c)?));
@@ -339,7 +339,7 @@ mod composed {
         }
         let stack = |all: Vec<Option<Tensor>>| -> Result<Tensor> {
             let all: Vec<Tensor> = all.into_iter().flatten().collect();
-            Ok(Tensor::stack(&all, 0)?.reshape(((), c))?)
+            Tensor::stack(&all, 0)?.reshape(((), c))
         };
         Ok(vec![part(0, 0)?.reshape(((), c))?, stack(re)?, stack(im)?])
     }
@@ -357,14 +357,14 @@ mod composed {
             let upper = Tensor::stack(&[(&re + &re2)?, (&im + &im2)?], 2)?;
             let lower = Tensor::stack(&[(&im - &im2)?, (&re2 - &re)?], 2)?;
             let cells = (Tensor::stack(&[upper, lower], 1)? * f64::from(HALF))?;
-            Ok(cells.reshape((th, tw, deep))?)
+            cells.reshape((th, tw, deep))
         };
         let upper = Tensor::stack(&[low.reshape((th, tw, deep))?, map(2)?], 1)?;
         let all = Tensor::stack(&[upper, Tensor::stack(&[map(0)?, map(1)?], 1)?], 0)?; // [2, th, 2, tw, deep]
         let x = synthesis(h).tensor()?.matmul(&all.reshape((2 * th, 2 * tw * deep))?)?;
         let x = x.reshape((h, 2 * tw, deep))?.transpose(0, 1)?.contiguous()?.reshape((2 * tw, h * deep))?;
         let x = synthesis(w).tensor()?.matmul(&x)?.reshape((w, h, n, c))?;
-        Ok(x.permute((2, 1, 0, 3))?.contiguous()?.reshape((n * h * w, c))?)
+        x.permute((2, 1, 0, 3))?.contiguous()?.reshape((n * h * w, c))
     }
 }
 

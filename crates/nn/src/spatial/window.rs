@@ -181,7 +181,7 @@ impl Windows {
             return Ok(x.clone());
         }
         let zeros = Tensor::zeros((self.pads, x.dims2()?.1), x.dtype())?;
-        Ok(Tensor::cat(&[x, &zeros], 0)?)
+        Tensor::cat(&[x, &zeros], 0)
     }
 
     /// Rows in the order of the windows. Shapes: x `[total + pads, dim]` -> `[n * len, dim]`.
@@ -271,7 +271,7 @@ pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
         });
     }
     let index = Tensor::from_vec(relative_index(window), len * len)?;
-    Ok(ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))?)
+    ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ fn keys(cx: &Ctx, at: &str, state: &State, segment: usize) -> Result<Vec<f32>> {
     let name = format!("{at}.attn.k");
     let all = cx.taps.get(&name).and_then(|t| t.first()).ok_or_else(|| no_tap(&name))?;
     let range = state.rows.range(segment);
-    Ok(all.narrow(0, range.start, range.len())?.flatten_all()?.to_vec1()?)
+    all.narrow(0, range.start, range.len())?.flatten_all()?.to_vec1()
 }
 
 fn no_tap(name: &str) -> Error {

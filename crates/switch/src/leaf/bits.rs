@@ -172,7 +172,7 @@ impl Nested {
 
 /// Row scales at which the largest weight of a row is code 127. Shapes: w `[out, in]` -> `[out]`.
 pub fn absmax_scale(w: &Tensor) -> Result<Tensor> {
-    Ok(((w.abs()?.max(1)? / 127.0)? + 1e-12)?)
+    (w.abs()?.max(1)? / 127.0)? + 1e-12
 }
 
 /// Inputs that share a scale where a row is longer and has whole groups of them.
@@ -184,9 +184,9 @@ pub fn group_scale(w: &Tensor) -> Result<Tensor> {
     let (out, inner) = w.dims2()?;
     let groups = if inner.is_multiple_of(GROUP) { inner / GROUP } else { 1 };
     if groups < 2 {
-        return Ok(absmax_scale(w)?.reshape((out, 1))?);
+        return absmax_scale(w)?.reshape((out, 1));
     }
-    absmax_scale(&w.contiguous()?.reshape((out * groups, GROUP))?)?.reshape((out, groups)).map_err(Into::into)
+    absmax_scale(&w.contiguous()?.reshape((out * groups, GROUP))?)?.reshape((out, groups))
 }
 
 impl Linear for Nested {
@@ -316,7 +316,7 @@ impl Form for NestedInt {
 
 fn tensor(s: &Saved) -> Result<Tensor> {
     let values: Vec<f32> = s.bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-    Ok(Tensor::from_vec(values, s.shape.as_slice())?)
+    Tensor::from_vec(values, s.shape.as_slice())
 }
 
 /// Makes every projection at its sites nested.

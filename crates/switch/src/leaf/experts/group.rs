@@ -48,7 +48,7 @@ impl Groups {
 
 fn index(places: Vec<u32>) -> Result<Tensor> {
     let n = places.len();
-    Ok(Tensor::from_vec(places, n)?)
+    Tensor::from_vec(places, n)
 }
 
 /// All active experts as one product per projection, where they are plain networks.
@@ -96,7 +96,7 @@ pub(super) fn run(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, a: &Assign
     // Nothing to sort where one expert takes every row once.
     let whole = a.slots == 1 && matches!(groups.active.as_slice(), [(_, count)] if *count == rows);
     if rows == 0 || groups.active.is_empty() {
-        return Ok(x.zeros_like()?);
+        return x.zeros_like();
     }
     let sorted = if whole {
         x.clone()

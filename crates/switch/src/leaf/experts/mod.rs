@@ -281,7 +281,7 @@ impl Bank {
             (0..self.dim).map(move |_| 1.0 + self.gating.jitter as f32 * (2.0 * draw.unit() - 1.0)).collect::<Vec<_>>()
         };
         let noise: Vec<f32> = (0..x.dims()[0]).flat_map(one).collect();
-        Ok((x * Tensor::from_vec(noise, x.shape())?)?)
+        x * Tensor::from_vec(noise, x.shape())?
     }
 
     /// Balance as [`Even`] says; z-loss, the mean square of the log-sum-exp of a row's scores. Shapes: logits and probs
@@ -331,9 +331,8 @@ impl Bank {
         let (total, n) = (rows.total(), self.experts.len());
         let same = |ids: Vec<u32>, weights: Option<Vec<f32>>| -> Result<Chosen> {
             let k = ids.len();
-            let spread = |w: Vec<f32>| -> Result<Tensor> {
-                Ok(Tensor::from_vec(w, (1, k))?.broadcast_as((total, k))?.contiguous()?)
-            };
+            let spread =
+                |w: Vec<f32>| -> Result<Tensor> { Tensor::from_vec(w, (1, k))?.broadcast_as((total, k))?.contiguous() };
             let ids = std::iter::repeat_n(ids, total).flatten().collect();
             Ok(Chosen { ids, weights: weights.map(spread).transpose()?, kept: None, entropy: None })
         };
@@ -375,11 +374,11 @@ struct Chosen {
 fn variation(x: &Tensor) -> Result<Tensor> {
     let n = x.dims1()?;
     if n == 1 {
-        return Ok(x.zeros_like()?.sum_all()?);
+        return x.zeros_like()?.sum_all();
     }
     let mean = x.mean_all()?;
     let variance = (x.broadcast_sub(&mean)?.sqr()?.sum_all()? / (n - 1) as f64)?;
-    Ok((variance / (mean.sqr()? + 1e-10)?)?)
+    variance / (mean.sqr()? + 1e-10)?
 }
 
 /// The `k` largest, the first of equals first.

@@ -454,7 +454,7 @@ impl CrossVit {
         }
         // Half a pixel goes to the even side, as Python rounds.
         let start = |all: usize, own: usize| ((all - own) as f64 / 2.0).round_ties_even() as usize;
-        Ok(pixels.narrow(2, start(tall, h), h)?.narrow(3, start(wide, w), w)?.contiguous()?)
+        pixels.narrow(2, start(tall, h), h)?.narrow(3, start(wide, w), w)?.contiguous()
     }
 
     /// Class token and patches of a branch, with positions. Images of any size are brought to the branch's own.

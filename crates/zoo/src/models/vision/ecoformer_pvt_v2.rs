@@ -113,7 +113,7 @@ fn by_member(
         if n > 0 {
             let own = if m * n == rows.total() { x.clone() } else { x.narrow(0, from, m * n)? };
             let own = own.reshape(&[m, n, parts, heads, dim / heads][..])?.permute([2, 0, 3, 1, 4])?.contiguous()?;
-            let parts = (0..parts).map(|k| Ok(own.get(k)?)).collect::<Result<Vec<_>>>()?;
+            let parts = (0..parts).map(|k| own.get(k)).collect::<Result<Vec<_>>>()?;
             all.push(mix(&parts)?.transpose(1, 2)?.contiguous()?.reshape((m * n, dim))?);
         }
         from += m * n;
@@ -181,7 +181,7 @@ impl HashAttention {
         let sign = (y.gt(0.0)?.to_dtype(y.dtype())? - y.lt(0.0)?.to_dtype(y.dtype())?)?;
         let inside = y.abs()?.lt(1.0)?.to_dtype(y.dtype())?.detach();
         let slope = (&y * inside)?;
-        Ok((&slope + (sign - &slope)?.detach())?)
+        &slope + (sign - &slope)?.detach()
     }
 
     /// Hash and sums for `rows` rows. Products with a code are additions; a distance subtracts before it squares, codes
@@ -217,7 +217,7 @@ impl Mixer for HashAttention {
             let (above, below) = sums(&codes, &codes, v)?;
             let constant = if self.own_value { v.clone() } else { v.sum_keepdim(2)? };
             let below = (below + v.dims()[2] as f64 * always)?;
-            Ok(above.broadcast_add(&(constant * always)?)?.broadcast_div(&below)?)
+            above.broadcast_add(&(constant * always)?)?.broadcast_div(&below)
         })?;
         self.out.forward(cx, &mixed)
     }
@@ -261,7 +261,7 @@ impl Performer {
         let top = along.max_keepdim(3)?;
         let top = if by_row { top } else { top.max_keepdim(2)?.max_keepdim(1)? };
         let all = along.broadcast_sub(&own)?.broadcast_sub(&top.detach())?.exp()?;
-        Ok(((all + FEATURE_EPS)? * n.powf(-0.5))?)
+        (all + FEATURE_EPS)? * n.powf(-0.5)
     }
 
     fn macs(&self, rows: usize) -> usize {
@@ -279,7 +279,7 @@ impl Mixer for Performer {
         let mixed = by_member(&qkv, rows, [self.heads, self.out.dims().0], |parts| {
             let (q, k) = (self.features(&parts[0], true)?, self.features(&parts[1], false)?);
             let (above, below) = sums(&q, &k, &parts[2])?;
-            Ok(above.broadcast_div(&below)?)
+            above.broadcast_div(&below)
         })?;
         self.out.forward(cx, &mixed)
     }

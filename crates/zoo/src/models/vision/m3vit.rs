@@ -543,7 +543,7 @@ impl M3Vit {
         let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
         let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
         let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
-        Ok(x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))?)
+        x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))
     }
 }
 
@@ -592,7 +592,7 @@ impl Staged for M3Vit {
         let n = behind.len();
         let patches = ops::gather(&state.x, &Tensor::from_vec(behind, n)?)?;
         let (x, rows) = decoder.forward(cx, &patches, &map, self.config.patch)?;
-        let channels_first = |map: Tensor| Ok(map.permute((2, 0, 1))?.contiguous()?); // [channels, h, w]
+        let channels_first = |map: Tensor| map.permute((2, 0, 1))?.contiguous(); // [channels, h, w]
         let maps = maps_of(&x, &rows)?.into_iter().map(channels_first).collect::<Result<_>>()?;
         Output::new().each("logits", maps)
     }

@@ -178,7 +178,7 @@ impl PairBias for Fading {
         let len = h * w;
         let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
         let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
-        Ok(self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len))?)?)
+        self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len))?)
     }
     fn cost(&self) -> LeafCost {
         LeafCost::default()

@@ -198,13 +198,13 @@ fn real(weight: &Tensor) -> Result<Tensor> {
         let (_, groups, width, _) = weight.dims4()?;
         let row = |g: usize| -> Result<Tensor> {
             let own = weight.get(part)?.get(g)?.t()?.contiguous()?;
-            Ok(own.pad_with_zeros(1, g * width, (groups - 1 - g) * width)?)
+            own.pad_with_zeros(1, g * width, (groups - 1 - g) * width)
         };
-        Ok(Tensor::cat(&(0..groups).map(row).collect::<Result<Vec<_>>>()?, 0)?)
+        Tensor::cat(&(0..groups).map(row).collect::<Result<Vec<_>>>()?, 0)
     };
     let (re, im) = (diagonal(0)?, diagonal(1)?);
     let above = Tensor::cat(&[&re, &im.neg()?], 1)?;
-    Ok(Tensor::cat(&[above, Tensor::cat(&[&im, &re], 1)?], 0)?)
+    Tensor::cat(&[above, Tensor::cat(&[&im, &re], 1)?], 0)
 }
 
 impl Scatter {

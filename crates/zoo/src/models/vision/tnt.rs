@@ -344,7 +344,7 @@ impl Tnt {
             _ => self.word_positions.reshape((inner, down * across))?.t()?,
         }; // [n_words, inner]
         let words = words.reshape((patches, down * across, inner))?.broadcast_add(&positions)?;
-        Ok(words.reshape((patches * down * across, inner))?)
+        words.reshape((patches * down * across, inner))
     }
 
     /// Class token and patches of images of one size, made of their words, with positions. Shapes: -> `[b * len, dim]`.
@@ -356,7 +356,7 @@ impl Tnt {
         let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
         let trained = self.config.grid(self.config.image)?;
         let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
-        Ok(x.reshape((n * (1 + patches), dim))?)
+        x.reshape((n * (1 + patches), dim))
     }
 }
 

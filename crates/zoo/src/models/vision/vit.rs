@@ -206,7 +206,7 @@ impl Body {
         parts.push(x);
         let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
         let len = self.n_prefix() + n;
-        Ok(x.reshape((b * len, dim))?)
+        x.reshape((b * len, dim))
     }
 
     /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
