@@ -8,7 +8,8 @@
 //! `scripts/peers_t5.py` asks for it. `PEERS_BATCH` is `{"source": [[ids]], "target": [[ids]], "labels": [ids]}`;
 //! with `PEERS_WEIGHTS` the model begins with these. Also prints `losses`, of each step.
 //!
-//! `PEERS_THREADS` sets the threads. The last line printed is `{"seconds": [..]}`, seconds of each timed call.
+//! `PEERS_THREADS` sets the threads, `PEERS_ISA` (`scalar`, `avx2`, `avx512`) the instruction set. The last line printed is
+//! `{"seconds": [..]}`, seconds of each timed call.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -204,6 +205,10 @@ fn peak() -> Option<String> {
 
 fn main() -> Done<()> {
     machine::share_out(std::env::var("PEERS_THREADS").ok().map(|n| n.parse()).transpose()?);
+    if let Ok(name) = std::env::var("PEERS_ISA") {
+        let isa = machine::available().into_iter().find(|i| i.to_string() == name);
+        isa.filter(|i| machine::limit_isa(*i)).ok_or("PEERS_ISA names nothing that this processor has")?;
+    }
     let (seconds, losses) = match std::env::args().nth(1).as_deref() {
         Some("encoder") => (encoder()?, Vec::new()),
         Some("train") => (train()?, Vec::new()),

@@ -52,6 +52,42 @@ fn toy(dir: &Path, family: &str) {
     write_folder(dir, &files).unwrap();
 }
 
+/// Half-precision weights are read into panels from the file and held in no other form; tables stay in the file.
+#[test]
+#[cfg(target_os = "linux")]
+fn opening_takes_the_file_and_the_panels() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    toy(dir, "bert");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+    for (key, value) in [("vocab_size", 40_000), ("hidden_size", 512), ("intermediate_size", 2_048)] {
+        config[key] = json!(value);
+    }
+    // The tensors of the larger model, all zeros in bf16.
+    let w = Weights::seeded().trainable();
+    let (map, entry) = (switchformer::nn::config::ConfigMap::new(config.clone()).unwrap(), find("bert").unwrap());
+    (entry.load)(&map, &w).unwrap();
+    let shapes: Vec<(String, Vec<usize>)> =
+        published_tensors(entry, config["architectures"][0].as_str().unwrap(), &w.params())
+            .unwrap()
+            .into_iter()
+            .map(|(name, t)| (name, t.shape))
+            .collect();
+    let zeros: Vec<Vec<u8>> = shapes.iter().map(|(_, s)| vec![0; 2 * s.iter().product::<usize>()]).collect();
+    let views = shapes.iter().zip(&zeros).map(|((name, shape), bytes)| {
+        (name.clone(), safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &dir.join("model.safetensors")).unwrap();
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let got = document(&run_in(dir, &["inspect", ".", "--memory", "--json"]));
+    let of = |key: &str| got[key].as_u64().unwrap();
+    let (file, panels, spare) = (of("tensor_bytes"), of("packed_bytes"), 32 << 20);
+    assert!(file > 40 << 20 && panels > 10 << 20, "{got}");
+    assert!(of("opening_peak_bytes") <= spare, "{got}");
+    assert!(of("pass_peak_bytes") <= panels + spare, "{got}");
+    fails(&["inspect", "Cargo.toml", "--memory"], 2, &["Cargo.toml"]);
+}
+
 #[test]
 fn help_and_version_are_no_errors() {
     let help = run(&["--help"]);

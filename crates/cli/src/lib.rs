@@ -6,6 +6,7 @@ mod fail;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use switchformer_nn::machine::{self, Isa};
 
 use crate::fail::Fail;
 
@@ -16,11 +17,20 @@ struct Cli {
     /// Threads of the kernels [default: all the process may use]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Keep the kernels to an instruction set that this processor has, to see what a lesser one would take
+    #[arg(long, global = true, value_name = "ISA", value_parser = isa)]
+    isa: Option<Isa>,
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     verb: Verb,
+}
+
+fn isa(name: &str) -> Result<Isa, String> {
+    let all = machine::available();
+    let known = || all.iter().map(Isa::to_string).collect::<Vec<_>>().join(", ");
+    all.iter().find(|i| i.to_string() == name).copied().ok_or_else(|| format!("this processor has {}", known()))
 }
 
 #[derive(Subcommand)]
@@ -74,7 +84,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    switchformer_nn::machine::share_out(cli.threads.map(usize::from));
+    machine::share_out(cli.threads.map(usize::from));
+    if let Some(isa) = cli.isa {
+        machine::limit_isa(isa);
+    }
     let outcome = std::panic::catch_unwind(|| run(&cli));
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -43,6 +43,11 @@ impl Stored {
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|d| *d as u64).product()
     }
+
+    /// Its size in the file.
+    pub fn bytes(&self) -> u64 {
+        (self.range.1 - self.range.0) as u64
+    }
 }
 
 /// The mapped files of a checkpoint and what they hold, by canonical name.
@@ -160,27 +165,52 @@ impl Files {
         &self.maps[e.file].bytes()[e.range.0..e.range.1]
     }
 
-    /// Values of a tensor by its canonical name, as f32. Errors where there is none, and on integers.
-    pub fn read(&self, canonical: &str) -> Result<Vec<f32>> {
+    /// A tensor of floats by its canonical name. Errors where there is none, and on integers.
+    pub fn floats(&self, canonical: &str) -> Result<&Stored> {
         let e = self
             .entries
             .get(canonical)
             .ok_or_else(|| Error::input(format!("there is no {canonical}"), "see the config"))?;
+        match e.dtype {
+            Dtype::F32 | Dtype::F64 | Dtype::BF16 | Dtype::F16 => Ok(e),
+            other => Err(Error::format(
+                self.maps[e.file].path(),
+                "tensors.dtype",
+                format!("{} is stored as {other:?}", e.name),
+                "weights must be F32, F16, BF16 or F64 (I8 with a switchformer quantization_config)",
+            )),
+        }
+    }
+
+    /// Values of a tensor by its canonical name, as f32. Errors as [`Files::floats`].
+    pub fn read(&self, canonical: &str) -> Result<Vec<f32>> {
+        let e = self.floats(canonical)?;
+        let mut all = Vec::with_capacity(e.elements() as usize);
+        self.append(e, 0, e.elements() as usize, &mut all);
+        Ok(all)
+    }
+
+    /// Appends `len` values of one of [`Files::floats`] from the given place on, as f32. What lies outside it is left out.
+    pub fn append(&self, e: &Stored, from: usize, len: usize, out: &mut Vec<f32>) {
+        let width = match e.dtype {
+            Dtype::F64 => 8,
+            Dtype::F32 => 4,
+            _ => 2,
+        };
         let b = self.bytes(e);
-        Ok(match e.dtype {
-            Dtype::F32 => le::<4, _>(b, f32::from_le_bytes),
-            Dtype::F64 => le::<8, _>(b, |v| f64::from_le_bytes(v) as f32),
-            Dtype::BF16 => le::<2, _>(b, |v| f32::from_bits(u32::from(u16::from_le_bytes(v)) << 16)),
-            Dtype::F16 => le::<2, _>(b, |v| half_to_f32(u16::from_le_bytes(v))),
-            other => {
-                return Err(Error::format(
-                    self.maps[e.file].path(),
-                    "tensors.dtype",
-                    format!("{} is stored as {other:?}", e.name),
-                    "weights must be F32, F16, BF16 or F64 (I8 with a switchformer quantization_config)",
-                ));
-            }
-        })
+        let at = |element: usize| element.saturating_mul(width).min(b.len());
+        let b = &b[at(from)..at(from.saturating_add(len))];
+        match e.dtype {
+            Dtype::F64 => le::<8>(b, out, |v| f64::from_le_bytes(v) as f32),
+            Dtype::F32 => le::<4>(b, out, f32::from_le_bytes),
+            Dtype::F16 => le::<2>(b, out, |v| half_to_f32(u16::from_le_bytes(v))),
+            _ => le::<2>(b, out, |v| f32::from_bits(u32::from(u16::from_le_bytes(v)) << 16)),
+        }
+    }
+
+    /// Lets go of a tensor's part of the mapped file; see [`Mapped::release`].
+    pub fn release(&self, e: &Stored) {
+        self.maps[e.file].release(e.range.0, e.range.1);
     }
 }
 
@@ -211,15 +241,8 @@ fn split(path: &Path, canonical: String, whole: Stored) -> Result<Vec<(String, S
     Ok(names.into_iter().enumerate().map(one).collect())
 }
 
-fn le<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes
-        .chunks_exact(N)
-        .map(|c| {
-            let mut a = [0u8; N];
-            a.copy_from_slice(c);
-            f(a)
-        })
-        .collect()
+fn le<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, f: impl Fn([u8; N]) -> f32) {
+    out.extend(bytes.as_chunks::<N>().0.iter().map(|c| f(*c)));
 }
 
 /// IEEE half to single precision.

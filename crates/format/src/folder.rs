@@ -35,6 +35,13 @@ impl Blob {
         }
     }
 
+    /// See [`Mapped::release`].
+    pub fn release(&self, from: usize, to: usize) {
+        if let Blob::Mapped(m) = self {
+            m.release(from, to);
+        }
+    }
+
     /// Where it came from.
     pub fn path(&self) -> &Path {
         match self {

@@ -42,6 +42,20 @@ impl Mapped {
         &self.map
     }
 
+    /// Lets go of the pages of a part of the file: they count as memory of this process until then. A later read brings
+    /// them back.
+    pub fn release(&self, from: usize, to: usize) {
+        #[cfg(unix)]
+        if from < to && to <= self.map.len() {
+            #[allow(unsafe_code)]
+            // SAFETY: the map is of a file and never written, so pages that are dropped come back with the same bytes; the range
+            // is inside the map. What else lies on its first and last page is dropped, and comes back, too.
+            let told = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
+            // Advice that is not taken costs memory and nothing else.
+            drop(told);
+        }
+    }
+
     /// Where it came from.
     pub fn path(&self) -> &Path {
         &self.path

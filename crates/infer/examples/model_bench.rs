@@ -1,12 +1,14 @@
 //! Time of a forward pass of published sizes with random weights, and of a token of those that write.
 //!
-//! `cargo run --release -p switchformer-infer --example model_bench -- swin-tiny-patch4-window7-224 t5-small`
+//! `cargo run --release -p switchformer-infer --example model_bench -- swin-tiny-patch4-window7-224 t5-small`;
+//! `--isa=avx2` before the names keeps to an instruction set.
 
 use std::time::Instant;
 
 use switchformer_infer::generate::{Choice, Watch, Writing, write};
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Input, Point, Result, machine::Pool};
+use switchformer_nn::machine::{self, Pool};
+use switchformer_nn::{Error, Input, Point, Result};
 use switchformer_zoo::{OpenOptions, Opened};
 
 #[global_allocator]
@@ -33,6 +35,13 @@ fn time(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
 fn main() -> Result<()> {
     let point = Point::new();
     for name in std::env::args().skip(1) {
+        if let Some(isa) = name.strip_prefix("--isa=") {
+            let known = machine::available().into_iter().find(|i| i.to_string() == isa);
+            if !known.is_some_and(machine::limit_isa) {
+                return Err(Error::config("--isa", format!("this processor has no {isa}")));
+            }
+            continue;
+        }
         let opened = Opened::random(Opened::preset(&name)?, OpenOptions::default())?;
         let (spec, stream) = (opened.model.spec(), Stream::named("bench"));
         let input = Input::sample(&spec, &[READ], None, Some(&stream))?;

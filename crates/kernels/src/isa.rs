@@ -1,6 +1,7 @@
 //! Which instruction set the kernels run with: found out once, at run time.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::OnceLock;
 
 /// An instruction set the kernels are compiled for.
@@ -13,6 +14,23 @@ pub enum Isa {
     /// x86-64 with AVX-512 F, VL, BW and DQ.
     Avx512,
 }
+
+impl Isa {
+    /// All, slowest first.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        })
+    }
+}
+
+static LIMIT: OnceLock<Isa> = OnceLock::new();
 
 thread_local! {
     static FORCED: Cell<Option<Isa>> = const { Cell::new(None) };
@@ -36,13 +54,20 @@ pub fn detect() -> Isa {
 
 /// The instruction set that kernels called from this thread use now.
 pub fn current() -> Isa {
-    FORCED.get().unwrap_or_else(detect)
+    FORCED.get().or_else(|| LIMIT.get().copied()).unwrap_or_else(detect)
+}
+
+/// Keeps the whole process to an instruction set, to measure what a lesser processor would take; the first call counts.
+/// Says whether it is so: not where this processor lacks it, nor after another choice.
+pub fn limit(isa: Isa) -> bool {
+    // This check is what makes `current` a proof that the instructions exist.
+    isa <= detect() && *LIMIT.get_or_init(|| isa) == isa
 }
 
 /// Every instruction set this processor can run, slowest first.
 pub fn available() -> Vec<Isa> {
     let best = detect();
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= best).collect()
+    Isa::ALL.into_iter().filter(|&isa| isa <= best).collect()
 }
 
 /// Test hook: kernels called from this thread use `isa` until told otherwise (`None`: the best).

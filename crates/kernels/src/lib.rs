@@ -46,6 +46,7 @@ pub use conv::{Depthwise, depthwise, depthwise_backward};
 pub use elementwise::{add, add_in_place, mul};
 pub use gemm::{
     Act, Epilogue, Layout, PackedMatrix, gemm, linear, linear_backward, linear_fused, linear_grouped, linear_packed,
+    packed_bytes,
 };
 pub use norm::{
     layer_norm, layer_norm_backward, layer_norm_residual, layer_norm_residual_backward, rms_norm, rms_norm_backward,

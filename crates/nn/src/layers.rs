@@ -85,7 +85,10 @@ impl Embedding {
                 "use the tokenizer of this checkpoint and shorten long input",
             ));
         }
-        ops::gather(&self.table, &Tensor::from_slice(ids, ids.len())?)
+        match self.table.fetched_rows(ids)? {
+            Some(rows) => Ok(rows),
+            None => ops::gather(&self.table, &Tensor::from_slice(ids, ids.len())?),
+        }
     }
 
     /// The table `[n, dim]`.

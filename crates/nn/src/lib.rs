@@ -52,7 +52,8 @@ pub use weights::{FfnSpec, Param, ParamKind, Weights};
 
 /// Threads, memory and instruction set of the kernels.
 pub mod machine {
-    pub use switchformer_kernels::isa::{Isa, detect};
+    pub use switchformer_kernels::isa::{Isa, available, current as isa, limit as limit_isa};
+    pub use switchformer_kernels::packed_bytes;
     pub use switchformer_kernels::pool::{Pool, PoolCount};
     pub use switchformer_kernels::threads::{set_threads, threads};
 

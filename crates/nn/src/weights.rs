@@ -1,5 +1,6 @@
 //! Strict loading: every tensor the model asks for must exist with its shape, and nothing may be left over.
 
+mod lazy;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use switchformer_tensor::{DType, Tensor, Var};
 use crate::attention::{AttentionSpec, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
-use crate::init::{self, Draw};
+use crate::init::Draw;
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
 use crate::leaf::{Attention, Dense, Ffn, Linear, Tied};
 use crate::names::{Names, nearest};
@@ -174,12 +175,12 @@ impl Weights {
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
     pub fn open(folder: &Folder, names: &Names) -> Result<Self> {
-        Ok(Weights::new(Source::Files(Files::open(folder, names)?)))
+        Ok(Weights::new(Source::Files(Arc::new(Files::open(folder, names)?))))
     }
 
     /// Opens one safetensors file of a folder.
     pub fn file(folder: &Folder, name: &str, names: &Names) -> Result<Self> {
-        Ok(Weights::new(Source::Files(Files::one(folder, name, names)?)))
+        Ok(Weights::new(Source::Files(Arc::new(Files::one(folder, name, names)?))))
     }
 
     /// Name-seeded values for exactly the tensors of a manifest: `(name on disk, shape, name to seed with)`.
@@ -219,7 +220,7 @@ impl Weights {
 
     /// Another model's tensors as the start of this one's training; see [`Start`].
     pub fn start(files: Files, start: Start) -> Self {
-        Weights::new(Source::Start(files, start))
+        Weights::new(Source::Start(Arc::new(files), start))
     }
 
     /// No values at all: for counting the parameters of sizes that would not fit.
@@ -343,8 +344,9 @@ impl Weights {
         self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Values of a tensor as f32; `None` is recorded as missing or misshaped and reported by [`Weights::finish`].
-    fn values(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+    /// The full name of a tensor that the source has in this shape; `None` is recorded as missing or misshaped and reported
+    /// by [`Weights::finish`].
+    fn found(&self, part: &str, shape: &[usize]) -> Result<Option<String>> {
         let name = self.name(part);
         let n = elements(shape)?;
         let mut ledger = self.ledger();
@@ -366,30 +368,26 @@ impl Weights {
             }
         };
         match found {
-            None => ledger.missing.push((name.clone(), shape.to_vec())),
+            None => ledger.missing.push((name, shape.to_vec())),
             Some(s) if s != shape => {
                 ledger.used.insert(name.clone());
-                ledger.shapes.push((name.clone(), shape.to_vec(), s));
+                ledger.shapes.push((name, shape.to_vec(), s));
             }
             Some(_) => {
                 ledger.used.insert(name.clone());
-                drop(ledger);
-                return Ok(Some(match &self.shared.source {
-                    Source::Files(f) => f.read(&name)?,
-                    Source::Start(f, start) => start.values(f, &name, shape, self.draw(&name))?,
-                    Source::Manifest(m) => m[&name].values(),
-                    Source::Open(Fill::Seeded) => init::seeded(&name, shape),
-                    Source::Open(Fill::Fresh(seed, deviation)) => {
-                        init::fresh(&name, shape, *seed, *deviation, self.draw(&name))
-                    }
-                    Source::Open(Fill::Shapes) => return Ok(None),
-                }));
+                return Ok(Some(name));
             }
         }
         if ledger.missing.len() + ledger.shapes.len() >= MAX_FAULTS {
             return Err(self.faults(&ledger));
         }
         Ok(None)
+    }
+
+    /// Values of a tensor as f32; `None` as of [`Weights::found`], and where only shapes are wanted.
+    fn values(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        let Some(name) = self.found(part, shape)? else { return Ok(None) };
+        self.shared.source.values(&name, shape, self.draw(&name))
     }
 
     /// A tensor of any rank.
@@ -413,25 +411,30 @@ impl Weights {
         if let Some(first) = full.first_mut() {
             *first *= parts.len();
         }
-        let mut data = Vec::new();
-        let mut complete = true;
-        match fused.filter(|f| self.has(f)) {
-            Some(f) => match self.values(f, &full)? {
-                Some(v) => data = v,
-                None => complete = false,
-            },
-            None => {
-                for part in parts {
-                    match self.values(part, shape)? {
-                        Some(v) if parts.len() == 1 => data = v,
-                        Some(v) => data.extend(v),
-                        None => complete = false,
-                    }
-                }
-            }
+        let fused = fused.filter(|f| self.has(f));
+        let (asked, each) = match &fused {
+            Some(fused) => (std::slice::from_ref(fused), full.as_slice()),
+            None => (parts, shape),
+        };
+        let mut names = Vec::with_capacity(asked.len());
+        for part in asked {
+            names.extend(self.found(part, each)?);
         }
-        if !complete {
+        if names.len() < asked.len() {
             return absent(&full);
+        }
+        if let (Source::Files(files), false) = (&self.shared.source, self.shared.trainable)
+            && let Some(t) = lazy::tensor(files, &names, &full)?
+        {
+            return Ok(t);
+        }
+        let mut data = Vec::new();
+        for name in &names {
+            match self.shared.source.values(name, each, self.draw(name))? {
+                Some(v) if names.len() == 1 => data = v,
+                Some(v) => data.extend(v),
+                None => return absent(&full),
+            }
         }
         let t = Tensor::from_vec(data, full.as_slice())?;
         let rows = shape.first().copied().unwrap_or(1);

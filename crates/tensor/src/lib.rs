@@ -21,7 +21,7 @@ pub use graph::GradStore;
 pub use shape::{D, Dim, Dims, Layout, Shape, ShapeWithHole};
 pub use storage::{CpuStorage, DType, WithDType};
 pub use switchformer_format::{Error, Result};
-pub use tensor::{NdArray, Tensor, TensorId};
+pub use tensor::{Elsewhere, NdArray, Tensor, TensorId};
 pub use var::Var;
 
 /// Leaves a function with an error of the tensor library.

@@ -1,7 +1,7 @@
 //! The tensor: a view of shared storage, and how it came about where a gradient may be asked for.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::graph::Node;
 use crate::shape::{Dim, Dims, Layout, Shape, ShapeWithHole};
@@ -19,9 +19,35 @@ impl TensorId {
     }
 }
 
+/// Numbers that lie elsewhere, such as in a mapped file, until somebody looks at them.
+pub trait Elsewhere: Send + Sync {
+    /// All of them, in order.
+    fn read(&self) -> Vec<f32>;
+    /// Appends `len` of them from the given place on.
+    fn append(&self, from: usize, len: usize, out: &mut Vec<f32>);
+}
+
+/// The memory of one or several views.
+struct Home {
+    here: OnceLock<RwLock<CpuStorage>>,
+    /// Where the numbers come from if they are not here yet.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+}
+
+impl Home {
+    fn of(storage: CpuStorage) -> Arc<Home> {
+        Arc::new(Home { here: RwLock::new(storage).into(), elsewhere: None })
+    }
+
+    fn storage(&self) -> &RwLock<CpuStorage> {
+        let read = || self.elsewhere.as_ref().map_or_else(Vec::new, |e| e.read());
+        self.here.get_or_init(|| RwLock::new(CpuStorage::F32(read())))
+    }
+}
+
 pub(crate) struct Inner {
     id: TensorId,
-    storage: Arc<RwLock<CpuStorage>>,
+    storage: Arc<Home>,
     layout: Layout,
     dtype: DType,
     variable: bool,
@@ -74,13 +100,13 @@ impl<T: WithDType, const N: usize, const M: usize> NdArray<T> for &[[T; M]; N] {
 impl Tensor {
     pub(crate) fn made(storage: CpuStorage, shape: Shape, node: Option<Node>) -> Tensor {
         let (dtype, layout) = (storage.dtype(), Layout::contiguous(shape));
-        let storage = Arc::new(RwLock::new(storage));
+        let storage = Home::of(storage);
         Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: false, node }))
     }
 
     pub(crate) fn variable(storage: CpuStorage, shape: Shape) -> Tensor {
         let (dtype, layout) = (storage.dtype(), Layout::contiguous(shape));
-        let storage = Arc::new(RwLock::new(storage));
+        let storage = Home::of(storage);
         Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: true, node: None }))
     }
 
@@ -91,7 +117,13 @@ impl Tensor {
     }
 
     pub(crate) fn storage(&self) -> &RwLock<CpuStorage> {
-        &self.0.storage
+        self.0.storage.storage()
+    }
+
+    /// What has not been read yet, of a tensor that has all of it in order.
+    fn unread(&self) -> Option<&dyn Elsewhere> {
+        let home = &self.0.storage;
+        home.elsewhere.as_deref().filter(|_| home.here.get().is_none() && self.is_contiguous())
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {
@@ -101,7 +133,7 @@ impl Tensor {
     /// The storage, and where this tensor's elements lie in it.
     pub fn storage_and_layout(&self) -> (RwLockReadGuard<'_, CpuStorage>, &Layout) {
         // A panic while values change leaves numbers, not a broken structure.
-        (self.0.storage.read().unwrap_or_else(PoisonError::into_inner), &self.0.layout)
+        (self.storage().read().unwrap_or_else(PoisonError::into_inner), &self.0.layout)
     }
 
     /// Elements of a vector in a shape. Errors when their numbers differ.
@@ -111,6 +143,42 @@ impl Tensor {
             bail!("{} values do not fill a shape of {shape:?}", v.len());
         }
         Ok(Tensor::made(T::store(v), shape, None))
+    }
+
+    /// A tensor of f32 whose numbers are read when somebody looks at them, and then kept.
+    pub fn elsewhere(numbers: Arc<dyn Elsewhere>, shape: impl Into<Shape>) -> Tensor {
+        let layout = Layout::contiguous(shape);
+        let storage = Arc::new(Home { here: OnceLock::new(), elsewhere: Some(numbers) });
+        let (id, dtype) = (TensorId::new(), DType::F32);
+        Tensor(Arc::new(Inner { id, storage, layout, dtype, variable: false, node: None }))
+    }
+
+    /// The same numbers in memory, without keeping in `self` what lies elsewhere and was not read yet.
+    pub fn fetched(&self) -> Tensor {
+        match self.unread() {
+            Some(numbers) => {
+                let (from, len) = (self.layout().start_offset(), self.elem_count());
+                let mut all = Vec::with_capacity(len);
+                numbers.append(from, len, &mut all);
+                Tensor::made(CpuStorage::F32(all), self.shape().clone(), None)
+            }
+            None => self.clone(),
+        }
+    }
+
+    /// Rows of a matrix that lies elsewhere and was not read yet, without reading the others; `None` where it is here.
+    /// Errors on a row that there is not. Shapes: `[n, width]`, `m` rows -> `[m, width]`.
+    pub fn fetched_rows(&self, rows: &[u32]) -> Result<Option<Tensor>> {
+        let Some(numbers) = self.unread() else { return Ok(None) };
+        let (n, width) = self.dims2()?;
+        let mut all = Vec::with_capacity(rows.len() * width);
+        for row in rows {
+            if *row as usize >= n {
+                bail!("row {row} of {n}");
+            }
+            numbers.append(self.layout().start_offset() + *row as usize * width, width, &mut all);
+        }
+        Tensor::from_vec(all, (rows.len(), width)).map(Some)
     }
 
     /// Copies elements into a shape. Errors when their numbers differ.

@@ -31,7 +31,7 @@ pub(crate) fn run(json: bool) -> Result<(), Fail> {
     let doc = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cpu": cpu(),
-        "kernels": format!("{:?}", machine::detect()),
+        "kernels": format!("{:?}", machine::isa()),
         "threads": machine::threads(),
         "cgroup_cpu": limit("/sys/fs/cgroup/cpu.max"),
         "cgroup_memory": limit("/sys/fs/cgroup/memory.max"),
@@ -44,7 +44,7 @@ pub(crate) fn run(json: bool) -> Result<(), Fail> {
             "switchformer {}\nprocessor        {}\nkernels          {:?}\nthreads          {}\ncgroup cpu       {}\ncgroup memory    {}\nembedded model   {} parameters, {hits} of {} test images right: {}\n",
             env!("CARGO_PKG_VERSION"),
             cpu(),
-            machine::detect(),
+            machine::isa(),
             machine::threads(),
             limit("/sys/fs/cgroup/cpu.max"),
             limit("/sys/fs/cgroup/memory.max"),

@@ -1,9 +1,13 @@
-//! `inspect`: headers of a checkpoint, nothing loaded.
+//! `inspect`: headers of a checkpoint, nothing loaded; with `--memory`, what opening and running it takes.
 
 use std::path::PathBuf;
 
 use serde_json::json;
+use switchformer_lab::measure::{peak_memory, reset_peak};
+use switchformer_nn::init::Stream;
 use switchformer_nn::weights::inspect;
+use switchformer_nn::{Folder, Input, Point, machine};
+use switchformer_zoo::{OpenOptions, Opened};
 
 use super::table::{aligned, thousands};
 use super::{print, print_json};
@@ -14,10 +18,16 @@ use crate::fail::Fail;
 pub(crate) struct Args {
     /// Model folder or safetensors file
     path: PathBuf,
+    /// Open the folder, run one small input and show the most memory that each took
+    #[arg(long)]
+    memory: bool,
 }
 
 /// Prints names, types and shapes.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
+    if a.memory {
+        return memory(a, json);
+    }
     let tensors = inspect(&a.path)?;
     let elements: u64 = tensors.iter().map(|t| t.elements()).sum();
     if json {
@@ -35,4 +45,44 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         tensors.len(),
         thousands(elements)
     ))
+}
+
+/// Tokens of the input that is run.
+const TOKENS: usize = 16;
+
+/// Measures opening and one pass. All figures but the file's are of resident memory, over what the process took before.
+fn memory(a: &Args, json: bool) -> Result<(), Fail> {
+    let file: u64 = inspect(&a.path)?.iter().map(|t| t.bytes()).sum();
+    let folder = Folder::disk(&a.path)?;
+    reset_peak();
+    let before = peak_memory();
+    if before == 0 {
+        return Err(Fail::Usage("this system does not tell how much memory a process takes".into()));
+    }
+    let grown = || peak_memory().saturating_sub(before);
+    let opened = Opened::folder(&folder, OpenOptions::default())?;
+    let opening = grown();
+    let spec = opened.model.spec();
+    let input = Input::sample(
+        &spec,
+        &[TOKENS.min(spec.text_size().map_or(1, |(_, most)| most))],
+        None,
+        Some(&Stream::named("memory")),
+    )?;
+    opened.run(&Point::new(), &input)?;
+    let (pass, panels) = (grown(), machine::packed_bytes() as u64);
+    if json {
+        return print_json(&json!({
+            "tensor_bytes": file, "opening_peak_bytes": opening, "pass_peak_bytes": pass, "packed_bytes": panels
+        }));
+    }
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let rows = [
+        ("tensors in the file", file),
+        ("most while opening", opening),
+        ("most with one pass", pass),
+        ("of it packed weights", panels),
+    ];
+    let rows: Vec<Vec<String>> = rows.iter().map(|(what, bytes)| vec![what.to_string(), mib(*bytes)]).collect();
+    print(&aligned(&["memory", "size"], &rows, 1))
 }

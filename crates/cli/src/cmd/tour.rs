@@ -54,7 +54,7 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
     let setting = Setting {
         model: format!("{} {} ({} blocks)", a.model, opened.entry.name, opened.switches.host().n_blocks),
         cpu: super::doctor::cpu(),
-        isa: format!("{:?}", machine::detect()),
+        isa: format!("{:?}", machine::isa()),
         threads: machine::threads(),
         data: format!("Fashion-MNIST, first {} test images", set.len()),
         reps: a.reps as usize,

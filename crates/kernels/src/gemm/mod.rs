@@ -15,7 +15,7 @@ mod tile;
 
 pub(crate) use drive::gemm_into;
 pub use epilogue::{Act, Epilogue};
-pub use pack::PackedMatrix;
+pub use pack::{PackedMatrix, packed_bytes};
 
 use crate::dispatch::dispatch;
 use crate::isa::Isa;

@@ -1,5 +1,7 @@
 //! Factors rearranged for the tile kernel: the right factor in panels of a few vectors' width, once per weight.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::Geometry;
 use crate::dispatch::dispatch;
 use crate::isa::{self, Isa};
@@ -62,6 +64,35 @@ impl View<'_> {
     }
 }
 
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that packed weights take in this process now.
+pub fn packed_bytes() -> usize {
+    HELD.load(Ordering::Relaxed)
+}
+
+/// Bytes that count towards [`packed_bytes`] while it lives.
+struct PanelBytes(usize);
+
+impl PanelBytes {
+    fn new(bytes: usize) -> PanelBytes {
+        HELD.fetch_add(bytes, Ordering::Relaxed);
+        PanelBytes(bytes)
+    }
+}
+
+impl Clone for PanelBytes {
+    fn clone(&self) -> PanelBytes {
+        PanelBytes::new(self.0)
+    }
+}
+
+impl Drop for PanelBytes {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
+
 /// The weights `[out, in]` of a projection, packed once for [`linear_packed`](super::linear_packed).
 ///
 /// Costs as much memory as the weights, `out` rounded up to whole panels.
@@ -71,6 +102,7 @@ pub struct PackedMatrix {
     d_in: usize,
     d_out: usize,
     isa: Isa,
+    held: PanelBytes,
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -90,7 +122,8 @@ impl PackedMatrix {
         let nr = Geometry::of(isa).nr;
         let mut data = Aligned::zeros(d_out.div_ceil(nr) * nr * d_in);
         pack_panels(View { data: w, rs: 1, cs: d_in }, 0, d_in, d_out, nr, &mut data);
-        PackedMatrix { data, d_in, d_out, isa }
+        let held = PanelBytes::new(4 * data.len());
+        PackedMatrix { data, d_in, d_out, isa, held }
     }
 
     /// The weights `[out, in]` as they were.
@@ -111,7 +144,7 @@ impl PackedMatrix {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        4 * self.data.len()
+        self.held.0
     }
 
     pub(super) fn panels(&self) -> &[f32] {

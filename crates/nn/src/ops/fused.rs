@@ -112,7 +112,8 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 /// Weights `[out, in]` in panels.
 pub fn pack(w: &Tensor) -> Result<PackedMatrix> {
     let (out, inner) = w.dims2()?;
-    with([w], |[w]| PackedMatrix::new(inner, out, w))
+    // What lies in a file is read for the panels alone.
+    with([&w.fetched()], |[w]| PackedMatrix::new(inner, out, w))
 }
 
 /// Projection with packed weights and what follows it, without a backward pass. Shapes: x `[rows, in]` ->

@@ -1,6 +1,7 @@
 //! Where the values of tensors come from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Files;
 use crate::error::Result;
@@ -8,9 +9,9 @@ use crate::init::{self, Draw};
 
 pub(super) enum Source {
     /// A checkpoint.
-    Files(Files),
+    Files(Arc<Files>),
     /// A checkpoint that training starts from.
-    Start(Files, Start),
+    Start(Arc<Files>, Start),
     /// Name-seeded values for a manifest.
     Manifest(BTreeMap<String, Promise>),
     /// Any tensor that is asked for.
@@ -106,6 +107,18 @@ impl Start {
 }
 
 impl Source {
+    /// Values of a tensor that the source has in this shape; `None` where only shapes are wanted.
+    pub(super) fn values(&self, name: &str, shape: &[usize], draw: Draw) -> Result<Option<Vec<f32>>> {
+        Ok(Some(match self {
+            Source::Files(f) => f.read(name)?,
+            Source::Start(f, start) => start.values(f, name, shape, draw)?,
+            Source::Manifest(m) => m[name].values(),
+            Source::Open(Fill::Seeded) => init::seeded(name, shape),
+            Source::Open(Fill::Fresh(seed, deviation)) => init::fresh(name, shape, *seed, *deviation, draw),
+            Source::Open(Fill::Shapes) => return Ok(None),
+        }))
+    }
+
     pub(super) fn share(&self) -> Source {
         match self {
             Source::Files(f) => Source::Files(f.clone()),
