@@ -26,6 +26,10 @@ def albert(**kw):
         **dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072), **kw}
 
 
+def mpnet(**kw):
+    return "mpnet", t.MPNetConfig, {**dict(max_position_embeddings=514, layer_norm_eps=1e-5), **kw}
+
+
 def image(kind, dim, depth, heads, patch=16, **kw):
     return kind, {"vit": t.ViTConfig, "deit": t.DeiTConfig}[kind], dict(
         hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * dim, image_size=224,
@@ -59,6 +63,7 @@ ROWS = [
     ("albert-base-v2", albert(num_hidden_layers=12), TEXT),
     ("albert-large-v2",
      albert(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096), TEXT),
+    ("mpnet-base", mpnet(), TEXT + ("{}ForSequenceClassification", "{}ForTokenClassification", "{}ForQuestionAnswering")),
     ("vit-tiny-patch16-224", image("vit", *TINY), VIT),
     ("vit-small-patch16-224", image("vit", *SMALL), VIT),
     ("vit-base-patch16-224", image("vit", *BASE), VIT),
@@ -79,7 +84,8 @@ ROWS = [
     ("deit-small-distilled-patch16-224", image("deit", *SMALL), DEIT),
     ("deit-base-distilled-patch16-224", image("deit", *BASE), DEIT),
 ]
-CLASS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert", "t5": "T5", "mt5": "MT5"}
+CLASS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert", "mpnet": "MPNet",
+         "t5": "T5", "mt5": "MT5"}
 
 rows = []
 for variant, (kind, make, kw), architectures in ROWS:
@@ -107,6 +113,7 @@ for variant, (kind, make, kw), architectures in ROWS:
 
 known = {(r["variant"], r["architecture"]): r["n_params"] for r in rows}
 assert known["bert-base-uncased", "BertModel"] == 109_482_240
+assert known["mpnet-base", "MPNetModel"] == 109_486_464
 assert known["MiniLM-L6-H384-uncased", "BertModel"] == 22_713_216
 for variant, n in (("t5-small", 60_506_624), ("t5-base", 222_903_552), ("t5-v1.1-small", 76_961_152)):
     assert known[variant, "T5ForConditionalGeneration"] == n

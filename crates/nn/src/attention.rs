@@ -1,5 +1,6 @@
 //! The attention leaf: what a model file asks for, and its dense form.
 
+mod heads;
 mod softmax;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +15,8 @@ use crate::rows::{Rows, Size};
 use crate::spatial::{Cut, Depthwise};
 use crate::staged::State;
 
+pub(crate) use heads::ByHeads;
+pub use heads::{HeadSite, KeptHeads};
 pub use softmax::{Projection, Projections, SoftmaxAttention};
 pub use switchformer_kernels::Pairs;
 

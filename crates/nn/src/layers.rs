@@ -276,15 +276,24 @@ pub struct BlockSpec<'a> {
     pub fc: [&'a str; 2],
 }
 
+impl BlockSpec<'_> {
+    /// The plain attention of the block, for families to build on.
+    pub fn attention_spec(&self) -> AttentionSpec {
+        AttentionSpec { bias: [self.qkv_bias; 3], ..AttentionSpec::new(self.attention, self.dim, self.heads) }
+    }
+}
+
 impl EncoderBlock {
-    /// Loads a block from the path of `w`.
+    /// Loads a block with plain attention from the path of `w`.
     pub fn load(w: &Weights, s: &BlockSpec) -> Result<Self> {
+        EncoderBlock::load_around(w, s, &s.attention_spec())
+    }
+
+    /// Loads a block around another attention, made from [`BlockSpec::attention_spec`].
+    pub fn load_around(w: &Weights, s: &BlockSpec, attention: &AttentionSpec) -> Result<Self> {
         Ok(EncoderBlock {
             norm_first: s.norm_first,
-            attn: w.attention(&AttentionSpec {
-                bias: [s.qkv_bias; 3],
-                ..AttentionSpec::new(s.attention, s.dim, s.heads)
-            })?,
+            attn: w.attention(attention)?,
             norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
             ffn: w.ffn(&FfnSpec {
                 inner: &s.fc[..1],

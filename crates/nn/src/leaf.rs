@@ -1,6 +1,8 @@
 //! The leaf seam: one projection, one feed-forward, one attention. Which form stands behind a trait object is the
 //! loader's decision, so a model file writes one line per projection.
 
+use std::ops::Range;
+
 use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
@@ -135,12 +137,30 @@ pub trait Linear: Send + Sync {
     fn plain(&self) -> Option<Plain<'_>> {
         None
     }
+    /// Parts of the projection in runs of `unit` inputs or a multiple of it; `None` where the form has none.
+    fn parts(&self, unit: usize) -> Option<&dyn Parts> {
+        let _ = unit;
+        None
+    }
     /// `(in, out)`.
     fn dims(&self) -> (usize, usize);
     /// Cost for a number of rows.
     fn cost(&self, point: &Point, rows: usize) -> LeafCost;
     /// The matrix `[out, in]` that a point computes with: oracle and export path at once.
     fn dense(&self, point: &Point) -> Result<Tensor>;
+}
+
+/// A projection of which some inputs and outputs make a projection.
+pub trait Parts {
+    /// The projection of the inputs `ins` to the outputs `outs`, both in order; biases stay with their outputs.
+    fn part(&self, outs: &[Range<usize>], ins: &[Range<usize>]) -> Result<Box<dyn Linear>>;
+}
+
+/// The parts of a projection in runs of `unit` inputs. Errors name the attention `at` whose projection has none.
+pub(crate) fn narrowed<'a>(linear: &'a dyn Linear, unit: usize, at: &str) -> Result<&'a dyn Parts> {
+    linear
+        .parts(unit)
+        .ok_or_else(|| Error::unsupported(at, "some of the heads", "a form of projections that has parts"))
 }
 
 /// A feed-forward network over packed rows. A dense one treats each row alone; a bank of experts may ask whose row it is.
@@ -246,6 +266,9 @@ impl Linear for Dense {
     fn plain(&self) -> Option<Plain<'_>> {
         Some((&self.weight, self.bias.as_ref()))
     }
+    fn parts(&self, _: usize) -> Option<&dyn Parts> {
+        Some(self)
+    }
     fn dims(&self) -> (usize, usize) {
         self.weight.dims()
     }
@@ -256,6 +279,14 @@ impl Linear for Dense {
     }
     fn dense(&self, _: &Point) -> Result<Tensor> {
         self.weight.rows()
+    }
+}
+
+impl Parts for Dense {
+    fn part(&self, outs: &[Range<usize>], ins: &[Range<usize>]) -> Result<Box<dyn Linear>> {
+        let weight = ops::columns_at(&ops::rows_at(&self.weight.rows()?, outs)?, ins)?;
+        let bias = self.bias.as_ref().map(|b| ops::rows_at(b, outs)).transpose()?;
+        Ok(Box::new(Dense::new(self.at.clone(), weight, bias)))
     }
 }
 

@@ -28,13 +28,13 @@ pub mod taps;
 pub mod trace;
 pub mod weights;
 
-pub use attention::{AttentionNames, AttentionSpec};
+pub use attention::{AttentionNames, AttentionSpec, HeadSite, KeptHeads};
 pub use ctx::{Aux, Ctx, Moments};
 pub use decode::Decode;
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use input::{Ids, Input, Part};
-pub use leaf::{Attention, Ffn, KeyValues, LeafCost, Linear, Mixer};
+pub use leaf::{Attention, Ffn, KeyValues, LeafCost, Linear, Mixer, Parts};
 pub use members::{Member, Members};
 pub use memory::{Memory, Remember};
 pub use output::{Output, Value};

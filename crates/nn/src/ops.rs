@@ -20,8 +20,8 @@ use crate::layers::Activation;
 use crate::rows::Rows;
 
 pub use arrange::{
-    Angles, affine_columns, beside, columns, mean_rows, mix_parts, parts, reshape, scale_columns, scale_rows, split,
-    times, turn,
+    Angles, affine_columns, beside, columns, columns_at, mean_rows, mix_parts, parts, reshape, rows_at, scale_columns,
+    scale_rows, split, times, turn,
 };
 pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
 pub(crate) use conv::WIDEST;

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 use switchformer_tensor::{DType, Tensor, Var};
 
-use crate::attention::{AttentionSpec, Projections, SoftmaxAttention};
+use crate::attention::{AttentionSpec, ByHeads, HeadSite, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
 use crate::init::Draw;
@@ -155,6 +155,7 @@ struct Ledger {
     params: Vec<Param>,
     elements: u64,
     notes: Vec<(&'static str, Value)>,
+    attentions: Vec<HeadSite>,
 }
 
 /// A checkpoint seen from one dotted path. The model tree mirrors the published names:
@@ -549,7 +550,16 @@ impl Weights {
         {
             return Ok(leaf);
         }
-        Ok(Box::new(SoftmaxAttention::new(spec, projections(self)?)?))
+        let whole = SoftmaxAttention::new(spec, projections(self)?)?;
+        let (name, index) = (self.name(spec.names.out), self.ledger().attentions.len());
+        let attention = ByHeads::new(name, index, whole, self.is_trainable());
+        self.ledger().attentions.push(attention.site());
+        Ok(Box::new(attention))
+    }
+
+    /// Attentions made so far whose heads a point may leave out, in order of loading.
+    pub fn attentions(&self) -> Vec<HeadSite> {
+        self.ledger().attentions.clone()
     }
 
     /// Dense weight `[parts * out, in]` and bias of a projection.

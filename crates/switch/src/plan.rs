@@ -221,7 +221,8 @@ impl Plan {
 
     /// Whether anything that it names is in `switch.safetensors`.
     pub fn adds(&self) -> bool {
-        !self.switches.is_empty() || self.forms.iter().any(|f| f.form().is_ok_and(Form::adds))
+        let with_tensors = |axis: &String| SWITCHES.iter().any(|s| s.axis() == axis && s.adds());
+        self.switches.keys().any(with_tensors) || self.forms.iter().any(|f| f.form().is_ok_and(Form::adds))
     }
 
     /// Parameters of a form, where the plan has it.

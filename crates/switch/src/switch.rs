@@ -105,6 +105,14 @@ pub trait Switch: Send + Sync + 'static {
         let _ = can;
         0
     }
+    /// Whether what a plan stores for it comes with tensors in `switch.safetensors`.
+    fn adds(&self) -> bool {
+        true
+    }
+    /// What changing its setting costs at run time: see [`Axis::change`].
+    fn change(&self) -> &'static str {
+        "free"
+    }
     /// Checks what a plan stores for it, before anything is loaded; `place` is where that stands, for errors.
     fn check_plan(&self, stored: &Value, place: &str) -> Result<()> {
         let _ = stored;
@@ -138,6 +146,8 @@ pub trait AnySwitch: Send + Sync {
     fn points(&self, host: &Host) -> Vec<NamedSetting>;
     /// See [`Switch::bytes`].
     fn bytes(&self, host: &Host) -> u64;
+    /// See [`Switch::adds`].
+    fn adds(&self) -> bool;
     /// See [`Switch::check_plan`].
     fn check_plan(&self, stored: &Value, place: &str) -> Result<()>;
     /// See [`Switch::train`].
@@ -157,7 +167,7 @@ impl<S: Switch> AnySwitch for S {
     fn describe(&self, host: &Host) -> Axis {
         let can = host.capability(self);
         let values = self.values(host, can.as_deref());
-        Axis { name: Switch::axis(self), values, available: self.available(can.as_deref()), change: "free" }
+        Axis { name: Switch::axis(self), values, available: self.available(can.as_deref()), change: self.change() }
     }
     fn resolve(&self, point: &Point, host: &Host) -> Result<Option<Checked>> {
         let axis = Switch::axis(self);
@@ -176,6 +186,9 @@ impl<S: Switch> AnySwitch for S {
     }
     fn bytes(&self, host: &Host) -> u64 {
         host.capability(self).map_or(0, |can| Switch::bytes(self, &can))
+    }
+    fn adds(&self) -> bool {
+        Switch::adds(self)
     }
     fn check_plan(&self, stored: &Value, place: &str) -> Result<()> {
         Switch::check_plan(self, stored, place)

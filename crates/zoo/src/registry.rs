@@ -18,6 +18,7 @@ pub static ZOO: &[&Entry] = &[
     &vision::ecoformer_pvt_v2::ENTRY,
     &vision::fmvit::ENTRY,
     &vision::m3vit::ENTRY,
+    &text::mpnet::ENTRY,
     &text::mt5::ENTRY,
     &vision::pvt_v2::ENTRY,
     &vision::rmt::ENTRY,

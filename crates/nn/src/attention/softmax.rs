@@ -15,11 +15,11 @@ use crate::weights::{LinearSpec, ParamKind, Weights};
 
 /// One product that makes one or more of queries, keys and values, side by side.
 pub struct Projection {
-    linear: Box<dyn Linear>,
+    pub(super) linear: Box<dyn Linear>,
     /// Biases of its parts where only some have one.
-    biases: Option<Vec<Option<Tensor>>>,
+    pub(super) biases: Option<Vec<Option<Tensor>>>,
     /// Width of each part.
-    widths: Vec<usize>,
+    pub(super) widths: Vec<usize>,
 }
 
 impl Projection {
@@ -149,8 +149,8 @@ impl Made {
 
 /// Softmax attention between projections of any form.
 pub struct SoftmaxAttention {
-    projections: Projections,
-    spec: AttentionSpec,
+    pub(super) projections: Projections,
+    pub(super) spec: AttentionSpec,
 }
 
 impl SoftmaxAttention {

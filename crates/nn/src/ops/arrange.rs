@@ -1,6 +1,7 @@
 //! Rows and columns taken apart and put together, and products element by element. The tensor library does the same with
 //! several passes over memory for each gradient; inside [`crate::tape::record`] these need one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use switchformer_kernels::mix::{self, Mix};
@@ -8,6 +9,7 @@ use switchformer_kernels::{self as kernels, Pairs, Rotary, RowsMut, elementwise,
 use switchformer_tensor::Tensor;
 
 use super::fused::{tensor, with};
+use super::gather;
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 use crate::tape::{apply, apply_parts};
@@ -101,6 +103,34 @@ pub fn beside(parts: &[&Tensor]) -> Result<Tensor> {
         },
         move |g| starts.iter().map(|(from, width)| columns(g, *from, *width).map(Some)).collect(),
     )
+}
+
+/// Columns at several places, in order. Shapes: x `[rows, dim]` -> `[rows, sum of lengths]`. Errors where there are fewer.
+pub fn columns_at(x: &Tensor, at: &[Range<usize>]) -> Result<Tensor> {
+    let parts = at.iter().map(|r| columns(x, r.start, r.len())).collect::<Result<Vec<_>>>()?;
+    match parts.as_slice() {
+        [one] => Ok(one.clone()),
+        parts => beside(&parts.iter().collect::<Vec<_>>()),
+    }
+}
+
+/// Rows at several places, in order. Shapes: x `[rows, dim]` or `[rows]` -> `[sum of lengths, ..]`. Errors where there are
+/// fewer.
+pub fn rows_at(x: &Tensor, at: &[Range<usize>]) -> Result<Tensor> {
+    let rows = x.dims().first().copied().unwrap_or(0);
+    if let Some(beyond) = at.iter().find(|r| r.end > rows) {
+        return Err(Error::shape("rows at places", format!("[{} or more, ..]", beyond.end), x.dims()));
+    }
+    if matches!(at, [all] if all.len() == rows) {
+        return Ok(x.clone());
+    }
+    let index: Vec<u32> = at.iter().cloned().flatten().map(|row| row as u32).collect();
+    let n = index.len();
+    let index = Tensor::from_vec(index, n)?;
+    match x.dims() {
+        [rows] => reshape(&gather(&reshape(x, &[*rows, 1])?, &index)?, &[n]),
+        _ => gather(x, &index),
+    }
 }
 
 /// The same values in another shape.

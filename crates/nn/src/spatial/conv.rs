@@ -1,5 +1,6 @@
 //! Convolutions over maps.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use switchformer_tensor::Tensor;
@@ -170,6 +171,12 @@ impl Depthwise {
     pub fn load(w: &Weights, dim: usize, kernel: usize) -> Result<Depthwise> {
         let weight = w.drawn(Draw::FanOut(dim)).conv_matrix("weight", &[dim, 1, kernel, kernel])?;
         Ok(Depthwise { weight, bias: w.tensor("bias", &[dim], ParamKind::Vector)?, kernel })
+    }
+
+    /// The convolution of some channels, in order.
+    pub(crate) fn part(&self, channels: &[Range<usize>]) -> Result<Depthwise> {
+        let (weight, bias) = (ops::rows_at(&self.weight, channels)?, ops::rows_at(&self.bias, channels)?);
+        Ok(Depthwise { weight, bias, kernel: self.kernel })
     }
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.

@@ -10,6 +10,7 @@
 //! `activation_bits: 8`, which needs no training; the learning-rate rule for scales (ALRS)
 //! and the Hessian sampler are not here; embeddings, norms and heads stay f32.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use switchformer_nn::leaf::Then;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Parts, Point, Result, Tensor, Weights};
 
 use crate::form::{Form, FormUse};
 use crate::host::Host;
@@ -164,6 +165,11 @@ impl Nested {
         Ok(Nested::new(at, weight, bias, (inner, out)))
     }
 
+    /// Inputs that share a scale.
+    fn group(&self) -> usize {
+        self.dims.0 / (self.weight.scale.len() / self.dims.1.max(1)).max(1)
+    }
+
     /// The stored codes and scales.
     pub fn weight(&self) -> &NestedWeight {
         &self.weight
@@ -209,6 +215,12 @@ impl Linear for Nested {
             None => then.apply(self.packed.linear(x, &self.weight, bits, bias)?),
         }
     }
+    fn parts(&self, unit: usize) -> Option<&dyn Parts> {
+        let group = self.group();
+        // Whole groups, or halves of them that the kernels still take as groups.
+        let fits = group == self.dims.0 || unit.is_multiple_of(group);
+        (fits || (group.is_multiple_of(unit) && unit.is_multiple_of(16))).then_some(self)
+    }
     fn dims(&self) -> (usize, usize) {
         self.dims
     }
@@ -219,6 +231,36 @@ impl Linear for Nested {
     fn dense(&self, point: &Point) -> Result<Tensor> {
         self.weight.dense(width(point))
     }
+}
+
+impl Parts for Nested {
+    fn part(&self, outs: &[Range<usize>], ins: &[Range<usize>]) -> Result<Box<dyn Linear>> {
+        let (inner, out) = self.dims;
+        if let Some(beyond) = outs.iter().find(|r| r.end > out).or_else(|| ins.iter().find(|r| r.end > inner)) {
+            return Err(Error::shape(&self.at, format!("[{out}, {inner}]"), &[beyond.end]));
+        }
+        // A scale for every run of inputs that lies within one group; one for all where the row has one.
+        let (group, of_row) = (self.group(), self.group() == inner);
+        let step = ins.iter().fold(group, |step, r| gcd(gcd(step, r.start), r.end));
+        let (mut codes, mut scale) = (Vec::new(), Vec::new());
+        for row in outs.iter().cloned().flatten() {
+            let (own, scales) = (&self.weight.codes[row * inner..][..inner], row * (inner / group));
+            ins.iter().for_each(|r| codes.extend_from_slice(&own[r.clone()]));
+            if of_row {
+                scale.push(self.weight.scale[scales]);
+            } else {
+                let starts = ins.iter().flat_map(|r| r.clone().step_by(step));
+                scale.extend(starts.map(|start| self.weight.scale[scales + start / group]));
+            }
+        }
+        let bias = self.bias.as_ref().map(|b| ops::rows_at(b, outs)).transpose()?;
+        let dims = (ins.iter().map(Range::len).sum(), outs.iter().map(Range::len).sum());
+        Ok(Box::new(Nested::new(self.at.clone(), NestedWeight { codes, scale, out: dims.1 }, bias, dims)))
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A projection in training: dense weights and row scales, seen through the straight-through view of the point.
@@ -399,4 +441,37 @@ fn is_stand_in(weight: &Tensor) -> bool {
 /// The leaf in place of such a matrix. Nothing of the claimed size is made: a config may claim anything.
 fn empty(at: String, dims: (usize, usize)) -> Box<dyn Linear> {
     Box::new(Nested::new(at, NestedWeight::default(), None, dims))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use switchformer_nn::point::Settings;
+
+    use super::*;
+
+    /// Some outputs of some inputs compute with the stored integers of the whole, at every width.
+    #[test]
+    fn parts_hold_the_codes_of_the_whole() {
+        let w = Weights::seeded();
+        // One scale a row; groups of 64 inputs in whole; and in halves and quarters, as heads of 32 and of 16 need them.
+        for (inner, unit) in [(96, 8), (256, 64), (256, 128), (256, 32), (256, 16)] {
+            let whole = w.tensor("whole", &[24, inner], ParamKind::Matrix).unwrap();
+            let bias = w.tensor("bias", &[24], ParamKind::Vector).unwrap();
+            let nested = Nested::from_dense("whole".into(), &whole, Some(bias.clone())).unwrap();
+            let (outs, ins) = ([2..5, 8..24], [0..unit, inner - unit..inner]);
+            let some = |t: &Tensor| ops::columns_at(&ops::rows_at(t, &outs).unwrap(), &ins).unwrap();
+            let part = nested.parts(unit).unwrap().part(&outs, &ins).unwrap();
+            for bits in VIEWS {
+                let point = Point::new().with_settings(Settings::new(vec![Arc::new(Width(bits))]));
+                let (got, want) = (part.dense(&point).unwrap(), some(&nested.dense(&point).unwrap()));
+                assert_eq!(got.to_vec2::<f32>().unwrap(), want.to_vec2::<f32>().unwrap(), "{inner}, {unit}, {bits}");
+            }
+            assert_eq!(part.dims(), (2 * unit, 19));
+            assert!(nested.parts(unit).unwrap().part(&outs, &[0..unit, inner..inner + 1]).is_err());
+        }
+        let grouped =
+            Nested::from_dense("w".into(), &w.tensor("w", &[8, 256], ParamKind::Matrix).unwrap(), None).unwrap();
+        assert!(grouped.parts(8).is_none(), "the kernels take no groups of 8");
+    }
 }

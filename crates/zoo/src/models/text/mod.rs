@@ -3,6 +3,7 @@
 pub mod albert;
 pub mod bert;
 pub mod distilbert;
+pub mod mpnet;
 pub mod mt5;
 pub mod roberta;
 pub mod switch_transformers;

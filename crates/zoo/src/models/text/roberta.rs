@@ -7,7 +7,7 @@
 //! Departs from the reference: packed rows, no padding; absolute positions only.
 
 use switchformer_nn::config::{ConfigMap, MAX_POSITIONS};
-use switchformer_nn::layers::{Activation, EncoderBlock};
+use switchformer_nn::layers::{Activation, Embedding, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Weights};
@@ -83,7 +83,7 @@ const LM_TENSORS: [&str; 5] = [
 /// The model.
 pub struct Roberta {
     config: Config,
-    pad: usize,
+    positions: Positions,
     embeddings: Embeddings,
     blocks: Vec<EncoderBlock>,
     head: TextHead,
@@ -92,51 +92,80 @@ pub struct Roberta {
 impl Roberta {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
-        let pad = c.int("pad_token_id", Some(1), MAX_POSITIONS)?;
-        if config.positions <= pad + 1 {
-            return Err(Error::config(
-                "max_position_embeddings",
-                format!("must exceed pad_token_id + 1 = {}", pad + 1),
-            ));
-        }
-        let dim = config.dim;
-        let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, config.types)?;
+        let positions = Positions::read(c.int("pad_token_id", Some(1), MAX_POSITIONS)?, config.positions)?;
+        let embeddings = Embeddings::load(&w.at("embeddings"), &config, config.dim, config.types)?;
         let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
-        let architecture = ENTRY.architecture(c)?;
-        if architecture != "RobertaModel" {
-            ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
+        let head = load_head(ENTRY.head_of(c)?, c, w, &config, &embeddings.words)?;
+        Ok(Roberta { config, positions, embeddings, blocks, head })
+    }
+}
+
+/// Positions that count from `pad + 1` over the ids that are not padding; a padding id sits at `pad`.
+#[derive(Clone, Copy)]
+pub(crate) struct Positions {
+    pad: u32,
+    /// Rows of the table.
+    table: usize,
+}
+
+impl Positions {
+    /// Errors where the table has no row behind that of the padding.
+    pub(crate) fn read(pad: usize, table: usize) -> Result<Self> {
+        if table <= pad + 1 {
+            let what = format!("must exceed pad_token_id + 1 = {}", pad + 1);
+            return Err(Error::config("max_position_embeddings", what));
         }
-        let head = match architecture {
-            // The reference fixes the activation of this head to the exact GELU.
-            "RobertaForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, Activation::Gelu, config.eps)?)
-            }
-            "RobertaForSequenceClassification" => TextHead::Sequence(
-                Pooler::load(w, "classifier.dense", dim, Activation::Tanh)?,
-                w.linear("classifier.out_proj", dim, c.n_labels()?, true)?,
-            ),
-            "RobertaForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            _ => {
-                LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
-                TextHead::Encoder(Some(Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?))
-            }
-        };
-        Ok(Roberta { config, pad, embeddings, blocks, head })
+        Ok(Positions { pad: pad as u32, table })
     }
 
-    /// Positions count from `pad + 1` over the ids that are not padding; a padding id sits at `pad`.
-    fn positions(&self, ids: &[u32], rows: &Rows) -> Vec<u32> {
-        let pad = self.pad as u32;
+    /// Shapes: ids `[total]` -> `[total]`.
+    pub(crate) fn of(self, ids: &[u32], rows: &Rows) -> Vec<u32> {
         let mut out = Vec::with_capacity(ids.len());
         for i in 0..rows.n() {
-            let mut seen = pad;
+            let mut seen = self.pad;
             for id in &ids[rows.range(i)] {
-                seen += u32::from(*id != pad);
-                out.push(if *id == pad { pad } else { seen });
+                seen += u32::from(*id != self.pad);
+                out.push(if *id == self.pad { self.pad } else { seen });
             }
         }
         out
     }
+
+    /// Most tokens of a text.
+    pub(crate) fn max_len(self) -> usize {
+        self.table - self.pad as usize - 1
+    }
+}
+
+/// The head of a kind under the names of RoBERTa and its kin.
+pub(crate) fn load_head(
+    kind: HeadKind,
+    c: &ConfigMap,
+    w: &Weights,
+    config: &Config,
+    words: &Embedding,
+) -> Result<TextHead> {
+    let dim = config.dim;
+    if kind != HeadKind::Encoder {
+        ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
+    }
+    Ok(match kind {
+        // The reference fixes the activation of this head to the exact GELU.
+        HeadKind::MaskedLm => TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, words, Activation::Gelu, config.eps)?),
+        HeadKind::SequenceClassification => TextHead::Sequence(
+            Pooler::load(w, "classifier.dense", dim, Activation::Tanh)?,
+            w.linear("classifier.out_proj", dim, c.n_labels()?, true)?,
+        ),
+        HeadKind::TokenClassification => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+        HeadKind::QuestionAnswering => {
+            c.only("num_labels", &[2.into()])?;
+            TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
+        }
+        _ => {
+            LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+            TextHead::Encoder(Some(Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?))
+        }
+    })
 }
 
 impl Staged for Roberta {
@@ -145,7 +174,7 @@ impl Staged for Roberta {
     }
     fn stem(&self, _: &mut Ctx, input: &Input) -> Result<State> {
         let text = input.ids("input_ids")?;
-        let positions = self.positions(&text.ids, &text.rows);
+        let positions = self.positions.of(&text.ids, &text.rows);
         let x = self.embeddings.forward(&text.ids, &input.token_types()?, &positions)?;
         Ok(State::new(x, text.rows.clone()))
     }
@@ -171,7 +200,7 @@ impl Staged for Roberta {
 
 impl Model for Roberta {
     fn spec(&self) -> InputSpec {
-        InputSpec::text(self.config.vocab, self.config.positions - self.pad - 1).with_types(self.config.types)
+        InputSpec::text(self.config.vocab, self.positions.max_len()).with_types(self.config.types)
     }
     fn trunk(&self) -> &dyn Staged {
         self
