@@ -26,6 +26,7 @@ pub static SWITCHES: &[&dyn AnySwitch] = &[
     &leaf::bits::ActivationBits,
     &task::Task,
     &leaf::experts::Experts,
+    &leaf::heads::Heads,
     &between::tokens::Tokens,
     &between::exit::Exit,
 ];

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use common::{
-    batch, bits, classifies, distance, everything, far, has_heads, mixed_lens, offer, pair_sequences, plan, sequences,
-    singles, task_count, toy, toy_architecture, values, views,
+    batch, bits, classifies, distance, everything, far, has_heads, mixed_lens, offer, pair_sequences, plan, prunes,
+    sequences, singles, task_count, toy, toy_architecture, values, views,
 };
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
@@ -106,6 +106,14 @@ fn points(opened: &Opened, input: &Input) -> Vec<Point> {
         list.push(json!({"experts": {"router": "random", "grain": "sentence"}, "seed": 4}));
         list.push(json!({"experts": {"router": "random", "grain": "batch"}}));
         list.push(json!({"experts": {"router": "all"}, "exit": host.n_blocks}));
+    }
+    if prunes(opened) {
+        list.push(json!({"heads": {"keep": 0.5}}));
+        list.push(json!({"heads": {"keep": 0.1}, "exit": host.n_blocks}));
+        list.extend(views(opened).iter().map(|b| json!({"heads": {"keep": 0.5}, "bits": b, "activation_bits": 8})));
+        if host.prefix_rows.is_some() {
+            list.push(json!({"heads": {"keep": 0.5}, "tokens": {"method": "zero-tprune", "keep": 0.6, "after": [1]}}));
+        }
     }
     if has_heads(opened) {
         let sure = splitting_confidence(opened, input);
@@ -325,6 +333,9 @@ fn resting_positions_equal_the_plain_model() {
             let mut rest = vec![json!({"exit": blocks}), json!({"seed": 9})];
             if !views(&opened).is_empty() {
                 rest.push(json!({"bits": 8}));
+            }
+            if prunes(&opened) {
+                rest.push(json!({"heads": {"keep": 1.0}}));
             }
             if opened.switches.host().prefix_rows.is_some() {
                 rest.extend(METHODS.map(|m| json!({"tokens": {"method": m, "keep": 1.0}})));
@@ -605,6 +616,9 @@ fn the_number_of_threads_changes_no_bit() {
         }
         if opened.switches.host().prefix_rows.is_some() {
             list.push(json!({"tokens": {"method": "zero-tprune", "keep": 0.5}}));
+        }
+        if prunes(&opened) {
+            list.push(json!({"heads": {"keep": 0.5}}));
         }
         for p in list.into_iter().map(point) {
             let [one, two, three] = [1, 2, 3].map(|n| {

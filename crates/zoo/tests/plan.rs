@@ -23,11 +23,11 @@ fn a_checkpoint_of_the_first_version_shows_its_points() {
     assert_eq!(opened.plan.stored(), ["nested_int", "exit"]);
     let points = opened.switches.points();
     let names: Vec<&str> = points.iter().map(|(name, _)| name.as_str()).collect();
-    let want = "full bits-6 bits-4 bits-2 tprune-0.8 tprune-0.6 class-attn-0.6 random-0.6 exit-2 exit-3 exit-4 sure-0.9 \
+    let want = "full bits-6 bits-4 bits-2 heads-0.75 heads-0.5 tprune-0.8 tprune-0.6 class-attn-0.6 random-0.6 exit-2 exit-3 exit-4 sure-0.9 \
                 sure-0.7 tprune-0.8+bits-4 tprune-0.8+sure-0.9 tprune-0.8+sure-0.8+bits-4";
     assert_eq!(names.join(" "), want);
     assert_eq!(
-        points[15].1.to_string(),
+        points[17].1.to_string(),
         r#"{"bits":4,"exit":{"confidence":0.8},"tokens":{"after":[1,2],"keep":0.8,"method":"zero-tprune"}}"#
     );
     points.iter().for_each(|(name, point)| assert!(opened.switches.resolve(point).is_ok(), "{name}"));
@@ -73,7 +73,12 @@ fn what_no_form_or_switch_knows_is_refused_by_name() {
     for (plan, word) in [
         (json!({"schema": 2, "forms": [{"form": "low_rank"}]}), "nested_int"),
         (json!({"schema": 2, "forms": [{"form": "experts", "params": {"count": 0, "top_k": 1}}]}), "count"),
-        (json!({"schema": 2, "switches": {"heads": {}}}), "tokens"),
+        (json!({"schema": 2, "switches": {"layers": {}}}), "tokens"),
+        (json!({"schema": 2, "switches": {"heads": {}}}), "order"),
+        (json!({"schema": 2, "switches": {"heads": {"order": [[0, 1], [1, 1]]}}}), "list 1"),
+        (json!({"schema": 2, "switches": {"heads": {"order": [[0, 100_000_000]]}}}), "once"),
+        (json!({"schema": 2, "switches": {"heads": {"order": [[-1, 0]]}}}), "heads"),
+        (json!({"schema": 2, "switches": {"heads": {"order": [[0]], "keep": 1}}}), "keep"),
         (json!({"schema": 2, "switches": {"tokens": {}}}), "stores nothing"),
         (json!({"schema": 2, "switches": {"exit": {"after": [2, 1]}}}), "ascending"),
         (json!({"schema": 3}), "1, 2"),

@@ -59,6 +59,11 @@ pub fn task_count(opened: &Opened) -> usize {
     opened.switches.host().capability(&Task).unwrap().0
 }
 
+/// Whether heads of its attentions may be left out.
+pub fn prunes(opened: &Opened) -> bool {
+    opened.switches.axes().iter().any(|a| a.name == "heads" && a.available)
+}
+
 /// Whether it has trained exit heads.
 pub fn has_heads(opened: &Opened) -> bool {
     opened.switches.host().capability(&Exit).is_some_and(|e| !e.depths().is_empty())

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::{Error, Point, Taps, Trace};
 use switchformer_zoo::Opened;
 
-use crate::common::{batch, everything, offer, task_count};
+use crate::common::{batch, everything, offer, prunes, task_count};
 use crate::{With, classifiers, open, point};
 
 /// A point that must be refused, with words that the message must hold: the axis and what is accepted.
@@ -66,6 +66,15 @@ fn what_cannot_be_done_is_refused_by_name() {
             }
         }
 
+        if prunes(&opened) {
+            for keep in [json!(0), json!(-0.5), json!(1.01), json!("half"), json!(null)] {
+                refused(&opened, json!({"heads": {"keep": keep}}), &["heads"]);
+            }
+            refused(&opened, json!({"heads": {"keep": 0.5, "of": 1}}), &["heads", "of"]);
+            refused(&opened, json!({"heads": 0.5}), &["heads"]);
+        } else {
+            refused(&opened, json!({"heads": {"keep": 0.5}}), &["heads"]);
+        }
         let tokens = json!({"method": "random", "keep": 0.5});
         if opened.switches.host().prefix_rows.is_none() {
             refused(&opened, json!({"tokens": tokens}), &["tokens", "none may be dropped"]);
