@@ -145,7 +145,7 @@ fn the_registry_is_shown() {
     assert_eq!(document(&run(&["describe", "vit", "--json"]))["name"], "vit");
     let points = document(&run(&["points", "default", "--json"]));
     let axes: Vec<_> = points["axes"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(axes, ["bits", "activation_bits", "task", "experts", "tokens", "exit"]);
+    assert_eq!(axes, ["bits", "activation_bits", "task", "experts", "heads", "tokens", "exit"]);
     assert_eq!(document(&run(&["doctor", "--json"]))["embedded_model"]["well"], true);
     assert!(text(&run(&["completions", "bash"]).stdout).contains("switchformer"));
 }
