@@ -205,6 +205,25 @@ fn a_picture_is_classified_at_any_point() {
 }
 
 #[test]
+fn a_request_is_answered_as_by_the_library() {
+    use switchformer::infer::{Image, Inputs, Request, Session};
+    let cat = format!("{}/crates/data/tests/fixtures/cat.png", env!("CARGO_MANIFEST_DIR"));
+    let home = format!("{}/assets/default", env!("CARGO_MANIFEST_DIR"));
+    let session = Session::open(Path::new(&home), Default::default()).unwrap();
+    let mut request = Request::new(Inputs::Images(vec![Image::file(Path::new(&cat))]));
+    (request.point, request.trace) = (Some(json!({"exit": 3})), true);
+    // Through text, as what is printed.
+    let want = json!(session.answer(&request).unwrap()).to_string();
+    let want: Value = serde_json::from_str(&want).unwrap();
+    let args = ["run", "default", "--image", &cat, "--point", "{\"exit\":3}", "--trace", "--json"];
+    let doc = document(&run(&args));
+    for field in ["point", "outputs", "results", "macs", "trace"] {
+        assert_eq!(doc[field], want[field], "{field}");
+    }
+    fails(&["run", "default", "--image", &cat, "--beams", "3"], 1, &["--beams is for --text to a model that writes"]);
+}
+
+#[test]
 fn the_tour_measures_and_reports() {
     let temp = tempfile::tempdir().unwrap();
     let doc = document(&run_in(temp.path(), &["tour", "--images", "64", "--reps", "1", "--json"]));

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use switchformer_infer::Misfit;
+
 /// What ends a command.
 #[derive(Debug)]
 pub(crate) enum Fail {
@@ -89,7 +91,30 @@ impl From<switchformer_data::Error> for Fail {
 
 impl From<switchformer_infer::Error> for Fail {
     fn from(e: switchformer_infer::Error) -> Self {
-        Fail::Infer(e)
+        match e {
+            switchformer_infer::Error::Request(misfit) => Fail::Usage(in_flags(misfit)),
+            e => Fail::Infer(e),
+        }
+    }
+}
+
+/// Why a request cannot be answered, in the words of the flags that made it.
+fn in_flags(misfit: Misfit) -> String {
+    match misfit {
+        Misfit::ReadsImages => "this model reads images: use --image".into(),
+        Misfit::ReadsText => "this model reads text: use --text".into(),
+        Misfit::NoTokenizer => "--text needs a model folder with a tokenizer; use --tensors here".into(),
+        Misfit::NoReader => "answers need a model folder with a tokenizer".into(),
+        Misfit::NeedsPassage => "this model finds answers in a passage: give it with --context".into(),
+        Misfit::ManyPasses => "--out holds the outputs of one pass: give decoder_input_ids with --tensors".into(),
+        Misfit::NoMaps { .. } => format!("--save-maps: {misfit}"),
+        Misfit::EmptyStop => "--stop \"\" would end every text before it starts".into(),
+        Misfit::Nothing
+        | Misfit::NothingToGenerate
+        | Misfit::MapsOfImages
+        | Misfit::BesideBeams { .. }
+        | Misfit::WithoutBeams { .. }
+        | Misfit::UnknownTensor { .. } => misfit.to_string(),
     }
 }
 

@@ -122,7 +122,12 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
 /// are looked up, and an EXIF orientation is applied as transformers' `load_image` does.
 pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
     let path = path.as_ref();
-    decode(&read_file(path, MAX_FILE_BYTES)?, path)
+    decode(&read(path)?, path)
+}
+
+/// Bytes of an image file that [`decode`] takes, as they are; fails with `file.*` codes.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_file(path, MAX_FILE_BYTES)
 }
 
 /// Decodes a picture in memory as [`open()`] does; `label` stands in for the path in errors (`image.*` codes).

@@ -9,9 +9,77 @@ pub enum Error {
     /// From a model, a point or a file of the checkpoint.
     #[error(transparent)]
     Nn(#[from] switchformer_nn::Error),
-    /// From a tokenizer, a picture or a text.
+    /// From a tokenizer, an image or a text.
     #[error(transparent)]
     Data(#[from] switchformer_data::Error),
+    /// The request asks for something that the model does not do, or contradicts itself.
+    #[error(transparent)]
+    Request(#[from] Misfit),
+}
+
+/// Why a request cannot be answered by a model. Each names what would do; a front end may say it in the words of its own
+/// options.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// No text, question or image.
+    #[error("the request holds nothing to read; give at least one text, question or image")]
+    Nothing,
+    /// Texts for a model of images.
+    #[error("this model reads images; give images or pixel_values")]
+    ReadsImages,
+    /// Images for a model of texts.
+    #[error("this model reads text; give texts or input_ids")]
+    ReadsText,
+    /// Texts where no tokenizer is known.
+    #[error("this model has no tokenizer; open a folder that holds one, or give tensors")]
+    NoTokenizer,
+    /// Questions where no tokenizer is known.
+    #[error("answers need a model folder with a tokenizer; open one")]
+    NoReader,
+    /// Texts without a passage for a model that extracts answers.
+    #[error("this model finds answers in a passage; give questions and their passage")]
+    NeedsPassage,
+    /// Options of generation for anything else than texts to a model that generates.
+    #[error("generation options are for texts to a model that writes, such as t5; leave them out")]
+    NothingToGenerate,
+    /// Raw outputs of a task that takes many passes.
+    #[error("raw outputs are those of one pass, and this takes several; give tensors in place of texts")]
+    ManyPasses,
+    /// Maps of anything else than images.
+    #[error("maps show what a model makes of images; give images")]
+    MapsOfImages,
+    /// A model without maps.
+    #[error(
+        "{model} exposes neither maps of stages nor attention over whole pictures; vit, deit, tnt, m3vit (attention), \
+         swin, swinv2, pvt_v2, cswin and smt (stages) do"
+    )]
+    NoMaps {
+        /// Family of the model.
+        model: &'static str,
+    },
+    /// An empty stop text.
+    #[error("a stop text is empty and would end every text before it starts; leave it out")]
+    EmptyStop,
+    /// An option of sampling beside beam search.
+    #[error("{option} is for sampling, and beam search samples nothing; leave out one of them")]
+    BesideBeams {
+        /// The option.
+        option: &'static str,
+    },
+    /// An option of beam search without beams.
+    #[error("{option} is for beam search; give beams too, or leave it out")]
+    WithoutBeams {
+        /// The option.
+        option: &'static str,
+    },
+    /// A tensor under a name that the model does not take.
+    #[error("{origin}: {what}")]
+    UnknownTensor {
+        /// Where the tensors come from.
+        origin: String,
+        /// Which name, and those that the model takes.
+        what: String,
+    },
 }
 
 impl Error {
@@ -25,6 +93,7 @@ impl Error {
         match self {
             Error::Nn(e) => e.code(),
             Error::Data(e) => e.code(),
+            Error::Request(_) => "request",
         }
     }
 }

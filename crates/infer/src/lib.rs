@@ -1,9 +1,19 @@
-//! Requests and answers: what a model is asked, and what it says.
+//! Requests and answers: a checkpoint folder is opened once as a [`Session`] and answers every [`Request`].
 //!
 //! Nothing here prints or reads arguments, so that the command line, a server and bindings answer alike.
 
+pub mod answer;
 pub mod error;
 pub mod generate;
+pub mod named;
+pub mod pooling;
+pub mod request;
+pub mod session;
 pub mod tasks;
 
-pub use error::{Error, Result};
+pub use answer::{Answer, Decision, Label, Reply, Shape, Span, TokenLabel};
+pub use error::{Error, Misfit, Result};
+pub use named::NamedTensors;
+pub use pooling::Pooling;
+pub use request::{GenerationOptions, Image, Inputs, Request};
+pub use session::{Listener, Session};

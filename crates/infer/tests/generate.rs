@@ -6,11 +6,13 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{sequences, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_infer::generate::{self, Beams, Choice, Early, End, Sampling, Watch, Writing, Written, greedy};
-use switchformer_nn::{Error, Input, Point};
+use switchformer_nn::{Error, Input, Member, Members, Point};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
 fn toy_model(family: &str, changes: &Json) -> Opened {
@@ -240,6 +242,37 @@ fn texts_stop_by_token_rule_or_length_and_are_heard_as_written() {
     let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut watch).unwrap();
     assert!(texts.iter().flatten().all(|t| t.tokens.len() <= 3) && texts.iter().all(|t| t.len() == 3));
     assert!(texts.iter().flatten().any(|t| t.end == End::Stop));
+}
+
+#[test]
+fn a_cancelled_member_ends_and_leaves_the_others_as_they_are() {
+    let opened = toy_model("t5", &json!({}));
+    let source = sequences(50, &[7, 3, 12]);
+    let beams = Choice::Beams(Beams { width: 3, length_penalty: 1.0, early: Early::Never, keep: 3 });
+    for choice in [Choice::Greedy, Choice::Sample(Sampling::default()), beams] {
+        let whole = write(&opened, 5, &source, 6, choice);
+        for after in [0, 1] {
+            let flag = Arc::new(AtomicBool::new(after == 0));
+            let one = |m: usize| Member { cancelled: (m == 1).then(|| flag.clone()), ..Member::default() };
+            let input = Input::tokens(&source).unwrap().of_members(Members::new((0..3).map(one))).unwrap();
+            // The rule of the caller sees every text as it grows, those of beams too; member 0 comes first.
+            let stop = |text: &[u32]| {
+                flag.fetch_or(text.len() == 2, Ordering::Relaxed);
+                false
+            };
+            let mut watch = Watch { stop: &stop, token: &mut |_, _| {} };
+            let point = Point::new().with("seed", 5);
+            let how = Writing { max_tokens: 6, choice };
+            let texts = generate::write(&opened, &point, &input, &how, &mut watch).unwrap().0;
+            assert_eq!((&texts[0], &texts[2]), (&whole[0], &whole[2]), "{choice:?} after {after}");
+            let [gone] = texts[1].as_slice() else { panic!("{choice:?}: {:?}", texts[1]) };
+            assert_eq!((gone.end, gone.tokens.len()), (End::Cancelled, after), "{choice:?}");
+            assert!(gone.score.is_none_or(f64::is_finite), "{gone:?}");
+            if !matches!(choice, Choice::Beams(_)) {
+                assert_eq!(gone.tokens, whole[1][0].tokens[..after], "{choice:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use switchformer_data::Tokenizer;
+use switchformer_infer::Pooling;
 use switchformer_nn::{Ctx, Folder, Input, Point, Taps, Trace, Weights, run};
 use switchformer_switch::Plan;
 use switchformer_zoo::assemble::{Source, assemble};
-use switchformer_zoo::open::{Pooling, read_config};
+use switchformer_zoo::open::read_config;
 
 /// A field of the expected answers.
 macro_rules! field {
@@ -44,8 +45,8 @@ fn texts_become_the_embeddings_of_the_reference() {
     let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
     let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     let out = run(model.trunk(), &[], &mut cx, &Input::tokens(&ids).unwrap()).unwrap();
-    let (rows, of) = out.get_rows("last_hidden_state").unwrap();
-    let got = Pooling::read(&folder).unwrap().unwrap().pool(rows, of).unwrap().to_vec2::<f32>().unwrap();
+    let got = Pooling::read(&folder).unwrap().unwrap().embed(&out, ids.len()).unwrap();
+    let got: Vec<Vec<f32>> = got.iter().map(|t| t.as_ref().unwrap().to_vec1().unwrap()).collect();
     let expected: Vec<Vec<f32>> = field!(want, "embeddings");
     assert_eq!(got.len(), expected.len());
     for (got, want) in got.iter().flatten().zip(expected.iter().flatten()) {

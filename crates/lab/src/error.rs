@@ -15,6 +15,9 @@ pub enum Error {
     /// From the data room.
     #[error(transparent)]
     Data(#[from] switchformer_data::Error),
+    /// A model was asked for what it does not do.
+    #[error(transparent)]
+    Request(#[from] switchformer_infer::Misfit),
     /// The recipe is not usable.
     #[error("{}: {what}", path.display())]
     Recipe {
@@ -110,6 +113,7 @@ impl Error {
         match self {
             Error::Nn(e) => e.code(),
             Error::Data(e) => e.code(),
+            Error::Request(_) => "request",
             Error::Recipe { .. } => "recipe",
             Error::Checkpoint { .. } => "checkpoint",
             Error::Metric { .. } => "metric",
@@ -127,6 +131,7 @@ impl From<switchformer_infer::Error> for Error {
         match e {
             switchformer_infer::Error::Data(e) => Error::Data(e),
             switchformer_infer::Error::Nn(e) => Error::Nn(e),
+            switchformer_infer::Error::Request(e) => Error::Request(e),
         }
     }
 }

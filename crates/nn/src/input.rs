@@ -104,7 +104,7 @@ impl Part {
             Kind::Ids { .. } => {
                 let (n, len) = t.dims2().map_err(|_| shape("[b, n]".into()))?;
                 let (columns, rows) = valid(mask, n, len)?;
-                let raw = whole_numbers(t)?;
+                let raw = whole_numbers(slot.name, t)?;
                 let at = |i: usize| rows.range(i).map(move |r| (i, r));
                 let ids = (0..n).flat_map(at).map(|(i, r)| {
                     let v = raw[i * len + columns[r] as usize];
@@ -134,7 +134,13 @@ impl Part {
     }
 }
 
-fn whole_numbers(t: &Tensor) -> Result<Vec<i64>> {
+fn whole_numbers(name: &str, t: &Tensor) -> Result<Vec<i64>> {
+    if t.dtype().is_float() {
+        let floats: Vec<f64> = t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+        if let Some(bad) = floats.iter().find(|v| v.fract() != 0.0) {
+            return Err(Error::input(format!("{name} holds {bad}"), "give whole numbers"));
+        }
+    }
     t.to_dtype(DType::I64)?.flatten_all()?.to_vec1()
 }
 
@@ -147,7 +153,7 @@ fn valid(mask: Option<(&str, &Tensor)>, n: usize, len: usize) -> Result<(Vec<u32
     if mask.dims() != [n, len] {
         return Err(Error::shape(name, format!("[{n}, {len}]"), mask.dims()));
     }
-    let mask = whole_numbers(mask)?;
+    let mask = whole_numbers(name, mask)?;
     if let Some(bad) = mask.iter().find(|m| !(0..=1).contains(*m)) {
         return Err(Error::input(format!("{name} holds {bad}"), "use 1 for valid and 0 for padding"));
     }

@@ -78,6 +78,13 @@ impl Rows {
         }
     }
 
+    /// The map that segment `i` holds: how many rows stand in front of it, and its height and width. `None` where rows were
+    /// dropped or never held a map.
+    pub fn map(&self, i: usize) -> Option<(usize, Size)> {
+        let maps = self.maps.as_ref()?;
+        Some((maps.prefix, *maps.sizes.get(i)?))
+    }
+
     /// The maps alone, without the rows in front of them: packed indices to gather, and their shape. Errors where rows
     /// were dropped or never held a map.
     pub fn split_maps(&self) -> Result<(Vec<u32>, Rows)> {
@@ -245,6 +252,7 @@ mod tests {
     fn maps_stand_behind_a_prefix() {
         let rows = Rows::maps_behind(2, &[(1, 2), (2, 2), (3, 1)]).unwrap();
         assert_eq!(rows.lens(), [4, 6, 5]);
+        assert_eq!((rows.map(1), rows.map(3)), (Some((2, (2, 2))), None));
         assert!(rows.sizes().is_err(), "a layer over maps must not take class tokens for a part of the map");
 
         let (gather, map) = rows.split_maps().unwrap();
@@ -260,7 +268,8 @@ mod tests {
     #[test]
     fn rows_that_were_dropped_are_no_map() {
         let rows = Rows::maps_behind(1, &[(1, 2)]).unwrap();
-        assert!(rows.keep(&[vec![0, 2]]).unwrap().1.split_maps().is_err());
+        let fewer = rows.keep(&[vec![0, 2]]).unwrap().1;
+        assert!(fewer.split_maps().is_err() && fewer.map(0).is_none());
         assert!(Rows::equal(1, 4).unwrap().split_maps().is_err());
         assert!(Rows::maps_behind(usize::MAX, &[(2, 2)]).is_err(), "an overflow is an error");
         let whole = Rows::maps(&[(2, 1)]).unwrap();

@@ -1,6 +1,10 @@
 //! Named intermediate values of a forward pass. Free when nobody listens.
 
+use std::collections::BTreeMap;
+
 use switchformer_tensor::Tensor;
+
+use crate::rows::Rows;
 
 /// Listener for named values such as `blocks.3` or `blocks.3.attn.probs`.
 ///
@@ -11,6 +15,7 @@ pub struct Taps {
     all: bool,
     wanted: Vec<String>,
     got: Vec<(String, Vec<Tensor>)>,
+    rows: BTreeMap<String, Rows>,
 }
 
 impl Taps {
@@ -58,6 +63,19 @@ impl Taps {
         }
     }
 
+    /// Records one value per segment of `rows`: whose it is, and the map it belongs to, can be asked for.
+    pub fn put_each_of(&mut self, name: &str, values: Vec<Tensor>, rows: &Rows) {
+        if self.wants(name) {
+            self.rows.insert(name.to_string(), rows.clone());
+            self.put_each(name, values);
+        }
+    }
+
+    /// The rows that the latest value of a tap belongs to; `None` where its segments are no members (windows).
+    pub fn rows(&self, name: &str) -> Option<&Rows> {
+        self.rows.get(name)
+    }
+
     /// The latest value of a tap; per-segment taps have one tensor per segment.
     pub fn get(&self, name: &str) -> Option<&[Tensor]> {
         self.got.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_slice())
@@ -75,6 +93,7 @@ impl Taps {
         }
         if !self.wants(name) {
             self.got.retain(|(n, _)| n != name);
+            self.rows.remove(name);
         }
     }
 }

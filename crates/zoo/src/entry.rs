@@ -79,6 +79,8 @@ pub enum Trait {
     ConvolutionalFfn,
     /// The published layout has experts of its own.
     OwnExperts,
+    /// Images are enlarged and their middle is cut out, as by DeiT's processor, where a folder does not say how.
+    CroppedImages,
     /// Computes with signs: the loss jumps where one changes, and the gradient passes straight through.
     Signs,
 }

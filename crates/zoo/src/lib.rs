@@ -12,5 +12,5 @@ mod text_head;
 pub mod timm;
 
 pub use entry::{Entry, HeadKind, Trait, Variant};
-pub use open::{OpenOptions, Opened, Pooling};
+pub use open::{OpenOptions, Opened};
 pub use registry::{ZOO, find};

@@ -189,7 +189,7 @@ pub(crate) fn rows_between(lens: &[usize], between: Size, first: Size) -> usize 
 pub(crate) fn tap_stage(cx: &mut Ctx, stage: usize, x: &Tensor, rows: &Rows) -> Result<()> {
     let name = format!("stages.{stage}");
     if cx.taps.wants(&name) {
-        cx.taps.put_each(&name, maps_of(x, rows)?);
+        cx.taps.put_each_of(&name, maps_of(x, rows)?, rows);
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if !a.models.is_empty() {
         return Err(Fail::Usage("--models is for `bench zoo`".into()));
     }
-    let (opened, _) = open(&a.model, a.nested)?;
+    let opened = open(&a.model, a.nested)?.opened;
     let point = opened.point(a.point.as_deref())?;
     let results = timed(a, &opened, &point)?;
     let limit = gemm_rate()?;

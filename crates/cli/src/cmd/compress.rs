@@ -8,10 +8,10 @@ use switchformer_compress::hash::{HashFit, hash_attention};
 use switchformer_compress::upcycle::upcycle;
 use switchformer_compress::vocab::trim_vocab;
 use switchformer_data::trim::Keep;
+use switchformer_infer::{Image, Inputs, NamedTensors};
 use switchformer_switch::leaf::experts::ExpertPlan;
 
-use super::run::{from_images, from_tensors};
-use super::{open, print, print_json};
+use super::{Notes, open, print, print_json};
 use crate::fail::Fail;
 
 /// `compress FORM MODEL`.
@@ -131,13 +131,14 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
 
 fn hash(a: &HashAttention, as_json: bool) -> Result<(), Fail> {
     let model = a.folders.model.to_str().ok_or_else(|| Fail::Usage("the model's path is not UTF-8".into()))?;
-    let (opened, place) = open(model, false)?;
-    let given = match &a.tensors {
-        Some(file) => from_tensors(&opened, file)?,
-        None => from_images(&opened, &place, &a.image)?,
+    let session = open(model, false)?;
+    let inputs = match &a.tensors {
+        Some(file) => Inputs::Tensors(NamedTensors::read(file)?),
+        None => Inputs::Images(a.image.iter().map(|file| Image::file(file)).collect()),
     };
+    let input = session.input(&inputs, &mut Notes)?;
     let how = HashFit { seed: a.seed, bits: a.bits, ..HashFit::default() };
-    let made = hash_attention(&a.folders.model, &a.folders.out, &given.input, &how)?;
+    let made = hash_attention(&a.folders.model, &a.folders.out, &input, &how)?;
     let [before, after] = made.params;
     if as_json {
         return print_json(&json!({

@@ -22,7 +22,7 @@ fn line(path: &str) -> Option<String> {
 
 /// Prints what was found; fails when the embedded model does not answer as it must.
 pub(crate) fn run(json: bool) -> Result<(), Fail> {
-    let (opened, _) = open("default", false)?;
+    let opened = open("default", false)?.opened;
     let set = switchformer_data::embedded_fashion()?.head(200);
     let hits = answer(&opened, &Point::new(), &set, 50)?.correct.iter().filter(|c| **c).count();
     let [low, _] = wilson(hits, set.len());

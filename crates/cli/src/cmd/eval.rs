@@ -1,15 +1,17 @@
 //! `eval`: the score of answers in files, with an interval, and a second system beside the first.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use switchformer_data::squad::{Offsets, predictions};
 use switchformer_data::{Squad, plain};
+use switchformer_infer::tasks::extract_answer::answer_all;
 use switchformer_lab::metric::{
     Answers, Bleu, Chrf, Labels, Paired, Stats, approximate_randomization, bootstrap, mcnemar, paired_bootstrap,
 };
 
-use super::{print, print_json};
+use super::{open, print, print_json};
 use crate::fail::Fail;
 
 /// What is measured.
@@ -164,7 +166,7 @@ impl Args {
         // Only the texts of the answers matter here, so where they stand need not be right.
         let mut set = Squad::open(self.only_reference()?, Offsets::Nearest)?;
         set.questions.truncate(self.limit.unwrap_or(usize::MAX));
-        let found = self.model.as_deref().map(|model| super::answer::predictions(model, self.point.as_deref(), &set));
+        let found = self.model.as_deref().map(|model| found(model, self.point.as_deref(), &set));
         let accepted: Vec<Vec<&str>> = (0..set.questions.len()).map(|i| set.answers(i)).collect();
         let mut systems = Vec::new();
         let mut counts = Vec::new();
@@ -285,4 +287,13 @@ fn brief(value: &Value) -> String {
             None => value.to_string(),
         },
     }
+}
+
+/// A model's answers to the questions of a set, by their ids.
+fn found(model: &str, point: Option<&str>, set: &Squad) -> Result<HashMap<String, String>, Fail> {
+    let session = open(model, false)?;
+    let point = session.opened.point(point)?;
+    let asked: Vec<u32> = (0..set.questions.len() as u32).collect();
+    let given = answer_all(&session.opened, &point, session.reader()?, set, &asked)?;
+    Ok(set.questions.iter().zip(given).filter_map(|(q, given)| Some((q.id.clone(), given?))).collect())
 }

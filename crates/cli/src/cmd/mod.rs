@@ -1,6 +1,5 @@
 //! One file per verb, and what they share.
 
-pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod bench_zoo;
 pub(crate) mod compress;
@@ -9,7 +8,6 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod list;
-pub(crate) mod maps;
 pub(crate) mod points;
 pub(crate) mod run;
 pub(crate) mod table;
@@ -21,6 +19,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::Value;
+use switchformer_infer::{Listener, Session};
 use switchformer_nn::Folder;
 use switchformer_zoo::{OpenOptions, Opened};
 
@@ -49,26 +48,24 @@ pub(crate) fn print_json(doc: &Value) -> Result<(), Fail> {
     print(&format!("{doc:#}\n"))
 }
 
-/// Where a model comes from.
-pub(crate) enum Place {
-    /// Compiled in.
-    Embedded,
-    /// A folder.
-    Folder(Folder),
-    /// A published size with random weights.
-    Preset,
+/// Writes notes to standard error.
+pub(crate) struct Notes;
+
+impl Listener for Notes {
+    fn note(&mut self, text: &str) {
+        eprintln!("note: {text}");
+    }
 }
 
 /// Opens `default`, a folder, or a published size by name (random weights, said on standard error).
-pub(crate) fn open(model: &str, nested: bool) -> Result<(Opened, Place), Fail> {
+pub(crate) fn open(model: &str, nested: bool) -> Result<Session, Fail> {
     let options = OpenOptions { nested };
     if model == "default" {
-        return Ok((Opened::folder(&Folder::Embedded(DEFAULT), options)?, Place::Embedded));
+        return Ok(Session::folder(Folder::Embedded(DEFAULT), options)?);
     }
     let path = Path::new(model);
     if path.exists() {
-        let folder = Folder::disk(path)?;
-        return Ok((Opened::folder(&folder, options)?, Place::Folder(folder)));
+        return Ok(Session::open(path, options)?);
     }
     if model.contains(['/', '\\', '.']) {
         return Err(switchformer_nn::Error::io(path, std::io::ErrorKind::NotFound.into()).into());
@@ -79,5 +76,5 @@ pub(crate) fn open(model: &str, nested: bool) -> Result<(Opened, Place), Fail> {
         ))
     })?;
     eprintln!("note: `{model}` has RANDOM weights: good for timing and shapes, not for answers");
-    Ok((Opened::random(config, options)?, Place::Preset))
+    Ok(Session::random(config, options)?)
 }

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 /// Prints axes and points.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
-    let (opened, _) = open(&a.model, a.nested)?;
+    let opened = open(&a.model, a.nested)?.opened;
     let axes = opened.switches.axes();
     let points = &opened.plan.points;
     if json {

@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 /// Measures, prints the table, writes the report.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
-    let (opened, _) = open(&a.model, false)?;
+    let opened = open(&a.model, false)?.opened;
     let images = a.images as usize;
     let embedded = switchformer_data::embedded_fashion()?;
     let set = if images <= embedded.len() {

@@ -1,14 +1,13 @@
-//! How `run --text` lets a model write: the flags, stop texts, and text shown as it grows.
+//! How `run --text` lets a model write: the flags, and text shown as it grows.
 
-use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Map, Value as Json, json};
-use switchformer_data::Tokenizer;
-use switchformer_infer::generate::{Beams, Choice, Early, End, Sampling, Watch, Writing, Written, write};
-use switchformer_nn::{Input, Point, Trace};
-use switchformer_zoo::Opened;
+use switchformer_infer::generate::Early;
+use switchformer_infer::{GenerationOptions, Listener};
+use switchformer_nn::{Member, Members};
 
-use super::print;
+use super::{Notes, print};
 use crate::fail::Fail;
 
 /// Flags of models that write.
@@ -59,123 +58,75 @@ impl Flags {
         given.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
     }
 
-    fn writing(&self) -> Writing {
-        let plain = Sampling::default();
-        let choice = match self.beams {
-            Some(width) => Choice::Beams(Beams {
-                width,
-                length_penalty: self.length_penalty.unwrap_or(1.0),
-                early: match self.early_stopping.as_deref() {
-                    Some("yes") => Early::Yes,
-                    Some("never") => Early::Never,
-                    _ => Early::No,
-                },
-                keep: 1,
+    /// The options of generation, where any flag is given.
+    pub(crate) fn options(&self) -> Option<GenerationOptions> {
+        self.given()?;
+        Some(GenerationOptions {
+            max_tokens: self.max_tokens,
+            beams: self.beams,
+            length_penalty: self.length_penalty,
+            early_stopping: self.early_stopping.as_deref().map(|when| match when {
+                "yes" => Early::Yes,
+                "never" => Early::Never,
+                _ => Early::No,
             }),
-            None if self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some() => {
-                Choice::Sample(Sampling {
-                    temperature: self.temperature.unwrap_or(plain.temperature),
-                    top_k: self.top_k,
-                    top_p: self.top_p.unwrap_or(plain.top_p),
-                })
-            }
-            None => Choice::Greedy,
-        };
-        Writing { max_tokens: self.max_tokens.unwrap_or(64), choice }
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            stop: self.stop.clone(),
+        })
     }
 
-    /// Where the first stop text begins.
-    fn cut(&self, text: &str) -> Option<usize> {
-        self.stop.iter().filter_map(|s| text.find(s.as_str())).min()
-    }
-
-    /// How much of a growing text will not change any more: neither half a character nor the start of a stop text.
-    fn settled(&self, text: &str) -> usize {
-        let text = &text[..self.cut(text).unwrap_or(text.len())];
-        let whole = text.trim_end_matches('\u{FFFD}').len();
-        let starts = |at: usize| self.stop.iter().any(|s| s.starts_with(&text[at..]));
-        (0..whole).filter(|at| text.is_char_boundary(*at)).find(|at| starts(*at)).unwrap_or(whole)
-    }
-
-    /// Writes an answer to each text. With `--stream` it is shown as it grows.
-    pub(crate) fn answers(
-        &self,
-        opened: &Opened,
-        point: &Point,
-        tokenizer: &Tokenizer,
-        texts: &[String],
-        source: &Input,
-        as_json: bool,
-    ) -> Result<(Vec<Map<String, Json>>, Trace), Fail> {
-        if self.stream && (as_json || texts.len() != 1) {
-            return Err(Fail::Usage("--stream shows one text as it grows: give one --text and no --json".into()));
-        }
-        if self.stop.iter().any(String::is_empty) {
-            return Err(Fail::Usage("--stop \"\" would end every text before it starts".into()));
-        }
-        // A failure inside the callbacks ends the writing and is told afterwards.
-        let failed: RefCell<Option<Fail>> = RefCell::new(None);
-        let decode = |tokens: &[u32]| {
-            tokenizer.decode(tokens, true).unwrap_or_else(|e| {
-                failed.borrow_mut().get_or_insert(e.into());
-                String::new()
-            })
-        };
-        let stop = |tokens: &[u32]| {
-            let hit = !self.stop.is_empty() && self.cut(&decode(tokens)).is_some();
-            hit || failed.borrow().is_some()
-        };
-        let (mut grown, mut shown) = (Vec::new(), 0);
-        let mut show = |_: usize, token: u32| {
-            if self.stream {
-                grown.push(token);
-                let text = decode(&grown);
-                let to = self.settled(&text);
-                if let Some(new) = text.get(shown..to).filter(|new| !new.is_empty()) {
-                    if let Err(e) = print(new) {
-                        failed.borrow_mut().get_or_insert(e);
-                    }
-                    shown = to;
-                }
-            }
-        };
-        let mut watch = Watch { stop: &stop, token: &mut show };
-        let (written, trace) = write(opened, point, source, &self.writing(), &mut watch)?;
-        let mut answers = Vec::with_capacity(texts.len());
-        for (input, best) in texts.iter().zip(written.into_iter().filter_map(|all| all.into_iter().next())) {
-            let full = decode(&best.tokens);
-            let text = &full[..self.cut(&full).unwrap_or(full.len())];
-            if self.stream {
-                print(&format!("{}\n", text.get(shown..).unwrap_or_default()))?;
-            }
-            answers.push(answer(input, text, best));
-        }
-        match failed.into_inner() {
-            Some(e) => Err(e),
-            None => Ok((answers, trace)),
-        }
-    }
-
-    /// Whether the text was shown already.
-    pub(crate) fn streamed(&self) -> bool {
-        self.stream
+    /// Where notes, and text as it grows, are shown.
+    pub(crate) fn terminal(&self) -> Terminal {
+        Terminal { shown: self.stream.then(Shown::default) }
     }
 }
 
-fn answer(input: &str, text: &str, best: Written) -> Map<String, Json> {
-    let end = match best.end {
-        End::Token => "token",
-        End::Stop => "stop",
-        End::Length => "length",
-    };
-    let mut answer = Map::from_iter([
-        ("input".into(), json!(input)),
-        ("text".into(), json!(text)),
-        ("tokens".into(), json!(best.tokens)),
-        ("end".into(), json!(end)),
-    ]);
-    if let Some(score) = best.score {
-        answer.insert("score".into(), json!(score));
+/// Shows notes, and with `--stream` the one text as it grows.
+pub(crate) struct Terminal {
+    shown: Option<Shown>,
+}
+
+/// A text that is shown as it grows.
+#[derive(Default)]
+struct Shown {
+    /// Raised where it can be shown no more: nobody waits for the rest.
+    over: Arc<AtomicBool>,
+    failed: Option<Fail>,
+}
+
+impl Terminal {
+    /// Whether text is shown as it grows.
+    pub(crate) fn shows(&self) -> bool {
+        self.shown.is_some()
     }
-    answer
+
+    /// Errors where something could not be shown.
+    pub(crate) fn check(self) -> Result<(), Fail> {
+        self.shown.and_then(|shown| shown.failed).map_or(Ok(()), Err)
+    }
+}
+
+impl Listener for Terminal {
+    fn note(&mut self, text: &str) {
+        Notes.note(text);
+    }
+
+    fn streams(&self) -> bool {
+        self.shows()
+    }
+
+    fn text(&mut self, _: usize, piece: &str) {
+        let Some(shown) = &mut self.shown else { return };
+        if let Err(e) = print(piece) {
+            shown.failed.get_or_insert(e);
+            shown.over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn members(&self) -> Members {
+        let one = |shown: &Shown| Member { cancelled: Some(shown.over.clone()), ..Member::default() };
+        self.shown.as_ref().map_or_else(Members::default, |shown| Members::new([one(shown)]))
+    }
 }

@@ -4,6 +4,7 @@
 //! first `width` are finished at `sum / length^penalty`; the search of a member stops by [`Early`]. Each member is
 //! searched on its own terms, so that batch mates move nothing.
 
+use serde::{Deserialize, Serialize};
 use switchformer_nn::{Error, Input, Result};
 
 use super::{End, Ends, Pen, Written};
@@ -12,7 +13,8 @@ use super::{End, Ends, Pen, Written};
 pub const MAX_BEAMS: usize = 64;
 
 /// When the search of a member stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Early {
     /// When the best running beam, at its present length, is worse than the worst finished one.
     #[default]
@@ -93,6 +95,13 @@ impl Search {
         }
     }
 
+    /// Ends with the best text so far.
+    fn cancel(&mut self, b: &Beams) {
+        if let Some(Beam { tokens, sum, .. }) = self.running.drain(..).next() {
+            self.finished = vec![(b.score(sum, tokens.len().max(1)), tokens, End::Cancelled)];
+        }
+    }
+
     /// The `n` best continuations: beam, token, sum; the first of equals first.
     fn candidates(&self, scores: &[Vec<f64>], n: usize) -> Vec<(usize, u32, f64)> {
         let mut all = Vec::new();
@@ -142,7 +151,9 @@ pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> R
     let mut searches: Vec<Search> = (0..source.n()).map(start).collect();
     loop {
         let scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
-        searches.iter_mut().filter(|s| !s.running.is_empty()).for_each(|s| s.step(&scores, ends, b));
+        for (member, search) in (0..).zip(&mut searches).filter(|(_, s)| !s.running.is_empty()) {
+            if pen.members.cancelled(member) { search.cancel(b) } else { search.step(&scores, ends, b) }
+        }
         // Segments of the next step: what each running beam continues, and with which token.
         let (mut segments, mut tokens) = (Vec::new(), Vec::new());
         for beam in searches.iter_mut().flat_map(|s| &mut s.running) {

@@ -6,6 +6,7 @@
 mod beam;
 mod sample;
 
+use serde::{Deserialize, Serialize};
 use switchformer_nn::{Between, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
 use switchformer_switch::Resolved;
 use switchformer_switch::leaf::experts::Loads;
@@ -39,7 +40,8 @@ pub struct Writing {
 }
 
 /// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum End {
     /// A token of the model that ends texts.
     Token,
@@ -47,6 +49,8 @@ pub enum End {
     Stop,
     /// The most tokens were written.
     Length,
+    /// Nobody waits for it any more: the flag of its member was raised.
+    Cancelled,
 }
 
 /// A written text.
@@ -95,7 +99,8 @@ pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize)
 }
 
 /// Writes an answer to each member of `source`, the best first where there are several. Every pass runs under the rules
-/// of the point: a fixed exit ends each step where it ends any pass. Errors where the model does not write, a setting is
+/// of the point: a fixed exit ends each step where it ends any pass. A member whose flag is raised ends with the step, and
+/// the others go on. Errors where the model does not write, a setting is
 /// out of bounds, or the point asks for what this model does not offer.
 pub fn write(
     opened: &Opened,
@@ -109,9 +114,6 @@ pub fn write(
     };
     // What is written starts with nothing.
     source.check(&opened.model.spec().without("decoder_input_ids"))?;
-    if source.members().can_cancel() {
-        return Err(Error::input("members that can be cancelled while they write", "end a text with `Watch::stop`"));
-    }
     if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
@@ -204,6 +206,10 @@ fn one_by_one(
     for step in 0.. {
         let mut on = Vec::with_capacity(logits.len());
         for (i, (member, row)) in memory.rows().members().iter().zip(&logits).enumerate() {
+            if pen.members.cancelled(*member) {
+                texts[*member as usize].end = End::Cancelled;
+                continue;
+            }
             let member = *member as usize;
             let token = pick(member, step, row);
             texts[member].tokens.push(token);

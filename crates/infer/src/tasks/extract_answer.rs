@@ -4,15 +4,20 @@ use std::path::Path;
 
 use switchformer_data::reader::{Found, best};
 use switchformer_data::{Reader, Squad, Tokenizer, Window};
-use switchformer_nn::{Input, Part, Point, Rows, Trace};
+use switchformer_nn::{Input, Members, Part, Point, Rows, Trace};
 use switchformer_zoo::{HeadKind, Opened};
 
+use crate::answer::{Label, Reply, Span};
 use crate::error::{Error, Result};
+use crate::generate::End;
+use crate::session::Session;
 
 /// Tokens of a window where the model reads as many, and those that neighbours share (as published for SQuAD).
 const WINDOW: [usize; 2] = [384, 128];
 /// Windows that are read at once.
 const AT_ONCE: usize = 16;
+/// Answers that are told to each question.
+const SHOWN: usize = 5;
 
 /// How a model of a folder reads passages. Errors where it finds no answers.
 pub fn reader(opened: &Opened, dir: &Path) -> Result<Reader> {
@@ -60,6 +65,46 @@ pub fn answers(
         whole.decisions.extend(trace.decisions);
     }
     Ok((choose(&windows, &scores), whole))
+}
+
+/// A reply to each question, and every decision taken. A question that was cancelled is not read.
+pub(crate) fn replies(
+    session: &Session,
+    point: &Point,
+    questions: &[String],
+    passage: &str,
+    members: &Members,
+) -> Result<(Vec<Reply>, Trace)> {
+    if let Some(n) = members.n().filter(|n| *n != questions.len()) {
+        return Err(switchformer_nn::Error::shape("members", format!("[{}]", questions.len()), &[n]).into());
+    }
+    let reader = session.reader()?;
+    let (mut all, mut whole) = (Vec::with_capacity(questions.len()), Trace::default());
+    for (i, question) in (0..).zip(questions) {
+        if members.cancelled(i) {
+            all.push(Reply { end: Some(End::Cancelled), ..Reply::to(question) });
+            continue;
+        }
+        let own = members.seed(i).map(|seed| point.clone().with("seed", seed));
+        let (found, trace) = answers(&session.opened, own.as_ref().unwrap_or(point), reader, question, passage)?;
+        whole.macs += trace.macs;
+        whole.decision_macs += trace.decision_macs;
+        whole.decisions.extend(trace.decisions);
+        all.push(reply(question, &found[..found.len().min(SHOWN)], passage));
+    }
+    Ok((all, whole))
+}
+
+fn reply(question: &str, found: &[Found], passage: &str) -> Reply {
+    let text = |f: &Found| passage.get(f.range.clone()).unwrap_or_default().to_string();
+    let span = |f: &Found| Span { text: text(f), bytes: [f.range.start, f.range.end], score: f.score };
+    let label = |f: &Found| Label { label: text(f), probability: f.probability };
+    Reply {
+        answers: Some(found.iter().map(span).collect()),
+        labels: (!found.is_empty()).then(|| found.iter().map(label).collect()),
+        text: found.first().map(text),
+        ..Reply::to(question)
+    }
 }
 
 /// The likeliest answer to questions of a set, by their number; `None` where a passage has no word.

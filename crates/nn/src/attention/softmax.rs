@@ -296,7 +296,7 @@ impl SoftmaxAttention {
         };
         let mut spec = self.asked(rows, k_rows);
         spec.bias = pairs.as_ref().map(ScoreBias::Pairs).or(spec.bias);
-        let mut told = Told::asked(cx, self.spec.tap);
+        let mut told = Told::asked(cx, self.spec.tap, rows);
         told.maps(&made, &spec)?;
         told.keys(&made, None)?;
         told.put(cx)?;
@@ -314,7 +314,7 @@ impl SoftmaxAttention {
                 None => runs.push((own, same.len())),
             }
         }
-        let mut told = Told::asked(cx, self.spec.tap);
+        let mut told = Told::asked(cx, self.spec.tap, rows);
         let mixed = match runs.as_slice() {
             [] => Tensor::zeros((0, self.spec.heads * self.spec.value_dim), x.dtype())?,
             [(cuts, _)] => self.alike(cx, x, rows, cuts, &mut told)?,
@@ -384,6 +384,9 @@ impl SoftmaxAttention {
                 ..self.asked(windows.rows(), windows.rows())
             };
             told.maps(&own, &spec)?;
+            if told.rows.is_some() && (cuts.len() > 1 || !windows.are(rows)) {
+                told.rows = None;
+            }
             seen.push(windows.join(&self.gathered(cx, own, &spec, self.spec.local.get(i))?)?);
         }
         match seen.as_slice() {
@@ -515,18 +518,20 @@ struct Told {
     probs: Option<(String, Vec<Tensor>)>,
     /// In the order of their rows, `[keys, kv_heads * head_dim]`.
     k: Option<(String, Vec<Tensor>)>,
+    /// The rows that the maps are of, where each is of a whole segment.
+    rows: Option<Rows>,
 }
 
 impl Told {
-    fn asked(cx: &Ctx, tap: &str) -> Told {
+    fn asked(cx: &Ctx, tap: &str, rows: &Rows) -> Told {
         if !cx.taps.active() {
-            return Told { probs: None, k: None };
+            return Told { probs: None, k: None, rows: None };
         }
         let of = |what: &str| {
             let name = format!("blocks.{}.{tap}.{what}", cx.block);
             cx.taps.wants(&name).then(|| (name, Vec::new()))
         };
-        Told { probs: of("probs"), k: of("k") }
+        Told { probs: of("probs"), k: of("k"), rows: Some(rows.clone()) }
     }
 
     fn maps(&mut self, made: &Made, spec: &AttendSpec) -> Result<()> {
@@ -548,7 +553,10 @@ impl Told {
 
     fn put(self, cx: &mut Ctx) -> Result<()> {
         if let Some((name, all)) = self.probs {
-            cx.taps.put_each(&name, all);
+            match self.rows {
+                Some(rows) => cx.taps.put_each_of(&name, all, &rows),
+                None => cx.taps.put_each(&name, all),
+            }
         }
         if let Some((name, all)) = self.k.filter(|(_, all)| !all.is_empty()) {
             cx.taps.put(&name, &if all.len() == 1 { all[0].clone() } else { Tensor::cat(&all, 0)? });

@@ -209,6 +209,12 @@ impl Windows {
         &self.rows
     }
 
+    /// Whether each window is one whole map of `rows`, place by place.
+    pub fn are(&self, rows: &Rows) -> bool {
+        let sizes = |rows: &Rows| (0..rows.n()).map(|i| rows.map(i)).collect::<Vec<_>>();
+        self.zones.is_none() && self.pads == 0 && sizes(&self.rows) == sizes(rows)
+    }
+
     /// Whether a map reaches beyond its edge.
     pub fn is_padded(&self) -> bool {
         self.pads > 0

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
+use switchformer_infer::Pooling;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::ops::nested_codes;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
-use switchformer_nn::{Error, Input, Param, Point, Result, Weights};
+use switchformer_nn::{Error, Folder, Input, Param, Point, Result, Weights};
 use switchformer_switch::leaf::bits::{Bits, NestedInt, absmax_scale};
 use switchformer_switch::{Loading, Plan, Switches};
 use switchformer_tensor::Tensor;
@@ -149,7 +150,9 @@ pub fn join(head: &[u8], data: &[u8]) -> Vec<u8> {
 
 /// Opens a folder and, if it opens, runs a small input at every kind of point. Errors are answers; panics are bugs.
 pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
-    let opened = Opened::open(dir, options)?;
+    let folder = Folder::disk(dir)?;
+    let opened = Opened::folder(&folder, options)?;
+    let pooling = Pooling::read(&folder)?;
     let Some(input) = small_input(&opened)? else { return Ok(()) };
     let mut points = vec![opened.point(None)?, Point::new()];
     points.extend(opened.plan.points.values().map(|p| p.point.clone()).take(4));
@@ -164,7 +167,7 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
     for point in points {
         // A point may be refused; the first one that is decides the code.
         match opened.run(&point, &input) {
-            Ok((out, _)) => drop(opened.embed(&out)?),
+            Ok((out, _)) => drop(pooling.as_ref().map(|p| p.embed(&out, input.n())).transpose()?),
             Err(Error::Point { .. }) => {}
             Err(e) => first = first.or(Some(e)),
         }

@@ -1,0 +1,182 @@
+//! What a model answers. Every type reads and writes JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use switchformer_nn::{Output, Point, Trace, Value};
+
+use crate::generate::End;
+use crate::named::NamedTensors;
+use crate::request::Image;
+
+/// The answer to a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// The operating point it was computed at.
+    pub point: Point,
+    /// Shapes of the raw outputs, by name; none where a task takes several passes.
+    pub outputs: BTreeMap<String, Shape>,
+    /// One reply per text, question, image or sample of tensors.
+    pub results: Vec<Reply>,
+    /// Multiply-adds that were executed.
+    pub macs: u64,
+    /// Multiply-adds spent on deciding.
+    pub decision_macs: u64,
+    /// Decisions of the switches, where the request asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Vec<Decision>>,
+    /// Raw outputs under Hugging Face's names, zero at padded places, where the request asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors: Option<NamedTensors>,
+    /// Maps as PNG images, by the name of their file, where the request asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maps: Option<Vec<Image>>,
+}
+
+impl Answer {
+    /// An answer without raw outputs; decisions are kept where they are `asked` for.
+    pub(crate) fn new(point: Point, results: Vec<Reply>, trace: Trace, asked: bool) -> Answer {
+        let Trace { decisions, macs, decision_macs } = trace;
+        let decision = |d: switchformer_nn::Decision| Decision {
+            at: d.at,
+            switch: d.switch.into(),
+            member: d.member,
+            choice: d.choice,
+        };
+        let trace = asked.then(|| decisions.into_iter().map(decision).collect());
+        Answer { point, outputs: BTreeMap::new(), results, macs, decision_macs, trace, tensors: None, maps: None }
+    }
+}
+
+/// One decision of a switch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// Where in the model, such as `blocks.3`.
+    pub at: String,
+    /// The switch, such as `tokens` or `exit`.
+    pub switch: String,
+    /// Sample of the request, or nothing for the whole batch.
+    pub member: Option<u32>,
+    /// The choice.
+    pub choice: Json,
+}
+
+/// Shape of a raw output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Shape {
+    /// One entry per sample, `[samples, ..]`.
+    PerSample(Vec<usize>),
+    /// One entry per token or patch.
+    PerRow {
+        /// Rows of each sample.
+        rows: Vec<usize>,
+        /// Shape of one row.
+        width: Vec<usize>,
+    },
+    /// A shape of its own for each sample, nothing for one without output.
+    Each(Vec<Option<Vec<usize>>>),
+}
+
+impl Shape {
+    /// Shapes of outputs by name.
+    pub(crate) fn of_all(out: &Output) -> BTreeMap<String, Shape> {
+        let shape = |v: &Value| match v {
+            Value::PerMember(t) => Shape::PerSample(t.dims().to_vec()),
+            Value::PerRow(t, rows) => Shape::PerRow { rows: rows.lens(), width: t.dims()[1..].to_vec() },
+            Value::Each(all) => Shape::Each(all.iter().map(|t| t.as_ref().map(|t| t.dims().to_vec())).collect()),
+        };
+        out.values().iter().map(|(name, v)| (name.clone(), shape(v))).collect()
+    }
+}
+
+/// The reply to one text, question, image or sample of tensors. What is set depends on the model's head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reply {
+    /// The text or question, or the image's name; empty for tensors.
+    pub input: String,
+    /// Likeliest classes or answers, best first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<Label>>,
+    /// Likeliest tokens for every mask of the text, best first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masks: Option<Vec<Vec<Label>>>,
+    /// Likeliest class of every token of the text; special tokens are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_labels: Option<Vec<TokenLabel>>,
+    /// Sentence embedding, pooled as the checkpoint says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sentence_embedding: Option<Vec<f32>>,
+    /// Generated text, or the likeliest answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Tokens of the generated text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<u32>>,
+    /// Why the generated text ended, and in any reply that it was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// Score of the generated text, of beam search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Likeliest answers with their places in the passage, best first; none where the passage has no word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<Span>>,
+}
+
+impl Reply {
+    /// A reply that says nothing yet.
+    pub(crate) fn to(input: impl Into<String>) -> Reply {
+        Reply { input: input.into(), ..Reply::default() }
+    }
+}
+
+/// A class, token or answer with its probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    /// Its name.
+    pub label: String,
+    /// Its probability.
+    pub probability: f32,
+}
+
+/// A token of a text with its likeliest class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLabel {
+    /// The token.
+    pub token: String,
+    /// Its first byte in the text, and the one after its last.
+    pub bytes: [usize; 2],
+    /// The class.
+    pub label: String,
+    /// Its probability.
+    pub probability: f32,
+}
+
+/// An answer in a passage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// Its text.
+    pub text: String,
+    /// Its first byte in the passage, and the one after its last.
+    pub bytes: [usize; 2],
+    /// Sum of the scores of its first and last token.
+    pub score: f32,
+}
+
+/// The `k` likeliest entries of scores `[n]` with their probabilities.
+pub(crate) fn best(logits: &[f32], k: usize, name: impl Fn(usize) -> String) -> Vec<Label> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f32 = logits.iter().map(|v| (v - top).exp()).sum();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    let label = |i: &usize| Label { label: name(*i), probability: (logits[*i] - top).exp() / total };
+    order.iter().take(k).map(label).collect()
+}

@@ -1,0 +1,213 @@
+//! What a model is asked. Every type reads and writes JSON; a field that is not known is refused.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::Value as Json;
+use switchformer_data::{Picture, image};
+
+use crate::error::{Misfit, Result};
+use crate::generate::{Beams, Choice, Early, Sampling, Writing};
+use crate::named::NamedTensors;
+
+/// One request: inputs, the operating point, and what the answer should hold beside the replies.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What the model reads.
+    pub inputs: Inputs,
+    /// Operating point: a name of the checkpoint or an object such as `{"bits":4}`; the checkpoint's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Json>,
+    /// Seed of every random choice, in place of the point's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How text is generated; for models that do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationOptions>,
+    /// Whether the answer tells every decision of the switches.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub trace: bool,
+    /// Whether the answer holds the raw outputs of the pass.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub tensors: bool,
+    /// Whether the answer holds feature maps and attention maps as images.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub maps: bool,
+}
+
+fn is_off(flag: &bool) -> bool {
+    !flag
+}
+
+impl Request {
+    /// A request at the checkpoint's default point, for the replies alone.
+    pub fn new(inputs: Inputs) -> Request {
+        Request { inputs, point: None, seed: None, generation: None, trace: false, tensors: false, maps: false }
+    }
+}
+
+/// What the model reads. What becomes of it depends on the model's head.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Inputs {
+    /// Texts, each on its own.
+    Texts(Vec<String>),
+    /// Questions about one passage.
+    Questions {
+        /// The questions.
+        questions: Vec<String>,
+        /// The passage that holds the answers.
+        passage: String,
+    },
+    /// Images, prepared as the checkpoint says.
+    Images(Vec<Image>),
+    /// Inputs as the model takes them, by Hugging Face's names.
+    Tensors(NamedTensors),
+}
+
+/// An encoded image (PNG, JPEG, WebP, BMP or GIF): `{"name": .., "bytes": base64}` in JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    name: String,
+    from: Source,
+}
+
+/// Where an image is. JSON cannot name a file: a request from elsewhere must not read files here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Memory(Vec<u8>),
+    File(PathBuf),
+}
+
+impl Image {
+    /// An image in memory; `name` stands for it in replies and errors.
+    pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Image {
+        Image { name: name.into(), from: Source::Memory(bytes) }
+    }
+
+    /// An image file, which is read when it is needed.
+    pub fn file(path: &Path) -> Image {
+        Image { name: path.display().to_string(), from: Source::File(path.to_owned()) }
+    }
+
+    /// Its name in replies and errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The encoded image. Errors where its file cannot be read or is too large.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(match &self.from {
+            Source::Memory(bytes) => Cow::Borrowed(bytes),
+            Source::File(path) => Cow::Owned(image::read(path)?),
+        })
+    }
+
+    /// The decoded image. Errors as [`image::decode`] does.
+    pub(crate) fn picture(&self) -> Result<Picture> {
+        let label = match &self.from {
+            Source::Memory(_) => Path::new(&self.name),
+            Source::File(path) => path,
+        };
+        Ok(image::decode(&self.bytes()?, label)?)
+    }
+}
+
+/// An image in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written<'a> {
+    name: Cow<'a, str>,
+    bytes: String,
+}
+
+impl Serialize for Image {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.bytes().map_err(ser::Error::custom)?;
+        Written { name: Cow::Borrowed(&self.name), bytes: BASE64.encode(bytes) }.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Image {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let Written { name, bytes } = Written::deserialize(d)?;
+        let bad = |e| de::Error::custom(format!("image {name:?}: bytes are not base64 ({e}); encode the file's bytes"));
+        Ok(Image::new(name.as_ref(), BASE64.decode(bytes).map_err(bad)?))
+    }
+}
+
+/// How a text is generated: greedily, or by what is set here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerationOptions {
+    /// Most tokens of a text (64 by default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Beam search with this many beams; the best text is the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beams: Option<usize>,
+    /// Exponent of the length that a beam's summed log-probability is divided by (1 by default).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length_penalty: Option<f64>,
+    /// When a beam search stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<Early>,
+    /// Sampling temperature; below 1 is less random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Sample among this many likeliest tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// Sample among the fewest likeliest tokens whose probabilities sum to this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// Texts that end the generated one; they are left out of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+}
+
+/// Most tokens of a text where a request does not say.
+const MAX_TOKENS: usize = 64;
+
+impl GenerationOptions {
+    /// The settings of the decoder. Errors on options that would have no effect beside each other.
+    pub(crate) fn writing(&self) -> Result<Writing, Misfit> {
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Misfit::EmptyStop);
+        }
+        let first = |given: &[(bool, &'static str)]| given.iter().find(|(is, _)| *is).map(|(_, name)| *name);
+        let sampled = first(&[
+            (self.temperature.is_some(), "temperature"),
+            (self.top_k.is_some(), "top_k"),
+            (self.top_p.is_some(), "top_p"),
+        ]);
+        let searched = first(&[
+            (self.length_penalty.is_some(), "length_penalty"),
+            (self.early_stopping.is_some(), "early_stopping"),
+        ]);
+        let choice = match (self.beams, sampled, searched) {
+            (Some(_), Some(option), _) => return Err(Misfit::BesideBeams { option }),
+            (None, _, Some(option)) => return Err(Misfit::WithoutBeams { option }),
+            (Some(width), None, _) => Choice::Beams(Beams {
+                width,
+                length_penalty: self.length_penalty.unwrap_or(1.0),
+                early: self.early_stopping.unwrap_or_default(),
+                keep: 1,
+            }),
+            (None, Some(_), None) => {
+                let plain = Sampling::default();
+                Choice::Sample(Sampling {
+                    temperature: self.temperature.unwrap_or(plain.temperature),
+                    top_k: self.top_k,
+                    top_p: self.top_p.unwrap_or(plain.top_p),
+                })
+            }
+            (None, None, None) => Choice::Greedy,
+        };
+        Ok(Writing { max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS), choice })
+    }
+}

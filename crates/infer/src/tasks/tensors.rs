@@ -1,0 +1,51 @@
+//! Raw tensors in and out, under Hugging Face's names.
+
+use std::collections::BTreeMap;
+
+use switchformer_nn::{Input, Output, Value};
+use switchformer_tensor::Tensor;
+
+use super::Given;
+use crate::error::{Misfit, Result};
+use crate::named::NamedTensors;
+use crate::session::Session;
+
+/// A model's input from tensors under the names of its slots.
+pub(crate) fn given(session: &Session, tensors: &NamedTensors) -> Result<Given> {
+    let spec = session.opened.model.spec();
+    let known = spec.to_string();
+    // A name that the model does not take is a slip of the caller; what is wrong with a part is bad input.
+    let slip = tensors.map.keys().any(|name| known.split(", ").all(|k| k != name));
+    let input = match Input::from_tensors(&tensors.map, &spec) {
+        Err(e) if slip => {
+            return Err(Misfit::UnknownTensor { origin: tensors.source.clone(), what: e.to_string() }.into());
+        }
+        input => input?,
+    };
+    let names = vec![String::new(); input.n()];
+    Ok(Given::new(input, names))
+}
+
+/// Outputs under their published names, spread over the padded places; other places are zero. What differs in shape from
+/// sample to sample, or is not there for some, has a tensor for each sample: `logits.0`.
+pub(crate) fn padded(out: &Output, given: &Given, embeddings: &[Option<Tensor>]) -> Result<NamedTensors> {
+    let mut map = BTreeMap::new();
+    for (name, value) in out.values() {
+        match value {
+            Value::PerMember(t) => drop(map.insert(name.clone(), t.clone())),
+            Value::PerRow(t, rows) => drop(map.insert(name.clone(), given.input.unpack(name, t, rows)?)),
+            Value::Each(all) => each(&mut map, name, all),
+        }
+    }
+    let name = "sentence_embedding";
+    match embeddings.iter().cloned().collect::<Option<Vec<_>>>() {
+        Some(all) if all.is_empty() => {}
+        Some(all) => drop(map.insert(name.into(), Tensor::stack(&all, 0)?)),
+        None => each(&mut map, name, embeddings),
+    }
+    Ok(NamedTensors::new(map))
+}
+
+fn each(map: &mut BTreeMap<String, Tensor>, name: &str, all: &[Option<Tensor>]) {
+    map.extend(all.iter().enumerate().filter_map(|(i, t)| Some((format!("{name}.{i}"), t.clone()?))));
+}
