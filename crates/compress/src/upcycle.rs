@@ -96,7 +96,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
         let shape = [plan.count, *dim];
         tensors.insert(
             name.clone(),
-            Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Draw::Range)),
+            Saved::f32(&shape, &init::fresh(&name, &shape, seed, init::INITIALIZER_RANGE, init::Init::Range)),
         );
         params[1] += (plan.count * dim) as u64;
         for (name, tensor) in network {

@@ -179,7 +179,7 @@ fn rows_that_are_alike_have_more_bits_in_common() {
     let at = places(sample.rows(), &how, 0);
     let [fitted, _] = fit(&sample, &matrix, &at, &rest).unwrap().errors;
     let drawn = (0..5u64).map(|seed| {
-        let start = switchformer_nn::init::fresh("A", &[2, 8, 12], seed, 1.0, switchformer_nn::init::Draw::Normal(1.0));
+        let start = switchformer_nn::init::fresh("A", &[2, 8, 12], seed, 1.0, switchformer_nn::init::Init::Normal(1.0));
         fit(&sample, &start, &at, &rest).unwrap().errors[0]
     });
     let mean = drawn.sum::<f64>() / 5.0;

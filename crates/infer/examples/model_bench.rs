@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use switchformer_infer::generate::{Choice, Watch, Writing, write};
+use switchformer_infer::generate::{Choice, GenerationConfig, Streamer, write};
 use switchformer_nn::init::Stream;
 use switchformer_nn::machine::{self, Pool};
 use switchformer_nn::{Error, Input, Point, Result};
@@ -51,9 +51,9 @@ fn main() -> Result<()> {
             let source = Input::sample(&spec.without("decoder_input_ids"), &[READ], None, Some(&stream))?;
             let written = |max_tokens: usize| {
                 time(|| {
-                    let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
-                    let how = Writing { max_tokens, choice: Choice::Greedy };
-                    write(&opened, &point, &source, &how, &mut watch).map(drop)
+                    let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
+                    let how = GenerationConfig { max_tokens, choice: Choice::Greedy };
+                    write(&opened, &point, &source, &how, &mut streamer).map(drop)
                 })
             };
             let (one, all) = (written(1)?, written(1 + WRITTEN)?);

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use switchformer_data::{Picture, image};
 
 use crate::error::{Misfit, Result};
-use crate::generate::{Beams, Choice, Early, Sampling, Writing};
+use crate::generate::{Beams, Choice, Early, GenerationConfig, Sampling};
 use crate::named::NamedTensors;
 
 /// One request: inputs, the operating point, and what the answer should hold beside the replies.
@@ -120,7 +120,7 @@ impl Image {
 /// An image in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written<'a> {
+struct ImageJson<'a> {
     name: Cow<'a, str>,
     bytes: String,
 }
@@ -128,13 +128,13 @@ struct Written<'a> {
 impl Serialize for Image {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let bytes = self.bytes().map_err(ser::Error::custom)?;
-        Written { name: Cow::Borrowed(&self.name), bytes: BASE64.encode(bytes) }.serialize(s)
+        ImageJson { name: Cow::Borrowed(&self.name), bytes: BASE64.encode(bytes) }.serialize(s)
     }
 }
 
 impl<'de> Deserialize<'de> for Image {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let Written { name, bytes } = Written::deserialize(d)?;
+        let ImageJson { name, bytes } = ImageJson::deserialize(d)?;
         let bad = |e| de::Error::custom(format!("image {name:?}: bytes are not base64 ({e}); encode the file's bytes"));
         Ok(Image::new(name.as_ref(), BASE64.decode(bytes).map_err(bad)?))
     }
@@ -175,7 +175,7 @@ const MAX_TOKENS: usize = 64;
 
 impl GenerationOptions {
     /// The settings of the decoder. Errors on options that would have no effect beside each other.
-    pub(crate) fn writing(&self) -> Result<Writing, Misfit> {
+    pub(crate) fn writing(&self) -> Result<GenerationConfig, Misfit> {
         if self.stop.iter().any(String::is_empty) {
             return Err(Misfit::EmptyStop);
         }
@@ -208,6 +208,6 @@ impl GenerationOptions {
             }
             (None, None, None) => Choice::Greedy,
         };
-        Ok(Writing { max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS), choice })
+        Ok(GenerationConfig { max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS), choice })
     }
 }

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{sequences, toy, toy_architecture};
 use serde_json::{Value as Json, json};
-use switchformer_infer::generate::{self, Beams, Choice, Early, End, Sampling, Watch, Writing, Written, greedy};
+use switchformer_infer::generate::{
+    self, Beams, Choice, Early, End, Generation, GenerationConfig, Sampling, Streamer, greedy,
+};
 use switchformer_nn::{Error, Input, Member, Members, Point};
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -22,11 +24,11 @@ fn toy_model(family: &str, changes: &Json) -> Opened {
     Opened::random(config, OpenOptions::default()).unwrap()
 }
 
-fn write(opened: &Opened, seed: u64, source: &[Vec<u32>], max_tokens: usize, choice: Choice) -> Vec<Vec<Written>> {
-    let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
+fn write(opened: &Opened, seed: u64, source: &[Vec<u32>], max_tokens: usize, choice: Choice) -> Vec<Vec<Generation>> {
+    let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
     let point = Point::new().with("seed", seed);
-    let how = Writing { max_tokens, choice };
-    generate::write(opened, &point, &Input::tokens(source).unwrap(), &how, &mut watch).unwrap().0
+    let how = GenerationConfig { max_tokens, choice };
+    generate::write(opened, &point, &Input::tokens(source).unwrap(), &how, &mut streamer).unwrap().0
 }
 
 fn ids(v: &Json) -> Vec<u32> {
@@ -220,9 +222,9 @@ fn texts_stop_by_token_rule_or_length_and_are_heard_as_written() {
     let first = plain[0][1];
     let stop = |text: &[u32]| text.len() == 4 || text == &plain[0][..2];
     let mut token = |member: usize, t: u32| heard[member].push(t);
-    let mut watch = Watch { stop: &stop, token: &mut token };
-    let how = Writing { max_tokens: 6, choice: Choice::Greedy };
-    let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut watch).unwrap();
+    let mut streamer = Streamer { stop: &stop, token: &mut token };
+    let how = GenerationConfig { max_tokens: 6, choice: Choice::Greedy };
+    let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut streamer).unwrap();
     assert_eq!((texts[0][0].tokens.len(), texts[0][0].end), (2, End::Stop));
     for (i, t) in texts.iter().enumerate() {
         assert_eq!(t[0].tokens, plain[i][..t[0].tokens.len()], "member {i}");
@@ -237,9 +239,9 @@ fn texts_stop_by_token_rule_or_length_and_are_heard_as_written() {
     // Beams hear nothing and keep to the rule as well.
     let beams = Choice::Beams(Beams { width: 3, length_penalty: 1.0, early: Early::Yes, keep: 3 });
     let mut silent = |_: usize, _: u32| panic!("beams tell nothing");
-    let mut watch = Watch { stop: &|text| text.len() == 3, token: &mut silent };
-    let how = Writing { max_tokens: 6, choice: beams };
-    let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut watch).unwrap();
+    let mut streamer = Streamer { stop: &|text| text.len() == 3, token: &mut silent };
+    let how = GenerationConfig { max_tokens: 6, choice: beams };
+    let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut streamer).unwrap();
     assert!(texts.iter().flatten().all(|t| t.tokens.len() <= 3) && texts.iter().all(|t| t.len() == 3));
     assert!(texts.iter().flatten().any(|t| t.end == End::Stop));
 }
@@ -260,10 +262,10 @@ fn a_cancelled_member_ends_and_leaves_the_others_as_they_are() {
                 flag.fetch_or(text.len() == 2, Ordering::Relaxed);
                 false
             };
-            let mut watch = Watch { stop: &stop, token: &mut |_, _| {} };
+            let mut streamer = Streamer { stop: &stop, token: &mut |_, _| {} };
             let point = Point::new().with("seed", 5);
-            let how = Writing { max_tokens: 6, choice };
-            let texts = generate::write(&opened, &point, &input, &how, &mut watch).unwrap().0;
+            let how = GenerationConfig { max_tokens: 6, choice };
+            let texts = generate::write(&opened, &point, &input, &how, &mut streamer).unwrap().0;
             assert_eq!((&texts[0], &texts[2]), (&whole[0], &whole[2]), "{choice:?} after {after}");
             let [gone] = texts[1].as_slice() else { panic!("{choice:?}: {:?}", texts[1]) };
             assert_eq!((gone.end, gone.tokens.len()), (End::Cancelled, after), "{choice:?}");
@@ -279,9 +281,16 @@ fn a_cancelled_member_ends_and_leaves_the_others_as_they_are() {
 fn settings_out_of_bounds_are_refused_by_name() {
     let opened = toy_model("t5", &json!({}));
     let refused = |choice: Choice, word: &str| {
-        let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
+        let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
         let source = Input::tokens(&sequences(50, &[3])).unwrap();
-        let e = generate::write(&opened, &Point::new(), &source, &Writing { max_tokens: 3, choice }, &mut watch).err();
+        let e = generate::write(
+            &opened,
+            &Point::new(),
+            &source,
+            &GenerationConfig { max_tokens: 3, choice },
+            &mut streamer,
+        )
+        .err();
         let e = e.unwrap_or_else(|| panic!("{choice:?} is accepted"));
         assert!(matches!(e, Error::Input { .. }) && e.to_string().contains(word), "{choice:?}: {e}");
     };

@@ -9,7 +9,7 @@ use switchformer_nn::init::INITIALIZER_RANGE;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::weights::{Files, Start};
 use switchformer_nn::{
-    Between, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Staged, State, Taps, Trace, Weights,
+    BlockRule, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Staged, State, Taps, Trace, Weights,
     staged,
 };
 use switchformer_switch::leaf::experts::{ADDED, dense_twin};
@@ -39,7 +39,7 @@ pub struct Net {
     /// Parameters of what `switch.safetensors` holds: exit heads, and experts added to the model.
     pub added_params: Vec<Param>,
     /// Names of parameters that are not trained.
-    still: Vec<String>,
+    frozen: Vec<String>,
     dropout: f64,
 }
 
@@ -69,7 +69,7 @@ struct Answers {
     heard: Arc<Mutex<Vec<Output>>>,
 }
 
-impl Between for Answers {
+impl BlockRule for Answers {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }
@@ -100,7 +100,7 @@ const MOMENTUM: f32 = 0.1;
 impl Net {
     /// A fresh model for a recipe.
     pub fn new(recipe: &Recipe, task: &dyn Task) -> Result<Self> {
-        let start = recipe.start.as_ref().map(Begun::read).transpose()?;
+        let start = recipe.start.as_ref().map(StartFrom::read).transpose()?;
         let mut map = start.as_ref().map(|s| s.config.as_map().clone()).unwrap_or_default();
         map.remove("switch"); // the export has a plan of its own
         map.extend(recipe.model.clone());
@@ -122,14 +122,14 @@ impl Net {
         let made = assemble(entry, &config, &plan, source)?;
         let (model_params, added_params) = (made.source.model.params(), made.added_params());
         let Assembled { model, switches, .. } = made;
-        let still = start.map_or_else(Vec::new, |s| s.still(&model_params, &added_params));
-        Ok(Net { entry, config, model, model_params, switches, added_params, still, dropout: recipe.train.dropout })
+        let frozen = start.map_or_else(Vec::new, |s| s.frozen(&model_params, &added_params));
+        Ok(Net { entry, config, model, model_params, switches, added_params, frozen, dropout: recipe.train.dropout })
     }
 
     /// All parameters that are trained.
     pub fn params(&self) -> Vec<Param> {
         let all = self.model_params.iter().chain(&self.added_params);
-        all.filter(|p| !self.still.iter().any(|s| s == key(p))).cloned().collect()
+        all.filter(|p| !self.frozen.iter().any(|s| s == key(p))).cloned().collect()
     }
 
     /// A pass with gradients, under the rules of the point.
@@ -170,8 +170,8 @@ impl Net {
         }
         for pull in &sampled.pulls {
             match *pull {
-                Pull::Teach { weight: 0.0, .. } | Pull::Agree { weight: 0.0, .. } => {}
-                Pull::Teach { from, to, weight } => {
+                Pull::Distill { weight: 0.0, .. } | Pull::Mutual { weight: 0.0, .. } => {}
+                Pull::Distill { from, to, weight } => {
                     let teacher: Vec<Tensor> =
                         task.scores(own(&passes[from])?)?.iter().map(softmax).collect::<Result<_>>()?;
                     let taught = |out: &Output, _| {
@@ -180,7 +180,7 @@ impl Net {
                     };
                     total.add(over_exits(&passes[to].answers, taught)?, weight)?;
                 }
-                Pull::Agree { a, b, weight } => {
+                Pull::Mutual { a, b, weight } => {
                     let (a, b) = (task.scores(own(&passes[a])?)?, task.scores(own(&passes[b])?)?);
                     total.add(summed(a.iter().zip(&b).map(|(a, b)| symmetric_kl(a, b)))?, weight)?;
                 }
@@ -219,14 +219,14 @@ impl Net {
 }
 
 /// A checkpoint that training starts from.
-struct Begun<'a> {
+struct StartFrom<'a> {
     start: &'a recipe::Start,
     entry: &'static Entry,
     config: ConfigMap,
     files: Files,
 }
 
-impl<'a> Begun<'a> {
+impl<'a> StartFrom<'a> {
     fn read(start: &'a recipe::Start) -> Result<Self> {
         let folder = Folder::disk(&start.folder)?;
         let (entry, config) = read_config(&folder)?;
@@ -237,7 +237,7 @@ impl<'a> Begun<'a> {
             return Err(Error::config("start.folder", what));
         }
         let files = Files::open(&folder, &entry.names)?;
-        Ok(Begun { start, entry, config, files })
+        Ok(StartFrom { start, entry, config, files })
     }
 
     /// The model's tensors, or those of the experts that are added to it.
@@ -247,22 +247,22 @@ impl<'a> Begun<'a> {
             fresh.extend([format!(".{ADDED}.router"), "exits".into()]);
         }
         let copy_of = experts.then_some(dense_twin as fn(&str) -> Option<String>);
-        let still = self.start.still.clone();
-        Weights::start(self.files.clone(), Start { fresh, still, seed, deviation, copy_of })
+        let frozen = self.start.still.clone();
+        Weights::start(self.files.clone(), Start { fresh, frozen, seed, deviation, copy_of })
     }
 
     /// Names of the parameters that stay as they are.
-    fn still(&self, model: &[Param], added: &[Param]) -> Vec<String> {
-        let start = Start { still: self.start.still.clone(), ..Start::default() };
+    fn frozen(&self, model: &[Param], added: &[Param]) -> Vec<String> {
+        let start = Start { frozen: self.start.still.clone(), ..Start::default() };
         let names = model.iter().chain(added).map(key);
-        names.filter(|n| start.is_still(n)).map(str::to_string).collect()
+        names.filter(|n| start.is_frozen(n)).map(str::to_string).collect()
     }
 }
 
 /// The share of a point's loss that a teacher has.
 fn share_taught(pull: &Pull, point: usize) -> f64 {
     match pull {
-        Pull::Teach { to, weight, .. } if *to == point => *weight,
+        Pull::Distill { to, weight, .. } if *to == point => *weight,
         _ => 0.0,
     }
 }
@@ -421,7 +421,7 @@ mod tests {
         let net = Net::new(&recipe, &Fixed).unwrap();
         let at = |step| loss_of(&net, &recipe, step);
         assert!(at(1) == at(1) && at(1) != at(2));
-        let still = Net { dropout: 0.0, ..Net::new(&recipe, &Fixed).unwrap() };
-        assert_eq!(loss_of(&still, &recipe, 1), loss_of(&still, &recipe, 2));
+        let frozen = Net { dropout: 0.0, ..Net::new(&recipe, &Fixed).unwrap() };
+        assert_eq!(loss_of(&frozen, &recipe, 1), loss_of(&frozen, &recipe, 2));
     }
 }

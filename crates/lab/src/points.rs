@@ -12,7 +12,7 @@ pub fn sample(recipe: &Recipe, step: u64, part: u64) -> Result<Sampled> {
     let (s, table) = (&recipe.switch, recipe.switch.table());
     let draws = Draws { seed: recipe.seed, step, part, rest: recipe.rest() };
     let points: Vec<Point> = (0..s.draws as u64).map(|i| draws.point(i)).collect();
-    let pulls = if s.agree > 0.0 { vec![Pull::Agree { a: 0, b: 1, weight: s.agree }] } else { Vec::new() };
+    let pulls = if s.agree > 0.0 { vec![Pull::Mutual { a: 0, b: 1, weight: s.agree }] } else { Vec::new() };
     let mut sampled = Sampled { points, pulls };
     for switch in SWITCHES.iter().filter_map(|s| s.train()) {
         sampled = switch.sample(&table, &draws, sampled)?;
@@ -38,7 +38,7 @@ mod tests {
         let r = recipe("draws = 2\nagree = 5.0\nexperts = { router = \"random\" }");
         let s = sample(&r, 7, 0).unwrap();
         assert_eq!(s, sample(&r, 7, 0).unwrap());
-        assert_eq!(s.pulls, [Pull::Agree { a: 0, b: 1, weight: 5.0 }]);
+        assert_eq!(s.pulls, [Pull::Mutual { a: 0, b: 1, weight: 5.0 }]);
         let mut seeds: Vec<u64> = [&s, &sample(&r, 8, 0).unwrap(), &sample(&r, 7, 1).unwrap()]
             .iter()
             .flat_map(|s| s.points.iter().map(Point::seed))
@@ -56,7 +56,7 @@ mod tests {
         for step in 0..600 {
             let s = sample(&r, step, 0).unwrap();
             assert_eq!(s.points[0].axis::<u8>("bits").unwrap(), Some(8));
-            assert_eq!(s.pulls, [Pull::Teach { from: 0, to: 1, weight: 0.5 }]);
+            assert_eq!(s.pulls, [Pull::Distill { from: 0, to: 1, weight: 0.5 }]);
             *counts.entry(s.points[1].axis::<u8>("bits").unwrap().unwrap()).or_insert(0) += 1;
         }
         assert!(counts.len() == 3 && counts.values().all(|c| (150..250).contains(c)), "{counts:?}");

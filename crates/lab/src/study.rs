@@ -2,7 +2,7 @@
 //!
 //! Beside the table, `<name>.md`, lies its record, `<name>.json`: what the table is made of. A run that is in the record
 //! is not done again, wherever the record came from, so a table can be filled on several machines, and by several
-//! processes on one: each run is trained by the process that [holds](Held) its folder.
+//! processes on one: each run is trained by the process that [holds](RunLock) its folder.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,9 +19,9 @@ use switchformer_nn::{Folder, Point, json};
 use switchformer_zoo::{OpenOptions, Opened};
 
 use crate::error::{Error, Result};
-use crate::held::Held;
 use crate::recipe::Recipe;
 use crate::recipe::study::{Study, StudyRun};
+use crate::run_lock::RunLock;
 use crate::task::{self, Figures, Places, Trims};
 use crate::train::{self, TrainOptions};
 
@@ -97,7 +97,7 @@ pub fn run_all(study: &Study, o: &StudyOptions) -> Result<StudyReport> {
             continue;
         }
         let out = o.out.join(&r.recipe.name);
-        let Some(held) = Held::take(&out)? else { continue };
+        let Some(held) = RunLock::take(&out)? else { continue };
         // Another process may have finished it since the table was written.
         done = write_table(study, o)?;
         if is_done(&done, r) {
@@ -211,7 +211,7 @@ fn trimmed(trims: &Trims, options: &TrainOptions, model: &Path, name: &str, min_
 /// Brings record and table up to what the folders of the runs hold; -> the results of this study's runs.
 fn write_table(study: &Study, o: &StudyOptions) -> Result<Vec<RunResult>> {
     // Between reading the record and writing it no other process may write.
-    let _held = o.out.exists().then(|| Held::wait(&o.out)).transpose()?;
+    let _held = o.out.exists().then(|| RunLock::wait(&o.out)).transpose()?;
     let record = format!("{}.json", study.name);
     let (mut done, mut others) = (Vec::new(), Vec::new());
     for result in read_results::<Vec<RunResult>>(&o.results, &record)? {

@@ -14,13 +14,13 @@ use crate::checkpoint::{Checkpoints, Keep, Manifest};
 use crate::curves::write_page;
 use crate::error::{Error, Result};
 use crate::export::{self, Export};
-use crate::held::Held;
 use crate::log::{Log, Step};
 use crate::net::{Loss, Net};
 use crate::optim::{Ema, Gathered, Optimiser, rate};
 use crate::points::sample;
 use crate::prepare::prepared;
 use crate::recipe::Recipe;
+use crate::run_lock::RunLock;
 use crate::task::{self, Batch, Places, Task};
 
 /// How to run a recipe.
@@ -78,7 +78,7 @@ impl<'a> Run<'a> {
     /// Starts a run, or takes it up where its newest checkpoint left it.
     fn begin(recipe: &'a Recipe, options: &TrainOptions) -> Result<Self> {
         // What runs of a study share is made by the first that needs it; others wait. A lone run's folder is held already.
-        let making = options.shared.as_deref().map(Held::wait).transpose()?;
+        let making = options.shared.as_deref().map(RunLock::wait).transpose()?;
         let mut task = task::open(recipe, &options.places())?;
         let net = Net::new(&*prepared(recipe, task.as_mut(), &options.places())?, task.as_ref())?;
         drop(making);
@@ -191,14 +191,14 @@ impl<'a> Run<'a> {
 /// # Errors
 /// [`Error::InUse`] while another process trains in the folder.
 pub fn run(recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
-    match Held::take(&options.out)? {
+    match RunLock::take(&options.out)? {
         Some(held) => run_in(&held, recipe, options),
         None => Err(Error::InUse { run: options.out.clone() }),
     }
 }
 
 /// [`run`], in a folder that the caller holds already.
-pub(crate) fn run_in(_: &Held, recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
+pub(crate) fn run_in(_: &RunLock, recipe: &Recipe, options: &TrainOptions) -> Result<TrainReport> {
     let mut run = Run::begin(recipe, options)?;
     write_atomic(&options.out.join("recipe.toml"), recipe.resolved().as_bytes())?;
     let t = &recipe.train;

@@ -10,9 +10,9 @@ use common::{debian, recipe_file};
 use sha2::Digest;
 use switchformer_lab::Error;
 use switchformer_lab::checkpoint::Checkpoints;
-use switchformer_lab::held::Held;
 use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
+use switchformer_lab::run_lock::RunLock;
 use switchformer_lab::study::{StudyOptions, run_all};
 use switchformer_lab::task::{self, Places};
 use switchformer_lab::train::{TrainOptions, run};
@@ -182,7 +182,7 @@ fn two_processes_share_the_runs_of_a_study() {
     };
     // A run in other hands is left to them, and refused where it alone is asked for.
     let first = &study.runs[0].recipe;
-    let held = Held::take(&o.out.join(&first.name)).unwrap().unwrap();
+    let held = RunLock::take(&o.out.join(&first.name)).unwrap().unwrap();
     let alone = TrainOptions { out: o.out.join(&first.name), data: o.data.clone(), ..TrainOptions::default() };
     assert!(matches!(run(first, &alone), Err(Error::InUse { .. })));
     let [one, two] =

@@ -216,15 +216,15 @@ impl Rotary {
     }
 
     /// Shapes: x `[rows, heads * head_dim]`, positions `[rows]` -> the same as x.
-    pub fn turn(&self, x: &Tensor, heads: usize, positions: &[u32]) -> Result<Tensor> {
+    pub fn rotate(&self, x: &Tensor, heads: usize, positions: &[u32]) -> Result<Tensor> {
         let need = positions.iter().max().map_or(0, |p| *p as usize + 1);
         // The lock guards one assignment, so a panic elsewhere leaves nothing half done.
         let known = self.angles.read().unwrap_or_else(PoisonError::into_inner).clone();
         if known.positions() >= need {
-            return ops::turn(x, heads, &known, positions);
+            return ops::rotate(x, heads, &known, positions);
         }
         let grown = Angles::new(need.next_power_of_two(), &self.by, self.pairs).partial(self.width);
         *self.angles.write().unwrap_or_else(PoisonError::into_inner) = grown.clone();
-        ops::turn(x, heads, &grown, positions)
+        ops::rotate(x, heads, &grown, positions)
     }
 }

@@ -30,16 +30,16 @@ pub const INITIALIZER_RANGE: f32 = 0.02;
 
 /// How a tensor of a fresh model starts.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub enum Draw {
+pub enum Init {
     /// As its shape says: truncated normal of the model's own deviation for matrices and tables, ones for weights of
     /// norms, zeros for biases.
     #[default]
     Range,
     /// The kernel of a convolution with so many groups: normal, variance 2 / (kernel places * outputs of a group). A
-    /// vector starts as in [`Draw::Range`].
+    /// vector starts as in [`Init::Range`].
     FanOut(usize),
     /// A matrix `[out, in]`: truncated normal, of this deviation over the root of `in` (T5). A vector starts as in
-    /// [`Draw::Range`].
+    /// [`Init::Range`].
     FanIn(f32),
     /// Truncated normal of this deviation, whatever the shape.
     Normal(f32),
@@ -51,14 +51,14 @@ pub enum Draw {
 }
 
 /// The values of a tensor of a fresh model; `deviation` is the model's own (DeiT and BERT both start so).
-pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw) -> Vec<f32> {
+pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Init) -> Vec<f32> {
     let n = shape.iter().product::<usize>();
     let mut stream = Stream::named(name).fork(seed);
     match draw {
-        Draw::Constant(value) => return vec![value; n],
-        Draw::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
-        Draw::Orthogonal => return orthogonal(&mut stream, n, shape.last().copied().unwrap_or(1)),
-        Draw::Range | Draw::FanOut(_) | Draw::FanIn(_) => {}
+        Init::Constant(value) => return vec![value; n],
+        Init::Normal(own) => return (0..n).map(|_| own * stream.trunc_normal()).collect(),
+        Init::Orthogonal => return orthogonal(&mut stream, n, shape.last().copied().unwrap_or(1)),
+        Init::Range | Init::FanOut(_) | Init::FanIn(_) => {}
     }
     if shape.len() <= 1 {
         let lower = name.to_lowercase();
@@ -66,17 +66,17 @@ pub fn fresh(name: &str, shape: &[usize], seed: u64, deviation: f32, draw: Draw)
         return vec![if one { 1.0 } else { 0.0 }; n];
     }
     let deviation = match draw {
-        Draw::FanOut(groups) => {
+        Init::FanOut(groups) => {
             let fan_out = shape[0] * shape[2..].iter().product::<usize>() / groups.max(1);
             (2.0 / fan_out.max(1) as f32).sqrt()
         }
-        Draw::FanIn(own) => own / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt(),
+        Init::FanIn(own) => own / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt(),
         _ => deviation,
     };
     (0..n).map(|_| deviation * stream.trunc_normal()).collect()
 }
 
-/// `n` values in rows of `width`; see [`Draw::Orthogonal`].
+/// `n` values in rows of `width`; see [`Init::Orthogonal`].
 fn orthogonal(stream: &mut Stream, n: usize, width: usize) -> Vec<f32> {
     let mut all: Vec<Vec<f64>> = Vec::with_capacity(n / width.max(1));
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -118,21 +118,21 @@ mod tests {
         const CUT: f32 = 0.8796;
         let draw = |shape: &[usize], start| fresh("a.weight", shape, 7, 0.05, start);
         let near = |got: f32, want: f32| assert!((got / (CUT * want) - 1.0).abs() < 0.03, "{got} {want}");
-        near(deviation(&draw(&[64, 128], Draw::Range)), 0.05);
-        near(deviation(&draw(&[64, 32, 3, 3], Draw::FanOut(1))), (2f32 / (9.0 * 64.0)).sqrt());
-        near(deviation(&draw(&[512, 1, 5, 5], Draw::FanOut(512))), (2f32 / 25.0).sqrt());
-        near(deviation(&draw(&[64, 128], Draw::FanIn(2.0))), 2.0 / 128f32.sqrt());
-        near(deviation(&draw(&[9000], Draw::Normal(0.3))), 0.3);
-        assert_eq!(draw(&[3, 1], Draw::Constant(-2.0)), [-2.0; 3]);
-        assert_eq!(draw(&[2], Draw::FanOut(1)), [1.0; 2]);
-        let rows = draw(&[10, 4], Draw::Orthogonal);
+        near(deviation(&draw(&[64, 128], Init::Range)), 0.05);
+        near(deviation(&draw(&[64, 32, 3, 3], Init::FanOut(1))), (2f32 / (9.0 * 64.0)).sqrt());
+        near(deviation(&draw(&[512, 1, 5, 5], Init::FanOut(512))), (2f32 / 25.0).sqrt());
+        near(deviation(&draw(&[64, 128], Init::FanIn(2.0))), 2.0 / 128f32.sqrt());
+        near(deviation(&draw(&[9000], Init::Normal(0.3))), 0.3);
+        assert_eq!(draw(&[3, 1], Init::Constant(-2.0)), [-2.0; 3]);
+        assert_eq!(draw(&[2], Init::FanOut(1)), [1.0; 2]);
+        let rows = draw(&[10, 4], Init::Orthogonal);
         for (i, a) in rows.chunks(4).enumerate() {
             for (j, b) in rows.chunks(4).enumerate() {
                 let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
                 assert!(if i == j { dot > 0.05 } else { i / 4 != j / 4 || dot.abs() < 1e-4 }, "{i} {j} {dot}");
             }
         }
-        assert_eq!(fresh("a.bias", &[2], 7, 0.05, Draw::FanOut(1)), [0.0; 2]);
-        assert_ne!(draw(&[2, 2], Draw::Range), fresh("a.weight", &[2, 2], 8, 0.05, Draw::Range));
+        assert_eq!(fresh("a.bias", &[2], 7, 0.05, Init::FanOut(1)), [0.0; 2]);
+        assert_ne!(draw(&[2, 2], Init::Range), fresh("a.weight", &[2, 2], 8, 0.05, Init::Range));
     }
 }

@@ -6,7 +6,7 @@ use crate::attention::{AttentionNames, AttentionSpec};
 use crate::config::MAX_SIDE;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Attention, Ffn, LeafCost, Linear, PlainMlp, Then};
+use crate::leaf::{Attention, Epilogue, Ffn, LeafCost, Linear, PlainMlp};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
@@ -163,7 +163,7 @@ impl Mlp {
 
     /// Shapes: x `[rows, dim]` -> `[rows, mlp_dim]`.
     fn hidden(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        self.fc1.forward_then(cx, x, &Then { act: Some(self.act), ..Then::default() })
+        self.fc1.forward_with(cx, x, &Epilogue { act: Some(self.act), ..Epilogue::default() })
     }
 }
 
@@ -229,7 +229,7 @@ pub fn project_onto(cx: &mut Ctx, out: &dyn Linear, x: &Tensor, residual: &Tenso
         let y = out.forward(cx, x)?;
         return cx.onto(residual, y, place);
     }
-    out.forward_then(cx, x, &Then { residual: Some(residual), ..Then::default() })
+    out.forward_with(cx, x, &Epilogue { residual: Some(residual), ..Epilogue::default() })
 }
 
 /// Heads must divide the width.

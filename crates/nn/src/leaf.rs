@@ -84,7 +84,7 @@ impl std::iter::Sum for LeafCost {
 /// What follows a projection: `act(projection) * gate + residual`, each part only where given. A leaf may apply it
 /// while the result is still in the cache.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Then<'a> {
+pub struct Epilogue<'a> {
     /// Applied first.
     pub act: Option<Activation>,
     /// Multiplied element by element, `[rows, out]`.
@@ -93,7 +93,7 @@ pub struct Then<'a> {
     pub residual: Option<&'a Tensor>,
 }
 
-impl Then<'_> {
+impl Epilogue<'_> {
     /// One operation after the other. Shapes: y `[rows, out]` -> `[rows, out]`.
     pub fn apply(&self, mut y: Tensor) -> Result<Tensor> {
         if let Some(act) = self.act {
@@ -130,8 +130,8 @@ pub trait Linear: Send + Sync {
     /// Applies the projection. Shapes: x `[rows, in]` -> `[rows, out]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor>;
     /// Applies the projection and what follows it. Shapes: x `[rows, in]` -> `[rows, out]`.
-    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
-        then.apply(self.forward(cx, x)?)
+    fn forward_with(&self, cx: &mut Ctx, x: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
+        epilogue.apply(self.forward(cx, x)?)
     }
     /// Weights and bias of a projection that is dense f32 and nothing more; other forms have none to show.
     fn plain(&self) -> Option<Plain<'_>> {
@@ -255,13 +255,13 @@ impl Dense {
 
 impl Linear for Dense {
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        self.forward_then(cx, x, &Then::default())
+        self.forward_with(cx, x, &Epilogue::default())
     }
-    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
+    fn forward_with(&self, cx: &mut Ctx, x: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
         let (inner, out) = self.dims();
         let rows = rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
-        self.weight.linear(x, self.bias.as_ref(), then)
+        self.weight.linear(x, self.bias.as_ref(), epilogue)
     }
     fn plain(&self) -> Option<Plain<'_>> {
         Some((&self.weight, self.bias.as_ref()))

@@ -42,7 +42,7 @@ pub use point::Point;
 pub use rows::{Rows, Size};
 pub use side::{Side, Stream};
 pub use spec::{InputSpec, Kind, Slot};
-pub use staged::{Between, Model, Staged, State, run, walk};
+pub use staged::{BlockRule, Model, Staged, State, run, walk};
 pub use switchformer_format::{config, error, folder, json, mmap, names, pickle};
 pub use switchformer_tensor::{DType, Tensor, Var};
 pub use tape::{Grads, record};

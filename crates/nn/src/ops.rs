@@ -20,10 +20,10 @@ use crate::layers::Activation;
 use crate::rows::Rows;
 
 pub use arrange::{
-    Angles, affine_columns, beside, columns, columns_at, mean_rows, mix_parts, parts, reshape, rows_at, scale_columns,
-    scale_rows, split, times, turn,
+    Angles, affine_columns, beside, columns, columns_at, mean_rows, mix_parts, parts, reshape, rotate, rows_at,
+    scale_columns, scale_rows, split, times,
 };
-pub use attend::{Apart, AttendSpec, RelativeBias, ScoreBias};
+pub use attend::{AttendSpec, RelativeBias, ScoreBias, Zones};
 pub(crate) use conv::WIDEST;
 pub use conv::{Beside, depthwise};
 pub use dense::{DenseWeight, linear_grouped};

@@ -93,7 +93,7 @@ pub trait Staged: Send + Sync {
 }
 
 /// A rule that acts between blocks: it may drop rows or let members leave.
-pub trait Between: Send + Sync {
+pub trait BlockRule: Send + Sync {
     /// Tap suffixes of block `idx` that the rule reads (`attn.probs`, `attn.k`).
     fn wants(&self, idx: usize) -> &[&'static str];
     /// Acts after block `idx`. Members that leave are given to `left` with their outputs.
@@ -123,7 +123,7 @@ pub type Left = Vec<(Vec<u32>, Output)>;
 /// same range several times, a stitch ranges of two models.
 pub fn walk(
     model: &dyn Staged,
-    rules: &[Box<dyn Between>],
+    rules: &[Box<dyn BlockRule>],
     cx: &mut Ctx,
     range: Range<usize>,
     mut state: State,
@@ -155,7 +155,7 @@ pub fn walk(
 /// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place. A
 /// member that a rule let go without an output has none. With a memory that holds a text, the pass goes on with it: only
 /// the blocks run that meet the new rows.
-pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: &Input) -> Result<Output> {
+pub fn run(model: &dyn Staged, rules: &[Box<dyn BlockRule>], cx: &mut Ctx, input: &Input) -> Result<Output> {
     let first = match &cx.memory {
         None => 0,
         Some(_) if cx.train => return Err(Error::input("a memory in training", "train on whole texts, without one")),
@@ -192,7 +192,7 @@ pub fn run(model: &dyn Staged, rules: &[Box<dyn Between>], cx: &mut Ctx, input: 
 
 /// Cost of a forward pass for members of the given lengths, decided without running it. Confidence exits count as if
 /// nobody left. Errors where the point is not resolved.
-pub fn cost(model: &dyn Staged, rules: &[Box<dyn Between>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
+pub fn cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
     point.check_resolved()?;
     let mut lens = lens.to_vec();
     let prefix = model.prefix_rows().unwrap_or(0);

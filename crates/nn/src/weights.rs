@@ -14,7 +14,7 @@ use switchformer_tensor::{DType, Tensor, Var};
 use crate::attention::{AttentionSpec, ByHeads, HeadSite, Projections, SoftmaxAttention};
 use crate::error::{Error, MissingTensor, Result};
 use crate::folder::Folder;
-use crate::init::Draw;
+use crate::init::Init;
 use crate::layers::{Activation, BatchNorm, Embedding, LayerNorm, RmsNorm, dense_ffn};
 use crate::leaf::{Attention, Dense, Ffn, Linear, Tied};
 use crate::names::{Names, nearest};
@@ -165,13 +165,13 @@ pub struct Weights {
     shared: Arc<Shared>,
     path: String,
     /// How fresh tensors at or below a path start; the last one counts.
-    draws: Vec<(String, Draw)>,
+    inits: Vec<(String, Init)>,
 }
 
 impl Weights {
     fn new(source: Source) -> Self {
         let shared = Shared { source, trainable: false, leaves: None, ledger: Mutex::default() };
-        Weights { shared: Arc::new(shared), path: String::new(), draws: Vec::new() }
+        Weights { shared: Arc::new(shared), path: String::new(), inits: Vec::new() }
     }
 
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in a folder.
@@ -231,26 +231,26 @@ impl Weights {
 
     /// Makes every tensor a variable, recorded in [`Weights::params`].
     pub fn trainable(self) -> Self {
-        let Weights { shared, path, draws } = self;
+        let Weights { shared, path, inits } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: true,
             leaves: s.leaves.clone(),
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, draws }
+        Weights { shared: Arc::new(Shared { trainable: true, ..s }), path, inits }
     }
 
     /// Lets a plan decide the form of projections.
     pub fn with_leaves(self, leaves: Arc<dyn LeafMaker>) -> Self {
-        let Weights { shared, path, draws } = self;
+        let Weights { shared, path, inits } = self;
         let s = Arc::try_unwrap(shared).unwrap_or_else(|s| Shared {
             source: s.source.share(),
             trainable: s.trainable,
             leaves: None,
             ledger: Mutex::default(),
         });
-        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, draws }
+        Weights { shared: Arc::new(Shared { leaves: Some(leaves), ..s }), path, inits }
     }
 
     /// The same checkpoint one part deeper.
@@ -259,23 +259,23 @@ impl Weights {
     }
 
     /// The same place, whose tensors start otherwise when a model is made afresh. What a file holds is not touched.
-    pub fn drawn(&self, draw: Draw) -> Weights {
+    pub fn with_init(&self, init: Init) -> Weights {
         let mut w = self.clone();
-        w.draws.push((w.path.clone(), draw));
+        w.inits.push((w.path.clone(), init));
         w
     }
 
-    /// As [`Weights::drawn`], for what is at or below `part` only.
-    pub fn drawn_at(&self, part: &str, draw: Draw) -> Weights {
+    /// As [`Weights::with_init`], for what is at or below `part` only.
+    pub fn with_init_at(&self, part: &str, init: Init) -> Weights {
         let mut w = self.clone();
-        w.draws.push((self.name(part), draw));
+        w.inits.push((self.name(part), init));
         w
     }
 
     /// How a tensor starts.
-    fn draw(&self, name: &str) -> Draw {
-        let found = self.draws.iter().rev().find(|(path, _)| path.is_empty() || source::below(name, path));
-        found.map_or(Draw::Range, |(_, draw)| *draw)
+    fn init_of(&self, name: &str) -> Init {
+        let found = self.inits.iter().rev().find(|(path, _)| path.is_empty() || source::below(name, path));
+        found.map_or(Init::Range, |(_, init)| *init)
     }
 
     /// Full dotted name of a tensor below this path.
@@ -388,7 +388,7 @@ impl Weights {
     /// Values of a tensor as f32; `None` as of [`Weights::found`], and where only shapes are wanted.
     fn values(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
         let Some(name) = self.found(part, shape)? else { return Ok(None) };
-        self.shared.source.values(&name, shape, self.draw(&name))
+        self.shared.source.values(&name, shape, self.init_of(&name))
     }
 
     /// A tensor of any rank.
@@ -431,7 +431,7 @@ impl Weights {
         }
         let mut data = Vec::new();
         for name in &names {
-            match self.shared.source.values(name, each, self.draw(name))? {
+            match self.shared.source.values(name, each, self.init_of(name))? {
                 Some(v) if names.len() == 1 => data = v,
                 Some(v) => data.extend(v),
                 None => return absent(&full),
@@ -455,15 +455,15 @@ impl Weights {
         }
         let var = Var::from_tensor(&t)?;
         // No gradient is computed for what stays; it is a parameter all the same, so that it is saved.
-        let out = if self.is_still(&names) { var.as_tensor().detach() } else { var.as_tensor().clone() };
+        let out = if self.is_frozen(&names) { var.as_tensor().detach() } else { var.as_tensor().clone() };
         self.ledger().params.push(Param { names, var, kind, saved_shape });
         Ok(out)
     }
 
     /// Whether a start keeps these tensors as they are.
-    fn is_still(&self, names: &[(String, usize)]) -> bool {
+    fn is_frozen(&self, names: &[(String, usize)]) -> bool {
         match &self.shared.source {
-            Source::Start(_, start) => names.iter().all(|(name, _)| start.is_still(name)),
+            Source::Start(_, start) => names.iter().all(|(name, _)| start.is_frozen(name)),
             _ => false,
         }
     }

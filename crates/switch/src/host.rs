@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use switchformer_nn::point::Settings;
-use switchformer_nn::{Between, Error, Point, Result};
+use switchformer_nn::{BlockRule, Error, Point, Result};
 
 use crate::switch::{Axis, Capability, Loading, Switch};
 use crate::{COMBINATIONS, SWITCHES};
@@ -42,7 +42,7 @@ pub struct Resolved {
     /// The point with the typed settings that layers read.
     pub point: Point,
     /// What acts between blocks, in order.
-    pub rules: Vec<Box<dyn Between>>,
+    pub rules: Vec<Box<dyn BlockRule>>,
 }
 
 impl Switches {

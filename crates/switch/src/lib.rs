@@ -4,11 +4,11 @@
 //! point against it, once: typed settings that layers read, and the rules that [`switchformer_nn::run`] applies. A
 //! [`Form`] is another form of a layer; a [`Plan`] says which forms a checkpoint has and what its switches keep.
 
-pub mod between;
 pub mod form;
 pub mod host;
 pub mod leaf;
 pub mod plan;
+pub mod rule;
 pub mod sites;
 pub mod switch;
 pub mod task;
@@ -27,8 +27,8 @@ pub static SWITCHES: &[&dyn AnySwitch] = &[
     &task::Task,
     &leaf::experts::Experts,
     &leaf::heads::Heads,
-    &between::tokens::Tokens,
-    &between::exit::Exit,
+    &rule::tokens::Tokens,
+    &rule::exit::Exit,
 ];
 
 /// Every form of layers that a plan may name.

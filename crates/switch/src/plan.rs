@@ -56,7 +56,7 @@ pub struct NamedPoint {
 /// Version 2.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct PlanFile {
     schema: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     forms: Vec<FormUse>,
@@ -95,7 +95,7 @@ fn is_default(p: &Point) -> bool {
 impl First {
     /// The same in version 2, and where its parts stand in the old file, for errors.
     fn upgraded(self) -> Result<Plan> {
-        let (experts, exit) = (&crate::leaf::experts::Added, &crate::between::exit::Exit);
+        let (experts, exit) = (&crate::leaf::experts::Added, &crate::rule::exit::Exit);
         let mut plan = Plan { points: self.points, provenance: self.provenance, ..Plan::default() };
         if let Some(params) = self.experts {
             experts.check(&params, "switch.experts")?;
@@ -146,7 +146,7 @@ impl Plan {
         match doc.get("schema").and_then(Value::as_u64) {
             Some(1) => json::typed::<First>(doc, &path)?.upgraded(),
             Some(2) | None => {
-                let w: Written = json::typed(doc, &path)?;
+                let w: PlanFile = json::typed(doc, &path)?;
                 let plan = Plan {
                     forms: w.forms,
                     switches: w.switches,
@@ -195,7 +195,7 @@ impl Plan {
         }
         config.insert("switch".into(), json!({"schema": SCHEMA, "file": FILE}));
         let plan = self.clone();
-        let written = Written {
+        let written = PlanFile {
             schema: SCHEMA,
             forms,
             switches: plan.switches,

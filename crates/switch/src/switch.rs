@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::point::Setting;
-use switchformer_nn::{Between, Error, Point, Result, Staged, Weights};
+use switchformer_nn::{BlockRule, Error, Point, Result, Staged, Weights};
 
 use crate::host::Host;
 use crate::plan::Plan;
@@ -91,7 +91,7 @@ pub trait Switch: Send + Sync + 'static {
     /// checkpoint accepts.
     fn resolve(&self, point: &Point, host: &Host, can: &Self::Capability) -> Result<Option<Self::Setting>>;
     /// The rule to apply between blocks, if any.
-    fn rule(&self, setting: &Self::Setting, host: &Host, can: &Arc<Self::Capability>) -> Option<Box<dyn Between>> {
+    fn rule(&self, setting: &Self::Setting, host: &Host, can: &Arc<Self::Capability>) -> Option<Box<dyn BlockRule>> {
         let _ = (setting, host, can);
         None
     }
@@ -128,7 +128,7 @@ pub trait Switch: Send + Sync + 'static {
 pub(crate) type Capability = Arc<dyn Any + Send + Sync>;
 
 /// A checked setting, and what acts between blocks at it.
-pub type Checked = (Setting, Option<Box<dyn Between>>);
+pub type Checked = (Setting, Option<Box<dyn BlockRule>>);
 
 /// A [`Switch`] without its types, for the list of all.
 pub trait AnySwitch: Send + Sync {

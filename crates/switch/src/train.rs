@@ -12,7 +12,7 @@ use crate::plan::Plan;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pull {
     /// The answer at `from`, fixed, teaches the one at `to`; `weight` of its loss, the labels have the rest.
-    Teach {
+    Distill {
         /// The teacher.
         from: usize,
         /// The taught.
@@ -21,7 +21,7 @@ pub enum Pull {
         weight: f64,
     },
     /// Both answers are drawn to each other by their symmetric divergence.
-    Agree {
+    Mutual {
         /// One.
         a: usize,
         /// The other.

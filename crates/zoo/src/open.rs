@@ -8,8 +8,8 @@ use switchformer_nn::names::Names;
 use switchformer_nn::{
     Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Taps, Trace, Weights, staged,
 };
-use switchformer_switch::between::cancel::Cancel;
 use switchformer_switch::leaf::bits::NestedInt;
+use switchformer_switch::rule::cancel::Cancel;
 use switchformer_switch::{Form, Plan, Resolved, Switches};
 
 use crate::assemble::{Assembled, Source, assemble};

@@ -3,9 +3,9 @@
 pub(crate) use switchformer_nn::Mixer;
 pub(crate) use switchformer_nn::attention::Shrink;
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, LayerNorm, positions_at, project_onto};
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::ops::{self, Beside};
 use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixel_rows, size_of};
 use switchformer_nn::staged::State;
@@ -133,7 +133,7 @@ impl Factors {
     /// Factors stored in `shape` that start at `start`; none where that is absent.
     pub(crate) fn load(w: &Weights, shape: &[usize], start: Option<f32>) -> Result<Self> {
         let Some(start) = start else { return Ok(Factors(None)) };
-        let w = w.drawn(Draw::Constant(start));
+        let w = w.with_init(Init::Constant(start));
         let one = |name: &str| -> Result<Tensor> { w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ())) };
         Ok(Factors(Some([one("gamma_1")?, one("gamma_2")?])))
     }
@@ -295,7 +295,7 @@ impl ConvFfn {
     /// On its residual, times the factors of a block. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows, f: &Factors) -> Result<Tensor> {
         let act = matches!(self.inside, Inside::BehindRelu).then_some(Activation::Relu);
-        let hidden = self.fc1.forward_then(cx, x, &Then { act, ..Then::default() })?;
+        let hidden = self.fc1.forward_with(cx, x, &Epilogue { act, ..Epilogue::default() })?;
         let beside = Beside { input: matches!(self.inside, Inside::Added), act: Some(self.act) };
         let mixed = self.conv.forward_beside(cx, &hidden, rows, beside)?;
         if f.0.is_none() {

@@ -13,9 +13,9 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::{
-    Between, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Staged, State, Taps, Trace, staged,
+    BlockRule, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Staged, State, Taps, Trace, staged,
 };
-use switchformer_switch::between::cancel::Cancel;
+use switchformer_switch::rule::cancel::Cancel;
 use switchformer_tensor::Tensor;
 use switchformer_zoo::{OpenOptions, Opened, ZOO};
 
@@ -97,7 +97,7 @@ fn members_with_seeds_of_their_own_get_what_they_get_alone() {
 /// Raises a flag after a block, as another thread would.
 struct Raise(usize, Arc<AtomicBool>);
 
-impl Between for Raise {
+impl BlockRule for Raise {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }
@@ -124,7 +124,7 @@ fn cancelling_one_member_changes_nothing_for_the_others() {
             let flag = Arc::new(AtomicBool::new(false));
             let one = |m: usize| Member { place: m as u32, seed: None, cancelled: (m == gone).then(|| flag.clone()) };
             let input = input.clone().of_members(Members::new((0..N).map(one))).unwrap();
-            let rules: [Box<dyn Between>; 2] = [Box::new(Raise(after, flag.clone())), Box::new(Cancel)];
+            let rules: [Box<dyn BlockRule>; 2] = [Box::new(Raise(after, flag.clone())), Box::new(Cancel)];
             let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
             let out = staged::run(trunk, &rules, &mut Ctx::new(&point, &mut taps, &mut trace), &input).unwrap();
             assert!(!out.values().is_empty(), "{at}");

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use switchformer_nn::{Error, Input, Result};
 
-use super::{End, Ends, Pen, Written};
+use super::{Decoder, End, Ends, Generation};
 
 /// Most beams per member.
 pub const MAX_BEAMS: usize = 64;
@@ -142,9 +142,9 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 }
 
 /// The best texts of each member.
-pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Written>>> {
+pub(super) fn search(writer: &mut Decoder, source: &Input, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Generation>>> {
     b.check()?;
-    let (mut memory, mut logits) = pen.begin(source)?;
+    let (mut memory, mut logits) = writer.begin(source)?;
     // All beams of a member start as one.
     let start =
         |from: usize| Search { running: vec![Beam { tokens: Vec::new(), sum: 0.0, from }], finished: Vec::new() };
@@ -152,7 +152,7 @@ pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> R
     loop {
         let scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
         for (member, search) in (0..).zip(&mut searches).filter(|(_, s)| !s.running.is_empty()) {
-            if pen.members.cancelled(member) { search.cancel(b) } else { search.step(&scores, ends, b) }
+            if writer.members.cancelled(member) { search.cancel(b) } else { search.step(&scores, ends, b) }
         }
         // Segments of the next step: what each running beam continues, and with which token.
         let (mut segments, mut tokens) = (Vec::new(), Vec::new());
@@ -165,10 +165,10 @@ pub(super) fn search(pen: &mut Pen, source: &Input, ends: &Ends, b: &Beams) -> R
             break;
         }
         memory.select(&segments)?;
-        logits = pen.step(&mut memory, &tokens)?;
+        logits = writer.step(&mut memory, &tokens)?;
     }
     let texts = |s: Search| {
-        let written = |(score, tokens, end)| Written { tokens, score: Some(score), end };
+        let written = |(score, tokens, end)| Generation { tokens, score: Some(score), end };
         s.finished.into_iter().take(b.keep).map(written).collect()
     };
     Ok(searches.into_iter().map(texts).collect())

@@ -7,7 +7,7 @@ mod beam;
 mod sample;
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::{Between, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
+use switchformer_nn::{BlockRule, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
 use switchformer_switch::Resolved;
 use switchformer_switch::leaf::experts::Loads;
 
@@ -32,7 +32,7 @@ pub enum Choice {
 
 /// How to write.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Writing {
+pub struct GenerationConfig {
     /// Most tokens per member.
     pub max_tokens: usize,
     /// How the next token is chosen.
@@ -55,7 +55,7 @@ pub enum End {
 
 /// A written text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Written {
+pub struct Generation {
     /// Its tokens; one that ends the text is kept, the start token is not.
     pub tokens: Vec<u32>,
     /// Sum of log-probabilities over a power of the length, of beams.
@@ -65,7 +65,7 @@ pub struct Written {
 }
 
 /// What the caller hears and says while texts are written.
-pub struct Watch<'a> {
+pub struct Streamer<'a> {
     /// Whether the tokens of a member end its text, beyond the tokens that always do.
     pub stop: &'a dyn Fn(&[u32]) -> bool,
     /// Hears every token as it is written: member and token. Beams change their minds, so they tell nothing.
@@ -93,8 +93,9 @@ impl Ends<'_> {
 
 /// The likeliest continuation of at most `max_tokens` per member; see [`write()`].
 pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize) -> Result<(Vec<Vec<u32>>, Trace)> {
-    let mut watch = Watch { stop: &|_| false, token: &mut |_, _| {} };
-    let (all, trace) = write(opened, point, source, &Writing { max_tokens, choice: Choice::Greedy }, &mut watch)?;
+    let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
+    let (all, trace) =
+        write(opened, point, source, &GenerationConfig { max_tokens, choice: Choice::Greedy }, &mut streamer)?;
     Ok((all.into_iter().map(|m| m.into_iter().flat_map(|w| w.tokens).collect()).collect(), trace))
 }
 
@@ -106,9 +107,9 @@ pub fn write(
     opened: &Opened,
     point: &Point,
     source: &Input,
-    how: &Writing,
-    watch: &mut Watch,
-) -> Result<(Vec<Vec<Written>>, Trace)> {
+    how: &GenerationConfig,
+    streamer: &mut Streamer,
+) -> Result<(Vec<Vec<Generation>>, Trace)> {
     let Some(decoder) = opened.model.decoder() else {
         return Err(Error::input("this model writes no text", "open one for conditional generation, such as t5"));
     };
@@ -118,7 +119,7 @@ pub fn write(
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
     let Resolved { point, rules } = opened.switches.resolve(point)?;
-    let mut pen = Pen {
+    let mut writer = Decoder {
         decoder,
         model: opened.model.trunk(),
         rules,
@@ -127,33 +128,33 @@ pub fn write(
         trace: Trace::default(),
         loads: Loads::default(),
     };
-    let ends = Ends { tokens: &decoder.ends, stop: watch.stop, max: how.max_tokens };
+    let ends = Ends { tokens: &decoder.ends, stop: streamer.stop, max: how.max_tokens };
     let written = match &how.choice {
-        Choice::Greedy => one_by_one(&mut pen, source, &ends, watch.token, &mut |_, _, row| likeliest(row))?,
+        Choice::Greedy => one_by_one(&mut writer, source, &ends, streamer.token, &mut |_, _, row| likeliest(row))?,
         Choice::Sample(s) => {
             s.check()?;
             let draws = sample::Draws::new(point.seed(), source)?;
             let mut pick = |member: usize, step: usize, row: &[f32]| s.pick(row, draws.at(member, step));
-            one_by_one(&mut pen, source, &ends, watch.token, &mut pick)?
+            one_by_one(&mut writer, source, &ends, streamer.token, &mut pick)?
         }
-        Choice::Beams(b) => beam::search(&mut pen, source, &ends, b)?,
+        Choice::Beams(b) => beam::search(&mut writer, source, &ends, b)?,
     };
-    pen.loads.give(&mut pen.trace);
-    Ok((written, pen.trace))
+    writer.loads.give(&mut writer.trace);
+    Ok((written, writer.trace))
 }
 
 /// A decoder at work: its records stay as few as one pass makes, however long the text.
-struct Pen<'a> {
+struct Decoder<'a> {
     decoder: &'a Decode,
     model: &'a dyn Staged,
-    rules: Vec<Box<dyn Between>>,
+    rules: Vec<Box<dyn BlockRule>>,
     members: &'a Members,
     point: &'a Point,
     trace: Trace,
     loads: Loads,
 }
 
-impl Pen<'_> {
+impl Decoder<'_> {
     /// Reads the source and scores what could follow the start token; the memory goes on from there.
     fn begin(&mut self, source: &Input) -> Result<(Memory, Vec<Vec<f32>>)> {
         let mut memory = Memory::new(source.n())?;
@@ -194,19 +195,19 @@ type Pick<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> u32;
 
 /// One text per member, one token per step.
 fn one_by_one(
-    pen: &mut Pen,
+    writer: &mut Decoder,
     source: &Input,
     ends: &Ends,
     heard: &mut dyn FnMut(usize, u32),
     pick: Pick,
-) -> Result<Vec<Vec<Written>>> {
-    let (mut memory, mut logits) = pen.begin(source)?;
-    let mut texts: Vec<Written> =
-        (0..source.n()).map(|_| Written { tokens: Vec::new(), score: None, end: End::Length }).collect();
+) -> Result<Vec<Vec<Generation>>> {
+    let (mut memory, mut logits) = writer.begin(source)?;
+    let mut texts: Vec<Generation> =
+        (0..source.n()).map(|_| Generation { tokens: Vec::new(), score: None, end: End::Length }).collect();
     for step in 0.. {
         let mut on = Vec::with_capacity(logits.len());
         for (i, (member, row)) in memory.rows().members().iter().zip(&logits).enumerate() {
-            if pen.members.cancelled(*member) {
+            if writer.members.cancelled(*member) {
                 texts[*member as usize].end = End::Cancelled;
                 continue;
             }
@@ -223,7 +224,7 @@ fn one_by_one(
             break;
         }
         memory.select(&on.iter().map(|(i, _)| *i).collect::<Vec<_>>())?;
-        logits = pen.step(&mut memory, &on.into_iter().map(|(_, token)| token).collect::<Vec<_>>())?;
+        logits = writer.step(&mut memory, &on.into_iter().map(|(_, token)| token).collect::<Vec<_>>())?;
     }
     Ok(texts.into_iter().map(|t| vec![t]).collect())
 }

@@ -7,7 +7,7 @@ use switchformer_nn::{Point, Trace};
 use super::Given;
 use crate::answer::Reply;
 use crate::error::{Error, Result};
-use crate::generate::{Watch, write};
+use crate::generate::{Streamer, write};
 use crate::request::GenerationOptions;
 use crate::session::{Listener, Session};
 
@@ -56,8 +56,8 @@ pub(crate) fn replies(
             *told = to;
         }
     };
-    let mut watch = Watch { stop: &ends, token: &mut heard };
-    let (written, trace) = write(&session.opened, point, &given.input, &how, &mut watch)?;
+    let mut streamer = Streamer { stop: &ends, token: &mut heard };
+    let (written, trace) = write(&session.opened, point, &given.input, &how, &mut streamer)?;
     for (sample, (reply, best)) in replies.iter_mut().zip(written).enumerate() {
         let Some(best) = best.into_iter().next() else { continue };
         let full = decode(&best.tokens);

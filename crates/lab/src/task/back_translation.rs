@@ -36,16 +36,16 @@ pub(super) struct BackTranslation {
 
 /// Pieces of text and what they are after a translation there and back.
 #[derive(Debug, Default)]
-pub(super) struct SaidAgain(BTreeMap<String, String>);
+pub(super) struct Paraphrases(BTreeMap<String, String>);
 
-impl SaidAgain {
+impl Paraphrases {
     /// Translates all pieces of `texts` by both models of a recipe; what was translated before by the same models is read
     /// from the folder that a study shares.
     pub(super) fn of<'a>(
         models: &BackTranslation,
         shared: &Path,
         texts: impl Iterator<Item = &'a str>,
-    ) -> Result<SaidAgain> {
+    ) -> Result<Paraphrases> {
         let pieces: BTreeSet<&str> = texts.flat_map(|text| pieces(text).map(|range| &text[range])).collect();
         let mut hash = Sha256::new();
         for (variant, folder) in [("there", &models.there), ("home", &models.home)] {
@@ -64,7 +64,7 @@ impl SaidAgain {
             known.extend(new.into_iter().zip(home));
             write_atomic(&shared.join(&name), &serde_json::to_vec(&known).unwrap_or_default())?;
         }
-        Ok(SaidAgain(known))
+        Ok(Paraphrases(known))
     }
 
     /// A text said again, but for the pieces that a stretch is in; and where the stretch is then.
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_is_said_again_keeps_the_stretch() {
         let text = "The old town lies by the river. It is very old, they say. Nobody knows.";
-        let again = SaidAgain(BTreeMap::from(
+        let again = Paraphrases(BTreeMap::from(
             [("The old town lies by the river.", "An ancient city is on a stream."), ("Nobody knows.", "")]
                 .map(|(a, b)| (a.to_string(), b.to_string())),
         ));

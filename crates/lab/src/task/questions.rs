@@ -15,7 +15,7 @@ use switchformer_nn::{Output, Point};
 use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
-use super::back_translation::{BackTranslation, SaidAgain};
+use super::back_translation::{BackTranslation, Paraphrases};
 use super::corpus::{Packing, max_len};
 use super::kind::Setup;
 use super::{Batch, Figures, Losses, Places, Target, Task, all_hold, with_interval};
@@ -152,7 +152,7 @@ impl Setup for Questions {
                     let q = &source.questions[*i as usize];
                     [q.text.as_str(), source.passages[q.passage].text.as_str()]
                 });
-                Some(SaidAgain::of(models, &places.shared, texts)?)
+                Some(Paraphrases::of(models, &places.shared, texts)?)
             }
         };
         let mut train = Vec::new();
@@ -219,7 +219,7 @@ fn mixed(items: &[u32], limit: usize) -> Vec<u32> {
 enum Said<'a> {
     AsItIs,
     Varied(Rng),
-    Again(&'a SaidAgain),
+    Again(&'a Paraphrases),
 }
 
 /// The windows of a question that hold its first answer.

@@ -241,8 +241,8 @@ impl SoftmaxAttention {
             None => made,
             Some(rotary) => {
                 let [q, k, v] = self.split(made)?;
-                let q = rotary.turn(&q, self.spec.heads, rows.positions())?;
-                Made::Apart([q, rotary.turn(&k, self.spec.kv_heads, k_rows.positions())?, v])
+                let q = rotary.rotate(&q, self.spec.heads, rows.positions())?;
+                Made::Apart([q, rotary.rotate(&k, self.spec.kv_heads, k_rows.positions())?, v])
             }
         };
         let Scores::Cosine(log) = &self.spec.scores else { return Ok(made) };
@@ -464,7 +464,7 @@ impl Attention for SoftmaxAttention {
         let n = made.len();
         let [k, v] = made.try_into().map_err(|_| Error::shape("attention", "keys and values", &[n]))?;
         let k = match &self.spec.rotary {
-            Some(rotary) => rotary.turn(&k, self.spec.kv_heads, rows.positions())?,
+            Some(rotary) => rotary.rotate(&k, self.spec.kv_heads, rows.positions())?,
             None => k,
         };
         Ok(KeyValues { k, v, rows: rows.clone() })
@@ -481,7 +481,7 @@ impl Attention for SoftmaxAttention {
         self.apart()?;
         let q = self.projections.qkv[0].forward(cx, x)?;
         let q = match &self.spec.rotary {
-            Some(rotary) => rotary.turn(&q, self.spec.heads, rows.positions())?,
+            Some(rotary) => rotary.rotate(&q, self.spec.heads, rows.positions())?,
             None => q,
         };
         let mixed = self.whole(cx, Made::Apart([q, seen.k.clone(), seen.v.clone()]), rows, &seen.rows)?;
@@ -611,8 +611,8 @@ mod tests {
             |name: &str, out: usize, bias: bool| w.linear(name, dim, out, bias).unwrap().forward(&mut cx, &x).unwrap();
         let (q, k, v) =
             (make("q", HEADS * head_dim, true), make("k", SHARED * head_dim, false), make("v", SHARED * WIDE, false));
-        let q = numbers(&rotary.turn(&q, HEADS, rows.positions()).unwrap());
-        let k = numbers(&rotary.turn(&k, SHARED, rows.positions()).unwrap());
+        let q = numbers(&rotary.rotate(&q, HEADS, rows.positions()).unwrap());
+        let k = numbers(&rotary.rotate(&k, SHARED, rows.positions()).unwrap());
         let v = numbers(&v);
         let mut mixed = vec![vec![0f32; HEADS * WIDE]; 11];
         for (segment, head) in (0..rows.n()).flat_map(|s| (0..HEADS).map(move |h| (s, h))) {

@@ -362,7 +362,7 @@ impl Angles {
 /// Rotary positions: in every head the pairs of a row turn by the angles of the row's position; numbers behind the pairs
 /// stay. Shapes: x `[rows, heads * head_dim]`, positions `[rows]` -> the same as x. Errors where a position is beyond the
 /// table or heads are of another width.
-pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Result<Tensor> {
+pub fn rotate(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Result<Tensor> {
     let (rows, dim) = x.dims2()?;
     let beyond = positions.iter().any(|p| *p as usize >= angles.positions());
     let half = angles.half;
@@ -371,7 +371,7 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
         let what = format!("[{}, {heads} * {width}] below {}", positions.len(), angles.positions());
         return Err(Error::shape("rotary positions", what, x.dims()));
     }
-    let turned = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> Result<Vec<f32>> {
+    let rotated = move |x: &Tensor, angles: &Angles, positions: &[u32], back: bool| -> Result<Vec<f32>> {
         let mut y = with([x], |[x]| x.to_vec())?;
         let table = Rotary { cos: &angles.cos, sin: &angles.sin, half, pairs: angles.pairs };
         let run = if back { kernels::rotary_backward } else { kernels::rotary };
@@ -389,28 +389,28 @@ pub fn turn(x: &Tensor, heads: usize, angles: &Angles, positions: &[u32]) -> Res
             };
             let (cos, sin) = (table(&angles.cos)?, table(&angles.sin)?);
             let all = x.reshape((rows, heads, width))?;
-            let turning = all.narrow(2, 0, 2 * half)?;
+            let rotating = all.narrow(2, 0, 2 * half)?;
             let (a, b) = match angles.pairs {
-                Pairs::Halves => (turning.narrow(2, 0, half)?, turning.narrow(2, half, half)?),
+                Pairs::Halves => (rotating.narrow(2, 0, half)?, rotating.narrow(2, half, half)?),
                 Pairs::Neighbours => {
-                    let pairs = turning.reshape((rows, heads, half, 2))?;
+                    let pairs = rotating.reshape((rows, heads, half, 2))?;
                     (pairs.narrow(3, 0, 1)?.squeeze(3)?, pairs.narrow(3, 1, 1)?.squeeze(3)?)
                 }
             };
             let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
             let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-            let turned = match angles.pairs {
+            let rotated = match angles.pairs {
                 Pairs::Halves => Tensor::cat(&[&first, &second], 2)?,
                 Pairs::Neighbours => Tensor::stack(&[first, second], 3)?.reshape((rows, heads, 2 * half))?,
             };
             if 2 * half == width {
-                return turned.reshape((rows, dim));
+                return rotated.reshape((rows, dim));
             }
             let still = all.narrow(2, 2 * half, width - 2 * half)?;
-            Tensor::cat(&[turned, still], 2)?.reshape((rows, dim))
+            Tensor::cat(&[rotated, still], 2)?.reshape((rows, dim))
         },
-        || Ok((turned(x, angles, positions, false)?, vec![rows, dim])),
-        move |g| Ok(vec![Some(tensor(turned(g, &own, &at, true)?, &[rows, dim])?)]),
+        || Ok((rotated(x, angles, positions, false)?, vec![rows, dim])),
+        move |g| Ok(vec![Some(tensor(rotated(g, &own, &at, true)?, &[rows, dim])?)]),
     )
 }
 
@@ -487,10 +487,10 @@ mod tests {
         check(&[x.clone(), var(6, &[12, 2]), var(7, &[12])], |t| mix_parts(&t[0], &t[1], &t[2], 2));
         check(from_ref(&x), |t| mean_rows(&t[0], &rows));
         for pairs in [Pairs::Neighbours, Pairs::Halves] {
-            check(from_ref(&x), |t| turn(&t[0], 2, &Angles::new(6, &[1.0, 0.1], pairs), &[0, 5, 0, 1, 2, 3, 4]));
+            check(from_ref(&x), |t| rotate(&t[0], 2, &Angles::new(6, &[1.0, 0.1], pairs), &[0, 5, 0, 1, 2, 3, 4]));
             // The third and fourth number of each head stay.
             let part = Angles::new(6, &[0.3], pairs).partial(4);
-            check(from_ref(&x), |t| turn(&t[0], 2, &part, &[0, 5, 0, 1, 2, 3, 4]));
+            check(from_ref(&x), |t| rotate(&t[0], 2, &part, &[0, 5, 0, 1, 2, 3, 4]));
         }
     }
 
@@ -503,6 +503,6 @@ mod tests {
         assert!(mean_rows(&x, &Rows::new(&[3]).unwrap()).is_err());
         assert!(affine_columns(&x, &z, &z).is_err());
         assert!(mix_parts(&x, &var(3, &[12, 3]).detach(), &var(4, &[12]).detach(), 2).is_err());
-        assert!(turn(&x, 3, &angles, &[0, 1, 2, 0]).is_err() && turn(&x, 2, &angles, &[0, 1, 1, 0]).is_err());
+        assert!(rotate(&x, 3, &angles, &[0, 1, 2, 0]).is_err() && rotate(&x, 2, &angles, &[0, 1, 1, 0]).is_err());
     }
 }

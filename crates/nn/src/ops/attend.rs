@@ -25,7 +25,7 @@ pub struct AttendSpec<'a> {
     /// A learned number added to each score.
     pub bias: Option<ScoreBias<'a>>,
     /// Parts of a segment that are kept apart, where queries and keys are the same rows.
-    pub zones: Option<Apart<'a>>,
+    pub zones: Option<Zones<'a>>,
 }
 
 /// What is added to each score.
@@ -49,7 +49,7 @@ impl<'a> ScoreBias<'a> {
 
 /// Zones within segments: a query and a key of different zones get a number added to their score.
 #[derive(Clone, Copy, Debug)]
-pub struct Apart<'a> {
+pub struct Zones<'a> {
     /// Zone of every row, `[rows]`.
     pub of: &'a [u8],
     /// What is added.

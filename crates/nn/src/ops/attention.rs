@@ -415,7 +415,7 @@ mod tests {
     use switchformer_tensor::Var;
 
     use super::*;
-    use crate::ops::{Apart, RelativeBias, composed};
+    use crate::ops::{RelativeBias, Zones, composed};
     use crate::tape::{Grads, record};
 
     const HEADS: usize = 2;
@@ -522,7 +522,7 @@ mod tests {
         let zones: Vec<u8> = (0..24).map(|i| (i * 5 / 7 % 3) as u8).collect();
         let plain = AttendSpec { bias: Some(ScoreBias::Pairs(&pairs)), ..AttendSpec::new(&even, &even, HEADS, 0.4) };
         agrees("pairs", &plain);
-        agrees("zones", &AttendSpec { zones: Some(Apart { of: &zones, apart: -3.0 }), ..plain });
+        agrees("zones", &AttendSpec { zones: Some(Zones { of: &zones, apart: -3.0 }), ..plain });
     }
 
     #[test]
@@ -531,7 +531,7 @@ mod tests {
         let pairs = var(6, &[HEADS, 6, 6]);
         let spec = AttendSpec { bias: Some(ScoreBias::Pairs(&pairs)), ..AttendSpec::new(&rows, &rows, HEADS, 1.0) };
         assert!(super::super::attend(&q, &q, &q, &spec).is_err());
-        let zones = AttendSpec { bias: None, zones: Some(Apart { of: &[0; 5], apart: -1.0 }), ..spec };
+        let zones = AttendSpec { bias: None, zones: Some(Zones { of: &[0; 5], apart: -1.0 }), ..spec };
         assert!(super::super::attend(&q, &q, &q, &zones).is_err());
     }
 }

@@ -69,10 +69,10 @@ impl CustomOp3 for DepthwiseOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, b) = (values(x, lx)?, values(b, lb)?);
         let taps = taps(values(w, lw)?, lw.shape().dims2()?.1, self.beside);
-        let then = Epilogue { bias: Some(b), act: self.beside.act.map(kernel_act), ..Epilogue::default() };
+        let epilogue = Epilogue { bias: Some(b), act: self.beside.act.map(kernel_act), ..Epilogue::default() };
         let mut y = kernels::unfilled(x.len());
         for (run, part) in self.parts() {
-            kernels::depthwise(run, &x[part.clone()], &taps, &then, &mut y[part]);
+            kernels::depthwise(run, &x[part.clone()], &taps, &epilogue, &mut y[part]);
         }
         answer(y, lx.dims())
     }
@@ -117,8 +117,8 @@ pub fn depthwise(x: &Tensor, w: &Tensor, b: &Tensor, rows: &Rows, kernel: usize,
     };
     let runs = rows.sizes()?.chunk_by(|a, b| a == b).filter(|maps| maps[0].0 * maps[0].1 > 0).map(run).collect();
     let learning = [x, w, b].into_iter().any(Tensor::track_op);
-    let then = beside.act.filter(|_| learning);
+    let epilogue = beside.act.filter(|_| learning);
     let beside = Beside { act: beside.act.filter(|_| !learning), ..beside };
     let y = apply3(&x.contiguous()?, &w.contiguous()?, &b.contiguous()?, DepthwiseOp { runs, beside })?;
-    then.map_or(Ok(y.clone()), |act| super::activation(&y, act))
+    epilogue.map_or(Ok(y.clone()), |act| super::activation(&y, act))
 }

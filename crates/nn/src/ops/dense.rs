@@ -8,7 +8,7 @@ use switchformer_tensor::Tensor;
 use super::{composed, fused, on_kernels};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
-use crate::leaf::{Plain, Then};
+use crate::leaf::{Epilogue, Plain};
 use crate::tape::{apply, recording};
 
 /// The weights `[out, in]` of a projection, packed at the first product that tracks no gradient.
@@ -47,11 +47,11 @@ impl DenseWeight {
     }
 
     /// `x w^T + b` and what follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
-    pub fn linear(&self, x: &Tensor, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
+    pub fn linear(&self, x: &Tensor, b: Option<&Tensor>, epilogue: &Epilogue) -> Result<Tensor> {
         let tracked = |t: &Tensor| t.track_op();
-        let learning = tracked(x) || [b, then.gate, then.residual].into_iter().flatten().any(tracked);
+        let learning = tracked(x) || [b, epilogue.gate, epilogue.residual].into_iter().flatten().any(tracked);
         let here = |t: &Tensor| on_kernels(&[t]);
-        let fits = here(x) && [b, then.gate, then.residual].into_iter().flatten().all(here);
+        let fits = here(x) && [b, epilogue.gate, epilogue.residual].into_iter().flatten().all(here);
         let packed = match self.form() {
             Form::Packed(w) if fits && !learning => w,
             Form::Rows(w) if fits && !learning && packs(&w) => self.pack(&w)?,
@@ -59,10 +59,10 @@ impl DenseWeight {
             _ => {
                 let w = self.rows()?;
                 let y = if here(x) && here(&w) { fused::linear(x, &w, b)? } else { composed::linear(x, &w, b)? };
-                return then.apply(y);
+                return epilogue.apply(y);
             }
         };
-        fused::linear_packed(x, &packed, b, then)
+        fused::linear_packed(x, &packed, b, epilogue)
     }
 
     /// The panels, made now if need be; `None` where the matrix must stay a tensor.
@@ -179,7 +179,7 @@ mod tests {
         let y = linear_grouped(&x, &counts, &groups, act).unwrap().unwrap();
         let mut from = 0;
         for (n, (w, b)) in counts.into_iter().zip(&groups) {
-            let own = w.linear(&x.narrow(0, from, n).unwrap(), *b, &Then { act, ..Then::default() }).unwrap();
+            let own = w.linear(&x.narrow(0, from, n).unwrap(), *b, &Epilogue { act, ..Epilogue::default() }).unwrap();
             let got = y.narrow(0, from, n).unwrap();
             assert_eq!(got.to_vec2::<f32>().unwrap(), own.to_vec2::<f32>().unwrap());
             from += n;
@@ -210,7 +210,7 @@ mod tests {
         let mut parts = Vec::new();
         for (n, (w, b)) in counts.into_iter().zip(&groups) {
             let rows = x.narrow(0, from, n).unwrap();
-            parts.push(w.linear(&rows, *b, &Then { act, ..Then::default() }).unwrap());
+            parts.push(w.linear(&rows, *b, &Epilogue { act, ..Epilogue::default() }).unwrap());
             from += n;
         }
         let alone = (Tensor::cat(&parts, 0).unwrap() * &slopes).unwrap().sum_all().unwrap();

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use switchformer_kernels::quant::{Int8Rows, PackedCodes};
-use switchformer_kernels::{self as kernels, Act, Epilogue, PackedMatrix, act, nested};
+use switchformer_kernels::{self as kernels, Act, Epilogue as KernelEpilogue, PackedMatrix, act, nested};
 use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Shape, Tensor};
 
 use super::NestedWeight;
 use crate::error::{Error, Result};
 use crate::layers::Activation;
-use crate::leaf::Then;
+use crate::leaf::Epilogue;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.
@@ -118,20 +118,20 @@ pub fn pack(w: &Tensor) -> Result<PackedMatrix> {
 
 /// Projection with packed weights and what follows it, without a backward pass. Shapes: x `[rows, in]` ->
 /// `[rows, out]`.
-pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
+pub fn linear_packed(x: &Tensor, w: &PackedMatrix, b: Option<&Tensor>, epilogue: &Epilogue) -> Result<Tensor> {
     let (m, out) = (x.dims()[0], w.dims().1);
-    check_linear(x, w.dims(), b, then)?;
+    check_linear(x, w.dims(), b, epilogue)?;
     let mut y = kernels::unfilled(m * out);
     // `x` stands in for what is not there, and is not looked at.
-    with_epilogue(x, b, then, |x, then| kernels::linear_packed(m, x, w, &then, &mut y))?;
+    with_epilogue(x, b, epilogue, |x, epilogue| kernels::linear_packed(m, x, w, &epilogue, &mut y))?;
     tensor(y, &[m, out])
 }
 
 /// Whether the shapes of a projection and of what follows it fit.
-fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, then: &Then) -> Result<()> {
+fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, epilogue: &Epilogue) -> Result<()> {
     let wanted = |t: Option<&Tensor>, dims: &[usize]| t.is_none_or(|t| t.dims() == dims);
     let m = x.dims()[0];
-    let results = wanted(then.gate, &[m, out]) && wanted(then.residual, &[m, out]);
+    let results = wanted(epilogue.gate, &[m, out]) && wanted(epilogue.residual, &[m, out]);
     if x.dims() == [m, inner] && wanted(b, &[out]) && results {
         return Ok(());
     }
@@ -139,17 +139,22 @@ fn check_linear(x: &Tensor, (inner, out): (usize, usize), b: Option<&Tensor>, th
 }
 
 /// Calls `f` on the values of `x` and on what follows a product with them.
-fn with_epilogue(x: &Tensor, b: Option<&Tensor>, then: &Then, f: impl FnOnce(&[f32], Epilogue)) -> Result<()> {
+fn with_epilogue(
+    x: &Tensor,
+    b: Option<&Tensor>,
+    epilogue: &Epilogue,
+    f: impl FnOnce(&[f32], KernelEpilogue),
+) -> Result<()> {
     // `x` stands in for what is not there, and is not looked at.
-    let parts = [x, b.unwrap_or(x), then.gate.unwrap_or(x), then.residual.unwrap_or(x)];
+    let parts = [x, b.unwrap_or(x), epilogue.gate.unwrap_or(x), epilogue.residual.unwrap_or(x)];
     with(parts, |[x, bias, gate, residual]| {
-        let then = Epilogue {
+        let epilogue = KernelEpilogue {
             bias: b.map(|_| bias),
-            act: then.act.map(kernel_act),
-            gate: then.gate.map(|_| gate),
-            residual: then.residual.map(|_| residual),
+            act: epilogue.act.map(kernel_act),
+            gate: epilogue.gate.map(|_| gate),
+            residual: epilogue.residual.map(|_| residual),
         };
-        f(x, then);
+        f(x, epilogue);
     })
 }
 
@@ -170,10 +175,11 @@ pub(super) fn linear_grouped(
     }));
     let biases = biases.iter().map(|b| b.map(Tensor::to_vec1).transpose()).collect::<Result<Vec<_>>>()?;
     let act = act.map(kernel_act);
-    let then: Vec<_> = biases.iter().map(|b| Epilogue { bias: b.as_deref(), act, ..Epilogue::default() }).collect();
+    let epilogue: Vec<_> =
+        biases.iter().map(|b| KernelEpilogue { bias: b.as_deref(), act, ..KernelEpilogue::default() }).collect();
     let w: Vec<&PackedMatrix> = w.iter().map(Arc::as_ref).collect();
     let mut y = kernels::unfilled(total * out);
-    with([x], |[x]| kernels::linear_grouped(x, &cu, &w, &then, &mut y))?;
+    with([x], |[x]| kernels::linear_grouped(x, &cu, &w, &epilogue, &mut y))?;
     tensor(y, &[total, out])
 }
 
@@ -461,12 +467,12 @@ pub(super) fn linear_few(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tenso
 }
 
 /// See [`super::PackedNested::linear_int8`].
-pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>, then: &Then) -> Result<Tensor> {
+pub fn linear_int8(x: &Tensor, w: &PackedCodes, bits: u8, b: Option<&Tensor>, epilogue: &Epilogue) -> Result<Tensor> {
     let (m, inner) = x.dims2()?;
-    check_linear(x, (w.d_in(), w.d_out()), b, then)?;
+    check_linear(x, (w.d_in(), w.d_out()), b, epilogue)?;
     let mut y = kernels::unfilled(m * w.d_out());
-    with_epilogue(x, b, then, |x, then| {
-        w.linear_int8(&Int8Rows::quantize(m, inner, w.group(), x), bits, &then, &mut y);
+    with_epilogue(x, b, epilogue, |x, epilogue| {
+        w.linear_int8(&Int8Rows::quantize(m, inner, w.group(), x), bits, &epilogue, &mut y);
     })?;
     tensor(y, &[m, w.d_out()])
 }

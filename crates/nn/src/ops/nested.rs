@@ -7,7 +7,7 @@ use switchformer_tensor::Tensor;
 
 use super::{composed, fused, on_kernels};
 use crate::error::Result;
-use crate::leaf::Then;
+use crate::leaf::Epilogue;
 
 /// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row or per group of inputs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,12 +56,12 @@ impl PackedNested {
         w: &NestedWeight,
         bits: u8,
         b: Option<&Tensor>,
-        then: &Then,
+        epilogue: &Epilogue,
     ) -> Result<Tensor> {
         if !on_kernels(&[x]) || w.inner() > MAX_INT_ROW {
-            return then.apply(nested_linear(x, w, bits, b)?);
+            return epilogue.apply(nested_linear(x, w, bits, b)?);
         }
-        fused::linear_int8(x, self.packed(w), bits, b, then)
+        fused::linear_int8(x, self.packed(w), bits, b, epilogue)
     }
 
     /// [`nested_linear`], which for up to [`FEW_ROWS`] rows reads `bits` bits a weight and no more. Among so few a row

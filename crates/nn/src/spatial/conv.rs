@@ -8,8 +8,8 @@ use switchformer_tensor::Tensor;
 use super::Places;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::init::Draw;
-use crate::leaf::{LeafCost, Then};
+use crate::init::Init;
+use crate::leaf::{Epilogue, LeafCost};
 use crate::ops::{self, Beside, DenseWeight};
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};
@@ -61,7 +61,7 @@ impl Conv {
             return Err(Error::shape(w.name("weight"), what, &[out, channels]));
         }
         let kernels = [out, channels / groups, kernel, kernel];
-        let weight = w.drawn(Draw::FanOut(groups)).conv_matrix("weight", &kernels)?;
+        let weight = w.with_init(Init::FanOut(groups)).conv_matrix("weight", &kernels)?;
         Ok(Conv {
             kernels: RwLock::new(Kernels::Published(weight)),
             out,
@@ -102,7 +102,7 @@ impl Conv {
                 Kernels::Published(weight) => {
                     ops::linear(&seen[g], &arranged(weight, self.groups, g, places)?, bias.as_ref())
                 }
-                Kernels::Fixed(all) => all[g].linear(&seen[g], bias.as_ref(), &Then::default()),
+                Kernels::Fixed(all) => all[g].linear(&seen[g], bias.as_ref(), &Epilogue::default()),
             }
         };
         if self.groups == 1 {
@@ -169,7 +169,7 @@ pub struct Depthwise {
 impl Depthwise {
     /// Loads `weight [dim, 1, k, k]` and `bias [dim]` at the path of `w`.
     pub fn load(w: &Weights, dim: usize, kernel: usize) -> Result<Depthwise> {
-        let weight = w.drawn(Draw::FanOut(dim)).conv_matrix("weight", &[dim, 1, kernel, kernel])?;
+        let weight = w.with_init(Init::FanOut(dim)).conv_matrix("weight", &[dim, 1, kernel, kernel])?;
         Ok(Depthwise { weight, bias: w.tensor("bias", &[dim], ParamKind::Vector)?, kernel })
     }
 

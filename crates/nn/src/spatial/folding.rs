@@ -7,7 +7,7 @@ use super::{Conv, mean_rows, squared};
 use crate::batch_norm::BatchNorm;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{LeafCost, Linear, Then};
+use crate::leaf::{Epilogue, LeafCost, Linear};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
@@ -233,12 +233,12 @@ impl Folding {
     }
 
     /// The layer and what follows it. Shapes: x `[total, dim]` -> `[total', out]`.
-    pub fn forward_then(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, then: &Then) -> Result<(Tensor, Rows)> {
+    pub fn forward_with(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, epilogue: &Epilogue) -> Result<(Tensor, Rows)> {
         let branches = match &self.form {
-            Form::Point(linear) => return Ok((linear.forward_then(cx, x, then)?, rows.clone())),
+            Form::Point(linear) => return Ok((linear.forward_with(cx, x, epilogue)?, rows.clone())),
             Form::Conv(conv) => {
                 let (y, rows) = conv.forward(cx, x, rows)?;
-                return Ok((then.apply(y)?, rows));
+                return Ok((epilogue.apply(y)?, rows));
             }
             Form::Branches(branches) => branches,
         };
@@ -255,12 +255,12 @@ impl Folding {
             });
         }
         let (y, after) = sum.ok_or_else(|| Error::shape("branches", "at least one branch", &[0]))?;
-        Ok((then.apply(y)?, after))
+        Ok((epilogue.apply(y)?, after))
     }
 
     /// The same for a layer that keeps the map. Shapes: x `[total, dim]` -> `[total, out]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        Ok(self.forward_then(cx, x, rows, &Then::default())?.0)
+        Ok(self.forward_with(cx, x, rows, &Epilogue::default())?.0)
     }
 
     /// Cost for `rows` rows that come out.

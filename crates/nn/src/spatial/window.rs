@@ -3,7 +3,7 @@
 use switchformer_tensor::Tensor;
 
 use crate::error::{Error, Result};
-use crate::ops::{self, Apart};
+use crate::ops::{self, Zones};
 use crate::rows::{Rows, Size};
 
 /// What comes first where a map is no whole number of windows: references disagree.
@@ -221,8 +221,8 @@ impl Windows {
     }
 
     /// Who may not look at whom.
-    pub fn zones(&self) -> Option<Apart<'_>> {
-        self.zones.as_deref().map(|of| Apart { of, apart: self.far })
+    pub fn zones(&self) -> Option<Zones<'_>> {
+        self.zones.as_deref().map(|of| Zones { of, apart: self.far })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Files;
 use crate::error::Result;
-use crate::init::{self, Draw};
+use crate::init::{self, Init};
 
 pub(super) enum Source {
     /// A checkpoint.
@@ -58,7 +58,7 @@ pub struct Start {
     /// with a dot.
     pub fresh: Vec<String>,
     /// First parts of the names that are not trained, such as `embeddings`.
-    pub still: Vec<String>,
+    pub frozen: Vec<String>,
     /// Seed of what is drawn.
     pub seed: u64,
     /// Deviation of matrices that are drawn.
@@ -93,7 +93,7 @@ impl Start {
         }
     }
 
-    pub(super) fn values(&self, files: &Files, name: &str, shape: &[usize], draw: Draw) -> Result<Vec<f32>> {
+    pub(super) fn values(&self, files: &Files, name: &str, shape: &[usize], draw: Init) -> Result<Vec<f32>> {
         match self.origin(files, name) {
             Some(of) => files.read(&of),
             None => Ok(init::fresh(name, shape, self.seed, self.deviation, draw)),
@@ -101,14 +101,14 @@ impl Start {
     }
 
     /// Whether a tensor is not trained.
-    pub fn is_still(&self, name: &str) -> bool {
-        self.still.iter().any(|path| below(name, path))
+    pub fn is_frozen(&self, name: &str) -> bool {
+        self.frozen.iter().any(|path| below(name, path))
     }
 }
 
 impl Source {
     /// Values of a tensor that the source has in this shape; `None` where only shapes are wanted.
-    pub(super) fn values(&self, name: &str, shape: &[usize], draw: Draw) -> Result<Option<Vec<f32>>> {
+    pub(super) fn values(&self, name: &str, shape: &[usize], draw: Init) -> Result<Option<Vec<f32>>> {
         Ok(Some(match self {
             Source::Files(f) => f.read(name)?,
             Source::Start(f, start) => start.values(f, name, shape, draw)?,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use switchformer_nn::init::Stream;
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
@@ -96,7 +96,7 @@ impl TrainSwitch for Bits {
             let mut stream = if draws.part == 0 { stream } else { stream.fork(draws.part) };
             let pick = stream.below(narrow.len() as u64) as usize;
             all.points.push(draws.point(1).with("bits", narrow[pick]));
-            all.pulls.push(Pull::Teach { from: 0, to: 1, weight: key(table, "distill")? });
+            all.pulls.push(Pull::Distill { from: 0, to: 1, weight: key(table, "distill")? });
         }
         Ok(all)
     }
@@ -197,9 +197,9 @@ pub fn group_scale(w: &Tensor) -> Result<Tensor> {
 
 impl Linear for Nested {
     fn forward(&self, cx: &mut Ctx, x: &Tensor) -> Result<Tensor> {
-        self.forward_then(cx, x, &Then::default())
+        self.forward_with(cx, x, &Epilogue::default())
     }
-    fn forward_then(&self, cx: &mut Ctx, x: &Tensor, then: &Then) -> Result<Tensor> {
+    fn forward_with(&self, cx: &mut Ctx, x: &Tensor, epilogue: &Epilogue) -> Result<Tensor> {
         let (inner, out) = self.dims;
         let rows = switchformer_nn::leaf::rows_of(x, inner, &self.at)?;
         cx.count(rows * inner * out);
@@ -211,8 +211,8 @@ impl Linear for Nested {
         }
         let (bits, bias) = (width(cx.point), self.bias.as_ref());
         match cx.point.setting::<EightBits>() {
-            Some(EightBits) => self.packed.linear_int8(x, &self.weight, bits, bias, then),
-            None => then.apply(self.packed.linear(x, &self.weight, bits, bias)?),
+            Some(EightBits) => self.packed.linear_int8(x, &self.weight, bits, bias, epilogue),
+            None => epilogue.apply(self.packed.linear(x, &self.weight, bits, bias)?),
         }
     }
     fn parts(&self, unit: usize) -> Option<&dyn Parts> {

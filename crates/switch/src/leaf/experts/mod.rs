@@ -48,7 +48,7 @@ pub enum Factor {
 
 /// What balance means in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Even {
+pub enum BalanceLoss {
     /// `n * sum f_e P_e` with the share of choices f and the mean probability P (Switch Transformer).
     Shares,
     /// Squared variation of the sums of kept probabilities, plus that of the counts of choices (V-MoE, M3ViT).
@@ -65,7 +65,7 @@ pub struct Gating {
     /// In training the gate's input is multiplied by numbers from `1 - jitter` to `1 + jitter`.
     pub jitter: f64,
     /// What the balance loss measures.
-    pub even: Even,
+    pub balance_loss: BalanceLoss,
     /// Share of the balance loss in training.
     pub balance: f64,
     /// Share of the router z-loss in training.
@@ -77,7 +77,7 @@ pub struct Gating {
 impl Gating {
     /// No noise and no losses in training, no floor.
     pub const fn plain(top_k: usize, factor: Factor) -> Gating {
-        Gating { top_k, factor, jitter: 0.0, even: Even::Shares, balance: 0.0, z: 0.0, prune: None }
+        Gating { top_k, factor, jitter: 0.0, balance_loss: BalanceLoss::Shares, balance: 0.0, z: 0.0, prune: None }
     }
 }
 
@@ -294,9 +294,9 @@ impl Bank {
         let mut counts = vec![0f32; n];
         ids.iter().for_each(|e| counts[*e as usize] += 1.0);
         let counts = Tensor::from_vec(counts, n)?;
-        let balance = match self.gating.even {
-            Even::Shares => ((probs.mean(0)? * (counts / ids.len() as f64)?)?.sum_all()? * n as f64)?,
-            Even::Variation => {
+        let balance = match self.gating.balance_loss {
+            BalanceLoss::Shares => ((probs.mean(0)? * (counts / ids.len() as f64)?)?.sum_all()? * n as f64)?,
+            BalanceLoss::Variation => {
                 let mut kept = vec![0f32; rows * n];
                 ids.iter().enumerate().for_each(|(place, e)| kept[place / (ids.len() / rows) * n + *e as usize] = 1.0);
                 let kept = Tensor::from_vec(kept, (rows, n))?;

@@ -10,7 +10,7 @@
 //! Departs from the reference: packed rows, no padding; a source without any token is refused.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, Embedding, RmsNorm, project_onto};
 use switchformer_nn::leaf::Dense;
 use switchformer_nn::memory::{attend_own, attend_source};
@@ -205,8 +205,8 @@ impl Config {
     }
 
     /// Queries of a fresh model are small in place of a scale of the scores.
-    fn queries(&self) -> Draw {
-        Draw::Normal(self.factor / ((self.dim * self.head_dim) as f32).sqrt())
+    fn queries(&self) -> Init {
+        Init::Normal(self.factor / ((self.dim * self.head_dim) as f32).sqrt())
     }
 }
 
@@ -231,7 +231,7 @@ struct Cross {
 
 impl Cross {
     fn load(w: &Weights, c: &Config) -> Result<Self> {
-        let a = w.at("EncDecAttention").drawn_at("q", c.queries());
+        let a = w.at("EncDecAttention").with_init_at("q", c.queries());
         Ok(Cross {
             norm: w.rms_norm("layer_norm", c.dim, c.eps)?,
             q: project(&a, &["q"], c.dim, c.inner())?,
@@ -254,7 +254,7 @@ struct Block {
 impl Block {
     fn load(w: &Weights, c: &Config, site: Site, feed: Feed) -> Result<Self> {
         let (w, cross) = (w.at("layer"), site.decoder);
-        let (own, ff) = (w.at("0.SelfAttention").drawn_at("q", c.queries()), w.at(if cross { 2 } else { 1 }));
+        let (own, ff) = (w.at("0.SelfAttention").with_init_at("q", c.queries()), w.at(if cross { 2 } else { 1 }));
         let sizes = Ff { dim: c.dim, hidden: c.ff, act: c.act, gated: c.gated };
         Ok(Block {
             norm: w.rms_norm("0.layer_norm", c.dim, c.eps)?,
@@ -317,7 +317,7 @@ impl Stack {
             blocks: (0..depth)
                 .map(|block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, feed))
                 .collect::<Result<_>>()?,
-            bias: w.drawn(Draw::Normal(c.factor / (c.dim as f32).sqrt())).embedding(table, c.buckets, c.heads)?,
+            bias: w.with_init(Init::Normal(c.factor / (c.dim as f32).sqrt())).embedding(table, c.buckets, c.heads)?,
             max_distance: c.max_distance,
             heads: c.heads,
             causal: decoder,
@@ -366,7 +366,7 @@ pub struct T5 {
 impl T5 {
     pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults, feed: Feed) -> Result<Self> {
         let config = Config::read(c, defaults)?;
-        let w = &w.drawn(Draw::FanIn(config.factor)).drawn_at("shared", Draw::Normal(config.factor));
+        let w = &w.with_init(Init::FanIn(config.factor)).with_init_at("shared", Init::Normal(config.factor));
         let shared = w.embedding("shared", config.vocab, config.dim)?;
         let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false, feed)?;
         let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true, feed);

@@ -10,7 +10,7 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, mean_rows, pixel_rows};
 use switchformer_nn::staged::State;
@@ -91,7 +91,7 @@ impl GatedUnit {
 
     /// Shapes: x and residual `[rows, dim]` -> `[rows, dim]`.
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let gate = self.gate.forward_then(cx, x, &Then { act: Some(Activation::Gelu), ..Then::default() })?;
+        let gate = self.gate.forward_with(cx, x, &Epilogue { act: Some(Activation::Gelu), ..Epilogue::default() })?;
         let value = self.value.forward(cx, x)?;
         let both = ops::times(&self.norm.forward(&gate)?, &self.norm.forward(&value)?)?;
         project_onto(cx, self.out.as_ref(), &both, residual, "unit")

@@ -14,7 +14,7 @@
 
 use switchformer_nn::attention::Scores;
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
@@ -153,8 +153,8 @@ impl HashAttention {
         let Shape { dim, heads, bias, .. } = *shape;
         let (own, hash) = (dim / heads, w.at("fast_attention.ksh"));
         // A hash that nothing was fitted to: anchors among the unit rows, and the kernel of a row at the mean distance.
-        let start = |deviation: f32| hash.drawn(Draw::Normal(deviation));
-        let mean = hash.drawn(Draw::Constant((-0.5f32).exp()));
+        let start = |deviation: f32| hash.with_init(Init::Normal(deviation));
+        let mean = hash.with_init(Init::Constant((-0.5f32).exp()));
         let parts = LinearSpec { parts: &["to_qk", "to_v"], fused: None, in_dim: dim, out_dim: dim, bias };
         Ok(HashAttention {
             qk_v: w.linear_of(&parts)?,
@@ -242,7 +242,7 @@ impl Performer {
         let Shape { dim, heads, .. } = *shape;
         let own = dim / heads;
         let features = ((own as f64 * (own as f64).ln()) as usize).max(1);
-        let draw = w.at("fast_attention").drawn(Draw::Orthogonal);
+        let draw = w.at("fast_attention").with_init(Init::Orthogonal);
         Ok(Performer {
             qkv: fused(w, shape)?,
             out: w.linear("proj", dim, dim, true)?,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use switchformer_nn::attention::{Projection, Projections};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, project_onto};
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares, squared};
 use switchformer_nn::staged::State;
@@ -176,12 +176,12 @@ impl Config {
     }
 }
 
-fn activated(act: Activation) -> Then<'static> {
-    Then { act: Some(act), ..Then::default() }
+fn activated(act: Activation) -> Epilogue<'static> {
+    Epilogue { act: Some(act), ..Epilogue::default() }
 }
 
-fn onto(residual: &Tensor) -> Then<'_> {
-    Then { residual: Some(residual), ..Then::default() }
+fn onto(residual: &Tensor) -> Epilogue<'_> {
+    Epilogue { residual: Some(residual), ..Epilogue::default() }
 }
 
 /// `x + out(act(conv(x)))`: high frequencies.
@@ -198,8 +198,8 @@ impl Fusion {
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let (hidden, _) = self.conv.forward_then(cx, x, rows, &activated(self.act))?;
-        self.out.forward_then(cx, &hidden, &onto(x))
+        let (hidden, _) = self.conv.forward_with(cx, x, rows, &activated(self.act))?;
+        self.out.forward_with(cx, &hidden, &onto(x))
     }
 
     fn cost(&self, point: &Point, rows: usize) -> LeafCost {
@@ -341,12 +341,12 @@ impl Mixer for Block {
             Part::Fusion(fusion) => fusion.forward(cx, x, rows)?,
             Part::Mixture(mixture) => mixture.forward(cx, x, rows)?,
         };
-        let (hidden, _) = self.fc1.forward_then(cx, &x, rows, &activated(self.act))?;
+        let (hidden, _) = self.fc1.forward_with(cx, &x, rows, &activated(self.act))?;
         if cx.drops_here() {
             let fed = self.fc2.forward(cx, &hidden, rows)?;
             return cx.onto(&x, fed, "ffn");
         }
-        Ok(self.fc2.forward_then(cx, &hidden, rows, &onto(&x))?.0)
+        Ok(self.fc2.forward_with(cx, &hidden, rows, &onto(&x))?.0)
     }
 
     fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
@@ -387,7 +387,7 @@ impl Shrink for Convolutions {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let mut state = State::new(x.clone(), rows.clone());
         for layer in &self.layers {
-            let (x, rows) = layer.forward_then(cx, &state.x, &state.rows, &activated(self.act))?;
+            let (x, rows) = layer.forward_with(cx, &state.x, &state.rows, &activated(self.act))?;
             state = State::new(x, rows);
         }
         Ok(state)

@@ -26,7 +26,7 @@ use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output,
     ParamKind, Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
-use switchformer_switch::leaf::experts::{Bank, Beside, Choosers, Even, Factor, Gate, Gating, MAX_EXPERTS};
+use switchformer_switch::leaf::experts::{BalanceLoss, Bank, Beside, Choosers, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
@@ -229,7 +229,7 @@ impl Config {
             experts,
             expert_dim: width(expert_ratio),
             gating: Gating {
-                even: Even::Variation,
+                balance_loss: BalanceLoss::Variation,
                 balance: BALANCE,
                 prune: c.flag("expert_prune", false)?.then_some(FLOOR),
                 ..Gating::plain(c.size("moe_top_k", Some(2), experts)?, Factor::Probability)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use switchformer_nn::attention::{PairBias, Pairs, Positions, Rotary};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{AttendSpec, Beside, ScoreBias};
 use switchformer_nn::spatial::{Conv, Cut, Depthwise, Windows, mean_rows};
@@ -246,7 +246,7 @@ impl Mixer for Separable {
         let dim = self.out.dims().0;
         let qkv = self.qkv.forward(cx, x)?;
         let [q, k, v] = ops::split(&qkv)?;
-        let turn = |x: &Tensor| self.rotary.turn(x, self.heads, rows.positions());
+        let turn = |x: &Tensor| self.rotary.rotate(x, self.heads, rows.positions());
         let (q, k) = (turn(&q)?, turn(&k)?);
         let scale = ((dim / self.heads) as f64).powf(-0.5);
         let near = self.conv.forward(cx, &v, rows)?;
@@ -309,8 +309,8 @@ impl Mixer for Block {
         let x = self.place.forward_beside(cx, x, rows, added)?;
         let mixed = self.retention.forward(cx, &self.norm1.forward(&x)?, rows)?;
         let x = cx.onto(&x, self.factors.scaled(0, mixed)?, "retention")?;
-        let gelu = Then { act: Some(Activation::Gelu), ..Then::default() };
-        let hidden = self.fc1.forward_then(cx, &self.norm2.forward(&x)?, &gelu)?;
+        let gelu = Epilogue { act: Some(Activation::Gelu), ..Epilogue::default() };
+        let hidden = self.fc1.forward_with(cx, &self.norm2.forward(&x)?, &gelu)?;
         // The convolution is added behind the activation.
         let hidden = self.conv.forward_beside(cx, &hidden, rows, added)?;
         let hidden = self.fc2.forward(cx, &hidden)?;

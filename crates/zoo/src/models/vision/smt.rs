@@ -9,7 +9,7 @@
 
 use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops;
@@ -184,7 +184,7 @@ impl Modulation {
             value: w.linear("v", dim, dim, c.qkv_bias)?,
             source: w.linear("s", dim, dim, c.qkv_bias)?,
             convs: (0..parts).map(conv).collect::<Result<_>>()?,
-            mix: w.at("proj0").drawn(Draw::FanOut(dim / parts)).conv_matrix("weight", &[wide, parts, 1, 1])?,
+            mix: w.at("proj0").with_init(Init::FanOut(dim / parts)).conv_matrix("weight", &[wide, parts, 1, 1])?,
             mix_bias: w.at("proj0").tensor("bias", &[wide], ParamKind::Vector)?,
             norm: w.batch_norm("bn", wide, CONV_EPS)?,
             join: Conv::load(&w.at("proj1"), [dim, wide, 1], [1, 0], true)?,

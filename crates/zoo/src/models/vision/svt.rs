@@ -13,9 +13,9 @@
 use std::sync::OnceLock;
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
-use switchformer_nn::leaf::Then;
+use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::{self, DenseWeight};
 use switchformer_nn::spatial::wavelet::{self, DIRECTIONS};
@@ -183,7 +183,7 @@ impl ComplexLayer {
                 self.fixed.get_or_init(|| made)
             }
         };
-        fixed.linear(x, Some(&bias), &Then::default())
+        fixed.linear(x, Some(&bias), &Epilogue::default())
     }
 
     fn weights(&self) -> usize {
@@ -210,7 +210,7 @@ fn real(weight: &Tensor) -> Result<Tensor> {
 impl Scatter {
     fn load(c: &Config, w: &Weights) -> Result<Self> {
         let (dim, (h, wide)) = (c.dims[0], wavelet::low_size(c.first));
-        let w = w.drawn(Draw::Normal(0.02));
+        let w = w.with_init(Init::Normal(0.02));
         Ok(Scatter {
             gains: w.tensor("complex_weight_ll", &[dim, h, wide], ParamKind::Table)?,
             layers: [1, 2].map(|i| ComplexLayer::load(&w, i, dim / GROUPS)).into_iter().collect::<Result<Vec<_>>>()?,

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
-use switchformer_nn::init::Draw;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
@@ -353,7 +353,7 @@ fn attention(c: &Config, w: &Weights, stage: usize, within: usize) -> Result<Box
             bias: net.tensor("0.bias", &[NETWORK], ParamKind::Vector)?,
             fc2: net.tensor("2.weight", &[heads, NETWORK], ParamKind::Table)?,
         };
-        let log = own.drawn(Draw::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?;
+        let log = own.with_init(Init::Constant(10f32.ln())).tensor("logit_scale", &[heads, 1, 1], ParamKind::Table)?;
         // Keys have no bias.
         (positions, [c.qkv_bias, false, c.qkv_bias], Scores::Cosine(log))
     } else {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{Between, Ctx, Error, LeafCost, Point, Result, Staged, State};
+use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Point, Result, Staged, State};
 
 use super::rank::{self, Maps};
 use crate::host::Host;
@@ -114,7 +114,7 @@ impl Switch for Tokens {
         }
         Ok(Some(Pruning { method: setting.method, layers }))
     }
-    fn rule(&self, pruning: &Pruning, _: &Host, _: &Arc<()>) -> Option<Box<dyn Between>> {
+    fn rule(&self, pruning: &Pruning, _: &Host, _: &Arc<()>) -> Option<Box<dyn BlockRule>> {
         Some(Box::new(pruning.clone()))
     }
     fn points(&self, host: &Host, (): &()) -> Vec<NamedSetting> {
@@ -157,7 +157,7 @@ fn kept_count(keep: f64, patches: usize) -> usize {
     ((keep * patches as f64 + 0.5).floor() as usize).clamp(patches.min(1), patches)
 }
 
-impl Between for Pruning {
+impl BlockRule for Pruning {
     fn wants(&self, idx: usize) -> &[&'static str] {
         match (self.layer(idx), self.method) {
             (None, _) | (_, Method::Random) => &[],

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
 use switchformer_nn::layers::LayerNorm;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{Between, Ctx, Error, LeafCost, Linear, Output, Point, Result, Staged, State, Tensor, Weights};
+use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Linear, Output, Point, Result, Staged, State, Tensor, Weights};
 
 use crate::host::Host;
 use crate::plan::{Plan, typed};
@@ -143,7 +143,7 @@ impl Switch for Exit {
             setting => Ok(setting),
         }
     }
-    fn rule(&self, setting: &Setting, host: &Host, can: &Arc<Exits>) -> Option<Box<dyn Between>> {
+    fn rule(&self, setting: &Setting, host: &Host, can: &Arc<Exits>) -> Option<Box<dyn BlockRule>> {
         let exits = can.clone();
         match *setting {
             Setting::At(k) if k == host.n_blocks => None,
@@ -207,7 +207,7 @@ struct FixedExit {
     exits: Arc<Exits>,
 }
 
-impl Between for FixedExit {
+impl BlockRule for FixedExit {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }
@@ -240,7 +240,7 @@ struct ConfidenceExit {
     exits: Arc<Exits>,
 }
 
-impl Between for ConfidenceExit {
+impl BlockRule for ConfidenceExit {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{Between, Ctx, LeafCost, Point, Result, Staged, State};
+use switchformer_nn::{BlockRule, Ctx, LeafCost, Point, Result, Staged, State};
 
 /// Lets cancelled members go. It must be the last rule of a pass: the others read taps of the members that a block saw.
 pub struct Cancel;
 
-impl Between for Cancel {
+impl BlockRule for Cancel {
     fn wants(&self, _: usize) -> &[&'static str] {
         &[]
     }

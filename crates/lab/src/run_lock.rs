@@ -8,12 +8,12 @@ use crate::error::Result;
 
 /// A folder that is this process's until the value is dropped, or the process ends in any way.
 #[derive(Debug)]
-pub struct Held {
+pub struct RunLock {
     /// The lock goes with the file.
     _file: Option<File>,
 }
 
-impl Held {
+impl RunLock {
     /// The folder, made if absent; none where another process holds it.
     ///
     /// # Errors
@@ -21,9 +21,9 @@ impl Held {
     pub fn take(dir: &Path) -> Result<Option<Self>> {
         let file = lock_file(dir)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Held { _file: Some(file) })),
+            Ok(()) => Ok(Some(RunLock { _file: Some(file) })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Held::without(dir, e).map(Some),
+            Err(TryLockError::Error(e)) => RunLock::without(dir, e).map(Some),
         }
     }
 
@@ -34,15 +34,15 @@ impl Held {
     pub fn wait(dir: &Path) -> Result<Self> {
         let file = lock_file(dir)?;
         match file.lock() {
-            Ok(()) => Ok(Held { _file: Some(file) }),
-            Err(e) => Held::without(dir, e),
+            Ok(()) => Ok(RunLock { _file: Some(file) }),
+            Err(e) => RunLock::without(dir, e),
         }
     }
 
     /// Some file systems have no locks; there the user is trusted.
     fn without(dir: &Path, error: io::Error) -> Result<Self> {
         if error.kind() == io::ErrorKind::Unsupported {
-            return Ok(Held { _file: None });
+            return Ok(RunLock { _file: None });
         }
         Err(switchformer_nn::Error::io(dir, error).into())
     }
