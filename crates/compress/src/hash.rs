@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::Left;
 use switchformer_nn::store::{SavedMap, unused, write_folder};
-use switchformer_nn::{Ctx, Error, Folder, Input, Model, Param, Point, Result, Taps, Trace, Weights, walk};
+use switchformer_nn::{Ctx, Error, Folder, Input, Model, Param, Point, Result, Taps, Trace, Weights, path, walk};
 use switchformer_switch::Plan;
 use switchformer_tensor::Tensor;
 
@@ -193,6 +193,7 @@ fn fit_blocks(model: &dyn Model, params: &[Param], input: &Input, how: &HashFit,
     let mut hashes = hash("anchor").into_iter().zip(hash("mvec")).zip(hash("A")).peekable();
     let (point, mut trace) = (Point::new(), Trace::default());
     let trunk = model.trunk();
+    let whole = path::Path::of(trunk);
     let mut quiet = Taps::none();
     let mut state = trunk.stem(&mut Ctx::new(&point, &mut quiet, &mut trace), input)?;
     let members = input.n();
@@ -203,7 +204,7 @@ fn fit_blocks(model: &dyn Model, params: &[Param], input: &Input, how: &HashFit,
         let name = format!("blocks.{idx}.attn.qk");
         let mut taps = Taps::named([name.as_str()]);
         let mut run = |taps: &mut Taps, state| {
-            walk(trunk, &[], &mut Ctx::new(&point, taps, &mut trace), idx..idx + 1, state, &mut Left::new())
+            walk(&whole, &[], &mut Ctx::new(&point, taps, &mut trace), idx..idx + 1, state, &mut Left::new())
         };
         let mut next = run(&mut taps, state.clone())?;
         if let Some(rows) = taps.get(&name).and_then(|all| all.first()) {

@@ -9,8 +9,8 @@ use switchformer_nn::init::INITIALIZER_RANGE;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::weights::{Files, Start};
 use switchformer_nn::{
-    BlockRule, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Staged, State, Taps, Trace, Weights,
-    staged,
+    BlockRule, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Site, Staged, State, Taps, Trace,
+    Weights, staged,
 };
 use switchformer_switch::leaf::experts::{ADDED, dense_twin};
 use switchformer_switch::train::{Pull, Sampled};
@@ -70,26 +70,26 @@ struct Answers {
 }
 
 impl BlockRule for Answers {
-    fn wants(&self, _: usize) -> &[&'static str] {
+    fn wants(&self, _: Site) -> &[&'static str] {
         &[]
     }
     fn after(
         &self,
         cx: &mut Ctx,
         _: &dyn Staged,
-        idx: usize,
+        site: Site,
         state: State,
         _: &mut Left,
     ) -> switchformer_nn::Result<State> {
         for switch in SWITCHES.iter().filter_map(|s| s.train()) {
-            if let Some(logits) = switch.answer(self.switches.host(), cx, idx + 1, &state)? {
+            if let Some(logits) = switch.answer(self.switches.host(), cx, site, &state)? {
                 let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
                 heard.push(Output::new().member("logits", logits));
             }
         }
         Ok(state)
     }
-    fn predict(&self, _: &Point, _: usize, _: usize, _: &mut Vec<usize>) -> Forecast {
+    fn predict(&self, _: &Point, _: Site, _: usize, _: &mut Vec<usize>) -> Forecast {
         Forecast::Go(LeafCost::default())
     }
 }

@@ -7,6 +7,7 @@ use crate::init::Stream;
 use crate::members::Members;
 use crate::memory::Memory;
 use crate::ops;
+use crate::path::Site;
 use crate::point::Point;
 use crate::taps::Taps;
 use crate::trace::Trace;
@@ -28,8 +29,8 @@ pub struct Ctx<'a> {
     pub members: Members,
     /// Whether gradients are wanted: leaves then take their differentiable path.
     pub train: bool,
-    /// Index of the block being run, set by [`crate::walk`]; names the taps of its layers.
-    pub block: usize,
+    /// Where the block being run stands on its path, set by [`crate::walk`]; names what its layers tap and remember.
+    pub site: Site,
     /// Losses that leaves ask for in training (the balance of experts).
     pub aux: Vec<Aux>,
     /// Share of the numbers that [`Ctx::drop`] sets to zero in training.
@@ -73,7 +74,7 @@ impl<'a> Ctx<'a> {
             trace,
             members: Members::default(),
             train: false,
-            block: 0,
+            site: Site::default(),
             aux: Vec::new(),
             dropout: 0.0,
             moments: None,
@@ -94,13 +95,13 @@ impl<'a> Ctx<'a> {
     }
 
     /// Dropout of a sublayer's answer in training: each number is zero with the chance [`Ctx::dropout`], the others grow
-    /// so that the mean stays. What is dropped is a function of the point's seed, the block, `place`, how many answers were
+    /// so that the mean stays. What is dropped is a function of the point's seed, the site, `place`, how many answers were
     /// dropped from before in this pass, and the number's index. Shapes: `x` -> the same.
     pub fn drop(&mut self, x: Tensor, place: &str) -> Result<Tensor> {
         if !self.drops_here() {
             return Ok(x);
         }
-        let mut draw = self.rng(&format!("blocks.{}.{place}.dropout.{}", self.block, self.drops));
+        let mut draw = self.rng(&format!("{}.{place}.dropout.{}", self.site, self.drops));
         self.drops += 1;
         let keep = (1.0 / (1.0 - self.dropout)) as f32;
         let chance = self.dropout as f32;

@@ -11,11 +11,12 @@ use switchformer_tensor::Tensor;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::ops::{self, AttendSpec, KeyValueSlab};
+use crate::path::Site;
 use crate::rows::Rows;
 use crate::side::Stream;
 
-/// Where in a model something is remembered: the block, and the name of the layer's taps.
-type Place = (usize, &'static str);
+/// Where on a path something is remembered: the block and its lap, and the name of the layer's taps.
+type Place = (Site, &'static str);
 
 /// What the layers of a model remember of each member of a batch.
 ///
@@ -155,10 +156,10 @@ impl Memory {
         let layer: &mut dyn Any = layer.as_mut();
         let cache: &mut KeyValueCache = layer.downcast_mut().ok_or_else(|| mixed_up(at.1))?;
         if let Some(i) = segments.iter().position(|s| cache.len(*s) != self.before[*s]) {
-            let (block, member) = (at.0, rows.members()[i]);
+            let (site, member) = (at.0, rows.members()[i]);
             return Err(Error::point(
-                format!("blocks.{block} has no keys of member {member}, which left before it in an earlier step"),
-                "a member keeps its exit while it writes: give the same fixed `exit` to every step",
+                format!("{site} has no keys of member {member}, which left before it in an earlier step"),
+                "a member keeps its exit and its path while it writes: give the same fixed `exit` to every step",
             ));
         }
         let whole = own && segments.len() == self.rows.n();
@@ -170,7 +171,7 @@ impl Memory {
     /// What a layer remembers of the members of a pass. Errors where it remembers nothing.
     fn known(&self, at: Place, members: &[u32]) -> Result<Kept<'_>> {
         let layer: &dyn Any = self.layers.get(&at).map(Box::as_ref).ok_or_else(|| {
-            let what = format!("blocks.{}.{} remembers no source", at.0, at.1);
+            let what = format!("{}.{} remembers no source", at.0, at.1);
             Error::input(what, "read one first, with the same memory")
         })?;
         let cache: &KeyValueCache = layer.downcast_ref().ok_or_else(|| mixed_up(at.1))?;
@@ -268,7 +269,7 @@ fn products(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, seen: Seen) 
     let dim = q.dims2()?.1;
     cx.count((0..spec.q_rows.n()).map(|i| 2 * spec.q_rows.len(i) * spec.k_rows.len(i) * dim).sum());
     if cx.taps.active() {
-        let [probs, k] = ["probs", "k"].map(|part| format!("blocks.{}.{tap}.{part}", cx.block));
+        let [probs, k] = ["probs", "k"].map(|part| format!("{}.{tap}.{part}", cx.site));
         if cx.taps.wants(&probs) || cx.taps.wants(&k) {
             let keys = match &seen {
                 Seen::Rows(k, _) => k.contiguous()?,
@@ -288,9 +289,9 @@ fn products(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, seen: Seen) 
 
 /// Attention of rows to their own segment. Where the pass has a memory and rows see only what stands before them, they
 /// are remembered, and see what was remembered of their member. Counts the products and serves the taps
-/// `blocks.N.{tap}.probs` and `.k`. Shapes: q, k, v `[rows, heads * head_dim]` -> the same.
+/// `{tap}.probs` and `.k` of the block. Shapes: q, k, v `[rows, heads * head_dim]` -> the same.
 pub fn attend_own(cx: &mut Ctx, tap: &'static str, spec: &AttendSpec, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
-    let at = (cx.block, tap);
+    let at = (cx.site, tap);
     match cx.memory.take() {
         Some(memory) if spec.causal => {
             let kept = memory.extend(at, spec.heads, [k, v], spec.q_rows, true);
@@ -316,7 +317,7 @@ pub fn attend_source(
     source: Option<&Stream>,
     read: impl FnOnce(&mut Ctx, &Tensor) -> Result<[Tensor; 2]>,
 ) -> Result<Tensor> {
-    let at = (cx.block, tap);
+    let at = (cx.site, tap);
     let made = source.map(|s| Ok::<_, Error>((read(cx, &s.x)?, &s.rows))).transpose()?;
     match (cx.memory.take(), made) {
         (Some(memory), made) => {

@@ -40,8 +40,18 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     if on_kernels(&[x, w]) && x.dims().len() == 2 { fused::linear(x, w, b) } else { composed::linear(x, w, b) }
 }
 
+/// Errors where rows are not as wide as the norm over them.
+fn check_norm(x: &Tensor, weights: &[&Tensor], at: &str) -> Result<()> {
+    let width = x.dims().last().copied().unwrap_or(0);
+    match weights.iter().find(|w| w.dims() != [width]) {
+        None => Ok(()),
+        Some(w) => Err(Error::shape(at, format!("[.., {}]", w.elem_count()), x.dims())),
+    }
+}
+
 /// Layer norm over the last dimension, population variance. Shapes: x `[rows, dim]`, weight and bias `[dim]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    check_norm(x, &[weight, bias], "layer norm")?;
     if on_kernels(&[x, weight, bias]) && x.dims().len() == 2 {
         fused::layer_norm(x, weight, bias, eps)
     } else {
@@ -51,6 +61,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 
 /// Root-mean-square norm over the last dimension: no centring, no bias. Shapes: x `[rows, dim]`, weight `[dim]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    check_norm(x, &[weight], "rms norm")?;
     if on_kernels(&[x, weight]) && x.dims().len() == 2 {
         fused::rms_norm(x, weight, eps)
     } else {

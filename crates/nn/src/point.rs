@@ -116,6 +116,11 @@ impl Point {
         self
     }
 
+    /// Whether it carries settings that layers read.
+    pub fn has_settings(&self) -> bool {
+        self.settings.as_ref().is_some_and(|all| !all.0.is_empty())
+    }
+
     /// The resolved setting of a type; `None` where its axis is at the default.
     pub fn setting<T: Any>(&self) -> Option<&T> {
         debug_assert!(self.check_resolved().is_ok(), "{self} is not resolved");

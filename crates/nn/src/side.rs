@@ -57,6 +57,11 @@ impl Side {
         self.streams.iter().rev().find(|(n, _)| *n == name).map(|(_, s)| s)
     }
 
+    /// Names of the streams, in the order they were put there.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.streams.iter().map(|(n, _)| *n)
+    }
+
     /// Keeps the named segments (ascending) of every stream.
     pub fn select(&self, segments: &[usize]) -> Result<Side> {
         let streams = self.streams.iter().map(|(n, s)| Ok((*n, s.select(segments)?))).collect::<Result<_>>()?;

@@ -1,7 +1,5 @@
 //! The block seam: a model is a stem, blocks and a head, and rules act between blocks.
 
-use std::ops::Range;
-
 use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
@@ -10,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::input::Input;
 use crate::leaf::LeafCost;
 use crate::output::Output;
+use crate::path::{Path, Site, cost_path, run_path};
 use crate::point::Point;
 use crate::rows::Rows;
 use crate::side::{Side, gather_rows};
@@ -60,7 +59,7 @@ pub trait Staged: Send + Sync {
     fn n_blocks(&self) -> usize;
     /// Input to rows.
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State>;
-    /// One block; taps `blocks.{idx}` and, when wanted, `blocks.{idx}.attn.probs` and `blocks.{idx}.attn.k`.
+    /// One block, at [`Ctx::site`]; taps what is asked for below that name, such as `blocks.3.attn.probs`.
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State>;
     /// Rows to named outputs; must accept the state after any block from [`Staged::first_exit`] on.
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output>;
@@ -92,19 +91,20 @@ pub trait Staged: Send + Sync {
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost;
 }
 
-/// A rule that acts between blocks: it may drop rows or let members leave.
+/// A rule that acts between blocks: it may drop rows or let members leave. What it does at a site (count steps, or know
+/// one network's blocks) is its own decision.
 pub trait BlockRule: Send + Sync {
-    /// Tap suffixes of block `idx` that the rule reads (`attn.probs`, `attn.k`).
-    fn wants(&self, idx: usize) -> &[&'static str];
-    /// Acts after block `idx`. Members that leave are given to `left` with their outputs.
-    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State>;
+    /// Tap suffixes of the block at a site that the rule reads (`attn.probs`, `attn.k`).
+    fn wants(&self, site: Site) -> &[&'static str];
+    /// Acts after the block at a site, which is one of `model`. Members that leave are given to `left` with their outputs.
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, site: Site, state: State, left: &mut Left) -> Result<State>;
     /// The outputs that every member gets under this rule, where it cannot give all of the model's. Without it the
     /// outputs would depend on who else is in the batch.
     fn outputs(&self) -> Option<&[&'static str]> {
         None
     }
-    /// Lengths after block `idx` and whether all members leave there, where that does not depend on the input.
-    fn predict(&self, point: &Point, idx: usize, prefix: usize, lens: &mut Vec<usize>) -> Forecast;
+    /// Lengths after the block at a site and whether all members leave there, where that does not depend on the input.
+    fn predict(&self, point: &Point, site: Site, prefix: usize, lens: &mut Vec<usize>) -> Forecast;
 }
 
 /// What a rule's cost forecast says about the blocks that follow.
@@ -119,94 +119,14 @@ pub enum Forecast {
 /// Outputs of members that left the batch early, with the members they belong to.
 pub type Left = Vec<(Vec<u32>, Output)>;
 
-/// Runs the blocks of `range` under `rules`. A whole model is `0..n_blocks`, a pipeline rank its own range, a loop the
-/// same range several times, a stitch ranges of two models.
-pub fn walk(
-    model: &dyn Staged,
-    rules: &[Box<dyn BlockRule>],
-    cx: &mut Ctx,
-    range: Range<usize>,
-    mut state: State,
-    left: &mut Left,
-) -> Result<State> {
-    cx.point.check_resolved()?;
-    for idx in range {
-        if state.rows.n() == 0 {
-            break;
-        }
-        let asked: Vec<String> =
-            rules.iter().flat_map(|r| r.wants(idx)).map(|suffix| format!("blocks.{idx}.{suffix}")).collect();
-        asked.iter().for_each(|name| cx.taps.listen(name));
-        cx.block = idx;
-        state = model.block(cx, idx, state)?;
-        if cx.taps.active() {
-            cx.taps.put(&format!("blocks.{idx}"), &state.x);
-        }
-        for rule in rules {
-            if state.rows.n() > 0 {
-                state = rule.after(cx, model, idx, state, left)?;
-            }
-        }
-        asked.iter().for_each(|name| cx.taps.drop_listener(name));
-    }
-    Ok(state)
-}
-
-/// A full forward pass: stem, all blocks under the rules, head, and the members that left early put back in place. A
-/// member that a rule let go without an output has none. With a memory that holds a text, the pass goes on with it: only
-/// the blocks run that meet the new rows.
+/// A full forward pass of one model: [`run_path`] along all its blocks.
 pub fn run(model: &dyn Staged, rules: &[Box<dyn BlockRule>], cx: &mut Ctx, input: &Input) -> Result<Output> {
-    let first = match &cx.memory {
-        None => 0,
-        Some(_) if cx.train => return Err(Error::input("a memory in training", "train on whole texts, without one")),
-        Some(memory) => {
-            let hint = "give it to a model that writes";
-            let resume = model.resume().ok_or_else(|| Error::input("this model keeps no memory", hint))?;
-            if memory.is_empty() { 0 } else { resume }
-        }
-    };
-    // The steps of a text belong to the members that it was begun for.
-    if cx.memory.is_none() {
-        cx.members = input.members().clone();
-    }
-    let state = model.stem(cx, input)?;
-    cx.taps.put("stem", &state.x);
-    let mut left = Left::new();
-    let state = walk(model, rules, cx, first..model.n_blocks(), state, &mut left)?;
-    // A batch that everybody left may be anywhere in the model, where its head cannot read.
-    if state.rows.n() > 0 || input.n() == 0 {
-        let members = state.rows.members().to_vec();
-        let out = model.head(cx, state)?;
-        left.push((members, out));
-    }
-    if let Some(memory) = &cx.memory {
-        for (members, out) in &mut left {
-            let segments: Vec<u32> = memory.segments(members)?.into_iter().map(|s| s as u32).collect();
-            *out = std::mem::take(out).of_segments(members, &segments)?;
-            *members = segments;
-        }
-    }
-    let merged = Output::merge(left, input.n())?;
-    Ok(rules.iter().filter_map(|r| r.outputs()).fold(merged, |out, names| out.only(names)))
+    run_path(&Path::of(model), rules, cx, input)
 }
 
-/// Cost of a forward pass for members of the given lengths, decided without running it. Confidence exits count as if
-/// nobody left. Errors where the point is not resolved.
+/// Cost of a forward pass of one model: [`cost_path`] along all its blocks.
 pub fn cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
-    point.check_resolved()?;
-    let mut lens = lens.to_vec();
-    let prefix = model.prefix_rows().unwrap_or(0);
-    let mut total = model.cost_stem(point, &lens);
-    for idx in 0..model.n_blocks() {
-        total = total + model.cost_block(idx, point, &lens);
-        for rule in rules {
-            match rule.predict(point, idx, prefix, &mut lens) {
-                Forecast::Go(own) => total = total + own,
-                Forecast::Exit(head) => return Ok(total + head.unwrap_or_else(|| model.cost_head(point, &lens))),
-            }
-        }
-    }
-    Ok(total + model.cost_head(point, &lens))
+    cost_path(&Path::of(model), rules, point, lens)
 }
 
 /// A loaded model.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use switchformer_nn::point::Settings;
-use switchformer_nn::{BlockRule, Error, Point, Result};
+use switchformer_nn::{BlockRule, Error, Path, Point, Result};
 
 use crate::switch::{Axis, Capability, Loading, Switch};
 use crate::{COMBINATIONS, SWITCHES};
@@ -12,7 +12,7 @@ use crate::{COMBINATIONS, SWITCHES};
 /// What a loaded model offers to switches: facts about its shape, and what each switch found.
 #[derive(Clone, Default)]
 pub struct Host {
-    /// Number of blocks.
+    /// Number of blocks that a pass runs.
     pub n_blocks: usize,
     /// Fewest blocks after which the model can answer.
     pub first_exit: usize,
@@ -20,6 +20,8 @@ pub struct Host {
     pub prefix_rows: Option<usize>,
     /// Width and number of classes where the answer is one row of `logits` per member.
     pub classifier: Option<(usize, usize)>,
+    /// Whether a pass runs blocks of several networks, so that layers cannot read the settings of one.
+    several: bool,
     /// By axis.
     capabilities: BTreeMap<&'static str, Capability>,
 }
@@ -54,12 +56,30 @@ impl Switches {
             first_exit: m.first_exit(),
             prefix_rows: m.prefix_rows(),
             classifier: m.classifier(),
+            several: false,
             capabilities: BTreeMap::new(),
         };
         for switch in SWITCHES {
             host.capabilities.extend(switch.load(from)?.map(|can| (switch.axis(), can)));
         }
         Ok(Switches { host })
+    }
+
+    /// These switches, of the first network of a path, for passes along it: what counts blocks counts steps, what one of
+    /// its networks does not allow is refused, and so are settings of layers where there are several.
+    pub fn on(&self, path: &Path) -> Switches {
+        let prefixes = path.models().iter().map(|m| m.prefix_rows().zip(self.host.prefix_rows));
+        let classes = |c: Option<(usize, usize)>| c.map(|(_, classes)| classes);
+        let same = classes(path.last().classifier()) == classes(self.host.classifier);
+        let host = Host {
+            n_blocks: path.n_steps(),
+            first_exit: path.first_exit(),
+            prefix_rows: prefixes.collect::<Option<Vec<_>>>().and(self.host.prefix_rows),
+            classifier: self.host.classifier.filter(|_| same),
+            several: path.models().len() > 1,
+            capabilities: self.host.capabilities.clone(),
+        };
+        Switches { host }
     }
 
     /// What the checkpoint offers.
@@ -85,7 +105,12 @@ impl Switches {
         let (mut settings, mut rules) = (Vec::new(), Vec::new());
         for switch in SWITCHES {
             if let Some((setting, rule)) = switch.resolve(point, &self.host)? {
-                settings.push(setting);
+                if !self.host.several {
+                    settings.push(setting);
+                } else if rule.is_none() {
+                    let what = format!("{} is a setting of layers, and the path has several networks", switch.axis());
+                    return Err(Error::point(what, "set what acts between blocks, such as `tokens` and `exit`"));
+                }
                 rules.extend(rule);
             }
         }

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use switchformer_nn::init::Stream;
-use switchformer_nn::{Ctx, Error, Point, Result, State, Tensor};
+use switchformer_nn::{Ctx, Error, Point, Result, Site, State, Tensor};
 
 use crate::host::Host;
 use crate::plan::Plan;
@@ -77,9 +77,9 @@ pub trait TrainSwitch: Send + Sync {
         let _ = table;
         None
     }
-    /// Another answer to train, read from the state after `depth` blocks. Shapes: -> `[n, classes]`.
-    fn answer(&self, host: &Host, cx: &mut Ctx, depth: usize, state: &State) -> Result<Option<Tensor>> {
-        let _ = (host, cx, depth, state);
+    /// Another answer to train, read from the state after the block at a site. Shapes: -> `[n, classes]`.
+    fn answer(&self, host: &Host, cx: &mut Ctx, site: Site, state: &State) -> Result<Option<Tensor>> {
+        let _ = (host, cx, site, state);
         Ok(None)
     }
     /// The points of a step in the place of those that would be trained without it.

@@ -10,7 +10,7 @@ use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
 use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::point::Settings;
-use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Taps, Trace, Weights};
+use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Site, Taps, Trace, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer, Setting};
 use switchformer_tensor::Tensor;
 
@@ -66,7 +66,7 @@ fn flat(t: &Tensor) -> Vec<f32> {
 fn forward(bank: &Bank, point: &Point, x: &Tensor, rows: &Rows) -> (Vec<f32>, Trace) {
     let (mut taps, mut trace) = (Taps::none(), Trace::default());
     let mut cx = Ctx::new(point, &mut taps, &mut trace);
-    cx.block = 3;
+    cx.site = Site::of(3);
     let y = flat(&bank.forward(&mut cx, x, rows).unwrap());
     (y, trace)
 }
@@ -142,7 +142,7 @@ fn drawn(grain: &str, seed: u64, block: usize, x: &Tensor, rows: &Rows) -> Vec<u
     let p = point(json!({"router": "random", "grain": grain}), seed);
     let (mut taps, mut trace) = (Taps::none(), Trace::default());
     let mut cx = Ctx::new(&p, &mut taps, &mut trace);
-    cx.block = block;
+    cx.site = Site::of(block);
     let y = flat(&bank(gating(1, Factor::Probability)).forward(&mut cx, x, rows).unwrap());
     let each: Vec<Vec<f32>> = (0..N).map(|e| by_hand(x, |_, _| vec![(e, 1.0)])).collect();
     let row = |v: &[f32], r: usize| v[r * DIM..(r + 1) * DIM].to_vec();

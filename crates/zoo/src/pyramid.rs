@@ -187,7 +187,7 @@ pub(crate) fn rows_between(lens: &[usize], between: Size, first: Size) -> usize 
 
 /// Gives the feature map of a stage to whoever listens, one `[h, w, dim]` per member.
 pub(crate) fn tap_stage(cx: &mut Ctx, stage: usize, x: &Tensor, rows: &Rows) -> Result<()> {
-    let name = format!("stages.{stage}");
+    let name = cx.site.named(&format!("stages.{stage}"));
     if cx.taps.wants(&name) {
         cx.taps.put_each_of(&name, maps_of(x, rows)?, rows);
     }

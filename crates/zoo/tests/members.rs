@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::staged::{Forecast, Left};
 use switchformer_nn::{
-    BlockRule, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Staged, State, Taps, Trace, staged,
+    BlockRule, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Site, Staged, State, Taps, Trace, staged,
 };
 use switchformer_switch::rule::cancel::Cancel;
 use switchformer_tensor::Tensor;
@@ -98,16 +98,16 @@ fn members_with_seeds_of_their_own_get_what_they_get_alone() {
 struct Raise(usize, Arc<AtomicBool>);
 
 impl BlockRule for Raise {
-    fn wants(&self, _: usize) -> &[&'static str] {
+    fn wants(&self, _: Site) -> &[&'static str] {
         &[]
     }
-    fn after(&self, _: &mut Ctx, _: &dyn Staged, idx: usize, state: State, _: &mut Left) -> Result<State> {
-        if idx == self.0 {
+    fn after(&self, _: &mut Ctx, _: &dyn Staged, site: Site, state: State, _: &mut Left) -> Result<State> {
+        if site.block == self.0 {
             self.1.store(true, Ordering::Relaxed);
         }
         Ok(state)
     }
-    fn predict(&self, _: &Point, _: usize, _: usize, _: &mut Vec<usize>) -> Forecast {
+    fn predict(&self, _: &Point, _: Site, _: usize, _: &mut Vec<usize>) -> Forecast {
         Forecast::Go(LeafCost::default())
     }
 }

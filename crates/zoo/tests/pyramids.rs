@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::staged::{Left, State};
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weights, init, walk};
+use switchformer_nn::{Ctx, Input, Output, Point, Rows, Size, Taps, Trace, Weights, init, path, walk};
 use switchformer_tensor::Tensor;
 use switchformer_zoo::save::json_bytes;
 use switchformer_zoo::{Entry, OpenOptions, Opened, Trait, ZOO, find};
@@ -32,7 +32,7 @@ fn finish(opened: &Opened, state: State) -> Output {
     let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
     let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     let trunk = opened.model.trunk();
-    let state = walk(trunk, &[], &mut cx, 0..trunk.n_blocks(), state, &mut Left::new()).unwrap();
+    let state = walk(&path::Path::of(trunk), &[], &mut cx, 0..trunk.n_blocks(), state, &mut Left::new()).unwrap();
     trunk.head(&mut cx, state).unwrap()
 }
 
@@ -171,7 +171,7 @@ fn pyramids_are_the_families_whose_maps_shrink() {
         let trunk = opened.model.trunk();
         let state = trunk.stem(&mut cx, &batch(opened.model.as_ref(), 1)).unwrap();
         let before = state.rows.total();
-        let after = walk(trunk, &[], &mut cx, 0..trunk.n_blocks(), state, &mut Left::new()).unwrap();
+        let after = walk(&path::Path::of(trunk), &[], &mut cx, 0..trunk.n_blocks(), state, &mut Left::new()).unwrap();
         assert_eq!(after.rows.total() < before, entry.is(Trait::Pyramid), "{}: are its traits right?", entry.name);
     }
 }

@@ -7,7 +7,7 @@ mod common;
 use common::{batch, far, flat, pair_sequences, sequences, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Ctx, Error, Input, Memory, Point, Taps, Trace, Weights, staged};
+use switchformer_nn::{Ctx, Error, Input, Memory, Path, Point, Taps, Trace, Weights, staged, walk};
 use switchformer_switch::Resolved;
 use switchformer_zoo::{OpenOptions, Opened, find};
 
@@ -234,14 +234,15 @@ fn members_leave_with_both_streams() {
     let (model, input) = (opened.model.trunk(), batch(opened.model.as_ref(), 3));
     let whole = opened.run(&Point::new(), &input).unwrap().0;
     let (whole, rows) = whole.get_rows("logits").unwrap();
+    let path = Path::of(model);
     // While the encoder reads, and while the decoder writes.
     for leave in [1, 3] {
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
         let mut cx = Ctx::new(&point, &mut taps, &mut trace);
         let mut left = Vec::new();
         let state = model.stem(&mut cx, &input).unwrap();
-        let state = staged::walk(model, &[], &mut cx, 0..leave, state, &mut left).unwrap().select(&[0, 2]).unwrap();
-        let state = staged::walk(model, &[], &mut cx, leave..model.n_blocks(), state, &mut left).unwrap();
+        let state = walk(&path, &[], &mut cx, 0..leave, state, &mut left).unwrap().select(&[0, 2]).unwrap();
+        let state = walk(&path, &[], &mut cx, leave..model.n_blocks(), state, &mut left).unwrap();
         let out = model.head(&mut cx, state).unwrap();
         // Two of three are no whole batch: each is asked for by its number.
         assert!(out.get_rows("logits").is_none() && out.of("logits", 1).is_err());

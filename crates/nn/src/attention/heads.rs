@@ -140,7 +140,7 @@ impl ByHeads {
     fn chosen(&self, cx: &mut Ctx) -> Result<Option<Arc<Part>>> {
         let part = self.at(cx.point)?;
         if let Some(part) = &part {
-            let place = format!("blocks.{}.{}", cx.block, part.attention.spec.tap);
+            let place = format!("{}.{}", cx.site, part.attention.spec.tap);
             cx.trace.decide(place, "heads", None, json!({"kept": &part.kept[..]}));
         }
         Ok(part)

@@ -528,7 +528,7 @@ impl Told {
             return Told { probs: None, k: None, rows: None };
         }
         let of = |what: &str| {
-            let name = format!("blocks.{}.{tap}.{what}", cx.block);
+            let name = format!("{}.{tap}.{what}", cx.site);
             cx.taps.wants(&name).then(|| (name, Vec::new()))
         };
         Told { probs: of("probs"), k: of("k"), rows: Some(rows.clone()) }

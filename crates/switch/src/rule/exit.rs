@@ -12,14 +12,17 @@ use serde_json::{Value, json};
 use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
 use switchformer_nn::layers::LayerNorm;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Linear, Output, Point, Result, Staged, State, Tensor, Weights};
+use switchformer_nn::{
+    BlockRule, Ctx, Error, LeafCost, Linear, Output, Point, Result, Site, Staged, State, Tensor, Weights,
+};
 
 use crate::host::Host;
 use crate::plan::{Plan, typed};
 use crate::switch::{Loading, NamedSetting, Switch};
 use crate::train::{Table, TrainSwitch, key};
 
-/// Trained heads by the number of blocks that run before each; with none, the model's own head reads everywhere.
+/// Trained heads by the number of blocks that run before each, in the first network of a path and on its first lap;
+/// with none, the own head of the network that runs reads everywhere.
 #[derive(Default)]
 pub struct Exits {
     heads: BTreeMap<usize, Head>,
@@ -54,9 +57,13 @@ impl Exits {
         self.heads.keys().copied().collect()
     }
 
-    /// Logits of the head at a depth. Shapes: state -> `[members, n_labels]`.
-    pub fn logits(&self, cx: &mut Ctx, depth: usize, state: &State) -> Result<Option<Tensor>> {
-        let Some(head) = self.heads.get(&depth) else { return Ok(None) };
+    fn at(&self, site: Site) -> Option<&Head> {
+        self.heads.get(&site.depth()?)
+    }
+
+    /// Logits of the head at a site, if there is one. Shapes: state -> `[members, n_labels]`.
+    pub fn logits(&self, cx: &mut Ctx, site: Site, state: &State) -> Result<Option<Tensor>> {
+        let Some(head) = self.at(site) else { return Ok(None) };
         let x = head.norm.forward(&state.first_rows()?)?;
         head.classifier.forward(cx, &x).map(Some)
     }
@@ -64,11 +71,13 @@ impl Exits {
     /// Bytes of all heads.
     pub fn bytes(&self) -> u64 {
         let point = Point::new();
-        self.heads.keys().filter_map(|k| self.cost(*k, &point, 0)).map(|c| c.bytes).sum()
+        self.heads.values().map(|head| head.cost(&point, 0).bytes).sum()
     }
+}
 
-    fn cost(&self, depth: usize, point: &Point, members: usize) -> Option<LeafCost> {
-        self.heads.get(&depth).map(|h| h.norm.cost() + h.classifier.cost(point, members))
+impl Head {
+    fn cost(&self, point: &Point, members: usize) -> LeafCost {
+        self.norm.cost() + self.classifier.cost(point, members)
     }
 }
 
@@ -76,9 +85,9 @@ impl Exits {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(untagged)]
 pub enum Setting {
-    /// After this many blocks, everyone.
+    /// After this many steps of the path, everyone; each lap of a block is one, in whatever network.
     At(usize),
-    /// Each member as soon as an exit head is this sure.
+    /// Each member as soon as an exit head is this sure: only blocks of the first network have one, on their first lap.
     Confidence(Confidence),
 }
 
@@ -140,18 +149,21 @@ impl Switch for Exit {
                 "a confidence exit needs trained exit heads and this checkpoint has none",
                 "use a fixed exit, or train heads with a recipe that lists `exits`",
             )),
+            Some(Setting::Confidence(_)) if host.classifier.is_none() => Err(Error::point(
+                "the exit heads and the last network of this path answer with different classes",
+                "use a fixed exit, or end the path in a network with the same classes",
+            )),
+            // The whole path, which is the default.
+            Some(Setting::At(k)) if k == host.n_blocks => Ok(None),
             setting => Ok(setting),
         }
     }
-    fn rule(&self, setting: &Setting, host: &Host, can: &Arc<Exits>) -> Option<Box<dyn BlockRule>> {
+    fn rule(&self, setting: &Setting, _: &Host, can: &Arc<Exits>) -> Option<Box<dyn BlockRule>> {
         let exits = can.clone();
-        match *setting {
-            Setting::At(k) if k == host.n_blocks => None,
-            Setting::At(after) => Some(Box::new(FixedExit { after, exits })),
-            Setting::Confidence(Confidence { confidence }) => {
-                Some(Box::new(ConfidenceExit { threshold: confidence, exits }))
-            }
-        }
+        Some(match *setting {
+            Setting::At(after) => Box::new(FixedExit { after, exits }),
+            Setting::Confidence(Confidence { confidence }) => Box::new(ConfidenceExit { threshold: confidence, exits }),
+        })
     }
     fn points(&self, _: &Host, can: &Exits) -> Vec<NamedSetting> {
         let depths = can.depths();
@@ -194,9 +206,9 @@ impl TrainSwitch for Exit {
         }
         Ok(())
     }
-    fn answer(&self, host: &Host, cx: &mut Ctx, depth: usize, state: &State) -> Result<Option<Tensor>> {
+    fn answer(&self, host: &Host, cx: &mut Ctx, site: Site, state: &State) -> Result<Option<Tensor>> {
         match host.capability(self) {
-            Some(exits) => exits.logits(cx, depth, state),
+            Some(exits) => exits.logits(cx, site, state),
             None => Ok(None),
         }
     }
@@ -208,16 +220,16 @@ struct FixedExit {
 }
 
 impl BlockRule for FixedExit {
-    fn wants(&self, _: usize) -> &[&'static str] {
+    fn wants(&self, _: Site) -> &[&'static str] {
         &[]
     }
-    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State> {
-        if idx + 1 != self.after {
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, site: Site, state: State, left: &mut Left) -> Result<State> {
+        if site.step + 1 != self.after {
             return Ok(state);
         }
-        let logits = self.exits.logits(cx, self.after, &state)?;
+        let logits = self.exits.logits(cx, site, &state)?;
         let own = logits.is_none();
-        cx.trace.decide(format!("blocks.{idx}"), "exit", None, json!({"after": self.after, "own_head": own}));
+        cx.trace.decide(site.to_string(), "exit", None, json!({"after": self.after, "own_head": own}));
         let members = state.rows.members().to_vec();
         let rest = state.select(&[])?;
         let out = match logits {
@@ -227,11 +239,11 @@ impl BlockRule for FixedExit {
         left.push((members, out));
         Ok(rest)
     }
-    fn predict(&self, point: &Point, idx: usize, _: usize, lens: &mut Vec<usize>) -> Forecast {
-        if idx + 1 != self.after {
+    fn predict(&self, point: &Point, site: Site, _: usize, lens: &mut Vec<usize>) -> Forecast {
+        if site.step + 1 != self.after {
             return Forecast::Go(LeafCost::default());
         }
-        Forecast::Exit(self.exits.cost(self.after, point, lens.len()))
+        Forecast::Exit(self.exits.at(site).map(|head| head.cost(point, lens.len())))
     }
 }
 
@@ -241,25 +253,22 @@ struct ConfidenceExit {
 }
 
 impl BlockRule for ConfidenceExit {
-    fn wants(&self, _: usize) -> &[&'static str] {
+    fn wants(&self, _: Site) -> &[&'static str] {
         &[]
     }
     fn outputs(&self) -> Option<&[&'static str]> {
         Some(&["logits"])
     }
-    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, left: &mut Left) -> Result<State> {
-        if idx + 1 == model.n_blocks() {
-            return Ok(state);
-        }
-        let Some(logits) = self.exits.logits(cx, idx + 1, &state)? else { return Ok(state) };
+    fn after(&self, cx: &mut Ctx, _: &dyn Staged, site: Site, state: State, left: &mut Left) -> Result<State> {
+        let Some(logits) = self.exits.logits(cx, site, &state)? else { return Ok(state) };
         let sure = confidences(&logits)?;
         let (mut go, mut stay) = (Vec::new(), Vec::new());
         for (segment, c) in sure.iter().enumerate() {
             if *c >= self.threshold { go.push(segment) } else { stay.push(segment) }
         }
         for s in &go {
-            let choice = json!({"after": idx + 1, "confidence": sure[*s]});
-            cx.trace.decide(format!("blocks.{idx}"), "exit", Some(state.rows.members()[*s]), choice);
+            let choice = json!({"after": site.step + 1, "confidence": sure[*s]});
+            cx.trace.decide(site.to_string(), "exit", Some(state.rows.members()[*s]), choice);
         }
         if go.is_empty() {
             return Ok(state);
@@ -271,8 +280,8 @@ impl BlockRule for ConfidenceExit {
         state.select(&stay)
     }
     /// As if nobody left: every head is asked.
-    fn predict(&self, point: &Point, idx: usize, _: usize, lens: &mut Vec<usize>) -> Forecast {
-        Forecast::Go(self.exits.cost(idx + 1, point, lens.len()).unwrap_or_default())
+    fn predict(&self, point: &Point, site: Site, _: usize, lens: &mut Vec<usize>) -> Forecast {
+        Forecast::Go(self.exits.at(site).map(|head| head.cost(point, lens.len())).unwrap_or_default())
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Point, Result, Staged, State};
+use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Point, Result, Site, Staged, State};
 
 use super::rank::{self, Maps};
 use crate::host::Host;
@@ -31,7 +31,7 @@ pub enum Method {
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
-    /// Blocks that have run when this layer acts.
+    /// Steps of the path that have run when this layer acts; each lap of a block is one, in whatever network.
     pub after: usize,
     /// Share of the current rows (prefix not counted) that stays.
     pub keep: f64,
@@ -87,6 +87,9 @@ impl Switch for Tokens {
     }
     fn resolve(&self, point: &Point, host: &Host, (): &()) -> Result<Option<Pruning>> {
         let Some(setting) = point.axis::<Setting>("tokens")? else { return Ok(None) };
+        if host.prefix_rows.is_none() {
+            return Err(Error::point("tokens cannot be set on this path", "one of its networks answers per token"));
+        }
         let wrong = |what: String| Error::point(what, format!("tokens: {VALUES}"));
         let mut layers = match (setting.layers, setting.keep) {
             (Some(layers), None) if setting.after.is_none() => layers,
@@ -147,8 +150,8 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    fn layer(&self, idx: usize) -> Option<&Layer> {
-        self.layers.iter().find(|l| l.after == idx + 1 && l.keep < 1.0)
+    fn layer(&self, site: Site) -> Option<&Layer> {
+        self.layers.iter().find(|l| l.after == site.step + 1 && l.keep < 1.0)
     }
 }
 
@@ -158,18 +161,18 @@ fn kept_count(keep: f64, patches: usize) -> usize {
 }
 
 impl BlockRule for Pruning {
-    fn wants(&self, idx: usize) -> &[&'static str] {
-        match (self.layer(idx), self.method) {
+    fn wants(&self, site: Site) -> &[&'static str] {
+        match (self.layer(site), self.method) {
             (None, _) | (_, Method::Random) => &[],
             (_, Method::ClassAttention) => &["attn.probs"],
             (_, Method::ZeroTprune) => &["attn.probs", "attn.k"],
         }
     }
 
-    fn after(&self, cx: &mut Ctx, model: &dyn Staged, idx: usize, state: State, _: &mut Left) -> Result<State> {
-        let Some(layer) = self.layer(idx) else { return Ok(state) };
+    fn after(&self, cx: &mut Ctx, model: &dyn Staged, site: Site, state: State, _: &mut Left) -> Result<State> {
+        let Some(layer) = self.layer(site) else { return Ok(state) };
         let prefix = model.prefix_rows().unwrap_or(0);
-        let at = format!("blocks.{idx}");
+        let at = site.to_string();
         let mut kept = Vec::with_capacity(state.rows.n());
         for segment in 0..state.rows.n() {
             let n = state.rows.len(segment);
@@ -204,8 +207,8 @@ impl BlockRule for Pruning {
         state.keep(&kept)
     }
 
-    fn predict(&self, _: &Point, idx: usize, prefix: usize, lens: &mut Vec<usize>) -> Forecast {
-        if let Some(layer) = self.layer(idx) {
+    fn predict(&self, _: &Point, site: Site, prefix: usize, lens: &mut Vec<usize>) -> Forecast {
+        if let Some(layer) = self.layer(site) {
             for len in lens.iter_mut() {
                 let front = prefix.min(*len);
                 *len = front + kept_count(layer.keep, *len - front);

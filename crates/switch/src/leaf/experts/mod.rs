@@ -438,7 +438,7 @@ impl Bank {
         let setting = self.setting(cx.point);
         self.offer.check(&setting)?; // the point may have been resolved for another model
         let slots = self.slots(&setting);
-        let at = format!("blocks.{}.ffn", cx.block);
+        let at = format!("{}.ffn", cx.site);
         let Chosen { ids, weights, kept, entropy } = self.choose(cx, seen, &at, &setting, rows)?;
         let capacity = if let Setting::Learned { capacity, .. } = setting { capacity } else { None };
         let mut experts = within(capacity, &ids, slots, rows);

@@ -451,8 +451,8 @@ impl Staged for T5 {
         let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
             return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, side });
         };
-        // A pass that goes on with a text has read before: its rows are the decoder's from the start.
-        if i == 0 && (cx.memory.is_none() || side.get("target").is_some()) {
+        // The rows are the decoder's already on a later lap, and where a pass goes on with a text.
+        if i == 0 && (side.get("target").is_some() || (cx.memory.is_none() && side.get("source").is_none())) {
             let target = side.take("target")?;
             side.push("source", Stream { x: self.encoder.norm.forward(&x)?, rows });
             (x, rows) = (target.x, target.rows);

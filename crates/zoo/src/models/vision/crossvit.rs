@@ -489,7 +489,7 @@ impl Staged for CrossVit {
     }
     fn block(&self, cx: &mut Ctx, idx: usize, s: State) -> Result<State> {
         let after = self.groups[idx].forward(cx, branches(s)?)?;
-        cx.taps.put(&format!("blocks.{idx}.small"), &after[0].x);
+        cx.taps.put(&format!("{}.small", cx.site), &after[0].x);
         Ok(state(after))
     }
     fn head(&self, cx: &mut Ctx, s: State) -> Result<Output> {

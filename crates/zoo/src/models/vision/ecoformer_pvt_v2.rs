@@ -207,7 +207,7 @@ impl Mixer for HashAttention {
         let dim = self.out.dims().0;
         let always = (self.sizes()[2] + 1) as f64;
         let qk_v = self.qk_v.forward(cx, x)?; // [total, 2 * dim]
-        let hashed = format!("blocks.{}.attn.qk", cx.block);
+        let hashed = format!("{}.attn.qk", cx.site);
         if cx.taps.wants(&hashed) {
             cx.taps.put(&hashed, &qk_v.narrow(1, 0, dim)?.contiguous()?);
         }
