@@ -96,6 +96,41 @@ fn what_does_not_write_is_refused() {
     assert!(greedy(&pair, &sure, &text, 3).is_err(), "no exit heads, no confidence");
 }
 
+/// Greedy texts of eight tokens behind the start, with every text read again from its start for each token.
+fn read_again(opened: &Opened, point: &Point, source: &Input) -> Vec<Vec<u32>> {
+    let mut texts: Vec<Vec<u32>> = vec![vec![0]; source.n()];
+    for _ in 0..8 {
+        let input = Input::pair(source.clone(), Input::tokens(&texts).unwrap()).unwrap();
+        let (out, _) = opened.run(point, &input).unwrap();
+        let (logits, rows) = out.get_rows("logits").unwrap();
+        let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
+        for (m, text) in texts.iter_mut().enumerate() {
+            let row = &logits[rows.range(m).end - 1];
+            let best = (0..row.len()).rev().max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+            text.push(best as u32);
+        }
+    }
+    texts
+}
+
+#[test]
+fn heads_act_while_writing() {
+    let opened = toy_model("t5", &json!({}));
+    let source = Input::tokens(&sequences(50, &[7, 3, 12])).unwrap();
+    let mut all = Vec::new();
+    for keep in [1.0, 0.5, 0.25] {
+        let point = Point::new().with("heads", json!({"keep": keep}));
+        let (written, trace) = greedy(&opened, &point, &source, 8).unwrap();
+        for (got, want) in written.iter().zip(&read_again(&opened, &point, &source)) {
+            assert_eq!(got[..], want[1..=got.len()], "{keep} of the heads");
+        }
+        // One record for each of the two attentions that read and the four that write, however many steps.
+        assert_eq!(trace.decisions.len(), if keep < 1.0 { 6 } else { 0 });
+        all.push(written);
+    }
+    assert!(all[0] != all[1] && all[1] != all[2], "heads that change nothing prove nothing");
+}
+
 #[test]
 fn exits_act_while_writing() {
     let opened = toy_model("t5", &json!({"num_decoder_layers": 3}));
@@ -105,20 +140,7 @@ fn exits_act_while_writing() {
     for exit in 3..=5 {
         let point = Point::new().with("exit", exit);
         let (written, trace) = greedy(&opened, &point, &source, 8).unwrap();
-        // The same, with every text read again from its start for each token.
-        let mut plain: Vec<Vec<u32>> = vec![vec![0]; 3];
-        for _ in 0..8 {
-            let input = Input::pair(source.clone(), Input::tokens(&plain).unwrap()).unwrap();
-            let (out, _) = opened.run(&point, &input).unwrap();
-            let (logits, rows) = out.get_rows("logits").unwrap();
-            let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
-            for (m, text) in plain.iter_mut().enumerate() {
-                let row = &logits[rows.range(m).end - 1];
-                let best = (0..row.len()).rev().max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
-                text.push(best as u32);
-            }
-        }
-        for (got, want) in written.iter().zip(&plain) {
+        for (got, want) in written.iter().zip(&read_again(&opened, &point, &source)) {
             assert_eq!(got[..], want[1..=got.len()], "exit {exit}");
         }
         assert_eq!(trace.decisions.len(), usize::from(exit < 5), "one record, however many steps");

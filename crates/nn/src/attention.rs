@@ -1,6 +1,7 @@
 //! The attention leaf: what a model file asks for, and its dense form.
 
 mod heads;
+mod memory;
 mod softmax;
 
 use std::sync::{Arc, PoisonError, RwLock};

@@ -6,11 +6,15 @@ use crate::attention::{AttentionNames, AttentionSpec};
 use crate::config::MAX_SIDE;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::input::Input;
 use crate::leaf::{Attention, Epilogue, Ffn, LeafCost, Linear, PlainMlp};
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
-use crate::weights::{FfnSpec, LinearSpec, PatchSpec, Weights};
+use crate::spatial::joined;
+use crate::spec::InputSpec;
+use crate::staged::State;
+use crate::weights::{FfnSpec, LinearSpec, ParamKind, PatchSpec, Weights};
 
 pub use crate::batch_norm::BatchNorm;
 
@@ -346,6 +350,109 @@ impl PatchEmbed {
     /// Cost for a number of patches.
     pub fn cost(&self, point: &Point, patches: usize) -> LeafCost {
         self.proj.cost(point, patches)
+    }
+}
+
+/// Learned rows in front of the patches of an image (class tokens), and learned positions of all rows.
+pub struct PositionEmbed {
+    /// `[1, 1, dim]` each.
+    front: Vec<Tensor>,
+    /// `[1, front + gh * gw, dim]`, for the trained grid.
+    table: Tensor,
+    grid: Size,
+}
+
+impl PositionEmbed {
+    /// Loads the rows named `front`, and the table `positions` of a grid of patches.
+    pub fn load(w: &Weights, front: &[&str], positions: &str, grid: Size, dim: usize) -> Result<Self> {
+        let table = |name: &str, n: usize| w.tensor(name, &[1, n, dim], ParamKind::Table);
+        Ok(PositionEmbed {
+            front: front.iter().map(|name| table(name, 1)).collect::<Result<_>>()?,
+            table: table(positions, front.len() + grid.0 * grid.1)?,
+            grid,
+        })
+    }
+
+    /// Number of rows in front.
+    pub fn n_front(&self) -> usize {
+        self.front.len()
+    }
+
+    /// Patches of `b` images of one size behind the rows in front, with positions, which are resized where the grid is not
+    /// the trained one. Shapes: x `[b * gh * gw, dim]` -> `[b * (front + gh * gw), dim]`.
+    pub fn forward(&self, x: &Tensor, b: usize, grid: Size) -> Result<Tensor> {
+        let (dim, n) = (x.dims2()?.1, grid.0 * grid.1);
+        let mut parts = self.front.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>>>()?;
+        parts.push(x.reshape((b, n, dim))?);
+        let positions = positions_at(&self.table, self.n_front(), self.grid, grid)?;
+        Tensor::cat(&parts, 1)?.broadcast_add(&positions)?.reshape((b * (self.n_front() + n), dim))
+    }
+
+    /// Bytes of its tables.
+    pub fn cost(&self) -> LeafCost {
+        let numbers: usize = self.front.iter().chain([&self.table]).map(Tensor::elem_count).sum();
+        LeafCost::bytes(4 * numbers as u64)
+    }
+}
+
+/// The stem of a plain vision Transformer: patches behind learned rows, with positions.
+pub struct ImageEmbed {
+    patches: PatchEmbed,
+    positions: PositionEmbed,
+    channels: usize,
+    image: Size,
+    patch: Size,
+}
+
+impl ImageEmbed {
+    /// Loads the projection of patches, the rows named `front` and the table `positions`, for images of the trained size.
+    /// Errors where it does not divide into patches.
+    pub fn load(w: &Weights, spec: &PatchSpec, image: Size, front: &[&str], positions: &str) -> Result<Self> {
+        let grid = patch_grid(image, spec.patch, image)?;
+        Ok(ImageEmbed {
+            positions: PositionEmbed::load(w, front, positions, grid, spec.dim)?,
+            patches: PatchEmbed::load(w, spec)?,
+            channels: spec.channels,
+            image,
+            patch: spec.patch,
+        })
+    }
+
+    /// Number of rows in front of the patches.
+    pub fn n_front(&self) -> usize {
+        self.positions.n_front()
+    }
+
+    /// Rows of images of any sizes that divide into patches.
+    pub fn forward(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
+        let mut parts = Vec::new();
+        for pixels in input.pixels(self.channels)? {
+            let (b, _, h, w) = pixels.dims4()?;
+            let grid = patch_grid((h, w), self.patch, self.image)?;
+            parts.push(self.positions.forward(&self.patches.forward(cx, pixels)?, b, grid)?);
+        }
+        Ok(State::new(joined(parts)?, Rows::maps_behind(self.n_front(), &self.grids(input)?)?))
+    }
+
+    /// Patches along height and width of every image.
+    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
+        let sizes = input.image_sizes(self.channels)?.into_iter();
+        sizes.map(|size| patch_grid(size, self.patch, self.image)).collect()
+    }
+
+    /// Rows of every image.
+    pub fn lens(&self, input: &Input) -> Result<Vec<usize>> {
+        Ok(self.grids(input)?.iter().map(|(h, w)| self.n_front() + h * w).collect())
+    }
+
+    /// What it takes.
+    pub fn spec(&self) -> InputSpec {
+        InputSpec::images(self.channels, self.image, self.patch)
+    }
+
+    /// Cost for images of so many rows.
+    pub fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
+        self.patches.cost(point, lens.iter().map(|n| n - self.n_front()).sum()) + self.positions.cost()
     }
 }
 

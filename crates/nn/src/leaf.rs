@@ -11,6 +11,7 @@ use crate::layers::Activation;
 use crate::ops::{self, DenseWeight};
 use crate::point::Point;
 use crate::rows::{Rows, Size};
+use crate::side::Stream;
 
 /// What a part costs at a point.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,7 +207,8 @@ pub struct KeyValues {
     pub rows: Rows,
 }
 
-/// Attention within each segment, or of the rows of one stream to those of another: segment `i` sees segment `i`.
+/// Attention within each segment, or of the rows of one stream to those of another: segment `i` sees segment `i`. In a pass
+/// with a memory ([`Ctx::memory`]) causal attention remembers its rows, and sees what was remembered of their members.
 pub trait Attention: Mixer {
     /// Keys and values of a source, once for any number of [`Attention::attend`]. Shapes: source `[total, source dim]`.
     /// Errors where this form reads its own rows only.
@@ -227,11 +229,47 @@ pub trait Attention: Mixer {
         let _ = (cx, x, rows, seen, residual);
         Err(own_rows_only())
     }
+    /// Rows attend to those of another stream; the result is added to a residual where one is given. In a pass with a
+    /// memory what is made of the source is kept, and serves the passes that come without one. Shapes: x `[total, dim]`,
+    /// source `[source total, source dim]`, residual `[total, dim]` -> `[total, dim]`. Errors where this form reads its own
+    /// rows only or keeps no memory, and where there is no source and none is remembered.
+    fn attend_source(
+        &self,
+        cx: &mut Ctx,
+        x: &Tensor,
+        rows: &Rows,
+        source: Option<&Stream>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if cx.memory.is_some() {
+            return Err(Error::unsupported("attention", "a memory of its source", "a form that remembers"));
+        }
+        attend_once(self, cx, x, rows, source, residual)
+    }
     /// Cost of [`Attention::key_values`] and [`Attention::attend`] for rows and sources of these sizes.
     fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
         let _ = sources;
         self.cost(point, sizes)
     }
+}
+
+/// [`Attention::attend_source`] without a memory.
+pub(crate) fn attend_once<A: Attention + ?Sized>(
+    attention: &A,
+    cx: &mut Ctx,
+    x: &Tensor,
+    rows: &Rows,
+    source: Option<&Stream>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let source = source.ok_or_else(no_source)?;
+    let seen = attention.key_values(cx, &source.x, &source.rows)?;
+    attention.attend(cx, x, rows, &seen, residual)
+}
+
+/// The error where rows should attend to a source and there is none.
+pub(crate) fn no_source() -> Error {
+    Error::input("a block that reads a source met none", "start at the stem")
 }
 
 fn own_rows_only() -> Error {

@@ -8,15 +8,24 @@ use std::sync::Arc;
 
 use switchformer_tensor::Tensor;
 
-use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::ops::{self, AttendSpec, KeyValueSlab};
+use crate::ops::{self, KeyValueSlab};
 use crate::path::Site;
 use crate::rows::Rows;
-use crate::side::Stream;
 
 /// Where on a path something is remembered: the block and its lap, and the name of the layer's taps.
-type Place = (Site, &'static str);
+pub(crate) type Place = (Site, &'static str);
+
+/// What an attention remembers of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// The heads that a point keeps, where these are not all.
+    pub(crate) kept: Option<Arc<[usize]>>,
+    /// Heads of keys and values.
+    pub(crate) heads: usize,
+    /// Widths of a head of keys and of one of values.
+    pub(crate) widths: [usize; 2],
+}
 
 /// What the layers of a model remember of each member of a batch.
 ///
@@ -36,7 +45,9 @@ pub struct Memory {
 pub trait Remember: Any + Debug + Send + Sync {
     /// Segment `i` goes on as the old `segments[i]`; the others are forgotten. One may be named several times.
     fn select(&mut self, segments: &[usize]);
-    /// Takes in the segments of another memory of the same layer, behind its own.
+    /// Errors where segments of another memory cannot stand behind its own.
+    fn fits(&self, other: &dyn Remember) -> Result<()>;
+    /// Takes in the segments of another memory of the same layer that [`Remember::fits`], behind its own.
     fn join(&mut self, other: Box<dyn Remember>) -> Result<()>;
     /// Rows remembered of a segment.
     fn len(&self, segment: usize) -> usize;
@@ -120,6 +131,9 @@ impl Memory {
             let hint = "run both up to here, at points with the same exit";
             return Err(Error::input("memories of passes that ran different layers cannot be joined", hint));
         }
+        for (mine, theirs) in self.layers.values().zip(other.layers.values()) {
+            mine.fits(theirs.as_ref())?;
+        }
         self.rows = behind(&self.rows, &other.rows)?;
         self.before.extend(other.before);
         for (mine, theirs) in self.layers.values_mut().zip(other.layers.into_values()) {
@@ -145,16 +159,24 @@ impl Memory {
     }
 
     /// Adds keys and values of rows of the present pass; `own` where they are the rows that [`Memory::place`] placed.
-    /// Shapes: k and v `[rows, heads * head_dim]`.
-    fn extend(&mut self, at: Place, heads: usize, kv: [&Tensor; 2], rows: &Rows, own: bool) -> Result<Kept<'_>> {
+    /// Shapes: k `[rows, heads * head_dim]`, v `[rows, heads * value_dim]`.
+    pub(crate) fn extend(
+        &mut self,
+        at: Place,
+        layout: &Layout,
+        kv: [&Tensor; 2],
+        rows: &Rows,
+        own: bool,
+    ) -> Result<Kept<'_>> {
         let segments = self.segments(rows.members())?;
         let none = || Rows::equal(self.rows.n(), 0)?.of_members(self.rows.members());
         let layer = match self.layers.entry(at) {
             Entry::Occupied(layer) => layer.into_mut(),
-            Entry::Vacant(place) => place.insert(Box::new(KeyValueCache::new(none()?, heads, kv[0].dims2()?.1))),
+            Entry::Vacant(place) => place.insert(Box::new(KeyValueCache::new(none()?, layout))),
         };
         let layer: &mut dyn Any = layer.as_mut();
         let cache: &mut KeyValueCache = layer.downcast_mut().ok_or_else(|| mixed_up(at.1))?;
+        cache.matches(layout, "this step keeps other heads than those that its memory is of")?;
         if let Some(i) = segments.iter().position(|s| cache.len(*s) != self.before[*s]) {
             let (site, member) = (at.0, rows.members()[i]);
             return Err(Error::point(
@@ -169,12 +191,13 @@ impl Memory {
     }
 
     /// What a layer remembers of the members of a pass. Errors where it remembers nothing.
-    fn known(&self, at: Place, members: &[u32]) -> Result<Kept<'_>> {
+    pub(crate) fn known(&self, at: Place, layout: &Layout, members: &[u32]) -> Result<Kept<'_>> {
         let layer: &dyn Any = self.layers.get(&at).map(Box::as_ref).ok_or_else(|| {
             let what = format!("{}.{} remembers no source", at.0, at.1);
             Error::input(what, "read one first, with the same memory")
         })?;
         let cache: &KeyValueCache = layer.downcast_ref().ok_or_else(|| mixed_up(at.1))?;
+        cache.matches(layout, "this step keeps other heads than those that its memory is of")?;
         Ok(cache.kept(&self.segments(members)?))
     }
 }
@@ -185,17 +208,27 @@ fn mixed_up(layer: &str) -> Error {
 
 /// Keys and values of an attention: a slab per member, which grows in place and is copied only where beams part.
 #[derive(Debug)]
-pub struct KeyValueCache {
+struct KeyValueCache {
+    layout: Layout,
     rows: Rows,
     slabs: Vec<Arc<KeyValueSlab>>,
 }
 
 impl KeyValueCache {
-    fn new(rows: Rows, heads: usize, width: usize) -> Self {
+    fn new(rows: Rows, layout: &Layout) -> Self {
         let n = rows.n();
         // They share nothing yet, so one empty slab stands for all until a member writes.
-        let empty = Arc::new(KeyValueSlab::new(heads, width));
-        KeyValueCache { rows, slabs: std::iter::repeat_n(empty, n).collect() }
+        let empty = Arc::new(KeyValueSlab::new(layout.heads, layout.widths));
+        KeyValueCache { layout: layout.clone(), rows, slabs: std::iter::repeat_n(empty, n).collect() }
+    }
+
+    /// Errors where keys and values of another layout would stand beside those that are there.
+    fn matches(&self, layout: &Layout, other_heads: &str) -> Result<()> {
+        if self.layout.kept != layout.kept {
+            let hint = "a text is read and written by the same heads: give the same `heads` to every step";
+            return Err(Error::point(other_heads, hint));
+        }
+        if self.layout == *layout { Ok(()) } else { Err(mixed_up("attention")) }
     }
 
     fn kept(&self, segments: &[usize]) -> Kept<'_> {
@@ -211,6 +244,11 @@ impl Remember for KeyValueCache {
     fn select(&mut self, segments: &[usize]) {
         self.rows = self.rows.select(segments).1;
         self.slabs = segments.iter().map(|s| self.slabs[*s].clone()).collect();
+    }
+    fn fits(&self, other: &dyn Remember) -> Result<()> {
+        let other: &dyn Any = other;
+        let other: &KeyValueCache = other.downcast_ref().ok_or_else(|| mixed_up("attention"))?;
+        self.matches(&other.layout, "memories of passes that kept different heads cannot be joined")
     }
     fn join(&mut self, other: Box<dyn Remember>) -> Result<()> {
         let other: Box<dyn Any> = other;
@@ -249,87 +287,8 @@ fn behind(first: &Rows, second: &Rows) -> Result<Rows> {
         .of_members(&both(first.members(), second.members()))
 }
 
-/// Keys and values that an attention looks at.
-enum Seen<'a> {
-    Rows(&'a Tensor, &'a Tensor),
-    Kept(Kept<'a>),
-}
-
 /// What is remembered of the members of a pass.
-struct Kept<'a> {
-    rows: Rows,
-    slabs: Vec<&'a KeyValueSlab>,
-}
-
-fn products(cx: &mut Ctx, tap: &str, spec: &AttendSpec, q: &Tensor, seen: Seen) -> Result<Tensor> {
-    let spec = match &seen {
-        Seen::Rows(..) => *spec,
-        Seen::Kept(kept) => AttendSpec { k_rows: &kept.rows, ..*spec },
-    };
-    let dim = q.dims2()?.1;
-    cx.count((0..spec.q_rows.n()).map(|i| 2 * spec.q_rows.len(i) * spec.k_rows.len(i) * dim).sum());
-    if cx.taps.active() {
-        let [probs, k] = ["probs", "k"].map(|part| format!("{}.{tap}.{part}", cx.site));
-        if cx.taps.wants(&probs) || cx.taps.wants(&k) {
-            let keys = match &seen {
-                Seen::Rows(k, _) => k.contiguous()?,
-                Seen::Kept(kept) => ops::packed_keys(&kept.slabs)?,
-            };
-            if cx.taps.wants(&probs) {
-                cx.taps.put_each(&probs, ops::attend_probs(q, &keys, &spec)?);
-            }
-            cx.taps.put(&k, &keys);
-        }
-    }
-    match &seen {
-        Seen::Rows(k, v) => ops::attend(q, k, v, &spec),
-        Seen::Kept(kept) => ops::attend_slabs(q, &kept.slabs, &spec),
-    }
-}
-
-/// Attention of rows to their own segment. Where the pass has a memory and rows see only what stands before them, they
-/// are remembered, and see what was remembered of their member. Counts the products and serves the taps
-/// `{tap}.probs` and `.k` of the block. Shapes: q, k, v `[rows, heads * head_dim]` -> the same.
-pub fn attend_own(cx: &mut Ctx, tap: &'static str, spec: &AttendSpec, [q, k, v]: [&Tensor; 3]) -> Result<Tensor> {
-    let at = (cx.site, tap);
-    match cx.memory.take() {
-        Some(memory) if spec.causal => {
-            let kept = memory.extend(at, spec.heads, [k, v], spec.q_rows, true);
-            let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));
-            cx.memory = Some(memory);
-            answer
-        }
-        memory => {
-            cx.memory = memory;
-            products(cx, tap, spec, q, Seen::Rows(k, v))
-        }
-    }
-}
-
-/// Attention of rows to those of another stream, whose keys and values are made once: where the pass has a memory they
-/// are kept, and serve the passes that come without a source. Counts and taps as [`attend_own`]. Shapes: q `[rows, heads *
-/// head_dim]`, what `read` makes of the source: two of `[source rows, heads * head_dim]` -> as q.
-pub fn attend_source(
-    cx: &mut Ctx,
-    tap: &'static str,
-    spec: &AttendSpec,
-    q: &Tensor,
-    source: Option<&Stream>,
-    read: impl FnOnce(&mut Ctx, &Tensor) -> Result<[Tensor; 2]>,
-) -> Result<Tensor> {
-    let at = (cx.site, tap);
-    let made = source.map(|s| Ok::<_, Error>((read(cx, &s.x)?, &s.rows))).transpose()?;
-    match (cx.memory.take(), made) {
-        (Some(memory), made) => {
-            let kept = match &made {
-                Some(([k, v], rows)) => memory.extend(at, spec.heads, [k, v], rows, false),
-                None => memory.known(at, spec.q_rows.members()),
-            };
-            let answer = kept.and_then(|kept| products(cx, tap, spec, q, Seen::Kept(kept)));
-            cx.memory = Some(memory);
-            answer
-        }
-        (None, Some(([k, v], rows))) => products(cx, tap, &AttendSpec { k_rows: rows, ..*spec }, q, Seen::Rows(&k, &v)),
-        (None, None) => Err(Error::input("a block that reads a source met none", "start at the stem")),
-    }
+pub(crate) struct Kept<'a> {
+    pub(crate) rows: Rows,
+    pub(crate) slabs: Vec<&'a KeyValueSlab>,
 }

@@ -3,12 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use switchformer_nn::layers::{Embedding, LayerNorm};
-use switchformer_nn::memory::attend_own;
-use switchformer_nn::ops::{self, AttendSpec};
 use switchformer_nn::staged::{self, Left};
 use switchformer_nn::{
-    Adapter, Ctx, Input, LeafCost, Linear, LinearAdapter, Memory, Output, Path, Point, Result, Segment, Site, Staged,
-    State, Stream, Taps, Tensor, Trace, Weights, cost_path, record, run_path, walk,
+    Adapter, Attention, AttentionNames, AttentionSpec, Ctx, Input, LeafCost, Linear, LinearAdapter, Memory, Output,
+    Path, Point, Result, Segment, Site, Staged, State, Stream, Taps, Tensor, Trace, Weights, cost_path, record,
+    run_path, walk,
 };
 
 const VOCAB: usize = 20;
@@ -16,7 +15,6 @@ const HEADS: usize = 2;
 
 /// A causal network: nothing but attention.
 struct Toy {
-    dim: usize,
     table: Embedding,
     blocks: Vec<Block>,
     words: Box<dyn Linear>,
@@ -26,8 +24,7 @@ struct Toy {
 
 struct Block {
     norm: LayerNorm,
-    qkv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
+    attention: Box<dyn Attention>,
 }
 
 impl Toy {
@@ -35,11 +32,11 @@ impl Toy {
         let block = |i: usize| {
             let w = w.at("blocks").at(i);
             let norm = w.layer_norm("norm", dim, 1e-5).unwrap();
-            let [qkv, out] = [("qkv", 3 * dim), ("out", dim)].map(|(name, n)| w.linear(name, dim, n, true).unwrap());
-            Block { norm, qkv, out }
+            let names = AttentionNames::new(["qkv"; 3], "out");
+            let spec = AttentionSpec { causal: true, ..AttentionSpec::new(names, dim, HEADS) };
+            Block { norm, attention: w.attention(&spec).unwrap() }
         };
         Toy {
-            dim,
             table: w.embedding("table", VOCAB, dim).unwrap(),
             blocks: (0..depth).map(block).collect(),
             words: w.linear("words", dim, VOCAB, true).unwrap(),
@@ -65,13 +62,8 @@ impl Staged for Toy {
         Ok(State::new(self.table.forward(&text.ids)?, rows))
     }
     fn block(&self, cx: &mut Ctx, idx: usize, State { x, rows, side }: State) -> Result<State> {
-        let Block { norm, qkv, out } = &self.blocks[idx];
-        let [q, k, v] = ops::split(&qkv.forward(cx, &norm.forward(&x)?)?)?;
-        let scale = ((self.dim / HEADS) as f64).powf(-0.5);
-        let spec = AttendSpec { causal: true, ..AttendSpec::new(&rows, &rows, HEADS, scale) };
-        let mixed = attend_own(cx, "attn", &spec, [&q, &k, &v])?;
-        let y = out.forward(cx, &mixed)?;
-        Ok(State { x: cx.onto(&x, y, "mixer")?, rows, side })
+        let Block { norm, attention } = &self.blocks[idx];
+        Ok(State { x: attention.forward_onto(cx, &norm.forward(&x)?, &rows, &x)?, rows, side })
     }
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         Ok(Output::new().rows("logits", self.words.forward(cx, &state.x)?, &state.rows))
@@ -83,10 +75,9 @@ impl Staged for Toy {
         self.table.cost()
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let Block { norm, qkv, out } = &self.blocks[idx];
-        let (rows, pairs): (usize, usize) = (lens.iter().sum(), lens.iter().map(|n| n * n).sum());
-        let products = LeafCost::macs((2 * pairs * self.dim) as u64);
-        norm.cost() + qkv.cost(point, rows) + out.cost(point, rows) + products
+        let Block { norm, attention } = &self.blocks[idx];
+        let sizes: Vec<_> = lens.iter().map(|n| (1, *n)).collect();
+        norm.cost() + attention.cost(point, &sizes)
     }
     fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
         self.words.cost(point, lens.iter().sum())

@@ -16,8 +16,8 @@ use switchformer_nn::{
 };
 use switchformer_zoo::{Entry, ZOO};
 
-/// Families without softmax attention, and those whose attention is part of a decoder that remembers.
-const WITHOUT: [&str; 4] = ["activator", "mt5", "switch_transformers", "t5"];
+/// Families without softmax attention.
+const WITHOUT: [&str; 1] = ["activator"];
 
 /// Makes attentions that answer zeros, and counts them and their uses.
 #[derive(Clone, Default)]

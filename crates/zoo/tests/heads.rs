@@ -58,8 +58,13 @@ fn kept(trace: &Trace) -> Json {
     own.map(|d| d.choice["kept"].clone()).collect()
 }
 
+/// Logits of members, or of packed rows where each has its own.
+fn logits(out: &Output) -> &Tensor {
+    out.get_rows("logits").map_or_else(|| out.get("logits").unwrap(), |(rows, _)| rows)
+}
+
 fn loss(out: &Output, labels: &Tensor) -> Tensor {
-    let logits = out.get("logits").unwrap();
+    let logits = logits(out);
     let labels = labels.to_dtype(DType::U32).unwrap().unsqueeze(1).unwrap();
     let log = logits.broadcast_sub(&logits.log_sum_exp(1).unwrap().unsqueeze(1).unwrap()).unwrap();
     log.gather(&labels, 1).unwrap().mean_all().unwrap().neg().unwrap()
@@ -67,10 +72,10 @@ fn loss(out: &Output, labels: &Tensor) -> Tensor {
 
 #[test]
 fn fewer_heads_give_the_logits_and_gradients_of_the_reference() {
-    for name in ["bert", "mpnet"] {
+    for name in ["bert", "mpnet", "t5"] {
         let (doc, tensors) = case(name);
         let made = assembled(&doc, Some(&doc["order"])).unwrap();
-        let given = ["input_ids", "attention_mask", "token_type_ids"].iter();
+        let given = ["input_ids", "attention_mask", "token_type_ids", "decoder_input_ids"].iter();
         let given = given.filter_map(|n| Some((n.to_string(), tensors.get(&format!("in.{n}"))?.clone())));
         let input = Input::from_tensors(&given.collect(), &made.model.spec()).unwrap();
         let names = find(name).unwrap().names.among(doc["tensors"].as_object().unwrap().keys().map(String::as_str));
@@ -82,7 +87,7 @@ fn fewer_heads_give_the_logits_and_gradients_of_the_reference() {
             };
             let ((total, out, trace), tape) = record(pass).unwrap();
             assert_eq!(kept(&trace), *heads, "{name} at {keep}");
-            let off = far(&flat(out.get("logits").unwrap()), &flat(of("logits")));
+            let off = far(&flat(logits(&out)), &flat(of("logits")));
             assert!(off <= TOLERANCE, "{name} at {keep}: logits differ by {off:e}");
             let off = far(&[total.to_scalar().unwrap()], &flat(of("loss")));
             assert!(off <= TOLERANCE, "{name} at {keep}: the loss differs by {off:e}");
@@ -113,7 +118,7 @@ fn fewer_heads_give_the_logits_and_gradients_of_the_reference() {
 
 #[test]
 fn without_an_order_norms_of_weights_decide() {
-    for name in ["bert", "mpnet"] {
+    for name in ["bert", "mpnet", "t5"] {
         let (doc, _) = case(name);
         let made = assembled(&doc, None).unwrap();
         let input = batch(made.model.as_ref(), 2);
@@ -168,6 +173,22 @@ fn half_of_the_heads_are_half_of_the_work() {
     assert_eq!(at(1.0).bytes - at(0.5).bytes, depth * 4 * (4 * dim * dim + 3 * dim) / 2);
 }
 
+/// The same where a decoder looks at what was read: its heads are left out at both places.
+#[test]
+fn half_of_the_heads_of_an_encoder_decoder_are_half_of_its_attention() {
+    let entry = find("t5").unwrap();
+    let opened = Opened::random(toy(entry, &toy_architecture(entry)), OpenOptions::default()).unwrap();
+    let at = |keep: f64| opened.cost(&Point::new().with("heads", json!({"keep": keep})), &[7, 3, 5, 2]).unwrap();
+    // Two members: seven and three rows are read, five and two written, by two blocks each.
+    let (dim, read, written) = (32, 7 + 3, 5 + 2);
+    let own = |rows: u64, pairs: u64| 4 * rows * dim * dim + 2 * pairs * dim;
+    let cross = 2 * (read + written) * dim * dim + 2 * (5 * 7 + 2 * 3) * dim;
+    let attention = 2 * (own(read, 7 * 7 + 3 * 3) + own(written, 5 * 5 + 2 * 2) + cross);
+    assert_eq!(at(1.0).macs - at(0.5).macs, attention / 2);
+    // Of six attentions: four matrices each.
+    assert_eq!(at(1.0).bytes - at(0.5).bytes, 6 * 4 * 4 * dim * dim / 2);
+}
+
 /// More choices than an attention holds at once, there and back.
 #[test]
 fn every_choice_gives_its_answer_again() {
@@ -191,7 +212,7 @@ fn every_family_on_the_leaf_takes_part_and_the_others_say_why_not() {
         let opened = Opened::random(toy(entry, architecture), OpenOptions::default()).unwrap();
         let axis = opened.switches.axes().into_iter().find(|a| a.name == "heads").unwrap();
         let why = match entry.name {
-            "t5" | "mt5" | "switch_transformers" | "activator" => "no attention that offers its heads",
+            "activator" => "no attention that offers its heads",
             "fmvit" => "cannot be divided",
             _ => "keep",
         };

@@ -186,6 +186,41 @@ fn a_memory_is_refused_where_it_does_not_fit() {
     assert!(e.err().unwrap().to_string().contains("keeps no memory"));
 }
 
+/// Written with some of the heads, step by step as at once, and with those of the first step to the end.
+#[test]
+fn a_text_is_written_by_the_heads_that_read_it() {
+    for family in ["t5", "mt5", "switch_transformers"] {
+        let opened = open(family, &json!({})).unwrap();
+        let [source, target] = pair_sequences(50, &[7, 3]);
+        let target: Vec<Vec<u32>> = target.iter().map(|t| t.iter().cycle().take(6).copied().collect()).collect();
+        let pair = |target: &[&[u32]]| Input::pair(Input::tokens(&source).unwrap(), Input::tokens(target).unwrap());
+        let half = Point::new().with("heads", json!({"keep": 0.5}));
+        let all: Vec<&[u32]> = target.iter().map(Vec::as_slice).collect();
+        let whole = |point: &Point| -> Vec<Vec<f32>> {
+            let (out, _) = opened.run(point, &pair(&all).unwrap()).unwrap();
+            out.get_rows("logits").unwrap().0.to_vec2().unwrap()
+        };
+        let want = whole(&half);
+        assert!(far(&want.concat(), &whole(&Point::new()).concat()) > 1e-3, "{family}: heads that went are missed");
+        let mut memory = Memory::new(2).unwrap();
+        for step in 0..6 {
+            let tokens: Vec<&[u32]> = target.iter().map(|t| &t[step..=step]).collect();
+            let input = if step == 0 { pair(&tokens) } else { Input::tokens(&tokens) };
+            let got = pass(&opened, &half, &mut memory, &input.unwrap()).unwrap().concat();
+            let off = far(&got, &[want[step].clone(), want[6 + step].clone()].concat());
+            assert!(off < 1e-5, "{family}: step {step} differs by {off:e}");
+        }
+        let all_heads = read(&opened, &source, &[&[0], &[0]]).0.bytes();
+        let (mut few, mut many) = (Memory::new(2).unwrap(), read(&opened, &source, &[&[0], &[0]]).0);
+        pass(&opened, &half, &mut few, &pair(&[&[0], &[0]]).unwrap()).unwrap();
+        assert_eq!(2 * few.bytes(), all_heads, "{family}: heads that went keep nothing");
+        let e = many.join(few).unwrap_err().to_string();
+        assert!(e.contains("different heads"), "{family}: {e}");
+        let e = pass(&opened, &Point::new(), &mut memory, &Input::tokens(&[[1u32], [2]]).unwrap()).unwrap_err();
+        assert!(e.to_string().contains("other heads") && e.to_string().contains("`heads`"), "{family}: {e}");
+    }
+}
+
 #[test]
 fn a_head_is_tied_unless_the_config_or_the_file_has_two_tables() {
     let entry = find("t5").unwrap();

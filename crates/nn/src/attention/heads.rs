@@ -12,9 +12,11 @@ use super::{AttentionSpec, DistanceBias, PairBias, Positions, Scores};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::leaf::{Attention, KeyValues, LeafCost, Mixer, narrowed};
+use crate::memory::Layout;
 use crate::ops;
 use crate::point::Point;
 use crate::rows::{Rows, Size};
+use crate::side::Stream;
 
 /// Most choices of heads whose projections one attention holds beside its own.
 const HELD: usize = 4;
@@ -95,13 +97,7 @@ pub(crate) struct ByHeads {
     /// Its place among the attentions of the model.
     index: usize,
     /// Smaller attentions of late, the latest in front.
-    held: RwLock<VecDeque<Arc<Part>>>,
-}
-
-/// An attention by the heads that stay.
-struct Part {
-    kept: Arc<[usize]>,
-    attention: SoftmaxAttention,
+    held: RwLock<VecDeque<Arc<SoftmaxAttention>>>,
 }
 
 impl ByHeads {
@@ -117,17 +113,16 @@ impl ByHeads {
     }
 
     /// What runs at a point in place of the whole, where that is less.
-    fn at(&self, point: &Point) -> Result<Option<Arc<Part>>> {
+    fn at(&self, point: &Point) -> Result<Option<Arc<SoftmaxAttention>>> {
         let kept = point.setting::<KeptHeads>().and_then(|all| all.0.get(self.index)?.clone());
         let Some(kept) = kept else { return Ok(None) };
         // The lock guards a list that is whole after every step, so a panic elsewhere leaves nothing half done.
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(part) = held.iter().find(|part| part.kept == kept) {
+        if let Some(part) = held.iter().find(|part| part.layout.kept.as_ref() == Some(&kept)) {
             return Ok(Some(part.clone()));
         }
         drop(held);
-        let attention = self.site.whole.part(&kept, &self.site.name)?;
-        let part = Arc::new(Part { kept, attention });
+        let part = Arc::new(self.site.whole.part(&kept, &self.site.name)?);
         if !self.site.learns {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
             held.push_front(part.clone());
@@ -137,21 +132,21 @@ impl ByHeads {
     }
 
     /// The same for a pass, which records the choice.
-    fn chosen(&self, cx: &mut Ctx) -> Result<Option<Arc<Part>>> {
+    fn chosen(&self, cx: &mut Ctx) -> Result<Option<Arc<SoftmaxAttention>>> {
         let part = self.at(cx.point)?;
-        if let Some(part) = &part {
-            let place = format!("{}.{}", cx.site, part.attention.spec.tap);
-            cx.trace.decide(place, "heads", None, json!({"kept": &part.kept[..]}));
+        if let Some(kept) = part.as_ref().and_then(|part| part.layout.kept.as_deref()) {
+            let place = format!("{}.{}", cx.site, self.site.whole.spec.tap);
+            cx.trace.decide(place, "heads", None, json!({"kept": kept}));
         }
         Ok(part)
     }
 
-    fn of<'a>(&'a self, part: &'a Option<Arc<Part>>) -> &'a SoftmaxAttention {
-        part.as_ref().map_or(&self.site.whole, |part| &part.attention)
+    fn of<'a>(&'a self, part: &'a Option<Arc<SoftmaxAttention>>) -> &'a SoftmaxAttention {
+        part.as_ref().unwrap_or(&self.site.whole)
     }
 
     /// What a forecast counts. Heads that cannot be left out are an error of the pass.
-    fn forecast(&self, point: &Point) -> Option<Arc<Part>> {
+    fn forecast(&self, point: &Point) -> Option<Arc<SoftmaxAttention>> {
         self.at(point).unwrap_or_default()
     }
 }
@@ -186,6 +181,17 @@ impl Attention for ByHeads {
         let part = self.chosen(cx)?;
         self.of(&part).attend(cx, x, rows, seen, residual)
     }
+    fn attend_source(
+        &self,
+        cx: &mut Ctx,
+        x: &Tensor,
+        rows: &Rows,
+        source: Option<&Stream>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let part = self.chosen(cx)?;
+        self.of(&part).attend_source(cx, x, rows, source, residual)
+    }
     fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
         self.of(&self.forecast(point)).cost_of(point, sizes, sources)
     }
@@ -216,7 +222,7 @@ impl SoftmaxAttention {
     }
 
     /// The same attention by some of its heads, which ascend. Nothing is computed for the others.
-    fn part(&self, kept: &[usize], name: &str) -> Result<SoftmaxAttention> {
+    fn part(&self, kept: &Arc<[usize]>, name: &str) -> Result<SoftmaxAttention> {
         let (spec, sharing, parts) = (&self.spec, self.sharing(), self.spec.cuts.len().max(1));
         let share = spec.kv_heads / parts;
         let of_share: Vec<Vec<usize>> =
@@ -265,7 +271,8 @@ impl SoftmaxAttention {
             qkv: qkv.iter().map(|p| p.part(kept, self.spec.kv_heads, name)).collect::<Result<_>>()?,
             out: narrowed(out.as_ref(), self.unit(), name)?.part(&[whole], &read)?,
         };
-        SoftmaxAttention::new(&spec, projections)
+        let part = SoftmaxAttention::new(&spec, projections)?;
+        Ok(SoftmaxAttention { layout: Layout { kept: Some(kept.clone()), ..part.layout.clone() }, ..part })
     }
 }
 

@@ -6,10 +6,12 @@ use super::{AttentionSpec, Positions, Scores};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layers::project_onto;
-use crate::leaf::{Attention, KeyValues, LeafCost, Linear, Mixer};
+use crate::leaf::{Attention, KeyValues, LeafCost, Linear, Mixer, attend_once};
+use crate::memory::Layout;
 use crate::ops::{self, AttendSpec, RelativeBias, ScoreBias};
 use crate::point::Point;
 use crate::rows::{Rows, Size};
+use crate::side::Stream;
 use crate::spatial::{Cut, Depthwise, Windows};
 use crate::weights::{LinearSpec, ParamKind, Weights};
 
@@ -129,7 +131,7 @@ impl Projections {
 }
 
 /// Queries, keys and values of rows.
-enum Made {
+pub(super) enum Made {
     /// Side by side.
     Fused(Tensor),
     Apart([Tensor; 3]),
@@ -145,19 +147,32 @@ impl Made {
             }
         })
     }
+
+    fn keys(&self) -> Result<Tensor> {
+        self.queries_keys().map(|[_, k]| k)
+    }
 }
 
 /// Softmax attention between projections of any form.
 pub struct SoftmaxAttention {
     pub(super) projections: Projections,
     pub(super) spec: AttentionSpec,
+    /// What a pass with a memory keeps of a row.
+    pub(super) layout: Layout,
 }
 
 impl SoftmaxAttention {
     /// Attention between given projections. Errors where options of the spec exclude each other.
     pub fn new(spec: &AttentionSpec, projections: Projections) -> Result<Self> {
         spec.check()?;
-        Ok(SoftmaxAttention { projections, spec: spec.clone() })
+        let layout = Layout { kept: None, heads: spec.kv_heads, widths: [spec.head_dim, spec.value_dim] };
+        Ok(SoftmaxAttention { projections, spec: spec.clone(), layout })
+    }
+
+    /// Counts the products of every query with every key of its segment.
+    pub(super) fn count_pairs(&self, cx: &mut Ctx, asked: &AttendSpec) {
+        let pairs = (0..asked.q_rows.n()).map(|i| asked.q_rows.len(i) * asked.k_rows.len(i)).sum();
+        cx.count(self.macs(pairs));
     }
 
     /// Multiply-adds of the products of `pairs` pairs of a query and a key.
@@ -177,6 +192,16 @@ impl SoftmaxAttention {
             _ => {
                 Err(Error::unsupported("attention", "keys and values of a source", "queries with a name of their own"))
             }
+        }
+    }
+
+    /// Queries where they have a product of their own. Shapes: x `[total, dim]` -> `[total, heads * head_dim]`.
+    pub(super) fn queries(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        self.apart()?;
+        let q = self.projections.qkv[0].forward(cx, x)?;
+        match &self.spec.rotary {
+            Some(rotary) => rotary.rotate(&q, self.spec.heads, rows.positions()),
+            None => Ok(q),
         }
     }
 
@@ -204,7 +229,7 @@ impl SoftmaxAttention {
         }
     }
 
-    fn split(&self, made: Made) -> Result<[Tensor; 3]> {
+    pub(super) fn split(&self, made: Made) -> Result<[Tensor; 3]> {
         match made {
             Made::Apart(all) => Ok(all),
             Made::Fused(qkv) if self.copies() || qkv.track_op() => ops::split(&qkv),
@@ -216,7 +241,7 @@ impl SoftmaxAttention {
     }
 
     /// What the kernels are asked for, without biases of pairs.
-    fn asked<'a>(&'a self, q_rows: &'a Rows, k_rows: &'a Rows) -> AttendSpec<'a> {
+    pub(super) fn asked<'a>(&'a self, q_rows: &'a Rows, k_rows: &'a Rows) -> AttendSpec<'a> {
         let scale = if let Scores::Dot(scale) = self.spec.scores { scale } else { 1.0 };
         let bias = match &self.spec.positions {
             Positions::Distance(d) => Some(ScoreBias::Distance(RelativeBias {
@@ -273,6 +298,7 @@ impl SoftmaxAttention {
 
     /// What the heads gather, before the output projection. Shapes: x `[total, dim]` -> `[total, heads * value_dim]`.
     fn mixed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        let remembers = self.remembers(cx)?;
         if !self.spec.cuts.is_empty() {
             return self.in_windows(cx, x, rows);
         }
@@ -283,22 +309,21 @@ impl SoftmaxAttention {
         let (seen, k_rows) = reduced.as_ref().map_or((x, rows), |s| (&s.x, &s.rows));
         let made = self.project(cx, x, seen)?;
         let made = self.prepared(made, rows, k_rows)?;
-        self.whole(cx, made, rows, k_rows)
+        if remembers { self.continued(cx, made, rows) } else { self.whole(cx, made, rows, k_rows) }
     }
 
     /// Whole segments among keys that are projected.
     fn whole(&self, cx: &mut Ctx, made: Made, rows: &Rows, k_rows: &Rows) -> Result<Tensor> {
-        let pairs = (0..rows.n()).map(|i| rows.len(i) * k_rows.len(i)).sum();
-        cx.count(self.macs(pairs));
         let pairs = match &self.spec.positions {
             Positions::Pairs(p) => rows.sizes()?.first().map(|size| p.of(*size)).transpose()?,
             _ => None,
         };
         let mut spec = self.asked(rows, k_rows);
         spec.bias = pairs.as_ref().map(ScoreBias::Pairs).or(spec.bias);
+        self.count_pairs(cx, &spec);
         let mut told = Told::asked(cx, self.spec.tap, rows);
-        told.maps(&made, &spec)?;
-        told.keys(&made, None)?;
+        told.maps(|| made.queries_keys(), &spec)?;
+        told.keys(|| made.keys())?;
         told.put(cx)?;
         self.gathered(cx, made, &spec, self.spec.local.first())
     }
@@ -353,7 +378,8 @@ impl SoftmaxAttention {
             let placed = Rows::new(&[positions.len()])?.at_positions(&positions)?;
             made = self.prepared(made, &placed, &placed)?;
         }
-        told.keys(&made, Some(rows.total()))?;
+        // What is behind the rows are places beyond an edge.
+        told.keys(|| made.keys()?.narrow(0, 0, rows.total()))?;
         let mut seen = Vec::with_capacity(windows.len());
         for (i, (windows, cut)) in windows.iter().zip(cuts).enumerate() {
             let dim = self.spec.heads * self.spec.head_dim / cuts.len();
@@ -383,7 +409,7 @@ impl SoftmaxAttention {
                 zones: windows.zones(),
                 ..self.asked(windows.rows(), windows.rows())
             };
-            told.maps(&own, &spec)?;
+            told.maps(|| own.queries_keys(), &spec)?;
             if told.rows.is_some() && (cuts.len() > 1 || !windows.are(rows)) {
                 told.rows = None;
             }
@@ -478,14 +504,24 @@ impl Attention for SoftmaxAttention {
         seen: &KeyValues,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        self.apart()?;
-        let q = self.projections.qkv[0].forward(cx, x)?;
-        let q = match &self.spec.rotary {
-            Some(rotary) => rotary.rotate(&q, self.spec.heads, rows.positions())?,
-            None => q,
-        };
+        let q = self.queries(cx, x, rows)?;
         let mixed = self.whole(cx, Made::Apart([q, seen.k.clone(), seen.v.clone()]), rows, &seen.rows)?;
         self.finish(cx, &mixed, residual)
+    }
+
+    fn attend_source(
+        &self,
+        cx: &mut Ctx,
+        x: &Tensor,
+        rows: &Rows,
+        source: Option<&Stream>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if cx.memory.is_some() {
+            let mixed = self.visited(cx, x, rows, source)?;
+            return self.finish(cx, &mixed, residual);
+        }
+        attend_once(self, cx, x, rows, source, residual)
     }
 
     fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
@@ -513,7 +549,7 @@ fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// Maps and keys for whoever listens; nothing is computed where nobody does.
-struct Told {
+pub(super) struct Told {
     /// Of every segment or window, `[heads, n, m]`.
     probs: Option<(String, Vec<Tensor>)>,
     /// In the order of their rows, `[keys, kv_heads * head_dim]`.
@@ -523,7 +559,7 @@ struct Told {
 }
 
 impl Told {
-    fn asked(cx: &Ctx, tap: &str, rows: &Rows) -> Told {
+    pub(super) fn asked(cx: &Ctx, tap: &str, rows: &Rows) -> Told {
         if !cx.taps.active() {
             return Told { probs: None, k: None, rows: None };
         }
@@ -534,24 +570,27 @@ impl Told {
         Told { probs: of("probs"), k: of("k"), rows: Some(rows.clone()) }
     }
 
-    fn maps(&mut self, made: &Made, spec: &AttendSpec) -> Result<()> {
+    pub(super) fn listens(&self) -> bool {
+        self.probs.is_some() || self.k.is_some()
+    }
+
+    /// Maps of queries and keys.
+    pub(super) fn maps(&mut self, made: impl FnOnce() -> Result<[Tensor; 2]>, spec: &AttendSpec) -> Result<()> {
         if let Some((_, all)) = &mut self.probs {
-            let [q, k] = made.queries_keys()?;
+            let [q, k] = made()?;
             all.extend(ops::attend_probs(&q, &k, spec)?);
         }
         Ok(())
     }
 
-    /// Keys of the first `rows` rows; what is behind them are places beyond an edge.
-    fn keys(&mut self, made: &Made, rows: Option<usize>) -> Result<()> {
+    pub(super) fn keys(&mut self, made: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         if let Some((_, all)) = &mut self.k {
-            let [_, k] = made.queries_keys()?;
-            all.push(rows.map_or(Ok(k.clone()), |n| k.narrow(0, 0, n))?.contiguous()?);
+            all.push(made()?.contiguous()?);
         }
         Ok(())
     }
 
-    fn put(self, cx: &mut Ctx) -> Result<()> {
+    pub(super) fn put(self, cx: &mut Ctx) -> Result<()> {
         if let Some((name, all)) = self.probs {
             match self.rows {
                 Some(rows) => cx.taps.put_each_of(&name, all, &rows),

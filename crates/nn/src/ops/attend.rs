@@ -110,9 +110,6 @@ impl<'a> AttendSpec<'a> {
             let want = format!("[{}, {} * {head_dim}]", self.k_rows.total(), self.kv_heads);
             return Err(Error::shape("attend", want, k.dims()));
         }
-        if self.window == Some(0) {
-            return Err(Error::config("sliding_window", "is 0, so that nothing is seen"));
-        }
         match self.bias {
             Some(ScoreBias::Distance(b)) if b.table.dims().get(1) != Some(&self.heads) => {
                 return Err(Error::shape("relative bias", format!("[buckets, {}]", self.heads), b.table.dims()));
@@ -133,6 +130,14 @@ impl<'a> AttendSpec<'a> {
             && (z.of.len() != self.q_rows.total() || self.q_rows.cu() != self.k_rows.cu())
         {
             return Err(Error::shape("attention zones", format!("[{}]", self.q_rows.total()), &[z.of.len()]));
+        }
+        self.check_members()
+    }
+
+    /// Every member that asks must have something to look at, and not too much.
+    pub(super) fn check_members(&self) -> Result<()> {
+        if self.window == Some(0) {
+            return Err(Error::config("sliding_window", "is 0, so that nothing is seen"));
         }
         for i in 0..self.q_rows.n() {
             let (n, m) = (self.q_rows.len(i), self.k_rows.len(i));

@@ -9,17 +9,15 @@
 //! The chain: blocks 0..E read, E.. write; block E norms what was read and changes streams.
 //! Departs from the reference: packed rows, no padding; a source without any token is refused.
 
+use switchformer_nn::attention::{DistanceBias, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
 use switchformer_nn::init::Init;
-use switchformer_nn::layers::{Activation, Embedding, RmsNorm, project_onto};
+use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
 use switchformer_nn::leaf::Dense;
-use switchformer_nn::memory::{attend_own, attend_source};
 use switchformer_nn::names::Names;
-use switchformer_nn::ops::{AttendSpec, RelativeBias, ScoreBias};
-use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{
-    Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows,
-    Side, Staged, State, Stream, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, LeafCost,
+    Linear, Model, Output, Point, Result, Rows, Side, Size, Staged, State, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Trait, Variant};
@@ -200,8 +198,16 @@ impl Config {
         Ok(config)
     }
 
-    fn inner(&self) -> usize {
-        self.heads * self.head_dim
+    /// Attention of any kind: no biases, no scale of the scores.
+    fn attention(&self) -> AttentionSpec {
+        AttentionSpec {
+            head_dim: self.head_dim,
+            value_dim: self.head_dim,
+            bias: [false; 3],
+            out_bias: false,
+            scores: Scores::Dot(1.0),
+            ..AttentionSpec::new(AttentionNames::new(["q", "k", "v"], "o"), self.dim, self.heads)
+        }
     }
 
     /// Queries of a fresh model are small in place of a scale of the scores.
@@ -210,33 +216,23 @@ impl Config {
     }
 }
 
-/// Stacked projections `parts` of one input, without biases.
-fn project(w: &Weights, parts: &[&str], in_dim: usize, out_dim: usize) -> Result<Box<dyn Linear>> {
-    w.linear_of(&LinearSpec { parts, fused: None, in_dim, out_dim, bias: false })
-}
-
-/// Multiply-adds of the products of one attention.
-fn products(inner: usize, queries: &[usize], keys: &[usize]) -> LeafCost {
-    let macs = queries.iter().zip(keys).map(|(n, m)| 2 * n * m * inner).sum::<usize>() as u64;
-    LeafCost::macs(macs)
+/// Sizes of texts.
+fn sizes(lens: &[usize]) -> Vec<Size> {
+    lens.iter().map(|n| (1, *n)).collect()
 }
 
 /// Attention of what is written to what was read.
 struct Cross {
     norm: RmsNorm,
-    q: Box<dyn Linear>,
-    kv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
+    attn: Box<dyn Attention>,
 }
 
 impl Cross {
     fn load(w: &Weights, c: &Config) -> Result<Self> {
-        let a = w.at("EncDecAttention").with_init_at("q", c.queries());
+        let spec = AttentionSpec { source: Some(c.dim), tap: "cross", ..c.attention() };
         Ok(Cross {
             norm: w.rms_norm("layer_norm", c.dim, c.eps)?,
-            q: project(&a, &["q"], c.dim, c.inner())?,
-            kv: project(&a, &["k", "v"], c.dim, c.inner())?,
-            out: project(&a, &["o"], c.inner(), c.dim)?,
+            attn: w.at("EncDecAttention").with_init_at("q", c.queries()).attention(&spec)?,
         })
     }
 }
@@ -244,22 +240,22 @@ impl Cross {
 /// Self-attention, in decoders attention to the source, and a feed-forward.
 struct Block {
     norm: RmsNorm,
-    qkv: Box<dyn Linear>,
-    out: Box<dyn Linear>,
+    attn: Box<dyn Attention>,
     cross: Option<Cross>,
     ffn_norm: RmsNorm,
     ffn: Box<dyn Ffn>,
 }
 
 impl Block {
-    fn load(w: &Weights, c: &Config, site: Site, feed: Feed) -> Result<Self> {
+    fn load(w: &Weights, c: &Config, site: Site, distances: &DistanceBias, feed: Feed) -> Result<Self> {
         let (w, cross) = (w.at("layer"), site.decoder);
-        let (own, ff) = (w.at("0.SelfAttention").with_init_at("q", c.queries()), w.at(if cross { 2 } else { 1 }));
+        let ff = w.at(if cross { 2 } else { 1 });
+        let own =
+            AttentionSpec { positions: Positions::Distance(distances.clone()), causal: site.decoder, ..c.attention() };
         let sizes = Ff { dim: c.dim, hidden: c.ff, act: c.act, gated: c.gated };
         Ok(Block {
             norm: w.rms_norm("0.layer_norm", c.dim, c.eps)?,
-            qkv: project(&own, &["q", "k", "v"], c.dim, c.inner())?,
-            out: project(&own, &["o"], c.inner(), c.dim)?,
+            attn: w.at("0.SelfAttention").with_init_at("q", c.queries()).attention(&own)?,
             cross: cross.then(|| Cross::load(&w.at(1), c)).transpose()?,
             ffn_norm: ff.rms_norm("layer_norm", c.dim, c.eps)?,
             ffn: feed(&ff, site, sizes)?,
@@ -267,16 +263,12 @@ impl Block {
     }
 
     /// Shapes: x `[rows, dim]`, source `[source, dim]` -> `[rows, dim]`.
-    fn forward(&self, cx: &mut Ctx, stack: &Stack, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
-        let [q, k, v] = ops::split(&self.qkv.forward(cx, &self.norm.forward(x)?)?)?;
-        let plain = AttendSpec::new(rows, rows, stack.heads, 1.0);
-        let spec = AttendSpec { causal: stack.causal, bias: Some(stack.relative()), ..plain };
-        let mixed = attend_own(cx, "attn", &spec, [&q, &k, &v])?;
-        let mut x = project_onto(cx, self.out.as_ref(), &mixed, x, "attn")?;
+    fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
+        let normed = self.norm.forward(x)?;
+        let mut x = self.attn.forward_onto(cx, &normed, rows, x)?;
         if let Some(cross) = &self.cross {
-            let q = cross.q.forward(cx, &cross.norm.forward(&x)?)?;
-            let mixed = attend_source(cx, "cross", &plain, &q, source, |cx, x| ops::split(&cross.kv.forward(cx, x)?))?;
-            x = project_onto(cx, cross.out.as_ref(), &mixed, &x, "cross")?;
+            let normed = cross.norm.forward(&x)?;
+            x = cross.attn.attend_source(cx, &normed, rows, source, Some(&x))?;
         }
         let normed = self.ffn_norm.forward(&x)?;
         self.ffn.forward_onto(cx, &normed, rows, &x)
@@ -284,57 +276,39 @@ impl Block {
 
     /// Cost for own rows of the lengths `lens`, reading sources of the lengths `source`.
     fn cost(&self, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
-        let (rows, inner) = (lens.iter().sum(), self.out.dims().0);
         let own = self.norm.cost()
-            + self.qkv.cost(point, rows)
-            + products(inner, lens, lens)
-            + self.out.cost(point, rows)
+            + self.attn.cost(point, &sizes(lens))
             + self.ffn_norm.cost()
-            + self.ffn.cost(point, rows);
+            + self.ffn.cost(point, lens.iter().sum());
         let Some(cross) = &self.cross else { return own };
-        own + cross.norm.cost()
-            + cross.q.cost(point, rows)
-            + cross.kv.cost(point, source.iter().sum())
-            + products(inner, lens, source)
-            + cross.out.cost(point, rows)
+        own + cross.norm.cost() + cross.attn.cost_of(point, &sizes(lens), &sizes(source))
     }
 }
 
 /// Blocks that share their scores by distance, and the norm after the last.
 struct Stack {
     blocks: Vec<Block>,
-    bias: Embedding,
-    max_distance: usize,
-    heads: usize,
-    causal: bool,
+    distances: Embedding,
     norm: RmsNorm,
 }
 
 impl Stack {
     fn load(w: &Weights, c: &Config, depth: usize, decoder: bool, feed: Feed) -> Result<Self> {
         let table = "block.0.layer.0.SelfAttention.relative_attention_bias";
+        let distances = w.with_init(Init::Normal(c.factor / (c.dim as f32).sqrt()));
+        let distances = distances.embedding(table, c.buckets, c.heads)?;
+        let bias =
+            DistanceBias { table: distances.table().clone(), max_distance: c.max_distance, bidirectional: !decoder };
+        let block = |block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, &bias, feed);
         Ok(Stack {
-            blocks: (0..depth)
-                .map(|block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, feed))
-                .collect::<Result<_>>()?,
-            bias: w.with_init(Init::Normal(c.factor / (c.dim as f32).sqrt())).embedding(table, c.buckets, c.heads)?,
-            max_distance: c.max_distance,
-            heads: c.heads,
-            causal: decoder,
+            blocks: (0..depth).map(block).collect::<Result<_>>()?,
+            distances,
             norm: w.rms_norm("final_layer_norm", c.dim, c.eps)?,
         })
     }
 
-    fn relative(&self) -> ScoreBias<'_> {
-        ScoreBias::Distance(RelativeBias {
-            table: self.bias.table(),
-            max_distance: self.max_distance,
-            bidirectional: !self.causal,
-        })
-    }
-
     fn cost(&self, idx: usize, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
-        let shared = if idx == 0 { self.bias.cost() } else { LeafCost::default() };
+        let shared = if idx == 0 { self.distances.cost() } else { LeafCost::default() };
         self.blocks[idx].cost(point, lens, source) + shared
     }
 }
@@ -449,7 +423,7 @@ impl Staged for T5 {
         let depth = self.encoder.blocks.len();
         let State { mut x, mut rows, mut side } = state;
         let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
-            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &self.encoder, &x, &rows, None)?, rows, side });
+            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &x, &rows, None)?, rows, side });
         };
         // The rows are the decoder's already on a later lap, and where a pass goes on with a text.
         if i == 0 && (side.get("target").is_some() || (cx.memory.is_none() && side.get("source").is_none())) {
@@ -457,7 +431,7 @@ impl Staged for T5 {
             side.push("source", Stream { x: self.encoder.norm.forward(&x)?, rows });
             (x, rows) = (target.x, target.rows);
         }
-        Ok(State { x: decoder.blocks[i].forward(cx, decoder, &x, &rows, side.get("source"))?, rows, side })
+        Ok(State { x: decoder.blocks[i].forward(cx, &x, &rows, side.get("source"))?, rows, side })
     }
     fn head(&self, cx: &mut Ctx, mut state: State) -> Result<Output> {
         let (decoder, lm) = match &self.head {

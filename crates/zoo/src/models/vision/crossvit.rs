@@ -9,14 +9,16 @@
 //! patches, the other waits beside it.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
-use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads, resize_images};
+use switchformer_nn::layers::{
+    Activation, BlockSpec, EncoderBlock, LayerNorm, PositionEmbed, check_heads, resize_images,
+};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops;
 use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
-    Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point,
+    Result, Rows, Side, Size, Staged, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Variant};
@@ -212,10 +214,15 @@ impl Config {
         Ok(config)
     }
 
-    /// Patches of a branch.
-    fn n_patches(&self, branch: usize) -> usize {
+    /// Patches of a branch along height and width.
+    fn grid(&self, branch: usize) -> Size {
         let ((h, w), p) = (self.sizes[branch], self.patches[branch]);
-        (h / p) * (w / p)
+        (h / p, w / p)
+    }
+
+    fn n_patches(&self, branch: usize) -> usize {
+        let (h, w) = self.grid(branch);
+        h * w
     }
 }
 
@@ -417,8 +424,7 @@ impl Group {
 pub struct CrossVit {
     config: Config,
     patches: [PatchEmbed; 2],
-    class: [Tensor; 2],
-    positions: [Tensor; 2],
+    positions: [PositionEmbed; 2],
     groups: Vec<Group>,
     norms: [LayerNorm; 2],
     heads: [Box<dyn Linear>; 2],
@@ -427,9 +433,10 @@ pub struct CrossVit {
 impl CrossVit {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
-        let table = |name: String, n: usize, dim: usize| w.tensor(&name, &[1, n, dim], ParamKind::Table);
-        let class = |b: usize| table(format!("cls_token_{b}"), 1, config.dims[b]);
-        let positions = |b: usize| table(format!("pos_embed_{b}"), 1 + config.n_patches(b), config.dims[b]);
+        let positions = |b: usize| {
+            let [class, table] = ["cls_token", "pos_embed"].map(|name| format!("{name}_{b}"));
+            PositionEmbed::load(w, &[&class], &table, config.grid(b), config.dims[b])
+        };
         let patches = |b: usize| PatchEmbed::load(&config, &w.at("patch_embed").at(b), b);
         let norm = |b: usize| w.at("norm").layer_norm(&b.to_string(), config.dims[b], EPS);
         let labels = c.n_labels()?;
@@ -437,7 +444,6 @@ impl CrossVit {
         let groups = config.depths.iter().enumerate();
         Ok(CrossVit {
             patches: [patches(0)?, patches(1)?],
-            class: [class(0)?, class(1)?],
             positions: [positions(0)?, positions(1)?],
             groups: groups.map(|(k, d)| Group::load(&config, &w.at("blocks").at(k), *d)).collect::<Result<_>>()?,
             norms: [norm(0)?, norm(1)?],
@@ -459,14 +465,12 @@ impl CrossVit {
 
     /// Class token and patches of a branch, with positions. Images of any size are brought to the branch's own.
     fn embed(&self, cx: &mut Ctx, images: &[Tensor], branch: usize) -> Result<Stream> {
-        let (dim, m) = (self.config.dims[branch], self.config.n_patches(branch));
         let scaled = |pixels| self.scaled(pixels, self.config.sizes[branch]);
         let pixels = joined(images.iter().map(scaled).collect::<Result<_>>()?)?;
-        let n = pixels.dims()[0];
         let x = self.patches[branch].forward(cx, &pixels)?;
-        let class = self.class[branch].broadcast_as((n, 1, dim))?;
-        let x = Tensor::cat(&[class, x.reshape((n, m, dim))?], 1)?.broadcast_add(&self.positions[branch])?;
-        Ok(Stream { x: x.reshape((n * (m + 1), dim))?, rows: Rows::equal(n, m + 1)? })
+        let n = pixels.dims()[0];
+        let x = self.positions[branch].forward(&x, n, self.config.grid(branch))?;
+        Ok(Stream { x, rows: Rows::equal(n, self.config.n_patches(branch) + 1)? })
     }
 }
 
@@ -505,9 +509,8 @@ impl Staged for CrossVit {
         Some(self.heads[1].dims())
     }
     fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let tables: usize = self.class.iter().chain(&self.positions).map(Tensor::elem_count).sum();
-        let patches = (0..2).map(|b| self.patches[b].cost(self.config.sizes[b], lens.len()));
-        patches.sum::<LeafCost>() + LeafCost::bytes(4 * tables as u64)
+        let branch = |b: usize| self.patches[b].cost(self.config.sizes[b], lens.len()) + self.positions[b].cost();
+        (0..2).map(branch).sum()
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.groups[idx].cost(point, lens.len(), [self.config.n_patches(0), self.config.n_patches(1)])

@@ -15,11 +15,9 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
-use switchformer_nn::layers::{
-    Activation, BatchNorm, LayerNorm, PatchEmbed, check_heads, dense_ffn, patch_grid, positions_at,
-};
+use switchformer_nn::layers::{Activation, BatchNorm, ImageEmbed, LayerNorm, check_heads, dense_ffn, patch_grid};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, joined, maps_of, resize_maps};
+use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
@@ -240,7 +238,7 @@ impl Config {
             ahead: c.flag("gate_input_ahead", false)?,
         };
         check_heads(dim, config.heads)?;
-        config.grid(config.image)?;
+        patch_grid(config.image, config.patch, config.image)?;
         config.read_tasks(c)?;
         Ok(config)
     }
@@ -281,11 +279,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// Patches along height and width. Errors when the image does not divide into patches.
-    fn grid(&self, size: Size) -> Result<Size> {
-        patch_grid(size, self.patch, self.image)
     }
 }
 
@@ -493,9 +486,7 @@ fn twice(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
 /// The model: the encoder, and with `tasks` a decoder for each.
 pub struct M3Vit {
     config: Config,
-    class: Tensor,
-    positions: Tensor,
-    patches: PatchEmbed,
+    embed: ImageEmbed,
     vector: Option<Arc<TaskVector>>,
     blocks: Vec<Block>,
     decoders: Vec<Decoder>,
@@ -504,7 +495,8 @@ pub struct M3Vit {
 impl M3Vit {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
-        let (dim, (gh, gw)) = (config.dim, config.grid(config.image)?);
+        let (channels, patch, dim) = (config.channels, config.patch, config.dim);
+        let patches = PatchSpec { name: "patch_embed.proj", channels, patch, dim };
         let vector = match config.tasks {
             Tasks::Vector(n) => Some(Arc::new(TaskVector::load(&w.at("gate_task_represent"), config.n_tasks, n)?)),
             _ => None,
@@ -515,12 +507,7 @@ impl M3Vit {
         };
         note(w, config.n_tasks.max(decoders.len()));
         Ok(M3Vit {
-            class: w.tensor("cls_token", &[1, 1, dim], ParamKind::Table)?,
-            positions: w.tensor("pos_embed", &[1, 1 + gh * gw, dim], ParamKind::Table)?,
-            patches: PatchEmbed::load(
-                w,
-                &PatchSpec { name: "patch_embed.proj", channels: config.channels, patch: config.patch, dim },
-            )?,
+            embed: ImageEmbed::load(w, &patches, config.image, &["cls_token"], "pos_embed")?,
             blocks: (0..config.depth)
                 .map(|i| Block::load(&config, &w.at("blocks").at(i), i, vector.as_ref()))
                 .collect::<Result<_>>()?,
@@ -528,22 +515,6 @@ impl M3Vit {
             vector,
             config,
         })
-    }
-
-    /// Patches along height and width of every image.
-    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
-        input.image_sizes(self.config.channels)?.into_iter().map(|size| self.config.grid(size)).collect()
-    }
-
-    /// Class token and patches of images of one size, with positions. Shapes: `[b, c, h, w]` -> `[b * len, dim]`.
-    fn embed(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = pixels.dims4()?;
-        let grid = self.config.grid((h, w))?;
-        let (dim, n) = (self.config.dim, grid.0 * grid.1);
-        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
-        let x = Tensor::cat(&[self.class.broadcast_as((b, 1, dim))?, x], 1)?;
-        let positions = positions_at(&self.positions, 1, self.config.grid(self.config.image)?, grid)?;
-        x.broadcast_add(&positions)?.reshape((b * (n + 1), dim))
     }
 }
 
@@ -572,10 +543,7 @@ impl Staged for M3Vit {
         self.blocks.len()
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let grids = self.grids(input)?;
-        let embed = |pixels: &Tensor| self.embed(cx, pixels);
-        let parts = input.pixels(self.config.channels)?.iter().map(embed).collect::<Result<_>>()?;
-        Ok(State::new(joined(parts)?, Rows::maps_behind(1, &grids)?))
+        self.embed.forward(cx, input)
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
         Ok(State { x: self.blocks[idx].forward(cx, &state.x, &state.rows)?, ..state })
@@ -597,10 +565,7 @@ impl Staged for M3Vit {
         Output::new().each("logits", maps)
     }
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let patches: usize = lens.iter().map(|l| l - 1).sum();
-        let tables = self.positions.elem_count() + self.config.dim;
-        let vector = self.vector.as_ref().map(|v| v.cost()).unwrap_or_default();
-        vector + self.patches.cost(point, patches) + LeafCost::bytes(4 * tables as u64)
+        self.vector.as_ref().map(|v| v.cost()).unwrap_or_default() + self.embed.cost(point, lens)
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         self.blocks[idx].cost(point, lens)
@@ -619,6 +584,6 @@ impl Model for M3Vit {
         self
     }
     fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(self.grids(input)?.iter().map(|(h, w)| 1 + h * w).collect())
+        self.embed.lens(input)
     }
 }

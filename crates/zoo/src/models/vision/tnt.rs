@@ -8,7 +8,7 @@
 //! Departs from the reference: sizes other than the trained one interpolate the positions of patches.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm, check_heads, patch_grid, patchify, positions_at};
+use switchformer_nn::layers::{Activation, LayerNorm, PositionEmbed, check_heads, patch_grid, patchify};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, joined, pixel_rows};
@@ -263,8 +263,7 @@ pub struct Tnt {
     /// `[1, inner, down, across]`, or as the authors store them `[1, n_words, inner]`.
     word_positions: Tensor,
     flatten: Flatten,
-    class: Tensor,
-    positions: Tensor,
+    positions: PositionEmbed,
     blocks: Vec<Block>,
     norm: LayerNorm,
     head: Box<dyn Linear>,
@@ -307,8 +306,7 @@ impl Tnt {
                 table("pixel_pos", &[1, config.inner, down, across])?
             },
             flatten: Flatten::load(&config, w, false, true)?,
-            class: table("cls_token", &[1, 1, config.dim])?,
-            positions: table("patch_pos", &[1, 1 + grid.0 * grid.1, config.dim])?,
+            positions: PositionEmbed::load(w, &["cls_token"], "patch_pos", grid, config.dim)?,
             blocks: (0..config.depth).map(block).collect::<Result<_>>()?,
             norm: w.layer_norm("norm", config.dim, EPS)?,
             head: w.linear("head", config.dim, c.n_labels()?, true)?,
@@ -350,13 +348,7 @@ impl Tnt {
     /// Class token and patches of images of one size, made of their words, with positions. Shapes: -> `[b * len, dim]`.
     fn sentences(&self, cx: &mut Ctx, pixels: &Tensor, words: &Tensor) -> Result<Tensor> {
         let (n, _, h, w) = pixels.dims4()?;
-        let (dim, grid) = (self.config.dim, self.config.grid((h, w))?);
-        let patches = grid.0 * grid.1;
-        let x = self.flatten.forward(cx, words)?.reshape((n, patches, dim))?;
-        let x = Tensor::cat(&[self.class.broadcast_as((n, 1, dim))?, x], 1)?;
-        let trained = self.config.grid(self.config.image)?;
-        let x = x.broadcast_add(&positions_at(&self.positions, 1, trained, grid)?)?;
-        x.reshape((n * (1 + patches), dim))
+        self.positions.forward(&self.flatten.forward(cx, words)?, n, self.config.grid((h, w))?)
     }
 }
 
@@ -406,10 +398,10 @@ impl Staged for Tnt {
     }
     fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
         let patches: usize = lens.iter().map(|n| n - 1).sum();
-        let tables = self.word_positions.elem_count() + self.class.elem_count() + self.positions.elem_count();
         self.pixels.cost(patches * self.config.n_words())
             + self.flatten.cost(point, patches)
-            + LeafCost::bytes(4 * tables as u64)
+            + LeafCost::bytes(4 * self.word_positions.elem_count() as u64)
+            + self.positions.cost()
     }
     fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
         let (block, patches) = (&self.blocks[idx], lens.iter().map(|n| n - 1).sum());

@@ -8,16 +8,12 @@
 //! Departs from the reference: sizes other than the trained one interpolate positions without being asked.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{
-    Activation, BlockSpec, EncoderBlock, LayerNorm, PatchEmbed, check_heads, patch_grid, positions_at,
-};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, ImageEmbed, LayerNorm, check_heads, patch_grid};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::joined;
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size,
-    Staged, Tensor, Weights, ops,
+    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Variant};
@@ -119,22 +115,15 @@ impl Config {
             patch: c.pair("patch_size", 16, MAX_SIDE)?,
         };
         check_heads(config.dim, config.heads)?;
-        config.grid(config.image)?;
+        patch_grid(config.image, config.patch, config.image)?;
         Ok(config)
-    }
-
-    /// Patches along height and width. Errors when the image does not divide into patches.
-    fn grid(&self, size: Size) -> Result<Size> {
-        patch_grid(size, self.patch, self.image)
     }
 }
 
 /// Embeddings, blocks and final norm: all of ViT but the head. DeiT adds a second prefix token.
 pub(crate) struct Body {
     pub(crate) config: Config,
-    prefix: Vec<Tensor>,
-    positions: Tensor,
-    patches: PatchEmbed,
+    embed: ImageEmbed,
     blocks: Vec<EncoderBlock>,
     norm: LayerNorm,
 }
@@ -142,8 +131,9 @@ pub(crate) struct Body {
 impl Body {
     /// Loads with the given prefix tokens (`cls_token`, and `distillation_token` for DeiT).
     pub(crate) fn load(config: Config, w: &Weights, prefix: &[&str]) -> Result<Self> {
-        let (dim, (gh, gw)) = (config.dim, config.grid(config.image)?);
-        let e = w.at("embeddings");
+        let dim = config.dim;
+        let patches =
+            PatchSpec { name: "patch_embeddings.projection", channels: config.channels, patch: config.patch, dim };
         let spec = BlockSpec {
             dim,
             heads: config.heads,
@@ -163,14 +153,8 @@ impl Body {
             norm2: "layernorm_after",
             fc: ["intermediate.dense", "output.dense"],
         };
-        let table = |name: &str, shape: &[usize]| e.tensor(name, shape, ParamKind::Table);
         Ok(Body {
-            prefix: prefix.iter().map(|p| table(p, &[1, 1, dim])).collect::<Result<_>>()?,
-            positions: table("position_embeddings", &[1, prefix.len() + gh * gw, dim])?,
-            patches: PatchEmbed::load(
-                &e,
-                &PatchSpec { name: "patch_embeddings.projection", channels: config.channels, patch: config.patch, dim },
-            )?,
+            embed: ImageEmbed::load(&w.at("embeddings"), &patches, config.image, prefix, "position_embeddings")?,
             blocks: (0..config.depth)
                 .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec))
                 .collect::<Result<_>>()?,
@@ -181,37 +165,11 @@ impl Body {
 
     /// Number of prefix rows.
     pub(crate) fn n_prefix(&self) -> usize {
-        self.prefix.len()
-    }
-
-    /// Patches along height and width of every image.
-    fn grids(&self, input: &Input) -> Result<Vec<Size>> {
-        input.image_sizes(self.config.channels)?.into_iter().map(|size| self.config.grid(size)).collect()
+        self.embed.n_front()
     }
 
     pub(crate) fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let grids = self.grids(input)?;
-        let embed = |pixels: &Tensor| self.embed(cx, pixels);
-        let parts = input.pixels(self.config.channels)?.iter().map(embed).collect::<Result<_>>()?;
-        Ok(State::new(joined(parts)?, Rows::maps_behind(self.n_prefix(), &grids)?))
-    }
-
-    /// Prefix and patches of images of one size, with positions. Shapes: `[b, c, h, w]` -> `[b * len, dim]`.
-    fn embed(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = pixels.dims4()?;
-        let grid = self.config.grid((h, w))?;
-        let (dim, n) = (self.config.dim, grid.0 * grid.1);
-        let x = self.patches.forward(cx, pixels)?.reshape((b, n, dim))?;
-        let mut parts = self.prefix.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>, _>>()?;
-        parts.push(x);
-        let x = Tensor::cat(&parts, 1)?.broadcast_add(&self.positions_for(grid)?)?; // [b, prefix + n, dim]
-        let len = self.n_prefix() + n;
-        x.reshape((b * len, dim))
-    }
-
-    /// Position vectors for a grid, resized where it is not the trained one. Shapes: -> `[1, prefix + n, dim]`.
-    fn positions_for(&self, grid: (usize, usize)) -> Result<Tensor> {
-        positions_at(&self.positions, self.n_prefix(), self.config.grid(self.config.image)?, grid)
+        self.embed.forward(cx, input)
     }
 
     pub(crate) fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
@@ -226,9 +184,7 @@ impl Body {
     }
 
     pub(crate) fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let patches: usize = lens.iter().map(|l| l - self.n_prefix()).sum();
-        let tables = self.positions.elem_count() + self.n_prefix() * self.config.dim;
-        self.patches.cost(point, patches) + LeafCost::bytes(4 * tables as u64)
+        self.embed.cost(point, lens)
     }
 
     pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
@@ -244,11 +200,11 @@ impl Body {
     }
 
     pub(crate) fn spec(&self) -> InputSpec {
-        InputSpec::images(self.config.channels, self.config.image, self.config.patch)
+        self.embed.spec()
     }
 
     pub(crate) fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(self.grids(input)?.iter().map(|(h, w)| self.n_prefix() + h * w).collect())
+        self.embed.lens(input)
     }
 }
 
