@@ -1,4 +1,4 @@
-//! The operations written with the tensor library alone: any device, and the oracle of the fused path.
+//! The operations written with the plain ones of `tensor`: for types other than f32, and the oracle of the fused path.
 
 use switchformer_tensor::{D, Tensor};
 

@@ -92,8 +92,8 @@ fn packs(w: &Tensor) -> bool {
 }
 
 /// Neighbouring groups of rows, each through weights of its own and then an activation, as one product that skips empty
-/// groups; a row's result is that of its own product, bit for bit. `None` where another device rules that out, or the
-/// tensor library is to track the gradient. Shapes: x `[sum of counts, in]`, one `[out, in]` and `[out]` per group -> `[sum of counts, out]`.
+/// groups; a row's result is that of its own product, bit for bit. `None` where another type rules that out, or plain
+/// operations are to track the gradient. Shapes: x `[sum of counts, in]`, one `[out, in]` and `[out]` per group -> `[sum of counts, out]`.
 pub fn linear_grouped(
     x: &Tensor,
     counts: &[usize],
