@@ -1,6 +1,5 @@
 //! Tensor operations, each with two doors: on the CPU in f32 a kernel with a hand-written backward pass
-//! ([`fused`]), anywhere else composed tensor-library operations ([`composed`]). The tensor library's own fast norms
-//! and softmax are never used: they have no backward pass and gradients would vanish without an error.
+//! ([`fused`]), in other types the plain operations of `tensor` ([`composed`]), which have gradients too.
 
 mod arrange;
 pub mod attend;
