@@ -4,6 +4,7 @@ use switchformer_tensor::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
+use crate::leaf::LeafCost;
 use crate::members::Members;
 use crate::memory::Memory;
 use crate::ops;
@@ -39,6 +40,9 @@ pub struct Ctx<'a> {
     pub moments: Option<Vec<Moments>>,
     /// What is remembered of the passes before, where a text is written bit by bit.
     pub memory: Option<&'a mut Memory>,
+    /// Multiply-adds counted that multiply by a sign, and additions counted beside multiply-adds.
+    pub(crate) signs: u64,
+    pub(crate) sums: u64,
     /// How often [`Ctx::drop`] dropped: places of one name in one block draw apart.
     drops: usize,
 }
@@ -79,6 +83,8 @@ impl<'a> Ctx<'a> {
             dropout: 0.0,
             moments: None,
             memory: None,
+            signs: 0,
+            sums: 0,
             drops: 0,
         }
     }
@@ -130,6 +136,13 @@ impl<'a> Ctx<'a> {
             });
         }
         Ok(total)
+    }
+
+    /// Counts multiply-adds, those by a sign among them, and other additions.
+    pub fn count_cost(&mut self, cost: LeafCost) {
+        self.trace.macs += cost.macs;
+        self.signs += cost.signs;
+        self.sums += cost.sums;
     }
 
     /// Counts multiply-adds.

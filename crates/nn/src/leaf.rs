@@ -287,7 +287,7 @@ pub struct Dense {
 impl Dense {
     /// Shapes: weight `[out, in]`, bias `[out]`.
     pub fn new(at: impl Into<String>, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Dense { weight: DenseWeight::new(weight), bias, at: at.into() }
+        Dense { weight: DenseWeight::new(weight), bias: bias.map(|b| b.weight()), at: at.into() }
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 
 /// Whether the kernels can take these tensors.
 pub(crate) fn on_kernels(tensors: &[&Tensor]) -> bool {
-    tensors.iter().all(|t| t.dtype() == DType::F32)
+    tensors.iter().all(|t| t.dtype() == DType::F32 && !t.is_hollow())
 }
 
 /// `x w^T + b`. Shapes: x `[rows, in]`, w `[out, in]`, b `[out]` -> `[rows, out]`.
@@ -72,6 +72,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// positions. Shapes: q `[queries, heads * d]`, k `[keys, kv_heads * d]`, v `[keys, kv_heads * e]` -> `[queries, heads * e]`.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     spec.check(q, k, Some(v))?;
+    if let Some(hollow) = spec.hollow_of(&[q, k, v], v.dims()[1]) {
+        return Ok(hollow);
+    }
     if on_kernels(&[q, k, v]) && spec.on_kernels() {
         attention::attend(q, k, v, spec)
     } else {
@@ -87,6 +90,9 @@ pub fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
     let part = |i: usize| qkv.narrow(1, i * dim, dim);
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
     spec.check(&q, &k, Some(&v))?;
+    if let Some(hollow) = spec.hollow_of(&[qkv], dim) {
+        return Ok(hollow);
+    }
     if on_kernels(&[qkv]) && spec.on_kernels() {
         attention::attend_fused(qkv, spec)
     } else {
@@ -98,6 +104,10 @@ pub fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
 /// `[heads, n, m]`.
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;
+    if spec.hollow_of(&[q, k], 0).is_some() {
+        let sizes = (0..spec.q_rows.n()).map(|i| (spec.heads, spec.q_rows.len(i), spec.k_rows.len(i)));
+        return Ok(sizes.map(|size| Tensor::hollow(size, q.dtype())).collect());
+    }
     if on_kernels(&[q, k]) && spec.on_kernels() {
         return attention::attend_probs(q, k, spec);
     }
@@ -142,6 +152,9 @@ fn check_qkv(qkv: &Tensor, rows: &Rows, heads: usize) -> Result<()> {
 /// Straight-through view of trained weights at `bits`: `scale * round_l(round_8(w / scale))`, with LSQ gradients for
 /// the scale. Shapes: w `[out, in]`, scale `[out]` -> `[out, in]`.
 pub fn nested_view(w: &Tensor, scale: &Tensor, bits: u8) -> Result<Tensor> {
+    if let Some(hollow) = Tensor::hollow_of(&[w, scale], w.shape(), w.dtype()) {
+        return Ok(hollow);
+    }
     fused::nested_view(w, scale, bits)
 }
 

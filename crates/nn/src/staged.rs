@@ -129,6 +129,17 @@ pub fn cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, len
     cost_path(&Path::of(model), rules, point, lens)
 }
 
+/// DRY
+pub fn dry_cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, input: &Input) -> Result<LeafCost> {
+    use crate::{Taps, Trace};
+    let (mut taps, mut trace) = (Taps::none(), Trace::default());
+    let mut cx = Ctx::new(point, &mut taps, &mut trace);
+    let (out, bytes) = switchformer_tensor::dry::dry(|| run_path(&Path::of(model), rules, &mut cx, input));
+    out?;
+    let (signs, sums) = (cx.signs, cx.sums);
+    Ok(LeafCost { macs: trace.macs, bytes, signs, sums })
+}
+
 /// A loaded model.
 pub trait Model: Send + Sync {
     /// What it accepts.

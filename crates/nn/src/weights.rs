@@ -400,8 +400,8 @@ impl Weights {
     pub fn conv_matrix(&self, part: &str, shape: &[usize; 4]) -> Result<Tensor> {
         let matrix = [shape[0], shape[1] * shape[2] * shape[3]];
         let t = match self.values(part, shape)? {
-            Some(v) => Tensor::from_vec(v, matrix)?,
-            None => return absent(&matrix),
+            Some(v) => Tensor::from_vec(v, matrix)?.weight(),
+            None => return Ok(absent(&matrix, ParamKind::Kernel)),
         };
         self.register(t, vec![(self.name(part), shape[0])], ParamKind::Kernel, Some(shape.to_vec()))
     }
@@ -422,7 +422,7 @@ impl Weights {
             names.extend(self.found(part, each)?);
         }
         if names.len() < asked.len() {
-            return absent(&full);
+            return Ok(absent(&full, kind));
         }
         if let (Source::Files(files), false) = (&self.shared.source, self.shared.trainable)
             && let Some(t) = lazy::tensor(files, &names, &full)?
@@ -434,10 +434,11 @@ impl Weights {
             match self.shared.source.values(name, each, self.init_of(name))? {
                 Some(v) if names.len() == 1 => data = v,
                 Some(v) => data.extend(v),
-                None => return absent(&full),
+                None => return Ok(absent(&full, kind)),
             }
         }
         let t = Tensor::from_vec(data, full.as_slice())?;
+        let t = part_of_model(t, kind);
         let rows = shape.first().copied().unwrap_or(1);
         self.register(t, parts.iter().map(|p| (self.name(p), rows)).collect(), kind, None)
     }
@@ -676,9 +677,14 @@ impl Weights {
     }
 }
 
-/// A stand-in for a missing tensor that takes no memory; loading ends in an error anyway.
-fn absent(shape: &[usize]) -> Result<Tensor> {
-    Tensor::zeros(1, DType::F32)?.broadcast_as(shape)
+/// A stand-in for a tensor that takes no memory: of a size that is only counted, or of one that is missing.
+fn absent(shape: &[usize], kind: ParamKind) -> Tensor {
+    part_of_model(Tensor::hollow(shape, DType::F32), kind)
+}
+
+/// A tensor whose bytes a forecast counts where it is a parameter.
+fn part_of_model(t: Tensor, kind: ParamKind) -> Tensor {
+    if kind == ParamKind::Buffer { t } else { t.weight() }
 }
 
 fn elements(shape: &[usize]) -> Result<usize> {

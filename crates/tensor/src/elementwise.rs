@@ -79,11 +79,14 @@ pairs! {
     Most: |a, b| a.most(b);
 }
 
-/// A function of one float.
-fn map(x: &Tensor, name: &str, f: impl Fn(f32) -> f32, g: impl Fn(f64) -> f64) -> Result<CpuStorage> {
+/// A function of one float, without history.
+fn map(x: &Tensor, name: &str, f: impl Fn(f32) -> f32, g: impl Fn(f64) -> f64) -> Result<Tensor> {
+    if let Some(hollow) = Tensor::hollow_of(&[x], x.shape(), x.dtype()) {
+        return Ok(hollow);
+    }
     let (s, l) = x.storage_and_layout();
     let span = |n: usize| l.contiguous_offsets().unwrap_or((0, n));
-    Ok(match &*s {
+    let storage = match &*s {
         CpuStorage::F32(v) if l.is_contiguous() => {
             let (from, to) = span(v.len());
             CpuStorage::F32(v[from..to].iter().map(|x| f(*x)).collect())
@@ -91,15 +94,20 @@ fn map(x: &Tensor, name: &str, f: impl Fn(f32) -> f32, g: impl Fn(f64) -> f64) -
         CpuStorage::F32(v) => CpuStorage::F32(gathered(v, l).into_iter().map(f).collect()),
         CpuStorage::F64(v) => CpuStorage::F64(gathered(v, l).into_iter().map(g).collect()),
         other => bail!("{name} of {:?}; give floats", other.dtype()),
-    })
+    };
+    Ok(Tensor::made(storage, x.shape().clone(), None))
 }
 
 impl Tensor {
-    fn pair<P: Pair>(&self, other: &Tensor, name: &str) -> Result<(CpuStorage, Shape)> {
+    /// The result without history.
+    fn pair<P: Pair>(&self, other: &Tensor, name: &str) -> Result<Tensor> {
         if self.dtype() != other.dtype() {
             bail!("{name} of {:?} and {:?}", self.dtype(), other.dtype());
         }
         let shape = self.shape().broadcast(other.shape())?;
+        if let Some(hollow) = Tensor::hollow_of(&[self, other], &shape, self.dtype()) {
+            return Ok(hollow);
+        }
         let (a, b) = (self.detach().broadcast_as(&shape)?, other.detach().broadcast_as(&shape)?);
         let ((s, l), (t, m)) = (a.storage_and_layout(), b.storage_and_layout());
         let storage = match (&*s, &*t) {
@@ -107,7 +115,7 @@ impl Tensor {
             (CpuStorage::F64(x), CpuStorage::F64(y)) => CpuStorage::F64(zip(x, l, y, m, P::of)),
             _ => bail!("{name} of {:?}; give f32 or f64", self.dtype()),
         };
-        Ok((storage, shape))
+        Ok(Tensor::made(storage, shape, None))
     }
 
     fn same_shape(&self, other: &Tensor, name: &str) -> Result<()> {
@@ -130,23 +138,23 @@ impl Tensor {
 
     /// Element by element, one broadcast to the other.
     pub fn broadcast_add(&self, other: &Tensor) -> Result<Tensor> {
-        let (storage, shape) = self.pair::<Sum>(other, "a sum")?;
+        let y = self.pair::<Sum>(other, "a sum")?;
         let (a, b) = (self.shape().clone(), other.shape().clone());
         let node = Node::of([self, other], move |_, g| Ok(vec![Some(g.summed_to(&a)?), Some(g.summed_to(&b)?)]));
-        Ok(Tensor::made(storage, shape, node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// See [`Tensor::broadcast_add`].
     pub fn broadcast_sub(&self, other: &Tensor) -> Result<Tensor> {
-        let (storage, shape) = self.pair::<Difference>(other, "a difference")?;
+        let y = self.pair::<Difference>(other, "a difference")?;
         let (a, b) = (self.shape().clone(), other.shape().clone());
         let node = Node::of([self, other], move |_, g| Ok(vec![Some(g.summed_to(&a)?), Some(g.neg()?.summed_to(&b)?)]));
-        Ok(Tensor::made(storage, shape, node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// See [`Tensor::broadcast_add`].
     pub fn broadcast_mul(&self, other: &Tensor) -> Result<Tensor> {
-        let (storage, shape) = self.pair::<Product>(other, "a product")?;
+        let y = self.pair::<Product>(other, "a product")?;
         let (a, b, learns) = (self.detach(), other.detach(), [self.track_op(), other.track_op()]);
         let node = Node::of([self, other], move |_, g| {
             let one = |own: &Tensor, other: &Tensor, learns: bool| -> Result<Option<Tensor>> {
@@ -154,19 +162,19 @@ impl Tensor {
             };
             Ok(vec![one(&a, &b, learns[0])?, one(&b, &a, learns[1])?])
         });
-        Ok(Tensor::made(storage, shape, node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// See [`Tensor::broadcast_add`].
     pub fn broadcast_div(&self, other: &Tensor) -> Result<Tensor> {
-        let (storage, shape) = self.pair::<Quotient>(other, "a quotient")?;
+        let y = self.pair::<Quotient>(other, "a quotient")?;
         let (a, b) = (self.detach(), other.detach());
         let node = Node::of([self, other], move |res, g| {
             let da = g.broadcast_div(&b)?;
             let db = da.broadcast_mul(res)?.neg()?.summed_to(b.shape())?;
             Ok(vec![Some(da.summed_to(a.shape())?), Some(db)])
         });
-        Ok(Tensor::made(storage, shape, node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// The lesser of two, element by element. Where both are equal each gets half of the gradient.
@@ -181,7 +189,7 @@ impl Tensor {
 
     fn chosen<P: Pair>(&self, other: &Tensor, name: &str) -> Result<Tensor> {
         self.same_shape(other, name)?;
-        let (storage, shape) = self.pair::<P>(other, name)?;
+        let y = self.pair::<P>(other, name)?;
         let (a, b) = (self.detach(), other.detach());
         let node = Node::of([self, other], move |res, g| {
             let of = |t: &Tensor| t.eq(res)?.to_dtype(g.dtype());
@@ -189,15 +197,15 @@ impl Tensor {
             let both = (&a + &b)?;
             Ok(vec![Some(((g * a)? / &both)?), Some(((g * b)? / both)?)])
         });
-        Ok(Tensor::made(storage, shape, node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// `self * factor + term`.
     pub fn affine(&self, factor: f64, term: f64) -> Result<Tensor> {
         let (f, t) = (factor as f32, term as f32);
-        let storage = map(self, "a multiple", |x| x * f + t, |x| x * factor + term)?;
+        let y = map(self, "a multiple", |x| x * f + t, |x| x * factor + term)?;
         let node = Node::of([self], move |_, g| Ok(vec![Some(g.affine(factor, 0.0)?)]));
-        Ok(Tensor::made(storage, self.shape().clone(), node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// `slope(x, y, g)` is the gradient at `x` of `y = f(x)` where `g` is the one at `y`.
@@ -208,10 +216,10 @@ impl Tensor {
         h: impl Fn(f64) -> f64,
         slope: impl Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + Send + Sync + 'static,
     ) -> Result<Tensor> {
-        let storage = map(self, name, f, h)?;
+        let y = map(self, name, f, h)?;
         let x = self.detach();
         let node = Node::of([self], move |y, g| Ok(vec![Some(slope(&x, y, g)?)]));
-        Ok(Tensor::made(storage, self.shape().clone(), node))
+        Ok(Tensor::made_of(&y, node))
     }
 
     /// The opposite.
@@ -262,7 +270,7 @@ impl Tensor {
     /// -1, 0 or 1; without a gradient.
     pub fn sign(&self) -> Result<Tensor> {
         let sign = |x: f64| f64::from(i8::from(x > 0.0) - i8::from(x < 0.0));
-        Ok(Tensor::made(map(self, "a sign", |x| sign(x.into()) as f32, sign)?, self.shape().clone(), None))
+        map(self, "a sign", |x| sign(x.into()) as f32, sign)
     }
 
     /// To a power.
@@ -273,12 +281,12 @@ impl Tensor {
 
     /// Whole numbers not above; without a gradient.
     pub fn floor(&self) -> Result<Tensor> {
-        Ok(Tensor::made(map(self, "a floor", f32::floor, f64::floor)?, self.shape().clone(), None))
+        map(self, "a floor", f32::floor, f64::floor)
     }
 
     /// The nearest whole numbers, halves away from zero; without a gradient.
     pub fn round(&self) -> Result<Tensor> {
-        Ok(Tensor::made(map(self, "a rounded number", f32::round, f64::round)?, self.shape().clone(), None))
+        map(self, "a rounded number", f32::round, f64::round)
     }
 
     /// Held between two bounds; outside there is no gradient.
@@ -334,7 +342,7 @@ impl Tensor {
                 let density = (-0.5 * x * x).exp() * 0.398_942_280_401_432_7; // 1 / sqrt(2 pi)
                 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
             };
-            let slope = Tensor::made(map(x, "a GELU", |x| of(x.into()) as f32, of)?, x.shape().clone(), None);
+            let slope = map(x, "a GELU", |x| of(x.into()) as f32, of)?;
             g * slope
         };
         self.unary("a GELU", |x| at(x.into()) as f32, at, slope)
@@ -343,6 +351,9 @@ impl Tensor {
     fn compare(&self, other: impl Compared, f: impl Fn(f64, f64) -> bool) -> Result<Tensor> {
         let other = other.tensor(self)?;
         let shape = self.shape().broadcast(other.shape())?;
+        if let Some(hollow) = Tensor::hollow_of(&[self, &other], &shape, DType::U8) {
+            return Ok(hollow);
+        }
         let of = |t: &Tensor| t.detach().broadcast_as(&shape)?.to_dtype(DType::F64)?.values::<f64>();
         let (a, b) = (of(self)?, of(&other)?);
         let v = a.iter().zip(&b).map(|(a, b)| u8::from(f(*a, *b))).collect();

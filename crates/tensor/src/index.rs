@@ -51,12 +51,16 @@ impl Tensor {
             bail!("{:?} {:?} does not go behind {:?} {:?}", odd.dims(), odd.dtype(), first.dims(), first.dtype());
         }
         let sizes: Vec<usize> = parts.iter().map(|t| t.as_ref().dims()[at]).collect();
-        let outer: usize = first.dims()[..at].iter().product();
-        let whole: Vec<Tensor> = parts.iter().map(|t| t.as_ref().detach().contiguous()).collect::<Result<_>>()?;
-        let guards: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
+        let read: Vec<&Tensor> = parts.iter().map(AsRef::as_ref).collect();
         let mut dims = first.dims().to_vec();
         dims[at] = sizes.iter().sum();
         let shape = Shape::from(dims);
+        if let Some(hollow) = Tensor::hollow_of(&read, &shape, first.dtype()) {
+            return Ok(hollow);
+        }
+        let outer: usize = first.dims()[..at].iter().product();
+        let whole: Vec<Tensor> = parts.iter().map(|t| t.as_ref().detach().contiguous()).collect::<Result<_>>()?;
+        let guards: Vec<_> = whole.iter().map(Tensor::storage_and_layout).collect();
         fn join<T: WithDType>(all: &[(&CpuStorage, (usize, usize))], outer: usize, n: usize) -> Result<CpuStorage> {
             let slices = all.iter().map(|(s, (a, b))| Ok(&s.as_slice::<T>()?[*a..*b])).collect::<Result<Vec<_>>>()?;
             let mut out = Vec::with_capacity(n);
@@ -85,7 +89,6 @@ impl Tensor {
             DType::F32 => join::<f32>(&all, outer, n),
             DType::F64 => join::<f64>(&all, outer, n),
         }?;
-        let read: Vec<&Tensor> = parts.iter().map(AsRef::as_ref).collect();
         let node = Node::of_all(&read, move |_, g| {
             let mut from = 0;
             sizes
@@ -130,7 +133,11 @@ impl Tensor {
     /// Entries of a dimension by index. Shapes: index `[m]` -> that dimension has `m` entries.
     pub fn index_select(&self, index: &Tensor, dim: impl Dim) -> Result<Tensor> {
         let at = dim.at(self.shape())?;
-        index.dims1()?;
+        let mut dims = self.dims().to_vec();
+        dims[at] = index.dims1()?;
+        if let Some(hollow) = Tensor::hollow_of(&[self, index], dims.as_slice(), self.dtype()) {
+            return Ok(hollow);
+        }
         let (ids, size) = (index.indices()?, self.dims()[at]);
         if let Some(bad) = ids.iter().find(|i| **i >= size) {
             bail!("index {bad} of {size} entries");
@@ -152,8 +159,6 @@ impl Tensor {
                 WithDType::store(out)
             })
         };
-        let mut dims = self.dims().to_vec();
-        dims[at] = ids.len();
         let own = self.shape().clone();
         let node = Node::of([self], move |_, g| {
             // Where each stretch of the gradient is added.
@@ -170,6 +175,9 @@ impl Tensor {
         let (d, e) = (self.dims(), index.dims());
         if d.len() != e.len() || (0..d.len()).any(|i| i != at && e[i] > d[i]) {
             bail!("entries of {d:?} by indices of {e:?}");
+        }
+        if let Some(hollow) = Tensor::hollow_of(&[self, index], index.shape(), self.dtype()) {
+            return Ok(hollow);
         }
         let ids = index.indices()?;
         if let Some(bad) = ids.iter().find(|i| **i >= d[at]) {

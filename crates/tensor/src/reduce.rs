@@ -2,7 +2,7 @@
 
 use crate::graph::Node;
 use crate::shape::{Dim, Dims, Shape};
-use crate::storage::CpuStorage;
+use crate::storage::{CpuStorage, DType};
 use crate::{Result, Tensor, bail};
 
 /// Sums of `inner` neighbours in `LANES` chains, so that they vectorise.
@@ -45,6 +45,11 @@ impl Tensor {
     }
 
     fn sum_one(&self, at: usize) -> Result<Tensor> {
+        let mut dims = self.dims().to_vec();
+        dims[at] = 1;
+        if let Some(hollow) = Tensor::hollow_of(&[self], dims.as_slice(), self.dtype()) {
+            return Ok(hollow);
+        }
         let x = self.detach().contiguous()?;
         let sizes = x.three(at);
         let storage = {
@@ -58,8 +63,6 @@ impl Tensor {
                 other => bail!("a sum of {:?}; give f32, f64, u32 or i64", other.dtype()),
             }
         };
-        let mut dims = self.dims().to_vec();
-        dims[at] = 1;
         Ok(Tensor::made(storage, dims.into(), None))
     }
 
@@ -107,12 +110,17 @@ impl Tensor {
     }
 
     /// Index and value of the extreme along a dimension; the first of equals.
-    fn extreme(&self, at: usize, better: impl Fn(f64, f64) -> bool) -> Result<(Vec<u32>, Tensor)> {
+    fn extreme(&self, at: usize, better: impl Fn(f64, f64) -> bool) -> Result<(Tensor, Tensor)> {
         let (outer, mid, inner) = self.three(at);
         if mid == 0 {
             bail!("the extreme of no numbers, in {:?}", self.dims());
         }
-        let v = self.detach().to_dtype(crate::DType::F64)?.values::<f64>()?;
+        let mut dims = self.dims().to_vec();
+        dims[at] = 1;
+        if let Some(best) = Tensor::hollow_of(&[self], dims.as_slice(), self.dtype()) {
+            return Ok((Tensor::hollow(dims, DType::U32), best));
+        }
+        let v = self.detach().to_dtype(DType::F64)?.values::<f64>()?;
         let mut places = Vec::with_capacity(outer * inner);
         let mut best = Vec::with_capacity(outer * inner);
         for o in 0..outer {
@@ -128,9 +136,7 @@ impl Tensor {
                 best.push(value(top));
             }
         }
-        let mut dims = self.dims().to_vec();
-        dims[at] = 1;
-        Ok((places, Tensor::from_vec(best, dims)?.to_dtype(self.dtype())?))
+        Ok((Tensor::from_vec(places, dims.as_slice())?, Tensor::from_vec(best, dims)?.to_dtype(self.dtype())?))
     }
 
     /// Largest along a dimension, which stays with size one. The gradient goes to every place that is as large, shared.
@@ -168,7 +174,7 @@ impl Tensor {
     /// The place of the largest along a dimension, which goes; the first of equals.
     pub fn argmax(&self, dim: impl Dim) -> Result<Tensor> {
         let at = dim.at(self.shape())?;
-        Tensor::from_vec(self.extreme(at, |a, b| a > b)?.0, without(self.shape(), &[at]))
+        self.extreme(at, |a, b| a > b)?.0.reshape(without(self.shape(), &[at]))
     }
 
     /// The numbers of `t`, a result that nobody else has, with a history.

@@ -1,8 +1,8 @@
 //! The tensor: a view of shared storage, and how it came about where a gradient may be asked for.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
+use crate::dry;
 use crate::graph::Node;
 use crate::shape::{Dim, Dims, Layout, Shape, ShapeWithHole};
 use crate::storage::{CpuStorage, DType, WithDType, convert, each, from_bytes};
@@ -14,8 +14,7 @@ pub struct TensorId(usize);
 
 impl TensorId {
     fn new() -> TensorId {
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
-        TensorId(NEXT.fetch_add(1, Ordering::Relaxed))
+        TensorId(dry::fresh())
     }
 }
 
@@ -29,19 +28,36 @@ pub trait Elsewhere: Send + Sync {
 
 /// The memory of one or several views.
 struct Home {
+    id: usize,
     here: OnceLock<RwLock<CpuStorage>>,
     /// Where the numbers come from if they are not here yet.
-    elsewhere: Option<Arc<dyn Elsewhere>>,
+    from: Numbers,
+}
+
+enum Numbers {
+    Here,
+    Elsewhere(Arc<dyn Elsewhere>),
+    /// There are none. Who looks all the same sees so many zeros.
+    Nowhere(usize, DType),
 }
 
 impl Home {
+    fn new(here: OnceLock<RwLock<CpuStorage>>, from: Numbers) -> Arc<Home> {
+        Arc::new(Home { id: dry::fresh(), here, from })
+    }
+
     fn of(storage: CpuStorage) -> Arc<Home> {
-        Arc::new(Home { here: RwLock::new(storage).into(), elsewhere: None })
+        Home::new(RwLock::new(storage).into(), Numbers::Here)
     }
 
     fn storage(&self) -> &RwLock<CpuStorage> {
-        let read = || self.elsewhere.as_ref().map_or_else(Vec::new, |e| e.read());
-        self.here.get_or_init(|| RwLock::new(CpuStorage::F32(read())))
+        self.here.get_or_init(|| {
+            RwLock::new(match &self.from {
+                Numbers::Here => CpuStorage::F32(Vec::new()),
+                Numbers::Elsewhere(numbers) => CpuStorage::F32(numbers.read()),
+                Numbers::Nowhere(n, dtype) => convert(&vec![0u8; *n], *dtype),
+            })
+        })
     }
 }
 
@@ -51,6 +67,8 @@ pub(crate) struct Inner {
     layout: Layout,
     dtype: DType,
     variable: bool,
+    /// Whether it is a part of a model, or a view of one.
+    weight: bool,
     node: Option<Node>,
 }
 
@@ -101,19 +119,19 @@ impl Tensor {
     pub(crate) fn made(storage: CpuStorage, shape: Shape, node: Option<Node>) -> Tensor {
         let (dtype, layout) = (storage.dtype(), Layout::contiguous(shape));
         let storage = Home::of(storage);
-        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: false, node }))
+        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: false, weight: false, node }))
     }
 
     pub(crate) fn variable(storage: CpuStorage, shape: Shape) -> Tensor {
         let (dtype, layout) = (storage.dtype(), Layout::contiguous(shape));
         let storage = Home::of(storage);
-        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: true, node: None }))
+        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: true, weight: true, node: None }))
     }
 
     /// A view of the same storage.
     pub(crate) fn view(&self, layout: Layout, node: Option<Node>) -> Tensor {
-        let (storage, dtype) = (self.0.storage.clone(), self.0.dtype);
-        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: false, node }))
+        let (storage, dtype, weight) = (self.0.storage.clone(), self.0.dtype, self.0.weight);
+        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: false, weight, node }))
     }
 
     pub(crate) fn storage(&self) -> &RwLock<CpuStorage> {
@@ -123,7 +141,64 @@ impl Tensor {
     /// What has not been read yet, of a tensor that has all of it in order.
     fn unread(&self) -> Option<&dyn Elsewhere> {
         let home = &self.0.storage;
-        home.elsewhere.as_deref().filter(|_| home.here.get().is_none() && self.is_contiguous())
+        match &home.from {
+            Numbers::Elsewhere(numbers) if home.here.get().is_none() && self.is_contiguous() => Some(numbers.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// A tensor without numbers: operations on it give shapes alone.
+    pub fn hollow(shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        let layout = Layout::contiguous(shape);
+        let from = Numbers::Nowhere(layout.shape().elem_count(), dtype);
+        let storage = Home::new(OnceLock::new(), from);
+        Tensor(Arc::new(Inner {
+            id: TensorId::new(),
+            storage,
+            layout,
+            dtype,
+            variable: false,
+            weight: false,
+            node: None,
+        }))
+    }
+
+    /// Whether operations take its shape alone: it has no numbers, or it is a weight and this thread runs [`dry()`].
+    pub fn is_hollow(&self) -> bool {
+        matches!(self.0.storage.from, Numbers::Nowhere(..)) || (self.0.weight && dry::is_dry())
+    }
+
+    /// What an operation makes of hollow tensors; `None` where all that it reads have numbers. A dry run takes down which
+    /// weights were read.
+    pub fn hollow_of(read: &[&Tensor], shape: impl Into<Shape>, dtype: DType) -> Option<Tensor> {
+        if !read.iter().any(|t| t.is_hollow()) {
+            return None;
+        }
+        read.iter().for_each(|t| t.note_read());
+        Some(Tensor::hollow(shape, dtype))
+    }
+
+    /// Takes down that it was read, where it is a weight and this thread runs [`dry()`].
+    pub fn note_read(&self) {
+        if self.0.weight && dry::is_dry() {
+            let source = self.source();
+            dry::read(source, (source.len * self.dtype().size_in_bytes()) as u64);
+        }
+    }
+
+    /// The numbers that reading it reads.
+    pub fn source(&self) -> dry::Source {
+        // A broadcast view repeats numbers; they are read once.
+        let l = self.layout();
+        let len = l.dims().iter().zip(l.stride()).filter(|(_, s)| **s != 0).map(|(d, _)| d).product();
+        dry::Source { home: self.0.storage.id, from: l.start_offset(), len }
+    }
+
+    /// The same numbers as a part of a model, whose bytes a dry run counts.
+    pub fn weight(&self) -> Tensor {
+        let Inner { id, storage, layout, dtype, variable, node, .. } = &*self.0;
+        let (id, storage, layout, dtype, variable) = (*id, storage.clone(), layout.clone(), *dtype, *variable);
+        Tensor(Arc::new(Inner { id, storage, layout, dtype, variable, weight: true, node: node.clone() }))
     }
 
     pub(crate) fn node(&self) -> Option<&Node> {
@@ -145,17 +220,17 @@ impl Tensor {
         Ok(Tensor::made(T::store(v), shape, None))
     }
 
-    /// A tensor of f32 whose numbers are read when somebody looks at them, and then kept.
+    /// A weight of f32 whose numbers are read when somebody looks at them, and then kept.
     pub fn elsewhere(numbers: Arc<dyn Elsewhere>, shape: impl Into<Shape>) -> Tensor {
         let layout = Layout::contiguous(shape);
-        let storage = Arc::new(Home { here: OnceLock::new(), elsewhere: Some(numbers) });
+        let storage = Home::new(OnceLock::new(), Numbers::Elsewhere(numbers));
         let (id, dtype) = (TensorId::new(), DType::F32);
-        Tensor(Arc::new(Inner { id, storage, layout, dtype, variable: false, node: None }))
+        Tensor(Arc::new(Inner { id, storage, layout, dtype, variable: false, weight: true, node: None }))
     }
 
     /// The same numbers in memory, without keeping in `self` what lies elsewhere and was not read yet.
     pub fn fetched(&self) -> Tensor {
-        match self.unread() {
+        match self.unread().filter(|_| !self.is_hollow()) {
             Some(numbers) => {
                 let (from, len) = (self.layout().start_offset(), self.elem_count());
                 let mut all = Vec::with_capacity(len);
@@ -169,7 +244,7 @@ impl Tensor {
     /// Rows of a matrix that lies elsewhere and was not read yet, without reading the others; `None` where it is here.
     /// Errors on a row that there is not. Shapes: `[n, width]`, `m` rows -> `[m, width]`.
     pub fn fetched_rows(&self, rows: &[u32]) -> Result<Option<Tensor>> {
-        let Some(numbers) = self.unread() else { return Ok(None) };
+        let Some(numbers) = self.unread().filter(|_| !self.is_hollow()) else { return Ok(None) };
         let (n, width) = self.dims2()?;
         let mut all = Vec::with_capacity(rows.len() * width);
         for row in rows {
@@ -373,6 +448,9 @@ impl Tensor {
         if self.is_contiguous() {
             return Ok(self.clone());
         }
+        if let Some(hollow) = Tensor::hollow_of(&[self], self.shape(), self.dtype()) {
+            return Ok(hollow);
+        }
         let storage = {
             let (storage, layout) = self.storage_and_layout();
             each!(&*storage, v => WithDType::store(gathered(v, layout)))
@@ -385,6 +463,9 @@ impl Tensor {
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype() {
             return Ok(self.clone());
+        }
+        if let Some(hollow) = Tensor::hollow_of(&[self], self.shape(), dtype) {
+            return Ok(hollow);
         }
         let from = self.dtype();
         let storage = {

@@ -152,6 +152,12 @@ impl Opened {
         staged::cost(self.model.trunk(), &rules, &point, lens)
     }
 
+    /// DRY
+    pub fn dry_cost(&self, point: &Point, input: &Input) -> Result<LeafCost> {
+        let Resolved { point, rules } = self.switches.resolve(point)?;
+        staged::dry_cost(self.model.trunk(), &rules, &point, input)
+    }
+
     /// Point by name or JSON; an empty text is the checkpoint's default.
     pub fn point(&self, text: Option<&str>) -> Result<Point> {
         let point = match text {

@@ -404,6 +404,8 @@ fn forecast_cost_equals_counted_work() {
             let at = format!("{:?} at {point}", opened.config.architecture());
             let (_, trace) = run(&opened, &point, &input);
             let cost = opened.cost(&point, &lens).unwrap();
+            let dry = opened.dry_cost(&point, &input);
+            if dry.as_ref().ok() != Some(&cost) { eprintln!("DRY {at}: {cost:?} {dry:?}"); }
             if point.to_string().contains("confidence") {
                 // A forecast cannot know who leaves.
                 assert!(trace.macs < cost.macs, "{at}: {} against {}", trace.macs, cost.macs);

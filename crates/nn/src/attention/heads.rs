@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::json;
-use switchformer_tensor::Tensor;
+use switchformer_tensor::{Tensor, dry};
 
 use super::softmax::{Projection, Projections, SoftmaxAttention};
 use super::{AttentionSpec, DistanceBias, PairBias, Positions, Scores};
@@ -122,7 +122,8 @@ impl ByHeads {
             return Ok(Some(part.clone()));
         }
         drop(held);
-        let part = Arc::new(self.site.whole.part(&kept, &self.site.name)?);
+        // It stays for passes to come, so it is made of numbers, also for a pass that looks at none.
+        let part = Arc::new(dry::wet(|| self.site.whole.part(&kept, &self.site.name))?);
         if !self.site.learns {
             let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
             held.push_front(part.clone());
@@ -236,7 +237,8 @@ impl SoftmaxAttention {
         let positions = match &spec.positions {
             Positions::None => Positions::None,
             Positions::Distance(d) => {
-                Positions::Distance(DistanceBias { table: ops::columns_at(&d.table, &queries)?, ..d.clone() })
+                let table = ops::columns_at(&d.table, &queries)?.weight();
+                Positions::Distance(DistanceBias { table, ..d.clone() })
             }
             Positions::Pairs(_) if parts > 1 => {
                 return Err(Error::unsupported(
@@ -253,7 +255,7 @@ impl SoftmaxAttention {
             Scores::Dot(scale) => Scores::Dot(*scale),
             Scores::Cosine(log) => {
                 let some = ops::rows_at(&ops::reshape(log, &[spec.heads])?, &queries)?;
-                Scores::Cosine(ops::reshape(&some, &[kept.len() * sharing, 1, 1])?)
+                Scores::Cosine(ops::reshape(&some, &[kept.len() * sharing, 1, 1])?.weight())
             }
         };
         let local = spec.local.iter().zip(&of_share).map(|(conv, own)| conv.part(&runs(own, self.unit(), 0)));
@@ -288,7 +290,7 @@ impl Projection {
         let inputs = linear.dims().0;
         let linear = narrowed(linear, inputs, name)?.part(&outs, &runs(&[0], inputs, 0))?;
         let some = |(bias, width): (&Option<Tensor>, &usize)| {
-            bias.as_ref().map(|b| ops::rows_at(b, &runs(kept, width / heads, 0))).transpose()
+            bias.as_ref().map(|b| Ok(ops::rows_at(b, &runs(kept, width / heads, 0))?.weight())).transpose()
         };
         let biases = self.biases.as_ref().map(|all| all.iter().zip(&self.widths).map(some).collect::<Result<_>>());
         let widths = self.widths.iter().map(|w| w / heads * kept.len()).collect();

@@ -86,6 +86,14 @@ impl<'a> AttendSpec<'a> {
         }
     }
 
+    /// The result for hollow operands, of which `values` columns are of values; `None` where all have numbers.
+    pub(super) fn hollow_of(&self, read: &[&Tensor], values: usize) -> Option<Tensor> {
+        let bias = self.bias.map(|b| b.tensor());
+        let read: Vec<&Tensor> = read.iter().copied().chain(bias).collect();
+        let columns = values / self.kv_heads * self.heads;
+        Tensor::hollow_of(&read, (self.q_rows.total(), columns), read[0].dtype())
+    }
+
     /// Whether the kernels can take the bias.
     pub(super) fn on_kernels(&self) -> bool {
         self.bias.is_none_or(|b| super::on_kernels(&[b.tensor()]))

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use switchformer_kernels::PackedMatrix;
-use switchformer_tensor::Tensor;
+use switchformer_tensor::{Tensor, dry};
 
 use super::{composed, fused, on_kernels};
 use crate::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::tape::{apply, recording};
 /// They are held once: packing lets go of the tensor, and [`DenseWeight::rows`] makes it again.
 #[derive(Debug)]
 pub struct DenseWeight {
+    source: dry::Source,
     dims: (usize, usize),
     form: RwLock<Form>,
 }
@@ -30,7 +31,7 @@ impl DenseWeight {
     /// Shapes: weight `[out, in]`.
     pub fn new(weight: Tensor) -> Self {
         let d = weight.dims();
-        DenseWeight { dims: (d[1], d[0]), form: RwLock::new(Form::Rows(weight)) }
+        DenseWeight { source: weight.source(), dims: (d[1], d[0]), form: RwLock::new(Form::Rows(weight)) }
     }
 
     /// `(in, out)`.
@@ -48,6 +49,9 @@ impl DenseWeight {
 
     /// `x w^T + b` and what follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     pub fn linear(&self, x: &Tensor, b: Option<&Tensor>, epilogue: &Epilogue) -> Result<Tensor> {
+        if let Some(y) = self.hollow_of(x, b)? {
+            return epilogue.apply(y);
+        }
         let tracked = |t: &Tensor| t.track_op();
         let learning = tracked(x) || [b, epilogue.gate, epilogue.residual].into_iter().flatten().any(tracked);
         let here = |t: &Tensor| on_kernels(&[t]);
@@ -63,6 +67,18 @@ impl DenseWeight {
             }
         };
         fused::linear_packed(x, &packed, b, epilogue)
+    }
+
+    /// The product where there are no numbers to multiply; `None` where there are.
+    fn hollow_of(&self, x: &Tensor, b: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let without = |form: Form| matches!(form, Form::Rows(w) if w.is_hollow());
+        if !x.is_hollow() && !dry::is_dry() && !without(self.form()) {
+            return Ok(None);
+        }
+        let (rows, (inner, out)) = (x.dims2()?.0, self.dims);
+        dry::read(self.source, 4 * (inner * out) as u64);
+        [Some(x), b].into_iter().flatten().for_each(Tensor::note_read);
+        Ok(Some(Tensor::hollow((rows, out), x.dtype())))
     }
 
     /// The panels, made now if need be; `None` where the matrix must stay a tensor.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use switchformer_tensor::Tensor;
+use switchformer_tensor::{Tensor, dry};
 
 use super::Places;
 use crate::ctx::Ctx;
@@ -121,7 +121,8 @@ impl Conv {
             _ => return Ok(now),
         };
         let places = self.kernel * self.kernel;
-        let group = |g| Ok(DenseWeight::new(arranged(&weight, self.groups, g, places)?));
+        // They stay, so they are made of numbers, also for a pass that looks at none.
+        let group = |g| Ok(DenseWeight::new(dry::wet(|| arranged(&weight, self.groups, g, places))?));
         let fixed = Kernels::Fixed((0..self.groups).map(group).collect::<Result<Vec<_>>>()?.into());
         *self.kernels.write().unwrap_or_else(PoisonError::into_inner) = fixed.clone();
         Ok(fixed)
@@ -176,7 +177,7 @@ impl Depthwise {
     /// The convolution of some channels, in order.
     pub(crate) fn part(&self, channels: &[Range<usize>]) -> Result<Depthwise> {
         let (weight, bias) = (ops::rows_at(&self.weight, channels)?, ops::rows_at(&self.bias, channels)?);
-        Ok(Depthwise { weight, bias, kernel: self.kernel })
+        Ok(Depthwise { weight: weight.weight(), bias: bias.weight(), kernel: self.kernel })
     }
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
@@ -189,6 +190,9 @@ impl Depthwise {
         let (total, dim) = x.dims2()?;
         let (k, half) = (self.kernel, self.kernel / 2);
         cx.count(total * dim * k * k);
+        if let Some(hollow) = Tensor::hollow_of(&[x, &self.weight, &self.bias], (total, dim), x.dtype()) {
+            return Ok(hollow);
+        }
         if ops::on_kernels(&[x, &self.weight, &self.bias]) && k <= ops::WIDEST {
             return ops::depthwise(x, &self.weight, &self.bias, rows, k, beside);
         }

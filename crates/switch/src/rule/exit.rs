@@ -261,6 +261,10 @@ impl BlockRule for ConfidenceExit {
     }
     fn after(&self, cx: &mut Ctx, _: &dyn Staged, site: Site, state: State, left: &mut Left) -> Result<State> {
         let Some(logits) = self.exits.logits(cx, site, &state)? else { return Ok(state) };
+        // A forecast knows nobody's confidence: all stay.
+        if logits.is_hollow() {
+            return Ok(state);
+        }
         let sure = confidences(&logits)?;
         let (mut go, mut stay) = (Vec::new(), Vec::new());
         for (segment, c) in sure.iter().enumerate() {

@@ -179,6 +179,8 @@ impl BlockRule for Pruning {
             let patches: Vec<usize> = (prefix.min(n)..n).collect();
             let k = kept_count(layer.keep, patches.len());
             let chosen = match self.method {
+                // A forecast knows how many stay, not which.
+                _ if state.x.is_hollow() => patches[..k].to_vec(),
                 Method::Random => {
                     let mut stream = cx.rng_of(state.rows.members()[segment], &format!("{at}.tokens"));
                     let draws: Vec<u64> = patches.iter().map(|_| stream.next_u64() >> 12).collect();

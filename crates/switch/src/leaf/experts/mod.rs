@@ -438,6 +438,9 @@ impl Bank {
         let setting = self.setting(cx.point);
         self.offer.check(&setting)?; // the point may have been resolved for another model
         let slots = self.slots(&setting);
+        if x.is_hollow() && !matches!(setting, Setting::Step { .. } | Setting::Fixed { .. } | Setting::All {}) {
+            return self.forecast(cx, x, seen, &setting, slots);
+        }
         let at = format!("{}.ffn", cx.site);
         let Chosen { ids, weights, kept, entropy } = self.choose(cx, seen, &at, &setting, rows)?;
         let capacity = if let Setting::Learned { capacity, .. } = setting { capacity } else { None };
@@ -447,6 +450,28 @@ impl Bank {
         }
         record(cx, &at, &experts, slots, entropy.as_deref(), rows);
         run(cx, &self.experts, x, &Assignment { experts, slots, weights })
+    }
+}
+
+impl Bank {
+    /// A pass that looks at no numbers: every expert that may be met is read, and each row meets as many as the setting
+    /// says. A capacity drops rows that no forecast knows; they count.
+    fn forecast(&self, cx: &mut Ctx, x: &Tensor, seen: &Tensor, setting: &Setting, slots: usize) -> Result<Tensor> {
+        let (rows, n) = (x.dims()[0], self.experts.len());
+        if let Some(gate) = self.gate(cx.point, setting) {
+            cx.count(rows * gate.reach(n).1 * self.dim);
+            gate.scores(seen)?;
+        }
+        let met = match setting {
+            Setting::Random { grain: Grain::Batch } => slots,
+            _ => n.min(rows * slots),
+        };
+        // Experts are alike: the first does the work of all.
+        for (i, expert) in self.experts.iter().take(met).enumerate() {
+            let own = if i == 0 { rows * slots } else { 0 };
+            expert.forward(cx, &Tensor::hollow((own, self.dim), x.dtype()), &Rows::equal(1, own)?)?;
+        }
+        Ok(x.clone())
     }
 }
 

@@ -211,7 +211,7 @@ impl Mixer for HashAttention {
         if cx.taps.wants(&hashed) {
             cx.taps.put(&hashed, &qk_v.narrow(1, 0, dim)?.contiguous()?);
         }
-        cx.count(self.sums(rows.total()).macs as usize);
+        cx.count_cost(self.sums(rows.total()));
         let mixed = by_member(&qk_v, rows, [self.heads, dim], |parts| {
             let (codes, v) = (self.codes(&parts[0])?, &parts[1]);
             let (above, below) = sums(&codes, &codes, v)?;

@@ -173,7 +173,7 @@ impl ComplexLayer {
     /// Shapes: x `[rows, 2 * dim]` -> the same.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.flatten_all()?;
-        if self.weight.track_op() {
+        if self.weight.track_op() || self.weight.is_hollow() {
             return ops::linear(x, &real(&self.weight)?, Some(&bias));
         }
         let fixed = match self.fixed.get() {
