@@ -197,7 +197,7 @@ fn fit_blocks(model: &dyn Model, params: &[Param], input: &Input, how: &HashFit,
     let mut quiet = Taps::none();
     let mut state = trunk.stem(&mut Ctx::new(&point, &mut quiet, &mut trace), input)?;
     let members = input.n();
-    if model.lens(input)?.windows(2).any(|w| w[0] != w[1]) {
+    if state.rows.lens().windows(2).any(|w| w[0] != w[1]) {
         return Err(Error::input("images of several sizes", "fit a hash to images of one size"));
     }
     for idx in 0..trunk.n_blocks() {

@@ -186,7 +186,6 @@ pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: 
         k += 1;
         opened.run(point, &batches[k % batches.len()]).map(|_| ())
     })?;
-    let lens = opened.model.lens(&singles[0])?;
     let per_image = |macs: u64| 2.0 * macs as f64 / n as f64;
     let default = Point::new();
     Ok(Measured {
@@ -201,8 +200,8 @@ pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: 
         images_per_s: b as f64 / many[0] * 1e3,
         flops: per_image(answers.macs),
         decision_flops: per_image(answers.decision_macs),
-        weight_bytes: opened.cost(point, &lens)?.bytes,
-        resident_bytes: opened.cost(&default, &lens)?.bytes + opened.switches.bytes(),
+        weight_bytes: opened.cost(point, &singles[0])?.bytes,
+        resident_bytes: opened.cost(&default, &singles[0])?.bytes + opened.switches.bytes(),
         peak_memory: peak_memory(),
         mean_depth: answers.blocks as f64 / n as f64,
         pareto: false,

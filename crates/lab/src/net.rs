@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::INITIALIZER_RANGE;
-use switchformer_nn::staged::{Forecast, Left};
+use switchformer_nn::staged::Left;
 use switchformer_nn::weights::{Files, Start};
 use switchformer_nn::{
-    BlockRule, Ctx, Folder, Input, LeafCost, Model, Moments, Output, Param, Point, Site, Staged, State, Taps, Trace,
-    Weights, staged,
+    BlockRule, Ctx, Folder, Input, Model, Moments, Output, Param, Point, Site, Staged, State, Taps, Trace, Weights,
+    staged,
 };
 use switchformer_switch::leaf::experts::{ADDED, dense_twin};
 use switchformer_switch::train::{Pull, Sampled};
@@ -88,9 +88,6 @@ impl BlockRule for Answers {
             }
         }
         Ok(state)
-    }
-    fn predict(&self, _: &Point, _: Site, _: usize, _: &mut Vec<usize>) -> Forecast {
-        Forecast::Go(LeafCost::default())
     }
 }
 

@@ -10,7 +10,6 @@ use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::LeafCost;
 use crate::ops::{self, Angles};
 use crate::rows::{Rows, Size};
 use crate::spatial::{Cut, Depthwise};
@@ -176,8 +175,6 @@ pub struct DistanceBias {
 pub trait PairBias: Send + Sync {
     /// Shapes: -> `[heads, len, len]` for windows of `len` places.
     fn of(&self, window: Size) -> Result<Tensor>;
-    /// Bytes of its weights.
-    fn cost(&self) -> LeafCost;
 }
 
 /// How a map of a size is cut into windows.
@@ -187,10 +184,6 @@ pub type Partition = Arc<dyn Fn(Size) -> Result<Cut> + Send + Sync>;
 pub trait Shrink: Send + Sync {
     /// Shapes: x `[total, from]` -> `[total', to]`.
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State>;
-    /// Size of what comes out.
-    fn size(&self, from: Size) -> Size;
-    /// Cost for `rows` rows that come out.
-    fn cost(&self, rows: usize) -> LeafCost;
 }
 
 /// Rotary positions: pairs of a head's numbers turn by an angle that grows with the position of the row.

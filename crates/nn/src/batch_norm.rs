@@ -5,7 +5,6 @@ use switchformer_tensor::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use crate::ctx::{Ctx, Moments};
 use crate::error::{Error, Result};
-use crate::leaf::LeafCost;
 use crate::ops;
 use crate::ops::fused::{answer, tensor, values, with};
 use crate::tape::apply3;
@@ -51,11 +50,6 @@ impl BatchNorm {
         let factor = (&self.weight / (&self.variance + self.eps)?.sqrt()?)?;
         let shift = (&self.bias - (&self.mean * &factor)?)?;
         ops::affine_columns(x, &factor, &shift)
-    }
-
-    /// Bytes of its weights.
-    pub fn cost(&self) -> LeafCost {
-        LeafCost::bytes(8 * self.weight.elem_count() as u64)
     }
 }
 

@@ -4,7 +4,6 @@ use switchformer_tensor::{Tensor, TensorId};
 
 use crate::error::Result;
 use crate::init::Stream;
-use crate::leaf::LeafCost;
 use crate::members::Members;
 use crate::memory::Memory;
 use crate::ops;
@@ -138,11 +137,11 @@ impl<'a> Ctx<'a> {
         Ok(total)
     }
 
-    /// Counts multiply-adds, those by a sign among them, and other additions.
-    pub fn count_cost(&mut self, cost: LeafCost) {
-        self.trace.macs += cost.macs;
-        self.signs += cost.signs;
-        self.sums += cost.sums;
+    /// Counts multiply-adds by a sign, which multiply nothing, and additions beside multiply-adds.
+    pub fn count_additions(&mut self, signs: usize, sums: usize) {
+        self.trace.macs += signs as u64;
+        self.signs += signs as u64;
+        self.sums += sums as u64;
     }
 
     /// Counts multiply-adds.

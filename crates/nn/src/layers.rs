@@ -7,9 +7,8 @@ use crate::config::MAX_SIDE;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::input::Input;
-use crate::leaf::{Attention, Epilogue, Ffn, LeafCost, Linear, PlainMlp};
+use crate::leaf::{Attention, Epilogue, Ffn, Linear, PlainMlp};
 use crate::ops;
-use crate::point::Point;
 use crate::rows::{Rows, Size};
 use crate::spatial::joined;
 use crate::spec::InputSpec;
@@ -36,11 +35,6 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
-
-    /// Bytes of its weights.
-    pub fn cost(&self) -> LeafCost {
-        LeafCost::bytes(8 * self.weight.elem_count() as u64)
-    }
 }
 
 /// Root-mean-square norm over the last dimension with a weight.
@@ -59,11 +53,6 @@ impl RmsNorm {
     /// Shapes: x `[rows, dim]` -> `[rows, dim]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, &self.weight, self.eps)
-    }
-
-    /// Bytes of its weights.
-    pub fn cost(&self) -> LeafCost {
-        LeafCost::bytes(4 * self.weight.elem_count() as u64)
     }
 }
 
@@ -98,11 +87,6 @@ impl Embedding {
     /// The table `[n, dim]`.
     pub fn table(&self) -> &Tensor {
         &self.table
-    }
-
-    /// Bytes of its weights.
-    pub fn cost(&self) -> LeafCost {
-        LeafCost::bytes(4 * self.table.elem_count() as u64)
     }
 }
 
@@ -183,9 +167,6 @@ impl Ffn for Mlp {
     fn plain(&self) -> Option<PlainMlp<'_>> {
         Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, gated: false, outer: self.fc2.plain()? })
     }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
-    }
 }
 
 /// `out(act(gate(x)) * up(x))`, gate and up as one projection.
@@ -209,9 +190,6 @@ impl Ffn for GatedMlp {
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
         Some(PlainMlp { inner: self.gate_up.plain()?, act: self.act, gated: true, outer: self.out.plain()? })
-    }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.gate_up.cost(point, rows) + self.out.cost(point, rows)
     }
 }
 
@@ -321,13 +299,6 @@ impl EncoderBlock {
             self.norm2.forward(&self.ffn.forward_onto(cx, &x, rows, &x)?)
         }
     }
-
-    /// Cost for members of the given lengths.
-    pub fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
-        self.attn.cost(point, &sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
-    }
 }
 
 /// Patches of an image as rows: the stem of a vision Transformer.
@@ -345,11 +316,6 @@ impl PatchEmbed {
     /// Shapes: pixels `[b, c, h, w]` -> `[b * gh * gw, dim]`.
     pub fn forward(&self, cx: &mut Ctx, pixels: &Tensor) -> Result<Tensor> {
         self.proj.forward(cx, &patchify(pixels, self.patch)?)
-    }
-
-    /// Cost for a number of patches.
-    pub fn cost(&self, point: &Point, patches: usize) -> LeafCost {
-        self.proj.cost(point, patches)
     }
 }
 
@@ -386,12 +352,6 @@ impl PositionEmbed {
         parts.push(x.reshape((b, n, dim))?);
         let positions = positions_at(&self.table, self.n_front(), self.grid, grid)?;
         Tensor::cat(&parts, 1)?.broadcast_add(&positions)?.reshape((b * (self.n_front() + n), dim))
-    }
-
-    /// Bytes of its tables.
-    pub fn cost(&self) -> LeafCost {
-        let numbers: usize = self.front.iter().chain([&self.table]).map(Tensor::elem_count).sum();
-        LeafCost::bytes(4 * numbers as u64)
     }
 }
 
@@ -440,19 +400,9 @@ impl ImageEmbed {
         sizes.map(|size| patch_grid(size, self.patch, self.image)).collect()
     }
 
-    /// Rows of every image.
-    pub fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(self.grids(input)?.iter().map(|(h, w)| self.n_front() + h * w).collect())
-    }
-
     /// What it takes.
     pub fn spec(&self) -> InputSpec {
         InputSpec::images(self.channels, self.image, self.patch)
-    }
-
-    /// Cost for images of so many rows.
-    pub fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.patches.cost(point, lens.iter().map(|n| n - self.n_front()).sum()) + self.positions.cost()
     }
 }
 

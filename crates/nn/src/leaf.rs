@@ -10,77 +10,8 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::ops::{self, DenseWeight};
 use crate::point::Point;
-use crate::rows::{Rows, Size};
+use crate::rows::Rows;
 use crate::side::Stream;
-
-/// What a part costs at a point.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeafCost {
-    /// Multiply-adds.
-    pub macs: u64,
-    /// Bytes of weights that the point needs (a 4-bit view of stored 8-bit weights counts 4 bits).
-    pub bytes: u64,
-    /// Those of the multiply-adds that multiply by a sign, which is an addition and nothing more.
-    pub signs: u64,
-    /// Additions beside the multiply-adds, where a part has many of them.
-    pub sums: u64,
-}
-
-impl LeafCost {
-    /// Energy of a multiplication in f32 at 45 nm, picojoules (M. Horowitz, ISSCC 2014).
-    pub const PJ_MUL: f64 = 3.7;
-    /// Energy of an addition in f32 at 45 nm, picojoules.
-    pub const PJ_ADD: f64 = 0.9;
-
-    /// Multiply-adds with weights.
-    pub const fn new(macs: u64, bytes: u64) -> LeafCost {
-        LeafCost { macs, bytes, signs: 0, sums: 0 }
-    }
-
-    /// Multiply-adds without weights.
-    pub const fn macs(macs: u64) -> LeafCost {
-        LeafCost::new(macs, 0)
-    }
-
-    /// Weights that are not multiplied.
-    pub const fn bytes(bytes: u64) -> LeafCost {
-        LeafCost::new(0, bytes)
-    }
-
-    /// Multiplications.
-    pub fn muls(&self) -> u64 {
-        self.macs.saturating_sub(self.signs)
-    }
-
-    /// Additions.
-    pub fn adds(&self) -> u64 {
-        self.macs + self.sums
-    }
-
-    /// Energy of all multiplications and additions in f32 at 45 nm, in millijoules: a model of a chip, no measurement.
-    /// Norms, activations and what memory takes are not in it.
-    pub fn millijoules(&self) -> f64 {
-        (self.muls() as f64 * LeafCost::PJ_MUL + self.adds() as f64 * LeafCost::PJ_ADD) / 1e9
-    }
-}
-
-impl std::ops::Add for LeafCost {
-    type Output = LeafCost;
-    fn add(self, o: LeafCost) -> LeafCost {
-        LeafCost {
-            macs: self.macs + o.macs,
-            bytes: self.bytes + o.bytes,
-            signs: self.signs + o.signs,
-            sums: self.sums + o.sums,
-        }
-    }
-}
-
-impl std::iter::Sum for LeafCost {
-    fn sum<I: Iterator<Item = LeafCost>>(iter: I) -> LeafCost {
-        iter.fold(LeafCost::default(), |a, b| a + b)
-    }
-}
 
 /// What follows a projection: `act(projection) * gate + residual`, each part only where given. A leaf may apply it
 /// while the result is still in the cache.
@@ -145,8 +76,6 @@ pub trait Linear: Send + Sync {
     }
     /// `(in, out)`.
     fn dims(&self) -> (usize, usize);
-    /// Cost for a number of rows.
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost;
     /// The matrix `[out, in]` that a point computes with: oracle and export path at once.
     fn dense(&self, point: &Point) -> Result<Tensor>;
 }
@@ -178,8 +107,6 @@ pub trait Ffn: Send + Sync {
     fn plain(&self) -> Option<PlainMlp<'_>> {
         None
     }
-    /// Cost for a number of rows.
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost;
 }
 
 /// Something that mixes the rows of each segment of a packed batch: an attention, a convolution, a whole block of both.
@@ -192,8 +119,6 @@ pub trait Mixer: Send + Sync {
         let y = self.forward(cx, x, rows)?;
         cx.onto(residual, y, "mixer")
     }
-    /// Cost for segments of these sizes; a sequence of `n` rows has the size `(1, n)`.
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost;
 }
 
 /// Keys and values that queries may look at.
@@ -245,11 +170,6 @@ pub trait Attention: Mixer {
             return Err(Error::unsupported("attention", "a memory of its source", "a form that remembers"));
         }
         attend_once(self, cx, x, rows, source, residual)
-    }
-    /// Cost of [`Attention::key_values`] and [`Attention::attend`] for rows and sources of these sizes.
-    fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
-        let _ = sources;
-        self.cost(point, sizes)
     }
 }
 
@@ -310,11 +230,6 @@ impl Linear for Dense {
     fn dims(&self) -> (usize, usize) {
         self.weight.dims()
     }
-    fn cost(&self, _: &Point, rows: usize) -> LeafCost {
-        let (inner, out) = self.dims();
-        let biases = if self.bias.is_some() { out } else { 0 };
-        LeafCost::new((rows * inner * out) as u64, 4 * (inner * out + biases) as u64)
-    }
     fn dense(&self, _: &Point) -> Result<Tensor> {
         self.weight.rows()
     }
@@ -349,10 +264,6 @@ impl Linear for Tied {
     }
     fn dims(&self) -> (usize, usize) {
         (self.table.dims()[1], self.table.dims()[0])
-    }
-    fn cost(&self, _: &Point, rows: usize) -> LeafCost {
-        let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
-        LeafCost::new((rows * self.table.elem_count()) as u64, 4 * biases as u64)
     }
     fn dense(&self, _: &Point) -> Result<Tensor> {
         Ok(self.table.clone())

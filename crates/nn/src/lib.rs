@@ -6,6 +6,7 @@
 
 pub mod attention;
 mod batch_norm;
+pub mod cost;
 pub mod ctx;
 pub mod decode;
 pub mod init;
@@ -30,16 +31,17 @@ pub mod trace;
 pub mod weights;
 
 pub use attention::{AttentionNames, AttentionSpec, HeadSite, KeptHeads};
+pub use cost::{Cost, cost, cost_path};
 pub use ctx::{Aux, Ctx, Moments};
 pub use decode::Decode;
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use input::{Ids, Input, Part};
-pub use leaf::{Attention, Ffn, KeyValues, LeafCost, Linear, Mixer, Parts};
+pub use leaf::{Attention, Ffn, KeyValues, Linear, Mixer, Parts};
 pub use members::{Member, Members};
 pub use memory::{Memory, Remember};
 pub use output::{Output, Value};
-pub use path::{Adapter, LinearAdapter, Path, Segment, Site, cost_path, run_path, walk};
+pub use path::{Adapter, LinearAdapter, Path, Segment, Site, run_path, walk};
 pub use point::Point;
 pub use rows::{Rows, Size};
 pub use side::{Side, Stream};

@@ -10,10 +10,10 @@ use std::ops::Range;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::input::Input;
-use crate::leaf::{LeafCost, Linear, rows_of};
+use crate::leaf::{Linear, rows_of};
 use crate::output::Output;
 use crate::point::Point;
-use crate::staged::{BlockRule, Forecast, Left, Staged, State};
+use crate::staged::{BlockRule, Left, Staged, State};
 
 /// Most steps of a path.
 pub const MAX_STEPS: usize = 4096;
@@ -77,8 +77,6 @@ impl fmt::Display for Turn<'_> {
 pub trait Adapter: Send + Sync {
     /// The state as the next block takes it; [`Ctx::site`] is that block's. Errors where the widths do not fit.
     fn forward(&self, cx: &mut Ctx, state: State) -> Result<State>;
-    /// Cost for members of these lengths, which become those that follow.
-    fn cost(&self, point: &Point, lens: &mut Vec<usize>) -> LeafCost;
 }
 
 /// A projection of every row, for networks with one stream of rows.
@@ -94,9 +92,6 @@ impl Adapter for LinearAdapter {
         }
         rows_of(&state.x, self.0.dims().0, &at)?;
         Ok(State { x: self.0.forward(cx, &state.x)?, ..state })
-    }
-    fn cost(&self, point: &Point, lens: &mut Vec<usize>) -> LeafCost {
-        self.0.cost(point, lens.iter().sum())
     }
 }
 
@@ -339,29 +334,4 @@ pub fn run_path(path: &Path, rules: &[Box<dyn BlockRule>], cx: &mut Ctx, input: 
     }
     let merged = Output::merge(left, input.n())?;
     Ok(rules.iter().filter_map(|r| r.outputs()).fold(merged, |out, names| out.only(names)))
-}
-
-/// Cost of a pass along a path for members of the given lengths, decided without running it. Confidence exits count as if
-/// nobody left. Weights of a block that runs again are not read twice; those of an adapter count each time it stands in
-/// the path. Errors where the point is not resolved for the path.
-pub fn cost_path(path: &Path, rules: &[Box<dyn BlockRule>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
-    path.check(point)?;
-    let mut lens = lens.to_vec();
-    let mut total = path.models[0].cost_stem(point, &lens);
-    for Step { site, adapter } in &path.steps {
-        let model = path.models[site.model];
-        if let Some(adapter) = adapter {
-            total = total + adapter.cost(point, &mut lens);
-        }
-        let own = model.cost_block(site.block, point, &lens);
-        total = total + if site.lap > 0 { LeafCost { bytes: 0, ..own } } else { own };
-        let prefix = model.prefix_rows().unwrap_or(0);
-        for rule in rules {
-            match rule.predict(point, *site, prefix, &mut lens) {
-                Forecast::Go(own) => total = total + own,
-                Forecast::Exit(head) => return Ok(total + head.unwrap_or_else(|| model.cost_head(point, &lens))),
-            }
-        }
-    }
-    Ok(total + path.last().cost_head(point, &lens))
 }

@@ -1,18 +1,19 @@
 //! The block seam: a model is a stem, blocks and a head, and rules act between blocks.
 
-use switchformer_tensor::Tensor;
+use switchformer_tensor::{Tensor, dry};
 
 use crate::ctx::Ctx;
 use crate::decode::Decode;
 use crate::error::{Error, Result};
 use crate::input::Input;
-use crate::leaf::LeafCost;
 use crate::output::Output;
-use crate::path::{Path, Site, cost_path, run_path};
+use crate::path::{Path, Site, run_path};
 use crate::point::Point;
 use crate::rows::Rows;
 use crate::side::{Side, gather_rows};
 use crate::spec::InputSpec;
+use crate::taps::Taps;
+use crate::trace::Trace;
 
 /// What flows from block to block.
 #[derive(Clone, Debug)]
@@ -83,12 +84,6 @@ pub trait Staged: Send + Sync {
     fn classifier(&self) -> Option<(usize, usize)> {
         None
     }
-    /// Cost of the stem for members of the given lengths.
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost;
-    /// Cost of one block for members of the given lengths.
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost;
-    /// Cost of the head for members of the given lengths.
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost;
 }
 
 /// A rule that acts between blocks: it may drop rows or let members leave. What it does at a site (count steps, or know
@@ -97,23 +92,14 @@ pub trait BlockRule: Send + Sync {
     /// Tap suffixes of the block at a site that the rule reads (`attn.probs`, `attn.k`).
     fn wants(&self, site: Site) -> &[&'static str];
     /// Acts after the block at a site, which is one of `model`. Members that leave are given to `left` with their outputs.
+    /// Where rows are hollow ([`Tensor::is_hollow`]) the pass is a forecast: as many rows stay as would, whichever they are,
+    /// and nobody leaves for what numbers say.
     fn after(&self, cx: &mut Ctx, model: &dyn Staged, site: Site, state: State, left: &mut Left) -> Result<State>;
     /// The outputs that every member gets under this rule, where it cannot give all of the model's. Without it the
     /// outputs would depend on who else is in the batch.
     fn outputs(&self) -> Option<&[&'static str]> {
         None
     }
-    /// Lengths after the block at a site and whether all members leave there, where that does not depend on the input.
-    fn predict(&self, point: &Point, site: Site, prefix: usize, lens: &mut Vec<usize>) -> Forecast;
-}
-
-/// What a rule's cost forecast says about the blocks that follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forecast {
-    /// The walk goes on, after this much work of the rule's own (exit heads that were asked).
-    Go(LeafCost),
-    /// Every member leaves here; the given head cost replaces the model's own, if any.
-    Exit(Option<LeafCost>),
 }
 
 /// Outputs of members that left the batch early, with the members they belong to.
@@ -124,20 +110,11 @@ pub fn run(model: &dyn Staged, rules: &[Box<dyn BlockRule>], cx: &mut Ctx, input
     run_path(&Path::of(model), rules, cx, input)
 }
 
-/// Cost of a forward pass of one model: [`cost_path`] along all its blocks.
-pub fn cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, lens: &[usize]) -> Result<LeafCost> {
-    cost_path(&Path::of(model), rules, point, lens)
-}
-
-/// DRY
-pub fn dry_cost(model: &dyn Staged, rules: &[Box<dyn BlockRule>], point: &Point, input: &Input) -> Result<LeafCost> {
-    use crate::{Taps, Trace};
-    let (mut taps, mut trace) = (Taps::none(), Trace::default());
-    let mut cx = Ctx::new(point, &mut taps, &mut trace);
-    let (out, bytes) = switchformer_tensor::dry::dry(|| run_path(&Path::of(model), rules, &mut cx, input));
-    out?;
-    let (signs, sums) = (cx.signs, cx.sums);
-    Ok(LeafCost { macs: trace.macs, bytes, signs, sums })
+/// Rows of every member behind the stem of a model, before any rule acts. Nothing is computed.
+pub fn lens(model: &dyn Staged, input: &Input) -> Result<Vec<usize>> {
+    let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
+    let (state, _) = dry::dry(|| model.stem(&mut Ctx::new(&point, &mut taps, &mut trace), input));
+    Ok(state?.rows.lens())
 }
 
 /// A loaded model.
@@ -146,9 +123,6 @@ pub trait Model: Send + Sync {
     fn spec(&self) -> InputSpec;
     /// Its chain of blocks.
     fn trunk(&self) -> &dyn Staged;
-    /// Rows per member for an input, before any rule acts. A model with two streams gives the lengths of all sources,
-    /// then of all targets; its costs take them so.
-    fn lens(&self, input: &Input) -> Result<Vec<usize>>;
     /// How it writes, where it does.
     fn decoder(&self) -> Option<&Decode> {
         None

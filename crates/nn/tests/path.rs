@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use switchformer_nn::cost;
 use switchformer_nn::layers::{Embedding, LayerNorm};
-use switchformer_nn::staged::{self, Left};
+use switchformer_nn::staged::Left;
 use switchformer_nn::{
-    Adapter, Attention, AttentionNames, AttentionSpec, Ctx, Input, LeafCost, Linear, LinearAdapter, Memory, Output,
-    Path, Point, Result, Segment, Site, Staged, State, Stream, Taps, Tensor, Trace, Weights, cost_path, record,
-    run_path, walk,
+    Adapter, Attention, AttentionNames, AttentionSpec, Ctx, Input, Linear, LinearAdapter, Memory, Output, Path, Point,
+    Result, Segment, Site, Staged, State, Stream, Taps, Tensor, Trace, Weights, cost_path, record, run_path, walk,
 };
 
 const VOCAB: usize = 20;
@@ -70,17 +70,6 @@ impl Staged for Toy {
     }
     fn resume(&self) -> Option<usize> {
         self.resume
-    }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.table.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let Block { norm, attention } = &self.blocks[idx];
-        let sizes: Vec<_> = lens.iter().map(|n| (1, *n)).collect();
-        norm.cost() + attention.cost(point, &sizes)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.words.cost(point, lens.iter().sum())
     }
 }
 
@@ -292,23 +281,15 @@ fn networks_of_two_widths_meet_at_an_adapter_and_both_learn() {
     assert!(got.taps.iter().any(|(name, _)| name == "models.1.blocks.2.adapter"));
 
     // The forecast is the counted work, and weights that run twice are read once.
-    let lens = [6, 4];
-    let cost = cost_path(&path, &[], &Point::new(), &lens).unwrap();
+    let cost = cost_path(&path, &[], &Point::new(), &texts()).unwrap();
     assert_eq!(cost.macs, got.macs);
-    let point = Point::new();
-    let parts = [
-        a.cost_stem(&point, &lens),
-        a.cost_block(0, &point, &lens),
-        a.cost_block(1, &point, &lens),
-        to_b.cost(&point, &mut lens.to_vec()),
-        b.cost_block(2, &point, &lens),
-        b.cost_block(3, &point, &lens),
-        b.cost_head(&point, &lens),
-    ];
-    assert_eq!(cost.bytes, parts.into_iter().sum::<LeafCost>().bytes);
+    // A norm, a product of queries, keys and values, and an output product.
+    let block = |dim: usize| 2 * dim + 4 * (dim * dim + dim);
+    let ends = VOCAB * 8 + (VOCAB * 12 + VOCAB);
+    assert_eq!(cost.bytes, 4 * (ends + 2 * block(8) + (8 * 12 + 12) + 2 * block(12)) as u64);
     assert_eq!(
-        staged::cost(&a, &[], &point, &lens).unwrap(),
-        cost_path(&Path::new(&[&a], &[Segment::once(0, 0..3)]).unwrap(), &[], &point, &lens).unwrap()
+        cost::cost(&a, &[], &Point::new(), &texts()).unwrap(),
+        cost_path(&Path::new(&[&a], &[Segment::once(0, 0..3)]).unwrap(), &[], &Point::new(), &texts()).unwrap()
     );
 
     let (loss, tape) = record(|| {

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use serde_json::json;
+use switchformer_nn::cost;
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
 use switchformer_nn::{Ctx, Ffn, FfnSpec, Point, Result, Rows, Taps, Trace, Weights};
@@ -36,8 +37,10 @@ fn main() -> Result<()> {
         let data: Vec<f32> = (0..n * SPEC.dim).map(|_| 2.0 * stream.unit() - 1.0).collect();
         let (x, rows) = (Tensor::from_vec(data, (n, SPEC.dim))?, Rows::new(&[n])?);
         let plain = time(dense.as_ref(), &Point::new(), &x, &rows)?;
-        let mb = |ffn: &dyn Ffn| ffn.cost(&Point::new(), n).bytes as f64 / 1e6;
-        println!("{n} rows: dense {plain:.3} ms, {:.1} MB", mb(dense.as_ref()));
+        let mb = |ffn: &dyn Ffn| -> Result<f64> {
+            Ok(cost::of(&Point::new(), |cx| ffn.forward(cx, &x, &rows))?.bytes as f64 / 1e6)
+        };
+        println!("{n} rows: dense {plain:.3} ms, {:.1} MB", mb(dense.as_ref())?);
         for experts in [8, 64, 256] {
             let gating = Gating { balance: 0.0, z: 0.0, ..Gating::plain(1, Factor::Probability) };
             let bank = Bank::load(&Weights::fresh(1, 0.02), &BankSpec { experts, bias: false, gating }, &SPEC)?;
@@ -46,7 +49,7 @@ fn main() -> Result<()> {
             let (many, one) = (learned / plain, fixed / plain);
             println!(
                 "  {experts:>3} experts: learned top-1 {learned:.3} ms ({many:.2}), {:.1} MB; one fixed {fixed:.3} ms ({one:.2})",
-                mb(&bank)
+                mb(&bank)?
             );
         }
     }

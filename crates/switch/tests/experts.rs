@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value as Json, json};
+use switchformer_nn::cost;
 use switchformer_nn::init::Stream;
 use switchformer_nn::layers::{Activation, dense_ffn};
 use switchformer_nn::leaf::PlainMlp;
 use switchformer_nn::point::Settings;
-use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, LeafCost, Param, Point, Result, Rows, Site, Taps, Trace, Weights};
+use switchformer_nn::{Ctx, Error, Ffn, FfnSpec, Param, Point, Result, Rows, Site, Taps, Trace, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Choosers, Factor, Gate, Gating, Offer, Setting};
 use switchformer_tensor::Tensor;
 
@@ -284,9 +285,6 @@ impl Ffn for Counted {
         self.0[1].fetch_add(x.dims()[0], Ordering::Relaxed);
         Ok(x.clone())
     }
-    fn cost(&self, _: &Point, _: usize) -> LeafCost {
-        LeafCost::default()
-    }
 }
 
 #[test]
@@ -324,9 +322,6 @@ impl Ffn for Seen {
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
         if self.shows { self.own.plain() } else { None }
-    }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.own.cost(point, rows)
     }
 }
 
@@ -369,15 +364,19 @@ fn work_does_not_grow_with_the_bank_and_is_forecast() {
         ] {
             let p = point(setting, 0);
             assert_eq!(forward(&bank, &p, &x, &rows).1.macs, macs, "{p} of {n}");
-            let cost = bank.cost(&p, 6);
+            let cost = cost::of(&p, |cx| bank.forward(cx, &x, &rows)).unwrap();
             assert_eq!(cost.macs, macs, "{p} of {n}");
             let gate = if p.to_string().contains("learned") { n * (DIM + 1) } else { 0 };
             assert_eq!(cost.bytes, 4 * (met * 2 * DIM * 20 + gate) as u64, "{p} of {n}");
         }
         // What one token reads is the gate and one network, however many there are; many rows may meet every expert.
         let gate = n * (DIM + 1);
-        assert_eq!(bank.cost(&Point::new(), 1).bytes, 4 * (2 * DIM * 20 + gate) as u64);
-        assert_eq!(bank.cost(&Point::new(), 40).bytes, 4 * w.n_elements());
+        let bytes = |n: usize| {
+            let (x, rows) = (draws("x", (n, DIM)), Rows::new(&[n]).unwrap());
+            cost::of(&Point::new(), |cx| bank.forward(cx, &x, &rows)).unwrap().bytes
+        };
+        assert_eq!(bytes(1), 4 * (2 * DIM * 20 + gate) as u64);
+        assert_eq!(bytes(40), 4 * w.n_elements());
         assert_eq!(Offer::of(&w).unwrap().unwrap(), Offer { experts: n, gates: 1, steps: 0, top_k: 1, reach: n });
     }
 }

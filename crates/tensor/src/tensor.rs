@@ -125,7 +125,15 @@ impl Tensor {
     pub(crate) fn variable(storage: CpuStorage, shape: Shape) -> Tensor {
         let (dtype, layout) = (storage.dtype(), Layout::contiguous(shape));
         let storage = Home::of(storage);
-        Tensor(Arc::new(Inner { id: TensorId::new(), storage, layout, dtype, variable: true, weight: true, node: None }))
+        Tensor(Arc::new(Inner {
+            id: TensorId::new(),
+            storage,
+            layout,
+            dtype,
+            variable: true,
+            weight: true,
+            node: None,
+        }))
     }
 
     /// A view of the same storage.

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Ctx, Error, Folder, Input, LeafCost, Model, Output, Point, Result, Taps, Trace, Weights, staged,
+    Cost, Ctx, Error, Folder, Input, Model, Output, Point, Result, Taps, Trace, Weights, cost, staged,
 };
 use switchformer_switch::leaf::bits::NestedInt;
 use switchformer_switch::rule::cancel::Cancel;
@@ -114,18 +114,17 @@ impl Opened {
 
     /// Cost of a published size, decided from its config alone: one image of the trained size, or [`TEXT`] tokens (read,
     /// and written where it writes).
-    pub fn forecast(name: &str) -> Result<LeafCost> {
+    pub fn forecast(name: &str) -> Result<Cost> {
         let config = ConfigMap::new(Opened::preset(name)?)?;
         Opened::forecast_of(&config)
     }
 
     /// Cost of the model of a config, as [`Opened::forecast`].
-    pub fn forecast_of(config: &ConfigMap) -> Result<LeafCost> {
+    pub fn forecast_of(config: &ConfigMap) -> Result<Cost> {
         let model = find(&config.text("model_type", "")?)?.build(config, &Weights::shapes_only())?;
         let spec = model.spec();
         let len = spec.text_size().map_or(TEXT, |(_, max_len)| TEXT.min(max_len));
-        let lens = model.lens(&Input::sample(&spec, &[len], None, None)?)?;
-        staged::cost(model.trunk(), &[], &Point::new(), &lens)
+        cost(model.trunk(), &[], &Point::new(), &Input::sample(&spec, &[len], None, None)?)
     }
 
     /// Runs an input at a point. Returns the outputs and every decision taken.
@@ -146,16 +145,11 @@ impl Opened {
         Ok((out, trace))
     }
 
-    /// Cost of a point for members of the given lengths, without running it.
-    pub fn cost(&self, point: &Point, lens: &[usize]) -> Result<LeafCost> {
+    /// Cost of an input at a point, without computing it.
+    pub fn cost(&self, point: &Point, input: &Input) -> Result<Cost> {
+        input.check(&self.model.spec())?;
         let Resolved { point, rules } = self.switches.resolve(point)?;
-        staged::cost(self.model.trunk(), &rules, &point, lens)
-    }
-
-    /// DRY
-    pub fn dry_cost(&self, point: &Point, input: &Input) -> Result<LeafCost> {
-        let Resolved { point, rules } = self.switches.resolve(point)?;
-        staged::dry_cost(self.model.trunk(), &rules, &point, input)
+        cost(self.model.trunk(), &rules, &point, input)
     }
 
     /// Point by name or JSON; an empty text is the checkpoint's default.

@@ -7,28 +7,25 @@ use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, LayerNorm, positions_at, project_onto};
 use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::ops::{self, Beside};
-use switchformer_nn::spatial::{Conv, Depthwise, halved, maps_of, mean_rows, pixel_rows, size_of};
+use switchformer_nn::spatial::{Conv, Depthwise, maps_of, mean_rows, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind, Point, Result, Rows, Size, Staged,
-    Tensor, Weights,
+    Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result, Rows, Size, Staged, Tensor, Weights,
 };
 
 /// Which blocks belong to which stage.
 pub(crate) struct Stages {
     depths: Vec<usize>,
-    /// Size of the map of the first stage at the trained image size.
-    trained: Size,
 }
 
 impl Stages {
     /// Reads the number of blocks per stage.
-    pub(crate) fn read(c: &ConfigMap, field: &str, default: &[usize], trained: Size) -> Result<Stages> {
+    pub(crate) fn read(c: &ConfigMap, field: &str, default: &[usize]) -> Result<Stages> {
         let depths = c.stages(field, default, None, MAX_DEPTH)?;
         if depths.iter().sum::<usize>() > MAX_DEPTH {
             return Err(Error::config(field, format!("sums to more than {MAX_DEPTH}")));
         }
-        Ok(Stages { depths, trained })
+        Ok(Stages { depths })
     }
 
     pub(crate) fn n(&self) -> usize {
@@ -64,17 +61,6 @@ impl Stages {
     /// Fewest blocks after which rows are as wide as the head reads them.
     pub(crate) fn first_exit(&self) -> usize {
         self.n_blocks() - self.depths[self.n() - 1] + 1
-    }
-
-    /// Sizes of the first map for members of the given lengths. The shape of a length that was not trained is guessed
-    /// from the trained aspect.
-    pub(crate) fn first_sizes(&self, lens: &[usize]) -> Vec<Size> {
-        lens.iter().map(|n| size_of(*n, self.trained)).collect()
-    }
-
-    /// Sizes of the maps of a stage where each is half of the one before.
-    pub(crate) fn sizes(&self, stage: usize, lens: &[usize]) -> Vec<Size> {
-        self.first_sizes(lens).into_iter().map(|s| (0..stage).fold(s, |s, _| halved(s))).collect()
     }
 }
 
@@ -120,10 +106,6 @@ impl MapPositions {
             maps.reshape((rows.total(), dim))
         })
     }
-
-    pub(crate) fn cost(&self) -> LeafCost {
-        LeafCost::bytes(4 * self.table.elem_count() as u64)
-    }
 }
 
 /// Learned factors per channel of the two branches of a block, `gamma_1` and `gamma_2`, where it has any.
@@ -145,15 +127,6 @@ impl Factors {
             None => Ok(x),
         }
     }
-
-    pub(crate) fn cost(&self) -> LeafCost {
-        LeafCost::bytes(self.0.iter().flatten().map(|f| 4 * f.elem_count() as u64).sum())
-    }
-}
-
-/// Rows of maps of these sizes.
-pub(crate) fn rows_in(sizes: &[Size]) -> usize {
-    sizes.iter().map(|(h, w)| h * w).sum()
 }
 
 /// Applies `f` to every stretch of neighbours of one size, for layers whose windows depend on the map.
@@ -176,13 +149,6 @@ pub(crate) fn by_size(
         from += run.len();
     }
     Ok(if parts.is_empty() { x.narrow(1, 0, width)? } else { Tensor::cat(&parts, 0)? })
-}
-
-/// Rows of a map between the image and the first map, for members of the given lengths: known where the image has the
-/// trained size (`between`, and `first` for the first map), else four for each row.
-pub(crate) fn rows_between(lens: &[usize], between: Size, first: Size) -> usize {
-    let [between, first] = [between, first].map(|s| rows_in(&[s]));
-    lens.iter().map(|n| if *n == first { between } else { 4 * n }).sum()
 }
 
 /// Gives the feature map of a stage to whoever listens, one `[h, w, dim]` per member.
@@ -216,8 +182,6 @@ impl PooledHead {
 pub(crate) trait MapHead: Send + Sync {
     /// Shapes: hidden `[total, dim]` after the final norm; `end` holds the rows in front of it.
     fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output>;
-    /// Cost for a number of members that have so many rows together.
-    fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost;
 }
 
 impl MapHead for PooledHead {
@@ -232,22 +196,6 @@ impl MapHead for PooledHead {
             PooledHead::Rows => Output::new().rows("last_hidden_state", hidden, rows),
         })
     }
-
-    fn cost(&self, point: &Point, members: usize, _rows: usize) -> LeafCost {
-        match self {
-            PooledHead::Classifier(c) => c.cost(point, members),
-            PooledHead::Features | PooledHead::Rows => LeafCost::default(),
-        }
-    }
-}
-
-/// Pixels to the first map.
-pub(crate) trait Stem: Shrink {
-    /// Cost for members of the given lengths of a model whose trained images have this size. Differs from
-    /// [`Shrink::cost`] where maps between the image and the first one have a length of their own.
-    fn cost_of(&self, _image: Size, lens: &[usize]) -> LeafCost {
-        self.cost(lens.iter().sum())
-    }
 }
 
 /// A convolution that makes a map smaller, and the norm behind it.
@@ -261,15 +209,7 @@ impl Shrink for Downsample {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
         Ok(State::new(self.norm.forward(&x)?, rows))
     }
-    fn size(&self, from: Size) -> Size {
-        self.conv.size(from)
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.conv.cost(rows) + self.norm.cost()
-    }
 }
-
-impl Stem for Downsample {}
 
 /// How the convolution stands inside a [`ConvFfn`].
 #[derive(Clone, Copy)]
@@ -303,10 +243,6 @@ impl ConvFfn {
         }
         let fed = self.fc2.forward(cx, &mixed)?;
         cx.onto(residual, f.scaled(1, fed)?, "ffn")
-    }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.fc1.cost(point, rows) + self.conv.cost(rows) + self.fc2.cost(point, rows)
     }
 }
 
@@ -370,10 +306,6 @@ impl Mixer for Block {
         };
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, &x, rows, &self.factors)
     }
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let ffn = self.ffn.cost(point, rows_in(sizes));
-        self.mixer.cost(point, sizes) + ffn + self.norm1.cost() + self.norm2.cost() + self.factors.cost()
-    }
 }
 
 /// A model of maps: a stem, and stages of blocks with a smaller map in front of each and, perhaps, a norm at its end.
@@ -393,7 +325,7 @@ pub(crate) struct Pyramid<B, S = Downsample, D = Downsample, H = PooledHead> {
     pub(crate) head: H,
 }
 
-impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Shrink, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
     /// Ends a stage: its norm, and the feature map for whoever listens.
     fn end(&self, cx: &mut Ctx, stage: usize, state: &State) -> Result<Tensor> {
         let x = match &self.norms[stage] {
@@ -403,19 +335,9 @@ impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Pyramid<B, S, D, H> {
         tap_stage(cx, stage, &x, &state.rows)?;
         Ok(x)
     }
-
-    fn norm_cost(&self, stage: usize) -> LeafCost {
-        self.norms[stage].as_ref().map(LayerNorm::cost).unwrap_or_default()
-    }
-
-    /// Sizes of the maps of a stage for members of the given lengths.
-    fn sizes(&self, stage: usize, lens: &[usize]) -> Vec<Size> {
-        let shrunk = |s: Size| self.downs[..stage].iter().fold(s, |s, down| down.size(s));
-        self.stages.first_sizes(lens).into_iter().map(shrunk).collect()
-    }
 }
 
-impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Shrink, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
     fn n_blocks(&self) -> usize {
         self.blocks.len()
     }
@@ -440,34 +362,13 @@ impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Staged for Pyramid<B, S, D, H> {
     fn first_exit(&self) -> usize {
         self.stages.first_exit()
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.stem.cost_of(self.image, lens)
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let (stage, within) = self.stages.of(idx);
-        let sizes = self.sizes(stage, lens);
-        let enter = if stage > 0 && within == 0 {
-            self.norm_cost(stage - 1) + self.downs[stage - 1].cost(rows_in(&sizes))
-        } else {
-            LeafCost::default()
-        };
-        enter + self.blocks[idx].cost(point, &sizes)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let last = self.stages.n() - 1;
-        self.norm_cost(last) + self.head.cost(point, lens.len(), rows_in(&self.sizes(last, lens)))
-    }
 }
 
-impl<B: Mixer, S: Stem, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
+impl<B: Mixer, S: Shrink, D: Shrink, H: MapHead> Model for Pyramid<B, S, D, H> {
     fn spec(&self) -> InputSpec {
         InputSpec::images(self.channels, self.image, (self.patch, self.patch))
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let sizes = input.image_sizes(self.channels)?.into_iter();
-        Ok(sizes.map(|image| rows_in(&[self.stem.size(image)])).collect())
     }
 }

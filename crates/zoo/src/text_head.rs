@@ -3,7 +3,7 @@
 use switchformer_nn::layers::{Activation, Embedding, LayerNorm};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::TiedSpec;
-use switchformer_nn::{Ctx, LeafCost, Linear, Output, Point, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Linear, Output, Result, Tensor, Weights};
 
 /// The masked-LM head of the BERT family: dense, activation, norm, then the tied word table.
 pub(crate) struct MaskedLm {
@@ -51,10 +51,6 @@ impl MaskedLm {
         let x = self.norm.forward(&self.act.forward(&self.dense.forward(cx, x)?)?)?;
         self.decoder.forward(cx, &x)
     }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.dense.cost(point, rows) + self.norm.cost() + self.decoder.cost(point, rows)
-    }
 }
 
 /// The first row through a dense layer and an activation.
@@ -70,9 +66,6 @@ impl Pooler {
     /// Shapes: state -> `[members, dim]`.
     fn forward(&self, cx: &mut Ctx, state: &State) -> Result<Tensor> {
         self.act.forward(&self.dense.forward(cx, &state.first_rows()?)?)
-    }
-    fn cost(&self, point: &Point, members: usize) -> LeafCost {
-        self.dense.cost(point, members)
     }
 }
 
@@ -121,17 +114,6 @@ impl TextHead {
         match self {
             TextHead::Sequence(_, c) => Some(c.dims()),
             _ => None,
-        }
-    }
-
-    /// Cost for members of the given lengths.
-    pub(crate) fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        match self {
-            TextHead::Encoder(pooler) => pooler.as_ref().map(|p| p.cost(point, lens.len())).unwrap_or_default(),
-            TextHead::MaskedLm(lm) => lm.cost(point, rows),
-            TextHead::Sequence(pooler, c) => pooler.cost(point, lens.len()) + c.cost(point, lens.len()),
-            TextHead::Token(c) | TextHead::Question(c) => c.cost(point, rows),
         }
     }
 }

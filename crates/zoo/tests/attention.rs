@@ -11,8 +11,8 @@ use common::{batch, toy, toy_architecture};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
 use switchformer_nn::{
-    Attention, AttentionSpec, Ctx, KeyValues, LeafCost, Linear, Mixer, Model, Output, Point, Result, Rows, Size, Taps,
-    Tensor, Trace, Weights, run,
+    Attention, AttentionSpec, Ctx, KeyValues, Linear, Mixer, Model, Output, Point, Result, Rows, Taps, Tensor, Trace,
+    Weights, run,
 };
 use switchformer_zoo::{Entry, ZOO};
 
@@ -52,9 +52,6 @@ impl Zero {
 impl Mixer for Zero {
     fn forward(&self, _: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
         self.answer(x)
-    }
-    fn cost(&self, _: &Point, _: &[Size]) -> LeafCost {
-        LeafCost::default()
     }
 }
 

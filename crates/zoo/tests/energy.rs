@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
-use switchformer_nn::LeafCost;
+use switchformer_nn::Cost;
 use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::Opened;
 
@@ -20,7 +20,7 @@ const TABLE: [(&str, [f64; 3]); 6] = [
 /// out the squares of distances.
 const NEAR: f64 = 0.01;
 
-fn billions(c: &LeafCost) -> [f64; 3] {
+fn billions(c: &Cost) -> [f64; 3] {
     [c.muls() as f64 / 1e9, c.adds() as f64 / 1e9, c.millijoules()]
 }
 

@@ -10,6 +10,7 @@ use common::{batch, bits, classifies, flat, plan, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
 use switchformer_nn::ops::{nested_codes, nested_view};
+use switchformer_nn::staged::lens;
 use switchformer_nn::{Error, Input, Point, Taps, Trace};
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_tensor::{Tensor, Var};
@@ -44,7 +45,7 @@ fn rows_that_stay_in_front_are_all_that_are_not_patches() {
         let opened = plain(entry);
         let Ok((_, size, patch)) = opened.model.spec().image_size() else { continue };
         let patches = (size.0 / patch.0) * (size.1 / patch.1);
-        let len = opened.model.lens(&batch(opened.model.as_ref(), 1)).unwrap()[0];
+        let len = lens(opened.model.trunk(), &batch(opened.model.as_ref(), 1)).unwrap()[0];
         assert_eq!(opened.switches.host().prefix_rows, Some(len - patches), "{}", entry.name);
         models += 1;
     }

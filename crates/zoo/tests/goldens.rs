@@ -14,6 +14,7 @@ use serde_json::Value;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::output::unpack;
+use switchformer_nn::staged::lens;
 use switchformer_nn::{Ctx, Input, InputSpec, Model, Output, Point, Rows, Taps, Trace, Weights, staged};
 use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::timm::canonical;
@@ -89,7 +90,7 @@ impl Case {
                 Side { rows: text.rows.clone(), columns: text.columns.clone(), width }
             }
             Err(_) => {
-                let rows = Rows::new(&model.lens(input).unwrap()).unwrap();
+                let rows = Rows::new(&lens(model.trunk(), input).unwrap()).unwrap();
                 Side { columns: rows.positions().to_vec(), width: rows.max_len(), rows }
             }
         }

@@ -164,8 +164,9 @@ fn a_folder_with_an_order_opens() {
 fn half_of_the_heads_are_half_of_the_work() {
     let entry = find("bert").unwrap();
     let opened = Opened::random(toy(entry, &toy_architecture(entry)), OpenOptions::default()).unwrap();
-    let (lens, dim, depth) = ([7usize, 3], 32u64, 3);
-    let at = |keep: f64| opened.cost(&Point::new().with("heads", json!({"keep": keep})), &lens).unwrap();
+    let (dim, depth) = (32u64, 3);
+    let input = Input::tokens(&[vec![5u32; 7], vec![5; 3]]).unwrap();
+    let at = |keep: f64| opened.cost(&Point::new().with("heads", json!({"keep": keep})), &input).unwrap();
     let (rows, pairs) = (10, 7 * 7 + 3 * 3);
     let attention = depth * (4 * rows * dim * dim + 2 * pairs * dim);
     assert_eq!(at(1.0).macs - at(0.5).macs, attention / 2);
@@ -178,7 +179,9 @@ fn half_of_the_heads_are_half_of_the_work() {
 fn half_of_the_heads_of_an_encoder_decoder_are_half_of_its_attention() {
     let entry = find("t5").unwrap();
     let opened = Opened::random(toy(entry, &toy_architecture(entry)), OpenOptions::default()).unwrap();
-    let at = |keep: f64| opened.cost(&Point::new().with("heads", json!({"keep": keep})), &[7, 3, 5, 2]).unwrap();
+    let texts = |lens: [usize; 2]| Input::tokens(&lens.map(|n| vec![5u32; n])).unwrap();
+    let input = Input::pair(texts([7, 3]), texts([5, 2])).unwrap();
+    let at = |keep: f64| opened.cost(&Point::new().with("heads", json!({"keep": keep})), &input).unwrap();
     // Two members: seven and three rows are read, five and two written, by two blocks each.
     let (dim, read, written) = (32, 7 + 3, 5 + 2);
     let own = |rows: u64, pairs: u64| 4 * rows * dim * dim + 2 * pairs * dim;

@@ -15,6 +15,7 @@ use common::{
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::ops::{NestedWeight, nested_codes};
+use switchformer_nn::staged::lens;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
 use switchformer_nn::{Decision, Error, Folder, Input, Output, Param, ParamKind, Point, Taps, Trace, Weights};
 use switchformer_switch::Sites;
@@ -250,7 +251,7 @@ fn a_member_without_rows_never_gets_the_answer_of_its_neighbour() {
 fn a_batch_shrinks_when_members_leave() {
     for (entry, opened) in classifiers(With::Exits).filter(|(_, o)| has_heads(o)) {
         let input = batch(opened.model.as_ref(), N);
-        let lens = opened.model.lens(&input).unwrap();
+        let lens = lens(opened.model.trunk(), &input).unwrap();
         let blocks = opened.model.trunk().n_blocks();
         let rows_at = |point: &Point| -> (Vec<usize>, Trace) {
             let mut taps = Taps::named((0..blocks).map(|i| format!("blocks.{i}")));
@@ -293,7 +294,7 @@ fn pruned_rows_are_gone_and_every_choice_is_in_the_trace() {
         assert_eq!(own.len() < trace.decisions.len(), offer(&opened).is_some(), "{architecture}");
         let Some(prefix) = opened.switches.host().prefix_rows else { continue };
         models += 1;
-        let patches = opened.model.lens(&input).unwrap()[0] - prefix;
+        let patches = lens(opened.model.trunk(), &input).unwrap()[0] - prefix;
         for method in METHODS {
             let layers = json!([{"after": 1, "keep": 0.5}, {"after": 2, "keep": 0.5}]);
             let point = point(json!({"tokens": {"method": method, "layers": layers}}));
@@ -398,14 +399,11 @@ fn forecast_cost_equals_counted_work() {
     let all = everything().map(|(e, a)| open(e, a, With::Nothing));
     for opened in all.chain(classifiers(With::All).map(|c| c.1)) {
         let input = batch(opened.model.as_ref(), N);
-        let lens = opened.model.lens(&input).unwrap();
-        let full = opened.cost(&Point::new(), &lens).unwrap();
+        let full = opened.cost(&Point::new(), &input).unwrap();
         for point in points(&opened, &input) {
             let at = format!("{:?} at {point}", opened.config.architecture());
             let (_, trace) = run(&opened, &point, &input);
-            let cost = opened.cost(&point, &lens).unwrap();
-            let dry = opened.dry_cost(&point, &input);
-            if dry.as_ref().ok() != Some(&cost) { eprintln!("DRY {at}: {cost:?} {dry:?}"); }
+            let cost = opened.cost(&point, &input).unwrap();
             if point.to_string().contains("confidence") {
                 // A forecast cannot know who leaves.
                 assert!(trace.macs < cost.macs, "{at}: {} against {}", trace.macs, cost.macs);
@@ -424,7 +422,7 @@ fn forecast_cost_equals_counted_work() {
                 opened.config.architecture()
             );
         } else {
-            let bytes = VIEWS.map(|b| opened.cost(&Point::new().with("bits", b), &lens).unwrap().bytes);
+            let bytes = VIEWS.map(|b| opened.cost(&Point::new().with("bits", b), &input).unwrap().bytes);
             assert!(bytes.windows(2).all(|w| w[0] > w[1]), "narrower views read less: {bytes:?}");
         }
     }
@@ -610,7 +608,7 @@ fn the_number_of_threads_changes_no_bit() {
     for (entry, opened) in classifiers(With::All) {
         // Large enough that the kernels split their work.
         let input = batch(opened.model.as_ref(), 160);
-        let rows: usize = opened.model.lens(&input).unwrap().iter().sum();
+        let rows: usize = lens(opened.model.trunk(), &input).unwrap().iter().sum();
         assert!(rows * 32 >= 32 * 1024, "{}: {rows} rows would run on one thread", entry.name);
         let mut list = vec![json!({}), json!({"bits": 4})];
         if has_heads(&opened) {

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{batch, everything, far, flat, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::init::Stream;
-use switchformer_nn::staged::{Forecast, Left};
+use switchformer_nn::staged::Left;
+use switchformer_nn::staged::lens;
 use switchformer_nn::{
-    BlockRule, Ctx, Input, LeafCost, Member, Members, Output, Point, Result, Site, Staged, State, Taps, Trace, staged,
+    BlockRule, Ctx, Input, Member, Members, Output, Point, Result, Site, Staged, State, Taps, Trace, staged,
 };
 use switchformer_switch::rule::cancel::Cancel;
 use switchformer_tensor::Tensor;
@@ -107,9 +108,6 @@ impl BlockRule for Raise {
         }
         Ok(state)
     }
-    fn predict(&self, _: &Point, _: Site, _: usize, _: &mut Vec<usize>) -> Forecast {
-        Forecast::Go(LeafCost::default())
-    }
 }
 
 #[test]
@@ -191,7 +189,7 @@ fn images_of_several_sizes_share_a_batch() {
             macs += own.macs;
         }
         assert_eq!(trace.macs, macs, "{architecture}: multiply-adds");
-        let lens = opened.model.lens(&input).unwrap();
+        let lens = lens(opened.model.trunk(), &input).unwrap();
         assert_eq!(lens.len(), images.len(), "{architecture}");
     }
     assert!(models >= 20, "{models}");

@@ -7,7 +7,7 @@ mod common;
 use common::{batch, bits, everything, far, pair_sequences, plan, prunes, toy, toy_architecture};
 use serde_json::{Value as Json, json};
 use switchformer_nn::{
-    Adapter, Ctx, Error, Input, LeafCost, LinearAdapter, Memory, Output, Path, Point, Segment, Staged, Taps, Trace,
+    Adapter, Cost, Ctx, Error, Input, LinearAdapter, Memory, Output, Path, Point, Segment, Staged, Taps, Trace,
     Weights, cost_path, run_path,
 };
 use switchformer_switch::Resolved;
@@ -33,9 +33,9 @@ fn pass(opened: &Opened, path: &Path, p: &Point, input: &Input, taps: &mut Taps)
     Ok((out, trace))
 }
 
-fn cost(opened: &Opened, path: &Path, p: &Point, lens: &[usize]) -> LeafCost {
+fn cost(opened: &Opened, path: &Path, p: &Point, input: &Input) -> Cost {
     let Resolved { point, rules } = opened.switches.on(path).resolve(p).unwrap();
-    cost_path(path, &rules, &point, lens).unwrap()
+    cost_path(path, &rules, &point, input).unwrap()
 }
 
 fn recorded(taps: &Taps) -> Vec<(String, usize)> {
@@ -47,7 +47,7 @@ fn every_model_in_two_segments_is_the_model() {
     for (entry, architecture) in everything() {
         let opened = Opened::random(toy(entry, architecture), OpenOptions::default()).unwrap();
         let (trunk, input) = (opened.model.trunk(), batch(opened.model.as_ref(), 3));
-        let (n, lens) = (trunk.n_blocks(), opened.model.lens(&input).unwrap());
+        let n = trunk.n_blocks();
         let mut points = vec![json!({}), json!({"exit": opened.switches.host().first_exit})];
         if opened.switches.host().prefix_rows.is_some() {
             points.push(json!({"tokens": {"method": "random", "keep": 0.5}, "seed": 3}));
@@ -65,7 +65,7 @@ fn every_model_in_two_segments_is_the_model() {
                 let (out, again) = pass(&opened, &path, &p, &input, &mut taps).unwrap();
                 assert!(bits(&out) == bits(&whole), "{architecture} at {p}, split before {at}");
                 assert_eq!((again, recorded(&taps)), (trace.clone(), recorded(&all)), "{architecture} at {p}");
-                assert_eq!(cost(&opened, &path, &p, &lens), opened.cost(&p, &lens).unwrap(), "{architecture} at {p}");
+                assert_eq!(cost(&opened, &path, &p, &input), opened.cost(&p, &input).unwrap(), "{architecture} at {p}");
             }
         }
     }
@@ -95,11 +95,10 @@ fn rules_act_on_stitches_and_loops_where_they_say() {
     let laps = ["blocks.0", "blocks.1", "laps.1.blocks.0", "laps.1.blocks.1", "models.1.blocks.2", "models.1.blocks.3"];
     assert_eq!(sites, laps);
     let input = batch(a.model.as_ref(), 4);
-    let lens = a.model.lens(&input).unwrap();
     let run = |p: &Point, taps: &mut Taps| pass(&a, &path, p, &input, taps).unwrap();
     let counted = |p: &Point| {
         let (_, trace) = run(p, &mut Taps::none());
-        assert_eq!(cost(&a, &path, p, &lens).macs, trace.macs, "{p}");
+        assert_eq!(cost(&a, &path, p, &input).macs, trace.macs, "{p}");
     };
     counted(&Point::new());
 
@@ -143,8 +142,8 @@ fn rules_act_on_stitches_and_loops_where_they_say() {
 
     // A confidence exit asks trained heads alone, each once.
     let p = point(json!({"exit": {"confidence": 1.0}}));
-    let (asked, trace) = (cost(&a, &path, &p, &lens).macs, run(&p, &mut Taps::none()).1);
-    assert_eq!((asked, trace.macs), (trace.macs, cost(&a, &path, &Point::new(), &lens).macs + 2 * 4 * 32 * 5));
+    let (asked, trace) = (cost(&a, &path, &p, &input).macs, run(&p, &mut Taps::none()).1);
+    assert_eq!((asked, trace.macs), (trace.macs, cost(&a, &path, &Point::new(), &input).macs + 2 * 4 * 32 * 5));
     let (out, trace) = run(&point(json!({"exit": {"confidence": 0.0}})), &mut Taps::none());
     assert!(trace.decisions.iter().all(|d| d.at == "blocks.0") && trace.decisions.len() == 4);
     assert_eq!(out.get("logits").unwrap().dims(), [4, 5]);
@@ -175,7 +174,7 @@ fn what_a_path_does_not_allow_is_refused_by_name() {
         let input = batch(a.model.as_ref(), 2);
         let e = run_path(path, &rules, &mut Ctx::new(&point, &mut taps, &mut trace), &input).unwrap_err();
         assert!(e.to_string().contains("one network"), "{e}");
-        assert!(cost_path(path, &rules, &point, &[17, 17]).is_err());
+        assert!(cost_path(path, &rules, &point, &input).is_err());
     });
     // One that answers per token may come behind, but no token may be dropped before it.
     let words = open("bert", &json!({"architectures": ["BertForTokenClassification"]}), &[]);
@@ -186,7 +185,7 @@ fn what_a_path_does_not_allow_is_refused_by_name() {
     let twice = Path::new(&[a.model.trunk()], &[Segment { times: 2, ..Segment::once(0, 0..3) }]).unwrap();
     let (p, input) = (point(json!({"heads": {"keep": 0.5}, "exit": 5})), batch(a.model.as_ref(), 2));
     let (_, trace) = pass(&a, &twice, &p, &input, &mut Taps::none()).unwrap();
-    assert_eq!(trace.macs, cost(&a, &twice, &p, &[17, 17]).macs);
+    assert_eq!(trace.macs, cost(&a, &twice, &p, &input).macs);
     assert!(trace.decisions.iter().any(|d| d.at == "laps.1.blocks.1.attn" && d.switch == "heads"));
     // A path of an encoder-decoder must end where it writes, and may exit from there on.
     let pair = open("t5", &json!({}), &[]);
@@ -219,7 +218,7 @@ fn loops_of_an_encoder_decoder_write_with_a_memory() {
         };
         let all = Input::pair(source.clone(), Input::tokens(&target).unwrap()).unwrap();
         let (whole, macs, names) = write(None, &all);
-        assert_eq!(macs, cost(&opened, &path, &p, &opened.model.lens(&all).unwrap()).macs);
+        assert_eq!(macs, cost(&opened, &path, &p, &all).macs);
         let mut memory = Memory::new(2).unwrap();
         for (from, to) in [(0, 2), (2, 3), (3, 6)] {
             let tokens = Input::tokens(&target.iter().map(|t| &t[from..to]).collect::<Vec<_>>()).unwrap();

@@ -10,7 +10,9 @@ use common::{batch, bits, far, flat, toy, toy_architecture, typed};
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes, write_folder};
-use switchformer_nn::{Ctx, Error, Input, Model, Output, Point, Taps, Trace, Weights, init, run};
+use switchformer_nn::{
+    Ctx, DType, Error, Input, Model, Output, Point, Rows, State, Taps, Trace, Weights, cost, init, run,
+};
 use switchformer_tensor::Tensor;
 use switchformer_zoo::save::{json_bytes, published_tensors};
 use switchformer_zoo::{OpenOptions, Opened, find};
@@ -102,12 +104,16 @@ fn experts_cost_a_dense_block_and_the_gate() {
     // Four of sixteen experts as wide as the rows do the work of one network four times as wide.
     let config = Opened::preset("m3vit-small-nyud").unwrap();
     let model = find("m3vit").unwrap().build(&ConfigMap::new(config).unwrap(), &Weights::shapes_only()).unwrap();
-    let lens = [1 + 30 * 40];
+    let rows = 1 + 30 * 40;
+    let x = Tensor::hollow((rows, 384), DType::F32);
     for point in [Point::new(), task(1)] {
         let point = typed(&point);
-        let cost = |block: usize| model.trunk().cost_block(block, &point, &lens);
+        let cost = |block: usize| {
+            let state = State::new(x.clone(), Rows::maps_behind(1, &[(30, 40)]).unwrap());
+            cost::of(&point, |cx| model.trunk().block(cx, block, state)).unwrap()
+        };
         let (dense, sparse) = (cost(0), cost(1));
-        assert_eq!(sparse.macs, dense.macs + (lens[0] * 16 * 384) as u64);
+        assert_eq!(sparse.macs, dense.macs + (rows * 16 * 384) as u64);
         assert!(sparse.bytes > 2 * dense.bytes);
     }
 }

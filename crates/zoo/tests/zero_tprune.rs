@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use switchformer_nn::config::ConfigMap;
+use switchformer_nn::staged::lens;
 use switchformer_nn::{Ctx, Input, Point, Taps, Trace, Weights, staged};
 use switchformer_switch::{Loading, Plan, Resolved, Switches};
 use switchformer_tensor::{DType, Tensor};
@@ -86,7 +87,7 @@ fn check(name: &str) -> f32 {
     let pixels = tensors["in.pixel_values"].clone();
     let members = pixels.dims()[0];
     let input = Input::pixel_values(pixels);
-    let patches = model.lens(&input).unwrap()[0] - 1;
+    let patches = lens(model.trunk(), &input).unwrap()[0] - 1;
     let point = point(&doc["plan"]);
     let config = ConfigMap::new(doc["config"].clone()).unwrap();
     let plan = Plan::default();

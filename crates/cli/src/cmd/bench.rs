@@ -140,7 +140,7 @@ fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
     for (name, input, items) in cases(a, opened)? {
         reset_peak();
         let macs = opened.run(point, &input)?.1.macs;
-        let millijoules = opened.cost(point, &opened.model.lens(&input)?)?.millijoules();
+        let millijoules = opened.cost(point, &input)?.millijoules();
         let ms = time(a.warmup, a.iters as usize, || opened.run(point, &input).map(|_| ()))?;
         results.push(Timed { name, items, macs, millijoules, ms, peak: peak_memory() });
     }

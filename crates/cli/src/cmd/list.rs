@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use switchformer_nn::LeafCost;
+use switchformer_nn::Cost;
 use switchformer_zoo::open::TEXT;
 use switchformer_zoo::{Entry, Opened, Variant, ZOO, find};
 
@@ -56,7 +56,7 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
     }
     let e = find(&a.name).map_err(|e| Fail::Usage(e.to_string()))?;
     let costs = e.variants.iter().map(|v| Ok((v, Opened::forecast(v.name)?)));
-    let costs = costs.collect::<Result<Vec<(&Variant, LeafCost)>, Fail>>()?;
+    let costs = costs.collect::<Result<Vec<(&Variant, Cost)>, Fail>>()?;
     if json {
         let mut doc = as_json(e);
         doc["costs"] = costs
@@ -88,7 +88,7 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
         e.architecture_names().join(", "),
         variants(&[e]),
         aligned(&["published size", "GMAC", "G mul", "G add", "mJ"], &rows, 1),
-        LeafCost::PJ_MUL,
-        LeafCost::PJ_ADD,
+        Cost::PJ_MUL,
+        Cost::PJ_ADD,
     ))
 }

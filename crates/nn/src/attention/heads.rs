@@ -11,7 +11,7 @@ use super::softmax::{Projection, Projections, SoftmaxAttention};
 use super::{AttentionSpec, DistanceBias, PairBias, Positions, Scores};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Attention, KeyValues, LeafCost, Mixer, narrowed};
+use crate::leaf::{Attention, KeyValues, Mixer, narrowed};
 use crate::memory::Layout;
 use crate::ops;
 use crate::point::Point;
@@ -145,11 +145,6 @@ impl ByHeads {
     fn of<'a>(&'a self, part: &'a Option<Arc<SoftmaxAttention>>) -> &'a SoftmaxAttention {
         part.as_ref().unwrap_or(&self.site.whole)
     }
-
-    /// What a forecast counts. Heads that cannot be left out are an error of the pass.
-    fn forecast(&self, point: &Point) -> Option<Arc<SoftmaxAttention>> {
-        self.at(point).unwrap_or_default()
-    }
 }
 
 impl Mixer for ByHeads {
@@ -160,9 +155,6 @@ impl Mixer for ByHeads {
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
         let part = self.chosen(cx)?;
         self.of(&part).forward_onto(cx, x, rows, residual)
-    }
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        self.of(&self.forecast(point)).cost(point, sizes)
     }
 }
 
@@ -192,9 +184,6 @@ impl Attention for ByHeads {
     ) -> Result<Tensor> {
         let part = self.chosen(cx)?;
         self.of(&part).attend_source(cx, x, rows, source, residual)
-    }
-    fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
-        self.of(&self.forecast(point)).cost_of(point, sizes, sources)
     }
 }
 
@@ -312,9 +301,6 @@ impl PairBias for SomePairs {
         let kept = some.dims()[0];
         ops::reshape(&some, &[kept, n, m])
     }
-    fn cost(&self) -> LeafCost {
-        self.inner.cost()
-    }
 }
 
 #[cfg(test)]
@@ -324,7 +310,7 @@ mod tests {
     use crate::attention::{AttentionNames, Pairs, Rotary};
     use crate::point::{Setting, Settings};
     use crate::spatial::{Cut, Depthwise};
-    use crate::{ParamKind, Taps, Trace, Weights};
+    use crate::{DType, ParamKind, Taps, Trace, Weights, cost};
 
     const DIM: usize = 24;
 
@@ -350,9 +336,8 @@ mod tests {
         let off = (0..whole.len()).fold(0f32, |off, i| off.max((a[i] + b[i] - whole[i]).abs()));
         assert!(off < 2e-6, "{some:?} and {others:?}: {off:e} off");
         assert_eq!(work_a + work_b, all, "no work is done for heads that went");
-        let sizes: Vec<Size> =
-            rows.sizes().map_or_else(|_| rows.lens().iter().map(|n| (1, *n)).collect(), |s| s.to_vec());
-        assert_eq!(leaf.cost(&at(some), &sizes).macs, work_a);
+        let x = Tensor::hollow((rows.total(), DIM), DType::F32);
+        assert_eq!(cost::of(&at(some), |cx| leaf.forward(cx, &x, rows)).unwrap().macs, work_a);
         assert_eq!(answer(leaf.as_ref(), &Point::new(), rows).0, whole, "and back");
     }
 
@@ -387,9 +372,6 @@ mod tests {
     impl PairBias for Table {
         fn of(&self, _: Size) -> Result<Tensor> {
             Ok(self.0.clone())
-        }
-        fn cost(&self) -> LeafCost {
-            LeafCost::default()
         }
     }
 

@@ -96,7 +96,7 @@ mod tests {
     };
     use crate::point::{Setting, Settings};
     use crate::spatial::Cut;
-    use crate::{ParamKind, Point, Taps, Trace, Weights};
+    use crate::{DType, ParamKind, Point, Taps, Trace, Weights, cost};
 
     const DIM: usize = 24;
 
@@ -154,7 +154,9 @@ mod tests {
             assert_eq!(maps[1].dims(), [spec.heads, step[1].len(), step[1].end], "{what}");
             // Each row looks at all that its member has by then.
             let products = |pairs: usize| (pairs * spec.heads * (spec.head_dim + spec.value_dim)) as u64;
-            let alone = leaf.cost(&point, &[(1, own.len())]).macs - products(own.len() * own.len());
+            let (x, rows) = (Tensor::hollow((own.len(), DIM), DType::F32), Rows::new(&[own.len()]).unwrap());
+            let alone = cost::of(&point, |cx| leaf.forward(cx, &x, &rows)).unwrap().macs;
+            let alone = alone - products(own.len() * own.len());
             assert_eq!(macs, alone + products(step.iter().map(|s| s.len() * s.end).sum()), "{what}");
         }
         // A float for every number of keys and values, with room for 16 rows of each member.
@@ -189,8 +191,8 @@ mod tests {
             answer.map(|y| (numbers(&y), macs))
         };
         let (want, macs) = run(None, Some(&source)).unwrap();
-        let sizes = |lens: &[usize]| lens.iter().map(|n| (1, *n)).collect::<Vec<_>>();
-        assert_eq!(leaf.cost_of(&point, &sizes(&[2, 1]), &sizes(&[4, 5])).macs, macs);
+        let dry = |cx: &mut Ctx| leaf.attend_source(cx, &x, &rows, Some(&source), Some(&residual));
+        assert_eq!(cost::of(&point, dry).unwrap().macs, macs);
         let mut memory = Memory::new(2).unwrap();
         assert!(run(Some(&mut memory), None).unwrap_err().to_string().contains("remembers no source"));
         assert!(run(None, None).unwrap_err().to_string().contains("met none"));

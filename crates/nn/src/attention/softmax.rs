@@ -6,10 +6,9 @@ use super::{AttentionSpec, Positions, Scores};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layers::project_onto;
-use crate::leaf::{Attention, KeyValues, LeafCost, Linear, Mixer, attend_once};
+use crate::leaf::{Attention, KeyValues, Linear, Mixer, attend_once};
 use crate::memory::Layout;
 use crate::ops::{self, AttendSpec, RelativeBias, ScoreBias};
-use crate::point::Point;
 use crate::rows::{Rows, Size};
 use crate::side::Stream;
 use crate::spatial::{Cut, Depthwise, Windows};
@@ -77,11 +76,6 @@ impl Projection {
             if y.track_op() { ops::columns(y, from - width, *width) } else { Ok(y.narrow(1, from - width, *width)?) }
         };
         self.widths.iter().map(part).collect()
-    }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let biases: usize = self.biases.iter().flatten().flatten().map(Tensor::elem_count).sum();
-        self.linear.cost(point, rows) + LeafCost::bytes(4 * biases as u64)
     }
 }
 
@@ -429,21 +423,6 @@ impl SoftmaxAttention {
             None => out.forward(cx, mixed),
         }
     }
-
-    /// Cost without products of pairs, where `asking` rows look at what is made of `seen` rows.
-    fn cost_around(&self, point: &Point, asking: usize, seen: usize) -> LeafCost {
-        let rows = |i: usize| if i == 0 { asking } else { seen };
-        let made = self.projections.qkv.iter().enumerate().map(|(i, p)| p.cost(point, rows(i)));
-        let positions = match &self.spec.positions {
-            Positions::Pairs(p) => p.cost(),
-            _ => LeafCost::default(),
-        };
-        let factors = match &self.spec.scores {
-            Scores::Cosine(log) => LeafCost::bytes(4 * log.elem_count() as u64),
-            Scores::Dot(_) => LeafCost::default(),
-        };
-        made.sum::<LeafCost>() + positions + factors
-    }
 }
 
 impl Mixer for SoftmaxAttention {
@@ -455,28 +434,6 @@ impl Mixer for SoftmaxAttention {
     fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
         let mixed = self.mixed(cx, x, rows)?;
         self.finish(cx, &mixed, Some(residual))
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        if self.spec.cuts.is_empty() {
-            let reduced: Option<Vec<Size>> =
-                self.spec.reduce.as_ref().map(|r| sizes.iter().map(|s| r.size(*s)).collect());
-            let seen = reduced.as_deref().unwrap_or(sizes);
-            let reduce = self.spec.reduce.as_ref().map(|r| r.cost(rows_in(seen))).unwrap_or_default();
-            return self.cost_of(point, sizes, seen) + reduce;
-        }
-        let (mut macs, mut pads) = (0, 0);
-        // A map that cannot be cut is an error of the pass.
-        for (size, cuts) in sizes.iter().filter_map(|s| Some((s, self.cuts(*s).ok()?))) {
-            let dim = self.spec.heads * self.spec.head_dim / cuts.len();
-            let all: Vec<_> = cuts.iter().map(|cut| cut.forecast(*size, dim)).collect();
-            macs += all.iter().map(|(macs, _)| macs).sum::<usize>();
-            pads += usize::from(all[0].1);
-        }
-        let rows = rows_in(sizes);
-        let local = self.spec.local.iter().map(|conv| conv.cost(rows)).sum::<LeafCost>();
-        let around = self.cost_around(point, rows + pads, rows);
-        around + self.projections.out.cost(point, rows) + local + LeafCost::macs(macs as u64)
     }
 }
 
@@ -523,19 +480,6 @@ impl Attention for SoftmaxAttention {
         }
         attend_once(self, cx, x, rows, source, residual)
     }
-
-    fn cost_of(&self, point: &Point, sizes: &[Size], sources: &[Size]) -> LeafCost {
-        let (rows, seen) = (rows_in(sizes), rows_in(sources));
-        let pairs: usize = sizes.iter().zip(sources).map(|(a, b)| a.0 * a.1 * b.0 * b.1).sum();
-        let local = self.spec.local.iter().map(|conv| conv.cost(seen)).sum::<LeafCost>();
-        let out = self.projections.out.cost(point, rows);
-        self.cost_around(point, rows, seen) + out + local + LeafCost::macs(self.macs(pairs) as u64)
-    }
-}
-
-/// Rows of maps of these sizes.
-fn rows_in(sizes: &[Size]) -> usize {
-    sizes.iter().map(|(h, w)| h * w).sum()
 }
 
 /// Each head's part of a row with length one; zeros stay zeros. Shapes: x `[rows, heads * d]` -> the same.
@@ -677,7 +621,9 @@ mod tests {
         near(leaf.forward(&mut cx, &x, &rows).unwrap(), &want);
         let seen = leaf.key_values(&mut cx, &x, &rows).unwrap();
         near(leaf.attend(&mut cx, &x, &rows, &seen, None).unwrap(), &want);
-        assert_eq!(leaf.cost(&point, &[(1, 6), (1, 4)]).macs, (10 * dim * (16 + 8 + 6 + 12) + 52 * 4 * 7) as u64);
+        let (x, rows) = (Tensor::hollow((10, dim), x.dtype()), Rows::new(&[6, 4]).unwrap());
+        let dry = crate::cost::of(&point, |cx| leaf.forward(cx, &x, &rows)).unwrap();
+        assert_eq!(dry.macs, (10 * dim * (16 + 8 + 6 + 12) + 52 * 4 * 7) as u64);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::Places;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::init::Init;
-use crate::leaf::{Epilogue, LeafCost};
+use crate::leaf::Epilogue;
 use crate::ops::{self, Beside, DenseWeight};
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};
@@ -150,13 +150,6 @@ impl Conv {
         }
         Ok((ops::reshape(&places.gather(x)?, &[after.total(), k * k * self.channels])?, after))
     }
-
-    /// Cost for `rows` rows that come out.
-    pub fn cost(&self, rows: usize) -> LeafCost {
-        let n = self.out * (self.channels / self.groups) * self.kernel * self.kernel;
-        let biases = self.bias.as_ref().map_or(0, Tensor::elem_count);
-        LeafCost::new((rows * n) as u64, 4 * (n + biases) as u64)
-    }
 }
 
 /// A convolution of every channel with its own odd square kernel; the map keeps its size.
@@ -217,12 +210,6 @@ impl Depthwise {
             sum = (sum + x)?;
         }
         beside.act.map_or(Ok(sum.clone()), |act| ops::activation(&sum, act))
-    }
-
-    /// Cost for a number of rows.
-    pub fn cost(&self, rows: usize) -> LeafCost {
-        let n = self.weight.elem_count();
-        LeafCost::new((rows * n) as u64, 4 * (n + self.bias.elem_count()) as u64)
     }
 }
 

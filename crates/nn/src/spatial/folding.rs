@@ -3,14 +3,13 @@
 use serde::{Deserialize, Serialize};
 use switchformer_tensor::Tensor;
 
-use super::{Conv, mean_rows, squared};
+use super::{Conv, mean_rows};
 use crate::batch_norm::BatchNorm;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Epilogue, LeafCost, Linear};
+use crate::leaf::{Epilogue, Linear};
 use crate::ops;
-use crate::point::Point;
-use crate::rows::{Rows, Size};
+use crate::rows::Rows;
 use crate::weights::Weights;
 
 /// Under this name layers note down ([`Weights::note`]) what may be folded: a [`Fold`] each.
@@ -188,7 +187,6 @@ enum Form {
 /// A sum of convolutions with a batch norm each, or the one convolution that they fold into: the same function at rest.
 pub struct Folding {
     form: Form,
-    stride: usize,
 }
 
 impl Folding {
@@ -224,12 +222,7 @@ impl Folding {
             };
             Form::Branches(spec.branches.iter().enumerate().map(branch).collect::<Result<_>>()?)
         };
-        Ok(Folding { form, stride: spec.stride })
-    }
-
-    /// Size of what comes out.
-    pub fn size(&self, from: Size) -> Size {
-        squared(from, self.stride)
+        Ok(Folding { form })
     }
 
     /// The layer and what follows it. Shapes: x `[total, dim]` -> `[total', out]`.
@@ -261,18 +254,6 @@ impl Folding {
     /// The same for a layer that keeps the map. Shapes: x `[total, dim]` -> `[total, out]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         Ok(self.forward_with(cx, x, rows, &Epilogue::default())?.0)
-    }
-
-    /// Cost for `rows` rows that come out.
-    pub fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        match &self.form {
-            Form::Point(linear) => linear.cost(point, rows),
-            Form::Conv(conv) => conv.cost(rows),
-            Form::Branches(branches) => branches
-                .iter()
-                .map(|(conv, norm)| conv.as_ref().map(|c| c.cost(rows)).unwrap_or_default() + norm.cost())
-                .sum(),
-        }
     }
 }
 
@@ -307,11 +288,6 @@ impl FoldingHead {
             None => mean_rows(x, rows)?,
         };
         self.linear.forward(cx, &mean)
-    }
-
-    /// Cost for a number of members.
-    pub fn cost(&self, point: &Point, members: usize) -> LeafCost {
-        self.norm.as_ref().map(BatchNorm::cost).unwrap_or_default() + self.linear.cost(point, members)
     }
 }
 

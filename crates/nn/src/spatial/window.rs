@@ -54,16 +54,6 @@ impl Cut {
             Cut::Shifted { window, .. } | Cut::Spread { window, .. } => *window,
         }
     }
-
-    /// Multiply-adds that [`Windows::macs`] counts for a map of this size, and whether it gets a pad row.
-    pub fn forecast(&self, size: Size, dim: usize) -> (usize, bool) {
-        let (window, interval) = match self {
-            Cut::Shifted { window, .. } => (*window, 1),
-            Cut::Spread { window, interval, .. } => (*window, *interval),
-        };
-        let filled = spread_size(size, window, interval);
-        (2 * filled.0 * filled.1 * window.0 * window.1 * dim, filled != size)
-    }
 }
 
 /// A map cut into windows: which row stands where, and who may not look at whom.
@@ -326,8 +316,6 @@ mod tests {
         let (index, w) = cut((3, 3), 2, false);
         assert_eq!(index, [0, 2, 6, 8, 1, 9, 7, 9, 3, 5, 9, 9, 4, 9, 9, 9]);
         assert!(w.zones.unwrap().iter().zip(&index).all(|(zone, row)| (*zone == 1) == (*row == 9)) && w.far == -9.0);
-        let apart = Cut::Spread { window: (2, 2), interval: 2, centred: false, far: None };
-        assert_eq!([(3, 3), (4, 4)].map(|s| apart.forecast(s, 5)), [(2 * 16 * 4 * 5, true), (2 * 16 * 4 * 5, false)]);
         // Two missing columns: one before the map, one behind.
         assert_eq!(cut((2, 2), 2, true).0, [4, 4, 4, 3, 4, 4, 2, 4, 4, 1, 4, 4, 0, 4, 4, 4]);
         assert_eq!(cut((2, 4), 1, false).0, [0, 1, 4, 5, 2, 3, 6, 7]);

@@ -21,7 +21,7 @@ use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};
-use switchformer_nn::{Ctx, Error, LeafCost, Linear, ParamKind, Parts, Point, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Error, Linear, ParamKind, Parts, Point, Result, Tensor, Weights};
 
 use crate::form::{Form, FormUse};
 use crate::host::Host;
@@ -230,10 +230,6 @@ impl Linear for Nested {
     fn dims(&self) -> (usize, usize) {
         self.dims
     }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let scales = self.weight.scale.len();
-        nested_cost(self.dims, scales, self.bias.is_some(), width(point), rows)
-    }
     fn dense(&self, point: &Point) -> Result<Tensor> {
         self.weight.dense(width(point))
     }
@@ -292,9 +288,6 @@ impl Linear for NestedTraining {
         let d = self.weight.dims();
         (d[1], d[0])
     }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        nested_cost(self.dims(), self.dims().1, self.bias.is_some(), width(point), rows)
-    }
     fn dense(&self, point: &Point) -> Result<Tensor> {
         ops::nested_view(&self.weight, &self.log_scale.exp()?, width(point))
     }
@@ -315,12 +308,6 @@ fn hollow_of(
     dry::read(source, ((inner * out * bits as usize).div_ceil(8) + 4 * scales) as u64);
     [Some(x), bias].into_iter().flatten().for_each(Tensor::note_read);
     Some(Tensor::hollow((x.dims()[0], out), x.dtype()))
-}
-
-fn nested_cost((inner, out): (usize, usize), scales: usize, bias: bool, bits: u8, rows: usize) -> LeafCost {
-    let packed = (inner * out * bits as usize).div_ceil(8);
-    let vectors = 4 * (scales + if bias { out } else { 0 });
-    LeafCost::new((rows * inner * out) as u64, (packed + vectors) as u64)
 }
 
 /// Suffix under which the log of the row scales is kept in training state.

@@ -1,8 +1,8 @@
 //! Cancellation: a member that nobody waits for any more leaves the batch after the block it is in, without an output.
 
 use serde_json::json;
-use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{BlockRule, Ctx, LeafCost, Point, Result, Site, Staged, State};
+use switchformer_nn::staged::Left;
+use switchformer_nn::{BlockRule, Ctx, Result, Site, Staged, State};
 
 /// Lets cancelled members go, after any block of any network on any lap. It must be the last rule of a pass: the others read taps of the members that a block saw.
 pub struct Cancel;
@@ -21,8 +21,5 @@ impl BlockRule for Cancel {
             cx.trace.decide(site.to_string(), "cancel", Some(*member), json!({"after": site.step + 1}));
         }
         state.select(&stay.into_iter().map(|(segment, _)| segment).collect::<Vec<_>>())
-    }
-    fn predict(&self, _: &Point, _: Site, _: usize, _: &mut Vec<usize>) -> Forecast {
-        Forecast::Go(LeafCost::default())
     }
 }

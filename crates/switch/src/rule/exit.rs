@@ -11,10 +11,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
 use switchformer_nn::layers::LayerNorm;
-use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{
-    BlockRule, Ctx, Error, LeafCost, Linear, Output, Point, Result, Site, Staged, State, Tensor, Weights,
-};
+use switchformer_nn::staged::Left;
+use switchformer_nn::{BlockRule, Ctx, Error, Linear, Output, Point, Result, Site, Staged, State, Tensor, Weights};
 
 use crate::host::Host;
 use crate::plan::{Plan, typed};
@@ -26,6 +24,7 @@ use crate::train::{Table, TrainSwitch, key};
 #[derive(Default)]
 pub struct Exits {
     heads: BTreeMap<usize, Head>,
+    bytes: u64,
 }
 
 /// One exit head: norm and classifier on the first row of each member.
@@ -40,7 +39,7 @@ impl Exits {
         if dim > MAX_DIM || n_labels > MAX_LABELS {
             return Err(Error::config("exits", "sizes out of bounds"));
         }
-        let mut heads = BTreeMap::new();
+        let (mut heads, before) = (BTreeMap::new(), w.n_elements());
         for k in depths {
             let at = w.at("exits").at(k);
             let head = Head {
@@ -49,7 +48,7 @@ impl Exits {
             };
             heads.insert(*k, head);
         }
-        Ok(Exits { heads })
+        Ok(Exits { heads, bytes: 4 * (w.n_elements() - before) })
     }
 
     /// Depths that have a head.
@@ -70,14 +69,7 @@ impl Exits {
 
     /// Bytes of all heads.
     pub fn bytes(&self) -> u64 {
-        let point = Point::new();
-        self.heads.values().map(|head| head.cost(&point, 0).bytes).sum()
-    }
-}
-
-impl Head {
-    fn cost(&self, point: &Point, members: usize) -> LeafCost {
-        self.norm.cost() + self.classifier.cost(point, members)
+        self.bytes
     }
 }
 
@@ -239,12 +231,6 @@ impl BlockRule for FixedExit {
         left.push((members, out));
         Ok(rest)
     }
-    fn predict(&self, point: &Point, site: Site, _: usize, lens: &mut Vec<usize>) -> Forecast {
-        if site.step + 1 != self.after {
-            return Forecast::Go(LeafCost::default());
-        }
-        Forecast::Exit(self.exits.at(site).map(|head| head.cost(point, lens.len())))
-    }
 }
 
 struct ConfidenceExit {
@@ -282,10 +268,6 @@ impl BlockRule for ConfidenceExit {
         let gone = logits.index_select(&Tensor::from_vec(index, go.len())?, 0)?;
         left.push((members, Output::new().member("logits", gone)));
         state.select(&stay)
-    }
-    /// As if nobody left: every head is asked.
-    fn predict(&self, point: &Point, site: Site, _: usize, lens: &mut Vec<usize>) -> Forecast {
-        Forecast::Go(self.exits.at(site).map(|head| head.cost(point, lens.len())).unwrap_or_default())
     }
 }
 

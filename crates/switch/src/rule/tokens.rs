@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
-use switchformer_nn::staged::{Forecast, Left};
-use switchformer_nn::{BlockRule, Ctx, Error, LeafCost, Point, Result, Site, Staged, State};
+use switchformer_nn::staged::Left;
+use switchformer_nn::{BlockRule, Ctx, Error, Point, Result, Site, Staged, State};
 
 use super::rank::{self, Maps};
 use crate::host::Host;
@@ -207,16 +207,6 @@ impl BlockRule for Pruning {
             kept.push(offsets);
         }
         state.keep(&kept)
-    }
-
-    fn predict(&self, _: &Point, site: Site, prefix: usize, lens: &mut Vec<usize>) -> Forecast {
-        if let Some(layer) = self.layer(site) {
-            for len in lens.iter_mut() {
-                let front = prefix.min(*len);
-                *len = front + kept_count(layer.keep, *len - front);
-            }
-        }
-        Forecast::Go(LeafCost::default())
     }
 }
 

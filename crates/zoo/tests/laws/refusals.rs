@@ -10,10 +10,9 @@ use crate::{With, classifiers, open, point};
 /// A point that must be refused, with words that the message must hold: the axis and what is accepted.
 fn refused(opened: &Opened, p: Json, words: &[&str]) {
     let at = format!("{:?} at {p}", opened.config.architecture());
-    let lens = opened.model.lens(&batch(opened.model.as_ref(), 1)).unwrap();
-    let p = point(p);
-    let by_run = opened.run(&p, &batch(opened.model.as_ref(), 1)).err();
-    for error in [by_run, opened.cost(&p, &lens).err(), opened.point(Some(&p.to_string())).err()] {
+    let (p, input) = (point(p), batch(opened.model.as_ref(), 1));
+    let by_run = opened.run(&p, &input).err();
+    for error in [by_run, opened.cost(&p, &input).err(), opened.point(Some(&p.to_string())).err()] {
         match error {
             Some(e @ Error::Point { .. }) => {
                 let text = e.to_string();

@@ -165,13 +165,13 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
     }
     let mut first = None;
     for point in points {
+        let cost = opened.cost(&point, &input);
         // A point may be refused; the first one that is decides the code.
         match opened.run(&point, &input) {
-            Ok((out, _)) => drop(pooling.as_ref().map(|p| p.embed(&out, input.n())).transpose()?),
+            Ok((out, _)) => drop(cost.and(pooling.as_ref().map(|p| p.embed(&out, input.n())).transpose())?),
             Err(Error::Point { .. }) => {}
             Err(e) => first = first.or(Some(e)),
         }
-        opened.cost(&point, &[3]).ok();
     }
     first.map_or(Ok(()), Err)
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchformer_nn::layers::dense_ffn;
-use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, LeafCost, ParamKind, Point, Result, Rows, Weights, ops};
+use switchformer_nn::{Aux, Ctx, Error, Ffn, FfnSpec, ParamKind, Point, Result, Rows, Weights, ops};
 use switchformer_tensor::{D, Tensor};
 
 use crate::task::task_of;
@@ -478,25 +478,5 @@ impl Bank {
 impl Ffn for Bank {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         self.forward_by(cx, x, x, rows)
-    }
-
-    /// Every expert that may be met counts its bytes, and the rows that meet one their work. A capacity drops rows that
-    /// no forecast knows; they count.
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let setting = self.setting(point);
-        let slots = self.slots(&setting);
-        let n = self.experts.len();
-        let gate = self.gate(point, &setting).map_or(LeafCost::default(), |g| {
-            LeafCost::new(
-                (rows * g.reach(n).1 * self.dim) as u64,
-                4 * (g.weight.elem_count() + if g.bias.is_some() { n } else { 0 }) as u64,
-            )
-        });
-        let met = match &setting {
-            Setting::Step { .. } | Setting::Fixed { .. } | Setting::Random { grain: Grain::Batch } => slots,
-            _ => n.min(rows * slots),
-        };
-        let one = self.experts[0].cost(point, rows * slots);
-        gate + LeafCost::new(one.macs, one.bytes * met as u64)
     }
 }

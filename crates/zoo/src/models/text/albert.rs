@@ -11,9 +11,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM};
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights,
-};
+use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, HeadKind, Variant};
@@ -155,17 +153,6 @@ impl Staged for Albert {
     fn classifier(&self) -> Option<(usize, usize)> {
         self.head.classifier()
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.embeddings.cost() + self.widen.cost(point, lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let cost = self.shared.cost(point, lens);
-        // One set of weights, whatever the depth.
-        if idx == 0 { cost } else { LeafCost { bytes: 0, ..cost } }
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.head.cost(point, lens)
-    }
 }
 
 impl Model for Albert {
@@ -174,8 +161,5 @@ impl Model for Albert {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

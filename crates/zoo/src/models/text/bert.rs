@@ -10,9 +10,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSI
 use switchformer_nn::layers::{Activation, BlockSpec, Embedding, EncoderBlock, LayerNorm, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Tensor, Weights,
-};
+use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Result, Staged, Tensor, Weights};
 
 use crate::entry::{Entry, HeadKind, Variant};
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
@@ -143,11 +141,6 @@ impl Embeddings {
         }
         self.norm.forward(&x)
     }
-
-    pub(crate) fn cost(&self) -> LeafCost {
-        let types = self.types.as_ref().map(Embedding::cost).unwrap_or_default();
-        self.words.cost() + self.positions.cost() + types + self.norm.cost()
-    }
 }
 
 /// The model.
@@ -232,15 +225,6 @@ impl Staged for Bert {
     fn classifier(&self) -> Option<(usize, usize)> {
         self.head.classifier()
     }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.embeddings.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.head.cost(point, lens)
-    }
 }
 
 impl Model for Bert {
@@ -249,8 +233,5 @@ impl Model for Bert {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

@@ -10,7 +10,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSI
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Weights};
+use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, HeadKind, Variant};
@@ -149,15 +149,6 @@ impl Staged for DistilBert {
     fn classifier(&self) -> Option<(usize, usize)> {
         self.head.classifier()
     }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.embeddings.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.head.cost(point, lens)
-    }
 }
 
 impl Model for DistilBert {
@@ -166,8 +157,5 @@ impl Model for DistilBert {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

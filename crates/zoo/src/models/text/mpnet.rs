@@ -10,12 +10,10 @@
 
 use switchformer_nn::attention::{DistanceBias, Positions};
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_POSITIONS, MAX_VOCAB};
-use switchformer_nn::layers::{Activation, BlockSpec, Embedding, EncoderBlock, check_heads};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, check_heads};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, Input, InputSpec, LeafCost, Model, Output, Point, Result, Staged, Weights,
-};
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Input, InputSpec, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
 use super::roberta::{Positions as AfterPadding, load_head};
@@ -86,8 +84,6 @@ pub struct MpNet {
     config: Config,
     positions: AfterPadding,
     embeddings: Embeddings,
-    /// Biases by distance, shared by all blocks.
-    distances: Embedding,
     blocks: Vec<EncoderBlock>,
     head: TextHead,
 }
@@ -126,7 +122,7 @@ impl MpNet {
         let block = |i| EncoderBlock::load_around(&encoder.at("layer").at(i), &spec, &attention);
         let blocks = (0..config.depth).map(block).collect::<Result<_>>()?;
         let head = load_head(ENTRY.head_of(c)?, c, w, &config, &embeddings.words)?;
-        Ok(MpNet { config, positions, embeddings, distances, blocks, head })
+        Ok(MpNet { config, positions, embeddings, blocks, head })
     }
 }
 
@@ -149,15 +145,6 @@ impl Staged for MpNet {
     fn classifier(&self) -> Option<(usize, usize)> {
         self.head.classifier()
     }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.embeddings.cost() + self.distances.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.head.cost(point, lens)
-    }
 }
 
 impl Model for MpNet {
@@ -166,8 +153,5 @@ impl Model for MpNet {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

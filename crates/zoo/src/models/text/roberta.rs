@@ -10,7 +10,7 @@ use switchformer_nn::config::{ConfigMap, MAX_POSITIONS};
 use switchformer_nn::layers::{Activation, Embedding, EncoderBlock};
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Error, Input, InputSpec, LeafCost, Model, Output, Point, Result, Rows, Staged, Weights};
+use switchformer_nn::{Ctx, Error, Input, InputSpec, Model, Output, Result, Rows, Staged, Weights};
 
 use super::bert::{Config, Embeddings, load_blocks};
 use crate::entry::{Entry, HeadKind, Variant};
@@ -187,15 +187,6 @@ impl Staged for Roberta {
     fn classifier(&self) -> Option<(usize, usize)> {
         self.head.classifier()
     }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.embeddings.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.head.cost(point, lens)
-    }
 }
 
 impl Model for Roberta {
@@ -204,8 +195,5 @@ impl Model for Roberta {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(input.ids("input_ids")?.rows.lens())
     }
 }

@@ -16,8 +16,8 @@ use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
 use switchformer_nn::leaf::Dense;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, LeafCost,
-    Linear, Model, Output, Point, Result, Rows, Side, Size, Staged, State, Stream, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, Linear, Model,
+    Output, Result, Rows, Side, Staged, State, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Trait, Variant};
@@ -216,11 +216,6 @@ impl Config {
     }
 }
 
-/// Sizes of texts.
-fn sizes(lens: &[usize]) -> Vec<Size> {
-    lens.iter().map(|n| (1, *n)).collect()
-}
-
 /// Attention of what is written to what was read.
 struct Cross {
     norm: RmsNorm,
@@ -273,22 +268,11 @@ impl Block {
         let normed = self.ffn_norm.forward(&x)?;
         self.ffn.forward_onto(cx, &normed, rows, &x)
     }
-
-    /// Cost for own rows of the lengths `lens`, reading sources of the lengths `source`.
-    fn cost(&self, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
-        let own = self.norm.cost()
-            + self.attn.cost(point, &sizes(lens))
-            + self.ffn_norm.cost()
-            + self.ffn.cost(point, lens.iter().sum());
-        let Some(cross) = &self.cross else { return own };
-        own + cross.norm.cost() + cross.attn.cost_of(point, &sizes(lens), &sizes(source))
-    }
 }
 
 /// Blocks that share their scores by distance, and the norm after the last.
 struct Stack {
     blocks: Vec<Block>,
-    distances: Embedding,
     norm: RmsNorm,
 }
 
@@ -302,22 +286,9 @@ impl Stack {
         let block = |block| Block::load(&w.at("block").at(block), c, Site { block, decoder }, &bias, feed);
         Ok(Stack {
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
-            distances,
             norm: w.rms_norm("final_layer_norm", c.dim, c.eps)?,
         })
     }
-
-    fn cost(&self, idx: usize, point: &Point, lens: &[usize], source: &[usize]) -> LeafCost {
-        let shared = if idx == 0 { self.distances.cost() } else { LeafCost::default() };
-        self.blocks[idx].cost(point, lens, source) + shared
-    }
-}
-
-/// From finished rows to words.
-struct Lm {
-    /// A matrix of its own, or the word table, which is then also held in the form that products take.
-    linear: Box<dyn Linear>,
-    tied: bool,
 }
 
 enum Head {
@@ -326,7 +297,7 @@ enum Head {
     /// The decoder's rows.
     Rows(Stack),
     /// Words.
-    Words(Stack, Lm),
+    Words(Stack, Box<dyn Linear>),
 }
 
 /// The model.
@@ -355,7 +326,7 @@ impl T5 {
                 Box::new(Dense::new("shared", shared.table().clone(), None))
             };
             w.skip("lm_head.weight");
-            Head::Words(decoder()?, Lm { linear, tied: !own })
+            Head::Words(decoder()?, linear)
         } else {
             w.skip("lm_head.weight");
             if architecture.ends_with("EncoderModel") {
@@ -386,15 +357,10 @@ impl T5 {
     }
 
     /// Words of finished rows. Shapes: x `[rows, dim]`, normed -> `[rows, vocab]`.
-    fn words(&self, cx: &mut Ctx, lm: &Lm, x: &Tensor) -> Result<Tensor> {
+    fn words(&self, cx: &mut Ctx, lm: &dyn Linear, x: &Tensor) -> Result<Tensor> {
         let scaled = if self.config.scale { (x * (self.config.dim as f64).powf(-0.5))? } else { x.clone() };
-        lm.linear.forward(cx, &scaled)
+        lm.forward(cx, &scaled)
     }
-}
-
-/// Lengths of sources and of targets.
-fn halves<'a>(lens: &'a [usize], decoder: Option<&Stack>) -> (&'a [usize], &'a [usize]) {
-    lens.split_at(if decoder.is_some() { lens.len() / 2 } else { lens.len() })
 }
 
 impl Staged for T5 {
@@ -445,37 +411,12 @@ impl Staged for T5 {
         let x = decoder.norm.forward(&state.x)?;
         let out = match lm {
             None => Output::new().rows("last_hidden_state", x, &state.rows),
-            Some(lm) => Output::new().rows("logits", self.words(cx, lm, &x)?, &state.rows),
+            Some(lm) => Output::new().rows("logits", self.words(cx, lm.as_ref(), &x)?, &state.rows),
         };
         Ok(match state.side.pop("source") {
             Some(read) => out.rows("encoder_last_hidden_state", read.x, &read.rows),
             None => out,
         })
-    }
-    fn cost_stem(&self, _: &Point, _: &[usize]) -> LeafCost {
-        self.shared.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let (source, target) = halves(lens, self.decoder());
-        match self.decoder().zip(idx.checked_sub(self.encoder.blocks.len())) {
-            None => self.encoder.cost(idx, point, source, &[]),
-            Some((decoder, i)) => {
-                let turn = if i == 0 { self.encoder.norm.cost() } else { LeafCost::default() };
-                decoder.cost(i, point, target, source) + turn
-            }
-        }
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = halves(lens, self.decoder()).1.iter().sum::<usize>();
-        match &self.head {
-            Head::Encoder => self.encoder.norm.cost(),
-            Head::Rows(d) => d.norm.cost(),
-            Head::Words(d, lm) => {
-                let words = lm.linear.cost(point, rows);
-                // A tied table is counted with the stem.
-                d.norm.cost() + if lm.tied { LeafCost { bytes: 0, ..words } } else { words }
-            }
-        }
     }
 }
 
@@ -487,11 +428,6 @@ impl Model for T5 {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let mut lens = input.ids("input_ids")?.rows.lens();
-        lens.extend(self.target(input)?.map(|t| t.rows.lens()).unwrap_or_default());
-        Ok(lens)
     }
     fn decoder(&self) -> Option<&Decode> {
         match &self.head {

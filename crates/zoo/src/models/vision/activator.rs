@@ -15,12 +15,10 @@ use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, mean_rows, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Rows, Size, Staged,
-    Tensor, Weights, ops,
+    Ctx, Error, Ffn, FfnSpec, Input, InputSpec, Linear, Model, Output, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::rows_in;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -96,10 +94,6 @@ impl GatedUnit {
         let both = ops::times(&self.norm.forward(&gate)?, &self.norm.forward(&value)?)?;
         project_onto(cx, self.out.as_ref(), &both, residual, "unit")
     }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.gate.cost(point, rows) + self.value.cost(point, rows) + self.out.cost(point, rows) + self.norm.cost()
-    }
 }
 
 struct Block {
@@ -126,11 +120,6 @@ impl Block {
             Some(ffn) => ffn.forward_onto(cx, &self.norm.forward(&x)?, rows, &x),
             None => Ok(x),
         }
-    }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        let ffn = self.ffn.as_ref().map(|f| f.cost(point, rows)).unwrap_or_default();
-        self.norm.cost() + self.unit.cost(point, rows) + ffn
     }
 }
 
@@ -180,15 +169,6 @@ impl Staged for Activator {
     fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         Ok(Output::new().member("logits", self.classifier.forward(cx, &mean_rows(&state.x, &state.rows)?)?))
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        self.patcher.cost(lens.iter().sum())
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens.iter().sum())
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.classifier.cost(point, lens.len())
-    }
 }
 
 impl Model for Activator {
@@ -197,10 +177,5 @@ impl Model for Activator {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    /// What is left of an image behind its last whole patch is not seen, as in the reference.
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let sizes = input.image_sizes(self.channels)?.into_iter();
-        Ok(sizes.map(|image| rows_in(&[self.patcher.size(image)])).collect())
     }
 }

@@ -23,12 +23,11 @@ use switchformer_nn::spatial::{Conv, Cut, Depthwise, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, ParamKind, Point, Result, Rows, Size, Tensor,
-    Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, ParamKind, Result, Rows, Size, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{MapPositions, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, Stem, rows_in};
+use crate::pyramid::{MapPositions, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -179,7 +178,7 @@ impl Config {
         let image = c.pair("img_size", 224, MAX_SIDE)?;
         let patches = c.stages("patch_size", &[4], None, 64)?;
         let side = |n: usize| n / patches[0];
-        let stages = Stages::read(c, "depths", &[2, 2, 6, 2], (side(image.0), side(image.1)))?;
+        let stages = Stages::read(c, "depths", &[2, 2, 6, 2])?;
         let n = stages.n();
         let sides = c.stages("group_size", &[7, 7, 7, 7], Some(n), MAX_SIDE)?;
         let intervals = c.stages("crs_interval", &[8, 4, 2, 1], Some(n), MAX_SIDE)?;
@@ -308,17 +307,7 @@ impl Shrink for CrossScale {
         let x = self.positions.as_ref().map_or(Ok(x.clone()), |p| p.forward(&x, &rows))?;
         Ok(State::new(x, rows))
     }
-    fn size(&self, from: Size) -> Size {
-        self.convs[0].size(from)
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        let norms = self.before.iter().chain(&self.after).map(LayerNorm::cost);
-        let positions = self.positions.iter().map(MapPositions::cost);
-        self.convs.iter().map(|conv| conv.cost(rows)).chain(norms).chain(positions).sum()
-    }
 }
-
-impl Stem for CrossScale {}
 
 /// A small network from a relative place to a bias per head.
 struct PositionBias {
@@ -367,12 +356,6 @@ impl PairBias for PositionBias {
             let _ = cell.set((window, bias.clone()));
         }
         Ok(bias)
-    }
-
-    fn cost(&self) -> LeafCost {
-        let own = |pair: &[Tensor; 2]| pair.iter().map(Tensor::elem_count).sum::<usize>();
-        let n = own(&self.enter) + self.layers.iter().map(|(_, pair)| own(pair)).sum::<usize>();
-        self.layers.iter().map(|(norm, _)| norm.cost()).sum::<LeafCost>() + LeafCost::bytes(4 * n as u64)
     }
 }
 
@@ -440,15 +423,6 @@ impl Mixer for Block {
             None => Ok(x),
         }
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.attn.cost(point, sizes)
-            + self.ffn.cost(point, rows)
-            + self.norm1.cost()
-            + self.norm2.cost()
-            + self.cooling.iter().map(|(conv, norm)| conv.cost(rows) + norm.cost()).sum()
-    }
 }
 
 fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, CrossScale, CrossScale>> {
@@ -498,7 +472,7 @@ mod tests {
     #[test]
     fn groups_grow_as_the_reference_lets_them() {
         let c = ConfigMap::new(serde_json::json!({"depths": [1, 1, 8, 6]})).unwrap();
-        let stages = Stages::read(&c, "depths", &[], (56, 56)).unwrap();
+        let stages = Stages::read(&c, "depths", &[]).unwrap();
         let of = |kind: &str| groups(kind, &[7; 4], &stages, 56).unwrap();
         assert_eq!(of("constant")[2], [7; 8]);
         assert_eq!(of("linear"), [vec![4], vec![4], vec![4, 4, 5, 6, 6, 7, 8, 9], vec![5, 5, 6, 6, 7, 7]]);

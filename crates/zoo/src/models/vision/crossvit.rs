@@ -17,8 +17,8 @@ use switchformer_nn::ops;
 use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, Point,
-    Result, Rows, Side, Size, Staged, Stream, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, Linear, Model, Output, Result, Rows, Side,
+    Size, Staged, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Variant};
@@ -268,15 +268,6 @@ impl PatchEmbed {
         }
         Ok(x)
     }
-
-    fn cost(&self, size: Size, members: usize) -> LeafCost {
-        let mut size = size;
-        let one = |conv: &Conv| {
-            size = conv.size(size);
-            conv.cost(members * size.0 * size.1)
-        };
-        self.convs.iter().map(one).sum()
-    }
 }
 
 /// Norm, GELU, projection: a class token to the width of the other branch, or back.
@@ -293,10 +284,6 @@ impl Translate {
     /// Shapes: class `[n, from]` -> `[n, to]`.
     fn forward(&self, cx: &mut Ctx, class: &Tensor) -> Result<Tensor> {
         self.linear.forward(cx, &Activation::Gelu.forward(&self.norm.forward(class)?)?)
-    }
-
-    fn cost(&self, point: &Point, n: usize) -> LeafCost {
-        self.norm.cost() + self.linear.cost(point, n)
     }
 }
 
@@ -340,10 +327,6 @@ impl Visit {
         let all = self.norm.forward(&with_class(class, x)?)?; // the visitor is a key too
         let seen = self.attn.key_values(cx, &all, &Rows::equal(n, all.dims2()?.0 / n)?)?;
         self.attn.attend(cx, &classes(&all, n)?, &Rows::equal(n, 1)?, &seen, Some(class))
-    }
-
-    fn cost(&self, point: &Point, n: usize, m: usize) -> LeafCost {
-        self.norm.cost() + self.attn.cost_of(point, &vec![(1, 1); n], &vec![(1, m + 1); n])
     }
 }
 
@@ -406,17 +389,6 @@ impl Group {
             Ok(Stream { x: with_class(&class, &own[b].1)?, rows })
         };
         Ok([exchange(0, small.rows)?, exchange(1, large.rows)?])
-    }
-
-    /// `m` are the patches of both branches.
-    fn cost(&self, point: &Point, n: usize, m: [usize; 2]) -> LeafCost {
-        let one = |b: usize| -> LeafCost {
-            let blocks: LeafCost = self.blocks[b].iter().map(|block| block.cost(point, &vec![m[b] + 1; n])).sum();
-            let seen = |k: usize| if k == 0 { m[1 - b] } else { 0 };
-            let visit: LeafCost = self.visits[b].iter().enumerate().map(|(k, v)| v.cost(point, n, seen(k))).sum();
-            blocks + self.there[b].cost(point, n) + visit + self.back[b].cost(point, n)
-        };
-        one(0) + one(1)
     }
 }
 
@@ -508,16 +480,6 @@ impl Staged for CrossVit {
     fn classifier(&self) -> Option<(usize, usize)> {
         Some(self.heads[1].dims())
     }
-    fn cost_stem(&self, _: &Point, lens: &[usize]) -> LeafCost {
-        let branch = |b: usize| self.patches[b].cost(self.config.sizes[b], lens.len()) + self.positions[b].cost();
-        (0..2).map(branch).sum()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.groups[idx].cost(point, lens.len(), [self.config.n_patches(0), self.config.n_patches(1)])
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        (0..2).map(|b| self.norms[b].cost() + self.heads[b].cost(point, lens.len())).sum()
-    }
 }
 
 impl Model for CrossVit {
@@ -527,10 +489,5 @@ impl Model for CrossVit {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    /// Rows of the branch with large patches: any image is resized to the size of each branch.
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        let n = input.image_sizes(self.config.channels)?.len();
-        Ok(vec![1 + self.config.n_patches(1); n])
     }
 }

@@ -17,12 +17,10 @@ use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::Names;
 use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
-};
+use switchformer_nn::{Attention, AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Stages, rows_in};
+use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -125,8 +123,8 @@ impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("img_size", 224, MAX_SIDE)?;
         // The first convolution: 7 pixels, 4 apart, 2 beyond the edge.
-        let side = |n: usize| n.saturating_sub(3) / 4 + 1;
-        let stages = Stages::read(c, "depth", &[1, 2, 21, 1], (side(image.0), side(image.1)))?;
+        let _side = |n: usize| n.saturating_sub(3) / 4 + 1;
+        let stages = Stages::read(c, "depth", &[1, 2, 21, 1])?;
         let n = stages.n();
         // The last stage has no stripes, so its number may be left out.
         let short = c.get("split_size").and_then(|v| v.as_array()).is_some_and(|list| list.len() + 1 == n);
@@ -219,11 +217,6 @@ impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.attn.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
     }
 }
 

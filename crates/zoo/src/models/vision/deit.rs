@@ -10,7 +10,7 @@
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
-use switchformer_nn::{Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Weights};
+use switchformer_nn::{Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
 use super::vit::{Body, Config, Pooler};
 use crate::entry::{Entry, HeadKind, Trait, Variant};
@@ -123,19 +123,6 @@ impl Staged for Deit {
             _ => None,
         }
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_stem(point, lens)
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        match &self.head {
-            Head::Class(c) => self.body.cost_norm() + c.cost(point, lens.len()),
-            Head::Both(a, b) => self.body.cost_norm() + a.cost(point, lens.len()) + b.cost(point, lens.len()),
-            Head::Pooled(p) => p.cost(&self.body, point, lens.len()),
-        }
-    }
 }
 
 impl Model for Deit {
@@ -144,8 +131,5 @@ impl Model for Deit {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        self.body.lens(input)
     }
 }

@@ -17,13 +17,11 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Init;
 use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Point, Result, Rows, Size, Tensor, Weights,
-};
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Linear, Result, Rows, Tensor, Weights};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::models::vision::pvt_v2::{BARE, Config, RULES, build};
-use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale, rows_in};
+use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -184,15 +182,12 @@ impl HashAttention {
         &slope + (sign - &slope)?.detach()
     }
 
-    /// Hash and sums for `rows` rows. Products with a code are additions; a distance subtracts before it squares, codes
+    /// Counts hash and sums for `rows` rows. Products with a code are additions; a distance subtracts before it squares, codes
     /// are summed over rows, and the constant part of the weights is added to every row.
-    fn sums(&self, rows: usize) -> LeafCost {
+    fn count(&self, cx: &mut Ctx, rows: usize) {
         let (dim, [heads, anchors, bits]) = (self.out.dims().0, self.sizes());
-        let signs = 2 * bits * dim + heads * bits;
-        let macs = anchors * dim + heads * anchors * bits + signs;
-        let sums = anchors * dim + heads * bits + dim;
-        let of = |n: usize| (rows * n) as u64;
-        LeafCost { signs: of(signs), sums: of(sums), ..LeafCost::macs(of(macs)) }
+        cx.count(rows * (anchors * dim + heads * anchors * bits));
+        cx.count_additions(rows * (2 * bits * dim + heads * bits), rows * (anchors * dim + heads * bits + dim));
     }
 
     /// Heads, anchors, bits.
@@ -211,7 +206,7 @@ impl Mixer for HashAttention {
         if cx.taps.wants(&hashed) {
             cx.taps.put(&hashed, &qk_v.narrow(1, 0, dim)?.contiguous()?);
         }
-        cx.count_cost(self.sums(rows.total()));
+        self.count(cx, rows.total());
         let mixed = by_member(&qk_v, rows, [self.heads, dim], |parts| {
             let (codes, v) = (self.codes(&parts[0])?, &parts[1]);
             let (above, below) = sums(&codes, &codes, v)?;
@@ -220,11 +215,6 @@ impl Mixer for HashAttention {
             above.broadcast_add(&(constant * always)?)?.broadcast_div(&below)
         })?;
         self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.qk_v.cost(point, rows) + self.out.cost(point, rows) + self.sums(rows)
     }
 }
 
@@ -282,11 +272,6 @@ impl Mixer for Performer {
             above.broadcast_div(&below)
         })?;
         self.out.forward(cx, &mixed)
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.qkv.cost(point, rows) + self.out.cost(point, rows) + LeafCost::macs(self.macs(rows) as u64)
     }
 }
 

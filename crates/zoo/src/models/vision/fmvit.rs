@@ -16,15 +16,15 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, project_onto};
 use switchformer_nn::leaf::Epilogue;
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares, squared};
+use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor,
-    Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Linear, Output, Point, Result, Rows, Size, Tensor, Weights,
+    ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{MapHead, Mixer, Pyramid, Shrink, Stages, Stem, rows_between, rows_in};
+use crate::pyramid::{MapHead, Mixer, Pyramid, Shrink, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -123,7 +123,7 @@ const FREQUENCIES: &[(&str, Frequencies)] =
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("img_size", 224, MAX_SIDE)?;
-        let stages = Stages::read(c, "depths", &[3, 4, 12, 3], squared(squared(image, 2), 2))?;
+        let stages = Stages::read(c, "depths", &[3, 4, 12, 3])?;
         let n = Some(stages.n());
         let config = Config {
             dims: c.stages("embed_dims", &[64, 128, 256, 512], n, MAX_DIM)?,
@@ -201,10 +201,6 @@ impl Fusion {
         let (hidden, _) = self.conv.forward_with(cx, x, rows, &activated(self.act))?;
         self.out.forward_with(cx, &hidden, &onto(x))
     }
-
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.conv.cost(point, rows) + self.out.cost(point, rows)
-    }
 }
 
 /// A product of rows that may be a sum of several with batch norms behind them.
@@ -220,9 +216,6 @@ impl Linear for Rowwise {
     fn dims(&self) -> (usize, usize) {
         self.dims
     }
-    fn cost(&self, point: &Point, rows: usize) -> LeafCost {
-        self.folding.cost(point, rows)
-    }
     fn dense(&self, _: &Point) -> Result<Tensor> {
         Err(Error::unsupported("a dense matrix", "of a layer with batch norms", "a folded checkpoint"))
     }
@@ -235,12 +228,6 @@ impl Shrink for Squares {
     fn forward(&self, _: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let (x, rows) = mean_squares(x, rows, self.0)?;
         Ok(State::new(x, rows))
-    }
-    fn size(&self, from: Size) -> Size {
-        squared(from, self.0)
-    }
-    fn cost(&self, _: usize) -> LeafCost {
-        LeafCost::default()
     }
 }
 
@@ -295,14 +282,6 @@ impl Mixture {
         };
         project_onto(cx, self.join.as_ref(), &joined, x, "mixer")
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.enter.cost(point, rows)
-            + self.low.as_ref().map(|a| a.cost(point, sizes)).unwrap_or_default()
-            + [&self.high, &self.both].into_iter().flatten().map(|f| f.cost(point, rows)).sum()
-            + self.join.cost(point, rows)
-    }
 }
 
 enum Part {
@@ -348,15 +327,6 @@ impl Mixer for Block {
         }
         Ok(self.fc2.forward_with(cx, &hidden, rows, &onto(&x))?.0)
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let mixer = match &self.mixer {
-            Part::Fusion(fusion) => fusion.cost(point, rows),
-            Part::Mixture(mixture) => mixture.cost(point, sizes),
-        };
-        mixer + self.fc1.cost(point, rows) + self.fc2.cost(point, rows)
-    }
 }
 
 /// Four convolutions, each with the activation behind it; the first and the last halve the map.
@@ -374,13 +344,6 @@ impl Convolutions {
         };
         Ok(Convolutions { layers: layers.into_iter().enumerate().map(layer).collect::<Result<_>>()?, act: c.act })
     }
-
-    /// Cost for rows between the image and the first map, and of the first map.
-    fn spent(&self, [between, rows]: [usize; 2]) -> LeafCost {
-        let last = self.layers.len() - 1;
-        let rows = |i: usize| if i == last { rows } else { between };
-        self.layers.iter().enumerate().map(|(i, layer)| layer.cost(&Point::new(), rows(i))).sum()
-    }
 }
 
 impl Shrink for Convolutions {
@@ -392,18 +355,6 @@ impl Shrink for Convolutions {
         }
         Ok(state)
     }
-    fn size(&self, from: Size) -> Size {
-        self.layers.iter().fold(from, |size, layer| layer.size(size))
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.spent([4 * rows, rows])
-    }
-}
-
-impl Stem for Convolutions {
-    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
-        self.spent([rows_between(lens, self.layers[0].size(image), self.size(image)), lens.iter().sum()])
-    }
 }
 
 /// Means over squares of two by two places, and a product.
@@ -414,20 +365,11 @@ impl Shrink for Down {
         let (x, rows) = mean_squares(x, rows, 2)?;
         Ok(State::new(self.0.forward(cx, &x, &rows)?, rows))
     }
-    fn size(&self, from: Size) -> Size {
-        squared(from, 2)
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.0.cost(&Point::new(), rows)
-    }
 }
 
 impl MapHead for FoldingHead {
     fn forward(&self, cx: &mut Ctx, hidden: Tensor, end: &State) -> Result<Output> {
         Ok(Output::new().member("logits", FoldingHead::forward(self, cx, &hidden, &end.rows)?))
-    }
-    fn cost(&self, point: &Point, members: usize, _rows: usize) -> LeafCost {
-        FoldingHead::cost(self, point, members)
     }
 }
 

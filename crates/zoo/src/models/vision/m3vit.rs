@@ -21,8 +21,8 @@ use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, LeafCost, Model, Output,
-    ParamKind, Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Ffn, FfnSpec, Input, InputSpec, Model, Output, ParamKind,
+    Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 use switchformer_switch::leaf::experts::{BalanceLoss, Bank, Beside, Choosers, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
@@ -336,11 +336,6 @@ impl TaskVector {
         let hidden = (self.fc1.narrow(1, task, 1)?.t()?.contiguous()? + self.bias1.unsqueeze(0)?)?;
         self.norm.forward(&ops::linear(&Activation::Gelu.forward(&hidden)?, &self.fc2, Some(&self.bias2))?)
     }
-
-    fn cost(&self) -> LeafCost {
-        let n: usize = [&self.fc1, &self.bias1, &self.fc2, &self.bias2].map(|t| t.elem_count()).iter().sum();
-        LeafCost::bytes(4 * n as u64) + self.norm.cost()
-    }
 }
 
 enum Mlp {
@@ -392,16 +387,6 @@ impl Block {
                 cx.onto(&after, fed, "ffn")
             }
         }
-    }
-
-    fn cost(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let rows = lens.iter().sum();
-        let mlp = match &self.mlp {
-            Mlp::Dense(ffn) => ffn.cost(point, rows),
-            Mlp::Experts(bank) => bank.cost(point, rows),
-        };
-        let sizes: Vec<Size> = lens.iter().map(|n| (1, *n)).collect();
-        self.attn.cost(point, &sizes) + mlp + self.norm1.cost() + self.norm2.cost()
     }
 }
 
@@ -470,12 +455,6 @@ impl Decoder {
         (x, rows) = twice(&x, &rows)?;
         resize_maps(&x, &rows, &image)
     }
-
-    fn cost(&self, patches: usize) -> LeafCost {
-        let steps = self.convs.iter().enumerate().map(|(i, (conv, norm))| conv.cost(patches << (2 * i)) + norm.cost());
-        let last = self.last.cost(patches << (2 * (DECODER_CONVS - 1)));
-        self.norm.cost() + steps.sum::<LeafCost>() + last
-    }
 }
 
 fn twice(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
@@ -487,7 +466,6 @@ fn twice(x: &Tensor, rows: &Rows) -> Result<(Tensor, Rows)> {
 pub struct M3Vit {
     config: Config,
     embed: ImageEmbed,
-    vector: Option<Arc<TaskVector>>,
     blocks: Vec<Block>,
     decoders: Vec<Decoder>,
 }
@@ -512,7 +490,6 @@ impl M3Vit {
                 .map(|i| Block::load(&config, &w.at("blocks").at(i), i, vector.as_ref()))
                 .collect::<Result<_>>()?,
             decoders,
-            vector,
             config,
         })
     }
@@ -564,16 +541,6 @@ impl Staged for M3Vit {
         let maps = maps_of(&x, &rows)?.into_iter().map(channels_first).collect::<Result<_>>()?;
         Output::new().each("logits", maps)
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.vector.as_ref().map(|v| v.cost()).unwrap_or_default() + self.embed.cost(point, lens)
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let decoder = self.decoders.get(task_of(point));
-        decoder.map(|d| d.cost(lens.iter().map(|l| l - 1).sum())).unwrap_or_default()
-    }
 }
 
 impl Model for M3Vit {
@@ -582,8 +549,5 @@ impl Model for M3Vit {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        self.embed.lens(input)
     }
 }

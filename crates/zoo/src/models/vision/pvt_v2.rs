@@ -16,7 +16,7 @@ use switchformer_nn::layers::{Activation, check_heads};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::staged::State;
-use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Result, Rows, Size, Tensor, Weights};
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
@@ -174,8 +174,8 @@ impl Config {
         if strides[1..].iter().any(|s| *s != 2) {
             return Err(Error::unsupported("strides", format!("{strides:?}"), "2 from the second stage on"));
         }
-        let trained = (image.0.div_ceil(strides[0]), image.1.div_ceil(strides[0]));
-        let stages = Stages::read(c, "depths", &[2, 2, 2, 2], trained)?;
+        let _trained = (image.0.div_ceil(strides[0]), image.1.div_ceil(strides[0]));
+        let stages = Stages::read(c, "depths", &[2, 2, 2, 2])?;
         let n = Some(stages.n());
         c.only("num_encoder_blocks", &[stages.n().into()])?;
         let eps = c.float("layer_norm_eps", 1e-6, 0.0, 1.0)?;
@@ -225,12 +225,6 @@ impl Shrink for Cells {
         let (cells, rows) = mean_cells(x, rows, CELLS)?;
         let State { x, rows, .. } = self.0.forward(cx, &cells, &rows)?;
         Ok(State::new(Activation::Gelu.forward(&x)?, rows))
-    }
-    fn size(&self, _: Size) -> Size {
-        (CELLS, CELLS)
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.0.cost(rows)
     }
 }
 

@@ -19,12 +19,10 @@ use switchformer_nn::ops::{AttendSpec, Beside, ScoreBias};
 use switchformer_nn::spatial::{Conv, Cut, Depthwise, Windows, mean_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
-use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, LeafCost, Linear, Output, Point, Result, Rows, Size, Tensor, Weights, ops,
-};
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Linear, Output, Result, Rows, Size, Tensor, Weights, ops};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, Stem, by_size, rows_between, rows_in};
+use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -130,8 +128,8 @@ struct Config {
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("img_size", 224, MAX_SIDE)?;
-        let quarter = |n: usize| n.div_ceil(2).div_ceil(2);
-        let stages = Stages::read(c, "depths", &[2, 2, 6, 2], (quarter(image.0), quarter(image.1)))?;
+        let _quarter = |n: usize| n.div_ceil(2).div_ceil(2);
+        let stages = Stages::read(c, "depths", &[2, 2, 6, 2])?;
         let n = stages.n();
         let split = match c.get("chunkwise_recurrents") {
             None => (0..n).map(|s| s < 2).collect(),
@@ -179,9 +177,6 @@ impl PairBias for Fading {
         let apart = |q: usize, k: usize| ((q / w).abs_diff(k / w) + (q % w).abs_diff(k % w)) as f32;
         let apart: Vec<f32> = (0..len).flat_map(|q| (0..len).map(move |k| apart(q, k))).collect();
         self.0.broadcast_mul(&Tensor::from_vec(apart, (1, len, len))?)
-    }
-    fn cost(&self) -> LeafCost {
-        LeafCost::default()
     }
 }
 
@@ -264,15 +259,6 @@ impl Mixer for Separable {
         })?;
         self.out.forward(cx, &ops::add(&mixed, &near)?)
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (rows, dim) = (rows_in(sizes), self.out.dims().0);
-        let of = |size: &Size| -> usize {
-            Separable::passes(*size).into_iter().map(|window| Cut::plain(window).forecast(*size, dim).0).sum()
-        };
-        let macs: usize = sizes.iter().map(of).sum();
-        self.qkv.cost(point, rows) + self.conv.cost(rows) + self.out.cost(point, rows) + LeafCost::macs(macs as u64)
-    }
 }
 
 struct Block {
@@ -316,18 +302,6 @@ impl Mixer for Block {
         let hidden = self.fc2.forward(cx, &hidden)?;
         cx.onto(&x, self.factors.scaled(1, hidden)?, "ffn")
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.place.cost(rows)
-            + self.retention.cost(point, sizes)
-            + self.fc1.cost(point, rows)
-            + self.conv.cost(rows)
-            + self.fc2.cost(point, rows)
-            + self.norm1.cost()
-            + self.norm2.cost()
-            + self.factors.cost()
-    }
 }
 
 /// A convolution with a kernel of 3 and the batch norm behind it.
@@ -347,12 +321,6 @@ impl Shrink for Step {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<State> {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
         Ok(State::new(self.norm.forward(cx, &x)?, rows))
-    }
-    fn size(&self, from: Size) -> Size {
-        self.conv.size(from)
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.conv.cost(rows) + self.norm.cost()
     }
 }
 
@@ -377,20 +345,6 @@ impl Shrink for Convolutions {
         }
         Ok(state)
     }
-    fn size(&self, from: Size) -> Size {
-        self.0.iter().fold(from, |size, step| step.size(size))
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.0.iter().enumerate().map(|(i, step)| step.cost(if i < 2 { 4 * rows } else { rows })).sum()
-    }
-}
-
-impl Stem for Convolutions {
-    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
-        let between = rows_between(lens, self.0[0].size(image), self.size(image));
-        let rows = lens.iter().sum();
-        self.0.iter().enumerate().map(|(i, step)| step.cost(if i < 2 { between } else { rows })).sum()
-    }
 }
 
 /// Every row to a wider one, a batch norm and SiLU, their mean to classes.
@@ -406,9 +360,6 @@ impl MapHead for Head {
         let x = self.norm.forward(cx, &wide)?;
         let pooled = mean_rows(&Activation::Silu.forward(&x)?, &end.rows)?;
         Ok(Output::new().member("logits", self.classifier.forward(cx, &pooled)?))
-    }
-    fn cost(&self, point: &Point, members: usize, rows: usize) -> LeafCost {
-        self.projection.cost(point, rows) + self.norm.cost() + self.classifier.cost(point, members)
     }
 }
 

@@ -16,14 +16,11 @@ use switchformer_nn::ops;
 use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, ParamKind, Point, Result, Rows, Size, Tensor, Weights,
+    AttentionNames, AttentionSpec, Ctx, Error, Linear, ParamKind, Result, Rows, Size, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{
-    self, Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_between,
-    rows_in,
-};
+use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -115,8 +112,8 @@ impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         c.only("head_conv", &[3.into(), 7.into()])?;
         let image = c.pair("img_size", 224, MAX_SIDE)?;
-        let quarter = |n: usize| n.div_ceil(2) / 2;
-        let stages = Stages::read(c, "depths", &[2, 2, 8, 1], (quarter(image.0), quarter(image.1)))?;
+        let _quarter = |n: usize| n.div_ceil(2) / 2;
+        let stages = Stages::read(c, "depths", &[2, 2, 8, 1])?;
         let n = stages.n();
         c.only("num_stages", &[n.into()])?;
         let start = c.float("layerscale_value", 1e-4, -1e3, 1e3)? as f32;
@@ -207,18 +204,6 @@ impl Mixer for Modulation {
         let (gate, _) = self.join.forward(cx, &mixed, rows)?;
         self.out.forward(cx, &ops::times(&gate, &value)?)
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let (rows, n) = (rows_in(sizes), self.mix.elem_count());
-        let mix = LeafCost::new((rows * n) as u64, 4 * (n + self.mix_bias.elem_count()) as u64);
-        self.value.cost(point, rows)
-            + self.source.cost(point, rows)
-            + self.convs.iter().map(|c| c.cost(rows)).sum()
-            + mix
-            + self.norm.cost()
-            + self.join.cost(rows)
-            + self.out.cost(point, rows)
-    }
 }
 
 /// Attention over the whole map, with a convolution of the values beside it.
@@ -267,22 +252,6 @@ impl Shrink for Stem {
         let (x, rows) = self.conv.forward(cx, x, rows)?;
         let x = Activation::Relu.forward(&self.norm.forward(cx, &x)?)?;
         self.squares.forward(cx, &x, &rows)
-    }
-    fn size(&self, from: Size) -> Size {
-        self.squares.size(self.conv.size(from))
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.conv.cost(4 * rows) + self.norm.cost() + self.squares.cost(rows)
-    }
-}
-
-impl pyramid::Stem for Stem {
-    /// An odd row or column between the two convolutions is not seen by the second, so its work is left out where the
-    /// image is not of the trained size.
-    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
-        let half = self.conv.size(image);
-        let between = rows_between(lens, half, self.squares.size(half));
-        self.conv.cost(between) + self.norm.cost() + self.squares.cost(lens.iter().sum())
     }
 }
 

@@ -22,14 +22,12 @@ use switchformer_nn::spatial::wavelet::{self, DIRECTIONS};
 use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, LeafCost, Linear, Output, ParamKind, Point, Result, Rows,
-    Size, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Linear, Output, ParamKind, Result, Rows, Size, Tensor,
+    Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{
-    self, Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size, rows_between,
-};
+use crate::pyramid::{Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -116,7 +114,7 @@ impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         let image = c.pair("img_size", 224, MAX_SIDE)?;
         let first = (image.0.div_ceil(2).div_ceil(2), image.1.div_ceil(2).div_ceil(2));
-        let stages = Stages::read(c, "depths", &[3, 4, 6, 3], first)?;
+        let stages = Stages::read(c, "depths", &[3, 4, 6, 3])?;
         let n = stages.n();
         if c.size("num_stages", Some(n), MAX_DIM)? != n {
             return Err(Error::config("num_stages", format!("is not the {n} entries of depths")));
@@ -184,10 +182,6 @@ impl ComplexLayer {
             }
         };
         fixed.linear(x, Some(&bias), &Epilogue::default())
-    }
-
-    fn weights(&self) -> usize {
-        self.weight.elem_count() + self.bias.elem_count()
     }
 }
 
@@ -258,14 +252,6 @@ impl Mixer for Scatter {
             self.equal(x, own.n(), (h, w))
         })
     }
-
-    fn cost(&self, _: &Point, sizes: &[Size]) -> LeafCost {
-        let weights: usize = self.layers.iter().map(ComplexLayer::weights).sum();
-        LeafCost::new(
-            sizes.iter().map(|s| self.macs(*s)).sum::<usize>() as u64,
-            4 * (self.gains.elem_count() + weights) as u64,
-        )
-    }
 }
 
 /// Queries, and keys with values, of one width; `source` where they are of other rows.
@@ -306,11 +292,6 @@ impl Stem {
             },
         })
     }
-
-    /// Cost of the convolutions on so many rows of half size.
-    fn cost_inside(&self, half: usize) -> LeafCost {
-        self.convs.iter().map(|(conv, norm)| conv.cost(half) + norm.cost()).sum()
-    }
 }
 
 impl Shrink for Stem {
@@ -321,23 +302,6 @@ impl Shrink for Stem {
             x = Activation::Relu.forward(&norm.forward(cx, &x)?)?;
         }
         self.down.forward(cx, &x, &rows)
-    }
-
-    fn size(&self, from: Size) -> Size {
-        self.down.size(self.convs[0].0.size(from))
-    }
-    fn cost(&self, rows: usize) -> LeafCost {
-        self.cost_inside(4 * rows) + self.down.cost(rows)
-    }
-}
-
-impl pyramid::Stem for Stem {
-    /// An odd row or column inside the stem is not told from an even one, so its work is left out where the image is not
-    /// of the trained size.
-    fn cost_of(&self, image: Size, lens: &[usize]) -> LeafCost {
-        let half = self.convs[0].0.size(image);
-        let between = rows_between(lens, half, self.down.size(half));
-        self.cost_inside(between) + self.down.cost(lens.iter().sum())
     }
 }
 
@@ -394,20 +358,6 @@ impl MapHead for Head {
             logits = (logits + (max_rows(&aux.forward(cx, &hidden)?, rows)? * 0.5)?)?;
         }
         Ok(Output::new().member("logits", logits))
-    }
-
-    /// The last norm is counted by the pyramid.
-    fn cost(&self, point: &Point, n: usize, rows: usize) -> LeafCost {
-        // A class row each; whose rows they see makes no difference.
-        let mut seen = vec![(1, 0); n];
-        seen.iter_mut().take(1).for_each(|first| *first = (1, n + rows));
-        self.norm1.cost()
-            + self.attn.cost_of(point, &vec![(1, 1); n], &seen)
-            + self.norm2.cost()
-            + self.fc1.cost(point, n)
-            + self.fc2.cost(point, n)
-            + self.head.cost(point, n)
-            + self.aux.as_ref().map(|a| a.cost(point, rows)).unwrap_or_default()
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::{Arc, OnceLock};
 
 use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
-use switchformer_nn::init::Init;
 use switchformer_nn::dry;
+use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::names::{Names, Rename};
@@ -22,12 +22,12 @@ use switchformer_nn::spatial::{Cut, PadOrder, halved, joined, merge_squares, pad
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::{FfnSpec, PatchSpec};
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
-    Point, Result, Rows, Size, Staged, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result,
+    Rows, Size, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, rows_in, tap_stage};
+use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, tap_stage};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -190,8 +190,8 @@ impl Config {
             c.only("qk_scale", &[0.into()])?;
         }
         let (image, patch) = (c.pair("image_size", 224, MAX_SIDE)?, c.pair("patch_size", 4, MAX_SIDE)?);
-        let trained = (image.0.div_ceil(patch.0), image.1.div_ceil(patch.1));
-        let stages = Stages::read(c, "depths", &[2, 2, 6, 2], trained)?;
+        let _trained = (image.0.div_ceil(patch.0), image.1.div_ceil(patch.1));
+        let stages = Stages::read(c, "depths", &[2, 2, 6, 2])?;
         let n = Some(stages.n());
         let config = Config {
             version,
@@ -305,14 +305,6 @@ impl PairBias for PlaceBias {
             let _ = cell.set(bias.clone());
         }
         Ok(bias)
-    }
-
-    fn cost(&self) -> LeafCost {
-        let n = match &self.positions {
-            Places::Table(t) => t.elem_count(),
-            Places::Network { fc1, bias, fc2, .. } => fc1.elem_count() + bias.elem_count() + fc2.elem_count(),
-        };
-        LeafCost::bytes(4 * n as u64)
     }
 }
 
@@ -432,11 +424,6 @@ impl Block {
             }
         })
     }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        self.attn.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost()
-    }
 }
 
 /// 2x2 squares of rows become one row of twice the width.
@@ -552,25 +539,6 @@ impl Staged for Swin {
     fn first_exit(&self) -> usize {
         self.config.stages.first_exit()
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let own = self.patches.cost(point, lens.iter().sum());
-        let norm = self.patch_norm.iter().map(LayerNorm::cost);
-        own + norm.chain(self.positions.iter().map(MapPositions::cost)).sum()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let (stage, within) = self.config.stages.of(idx);
-        let sizes = self.config.stages.sizes(stage, lens);
-        let merge = if stage > 0 && within == 0 {
-            let merge = &self.merges[stage - 1];
-            merge.norm.cost() + merge.reduction.cost(point, rows_in(&sizes))
-        } else {
-            LeafCost::default()
-        };
-        merge + self.blocks[idx].cost(point, &sizes)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.norm.cost() + self.head.cost(point, lens.len(), 0)
-    }
 }
 
 impl Model for Swin {
@@ -579,8 +547,5 @@ impl Model for Swin {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(self.grids(input)?.iter().map(|(h, w)| h * w).collect())
     }
 }

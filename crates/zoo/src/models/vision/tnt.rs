@@ -15,8 +15,8 @@ use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, LeafCost, Linear, Model, Output, ParamKind,
-    Point, Result, Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
+    Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result,
+    Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Timm, Variant};
@@ -206,13 +206,6 @@ impl Level {
         let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
         self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
     }
-
-    fn cost(&self, point: &Point, n: usize, len: usize) -> LeafCost {
-        self.attn.cost(point, &vec![(1, len); n])
-            + self.ffn.cost(point, n * len)
-            + self.norm1.cost()
-            + self.norm2.cost()
-    }
 }
 
 /// The words of a patch, flattened, as one row of the patches' width.
@@ -242,11 +235,6 @@ impl Flatten {
         let normed = self.before.forward(&ops::reshape(words, &[values / self.normed, self.normed])?)?;
         let x = self.proj.forward(cx, &ops::reshape(&normed, &[values / all, all])?)?;
         self.after.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))
-    }
-
-    fn cost(&self, point: &Point, patches: usize) -> LeafCost {
-        let after = self.after.as_ref().map(LayerNorm::cost).unwrap_or_default();
-        self.before.cost() + self.proj.cost(point, patches) + after
     }
 }
 
@@ -396,24 +384,6 @@ impl Staged for Tnt {
     fn classifier(&self) -> Option<(usize, usize)> {
         Some(self.head.dims())
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        let patches: usize = lens.iter().map(|n| n - 1).sum();
-        self.pixels.cost(patches * self.config.n_words())
-            + self.flatten.cost(point, patches)
-            + LeafCost::bytes(4 * self.word_positions.elem_count() as u64)
-            + self.positions.cost()
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        let (block, patches) = (&self.blocks[idx], lens.iter().map(|n| n - 1).sum());
-        let outer = lens.iter().map(|n| block.outer.cost(point, 1, *n));
-        // The weights are read once, however many members there are.
-        let bytes = block.outer.cost(point, 0, 0).bytes;
-        let outer = LeafCost::new(outer.map(|c| c.macs).sum(), bytes);
-        block.inner.cost(point, patches, self.config.n_words()) + block.flatten.cost(point, patches) + outer
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.norm.cost() + self.head.cost(point, lens.len())
-    }
 }
 
 impl Model for Tnt {
@@ -422,8 +392,5 @@ impl Model for Tnt {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        Ok(self.grids(input)?.iter().map(|(h, w)| 1 + h * w).collect())
     }
 }

@@ -20,13 +20,11 @@ use switchformer_nn::names::Names;
 use switchformer_nn::ops::Beside;
 use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
-use switchformer_nn::{
-    AttentionNames, AttentionSpec, Ctx, Error, Ffn, LeafCost, Point, Result, Rows, Size, Tensor, Weights,
-};
+use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Ffn, Result, Rows, Size, Tensor, Weights};
 
 use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
 use crate::models::vision::ecoformer_pvt_v2::{Kinds, Shape};
-use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages, rows_in};
+use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -145,7 +143,7 @@ struct Config {
 impl Config {
     fn read(c: &ConfigMap) -> Result<Self> {
         let (image, patch) = (c.pair("img_size", 224, MAX_SIDE)?, c.size("patch_size", Some(4), 64)?);
-        let stages = Stages::read(c, "depths", &[3, 4, 6, 3], (image.0 / patch, image.1 / patch))?;
+        let stages = Stages::read(c, "depths", &[3, 4, 6, 3])?;
         let n = Some(stages.n());
         let windows = match c.get("wss") {
             None => None,
@@ -244,12 +242,6 @@ impl Mixer for Block {
             Some(conv) => conv.forward_beside(cx, &x, rows, Beside { input: true, act: None }),
             None => Ok(x),
         }
-    }
-
-    fn cost(&self, point: &Point, sizes: &[Size]) -> LeafCost {
-        let rows = rows_in(sizes);
-        let positions = self.positions.as_ref().map(|c| c.cost(rows)).unwrap_or_default();
-        self.mixer.cost(point, sizes) + self.ffn.cost(point, rows) + self.norm1.cost() + self.norm2.cost() + positions
     }
 }
 

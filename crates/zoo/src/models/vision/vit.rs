@@ -13,7 +13,7 @@ use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, LeafCost, Linear, Model, Output, Point, Result, Staged, Tensor, Weights, ops,
+    AttentionNames, Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind, Variant};
@@ -183,28 +183,12 @@ impl Body {
         self.norm.forward(&ops::gather(&state.x, &Tensor::from_vec(index, n)?)?)
     }
 
-    pub(crate) fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.embed.cost(point, lens)
-    }
-
-    pub(crate) fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.blocks[idx].cost(point, lens)
-    }
-
-    pub(crate) fn cost_norm(&self) -> LeafCost {
-        self.norm.cost()
-    }
-
     pub(crate) fn n_blocks(&self) -> usize {
         self.blocks.len()
     }
 
     pub(crate) fn spec(&self) -> InputSpec {
         self.embed.spec()
-    }
-
-    pub(crate) fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        self.embed.lens(input)
     }
 }
 
@@ -226,10 +210,6 @@ impl Pooler {
         let class = body.prefix_row(&state, 0)?;
         let pooled = self.act.forward(&self.dense.forward(cx, &class)?)?;
         Ok(Output::new().rows("last_hidden_state", hidden, &state.rows).member("pooler_output", pooled))
-    }
-
-    pub(crate) fn cost(&self, body: &Body, point: &Point, members: usize) -> LeafCost {
-        body.norm.cost() + self.dense.cost(point, members)
     }
 }
 
@@ -284,18 +264,6 @@ impl Staged for Vit {
             _ => None,
         }
     }
-    fn cost_stem(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_stem(point, lens)
-    }
-    fn cost_block(&self, idx: usize, point: &Point, lens: &[usize]) -> LeafCost {
-        self.body.cost_block(idx, point, lens)
-    }
-    fn cost_head(&self, point: &Point, lens: &[usize]) -> LeafCost {
-        match &self.head {
-            Head::Classifier(c) => self.body.cost_norm() + c.cost(point, lens.len()),
-            Head::Pooled(p) => p.cost(&self.body, point, lens.len()),
-        }
-    }
 }
 
 impl Model for Vit {
@@ -304,8 +272,5 @@ impl Model for Vit {
     }
     fn trunk(&self) -> &dyn Staged {
         self
-    }
-    fn lens(&self, input: &Input) -> Result<Vec<usize>> {
-        self.body.lens(input)
     }
 }
