@@ -388,7 +388,7 @@ impl LeafMaker for NestedLeaves {
         let dims = (spec.in_dim, spec.out_dim * spec.parts.len());
         if w.is_trainable() {
             let (weight, bias) = w.dense_of(spec)?;
-            if is_stand_in(&weight) {
+            if weight.is_hollow() {
                 return Ok(Some(empty(at, dims)));
             }
             // A fresh matrix has deviation sigma; 0.02 sigma puts the 2-bit step near 1.3 sigma and 8 bits at 2.5.
@@ -406,7 +406,7 @@ impl LeafMaker for NestedLeaves {
         if !damaged && parts.iter().any(Option::is_none) {
             // Dense on disk: quantise now, after training.
             let (weight, bias) = w.dense_of(spec)?;
-            if is_stand_in(&weight) {
+            if weight.is_hollow() {
                 return Ok(Some(empty(at, dims)));
             }
             return Nested::from_dense(at, &weight, bias).map(|n| Some(Box::new(n) as Box<dyn Linear>));
@@ -446,12 +446,8 @@ fn scale_shape(w: &Weights, spec: &LinearSpec) -> Vec<usize> {
     }
 }
 
-/// Whether a matrix stands for one that is missing or misshaped: it has no memory, and `finish` will report it.
-fn is_stand_in(weight: &Tensor) -> bool {
-    !weight.is_contiguous()
-}
-
-/// The leaf in place of such a matrix. Nothing of the claimed size is made: a config may claim anything.
+/// The leaf in place of a matrix that is missing or misshaped, which `finish` will report. Nothing of the claimed size is
+/// made: a config may claim anything.
 fn empty(at: String, dims: (usize, usize)) -> Box<dyn Linear> {
     Box::new(Nested::new(at, NestedWeight::default(), None, dims))
 }
