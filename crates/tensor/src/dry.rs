@@ -1,6 +1,6 @@
 //! A dry run: operations on weights give shapes without numbers, and the bytes of the weights they would read add up.
 //!
-//! Inside [`dry`] a weight ([`Tensor::weight`]) counts as hollow: it has a shape and its numbers are not looked at. What an
+//! Inside [`dry`] a weight ([`crate::Tensor::weight`]) counts as hollow: it has a shape and its numbers are not looked at. What an
 //! operation makes of something hollow is hollow. So a forward pass runs as it is written, costs next to nothing, and leaves
 //! behind what it would have read.
 

@@ -171,7 +171,7 @@ impl Tensor {
         }))
     }
 
-    /// Whether operations take its shape alone: it has no numbers, or it is a weight and this thread runs [`dry()`].
+    /// Whether operations take its shape alone: it has no numbers, or it is a weight and this thread runs [`dry::dry`].
     pub fn is_hollow(&self) -> bool {
         matches!(self.0.storage.from, Numbers::Nowhere(..)) || (self.0.weight && dry::is_dry())
     }
@@ -186,7 +186,7 @@ impl Tensor {
         Some(Tensor::hollow(shape, dtype))
     }
 
-    /// Takes down that it was read, where it is a weight and this thread runs [`dry()`].
+    /// Takes down that it was read, where it is a weight and this thread runs [`dry::dry`].
     pub fn note_read(&self) {
         if self.0.weight && dry::is_dry() {
             let source = self.source();
