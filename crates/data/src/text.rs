@@ -119,7 +119,7 @@ impl Tokenizer {
     /// Changes the maximum length; fails with `tokenizer.max_length` when special tokens would fill it.
     pub fn set_max_length(&mut self, max_length: Option<usize>) -> Result<()> {
         if let Some(max) = max_length {
-            // The library subtracts without looking, so this must hold before it is told.
+            // `tokenizers` subtracts without looking, so this must hold before it is told.
             self.room(max, false)?;
         }
         let params = max_length.map(|max_length| TruncationParams {

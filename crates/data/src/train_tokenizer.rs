@@ -31,7 +31,7 @@ const MAX_WORD_CHARS: usize = 512;
 const BYTE_SCORE: f64 = -1000.0;
 /// Scores keep so many decimals: fewer than any parser rounds, more than any segmentation hangs on.
 const DECIMALS: f64 = 1e6;
-/// What the library adds for each character that its model has lost.
+/// What `tokenizers` adds for each character that its model has lost.
 const LOST_STEP: f64 = 0.0001;
 
 /// The kind of a model.

@@ -260,7 +260,7 @@ fn byte_level() -> Value {
     })
 }
 
-/// The same file read by the library alone, text in one piece.
+/// The same file read by `tokenizers` alone, text in one piece.
 fn whole(json: &[u8], text: &str, special: bool) -> Encoding {
     let mut inner = tokenizers::Tokenizer::from_bytes(json).unwrap();
     inner.with_truncation(None).unwrap();

@@ -106,7 +106,7 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
-    /// The tensor library failed; after loading this is a bug.
+    /// An operation of the crate `tensor`, or one on its tensors, failed; after loading this is a bug.
     #[error("tensor operation failed: {0}")]
     Tensor(String),
 }

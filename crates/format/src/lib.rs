@@ -1,4 +1,4 @@
-//! Files of checkpoints, read without trust and written whole: no tensor library in here.
+//! Files of checkpoints, read without trust and written whole: no tensors in here.
 //!
 //! [`json`] is the one JSON reader of the tree; [`Folder`] and [`Files`] open a checkpoint and check every header;
 //! [`Names`] maps the tensor names of other generations; [`ConfigMap`] reads bounded numbers; [`pickle`] reads PyTorch's

@@ -94,11 +94,11 @@ fn probabilities(logits: &Tensor) -> Result<Vec<f32>> {
     Ok(switchformer_nn::ops::softmax(&logits.detach())?.flatten_all()?.to_vec1()?)
 }
 
-/// The values of a contiguous CPU tensor.
+/// The values of a contiguous tensor of f32.
 fn values<'a>(s: &'a CpuStorage, l: &Layout) -> switchformer_tensor::Result<&'a [f32]> {
     match (s, l.contiguous_offsets()) {
         (CpuStorage::F32(v), Some((from, to))) => Ok(&v[from..to]),
-        _ => switchformer_tensor::bail!("a loss reads contiguous f32 on the CPU"),
+        _ => switchformer_tensor::bail!("a loss reads contiguous f32"),
     }
 }
 

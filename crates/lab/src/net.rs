@@ -187,7 +187,7 @@ impl Net {
         Ok(Loss { value, terms, moments: passes.into_iter().flat_map(|p| p.moments).collect() })
     }
 
-    /// Takes what batch norms saw into their kept statistics; those of tensors that stay (`still`) stay.
+    /// Takes what batch norms saw into their kept statistics; those of frozen tensors stay.
     pub fn keep(&self, moments: &[Moments]) -> Result<()> {
         let of = |id| self.model_params.iter().find(|p| p.var.as_tensor().id() == id);
         for (id, new) in moments.iter().flat_map(|m| m.of.iter().zip(&m.values)) {
@@ -244,13 +244,13 @@ impl<'a> StartFrom<'a> {
             fresh.extend([format!(".{ADDED}.router"), "exits".into()]);
         }
         let copy_of = experts.then_some(dense_twin as fn(&str) -> Option<String>);
-        let frozen = self.start.still.clone();
+        let frozen = self.start.frozen.clone();
         Weights::start(self.files.clone(), Start { fresh, frozen, seed, deviation, copy_of })
     }
 
     /// Names of the parameters that stay as they are.
     fn frozen(&self, model: &[Param], added: &[Param]) -> Vec<String> {
-        let start = Start { frozen: self.start.still.clone(), ..Start::default() };
+        let start = Start { frozen: self.start.frozen.clone(), ..Start::default() };
         let names = model.iter().chain(added).map(key);
         names.filter(|n| start.is_frozen(n)).map(str::to_string).collect()
     }

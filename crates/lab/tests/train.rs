@@ -271,7 +271,9 @@ fn a_hash_is_fitted_once_before_the_first_step() {
     let hashes = [&questions[..], &["start.folder=\"a\""]].concat();
     assert!(refuse(&hashes).contains("start.hash is for images"), "{}", refuse(&hashes));
     std::fs::write(&path, images.replace("hash = {}", "hashes = {}")).unwrap();
-    assert!(refuse(&[]).contains("no key `hashes`; its keys: folder, fresh, still, experts, hash"), "{}", refuse(&[]));
+    assert!(refuse(&[]).contains("no key `hashes`; its keys: folder, fresh, frozen, experts, hash"), "{}", refuse(&[]));
+    std::fs::write(&path, images.replace("hash = {}", "still = [\"a\"]")).unwrap();
+    assert!(refuse(&[]).contains("no key `still` any more; write `frozen`"), "{}", refuse(&[]));
     std::fs::write(&path, images.replace("hash = {}", "hash = { bit = 8 }")).unwrap();
     assert!(refuse(&[]).contains("start.hash: unknown field `bit`"), "{}", refuse(&[]));
 }

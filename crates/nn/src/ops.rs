@@ -1,4 +1,4 @@
-//! Tensor operations, each with two doors: on the CPU in f32 a kernel with a hand-written backward pass
+//! Tensor operations, each with two doors: in f32 a kernel with a hand-written backward pass
 //! ([`fused`]), in other types the plain operations of `tensor` ([`composed`]), which have gradients too.
 
 mod arrange;

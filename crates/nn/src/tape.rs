@@ -1,9 +1,9 @@
 //! Reverse-mode differentiation of our own operations.
 //!
-//! The tensor library starts every gradient as zeros and adds to it, which costs four passes over memory for each
-//! operation. Inside [`record`] the operations of [`crate::ops`] are written down here instead, and the first gradient
-//! of a tensor is moved into place. Results of recorded operations are leaves to the tensor library, so its own
-//! operations may stand between ours: such a stretch is differentiated by the library, once its gradient is complete.
+//! A graph of `tensor` keeps every result of a pass until the last gradient is there, and adds gradients by plain
+//! operations on one thread. Inside [`record`] the operations of [`crate::ops`] are written down here instead: a result
+//! is let go once its gradient was passed on, and kernels add. Results of recorded operations are leaves to `tensor`, so
+//! plain operations may stand between ours: their graph is differentiated by `tensor`, once its gradient is complete.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -21,7 +21,7 @@ enum Node {
     Three([Tensor; 3], Arc<dyn CustomOp3 + Send + Sync>),
     /// An operation that needs no value of its forward pass: what it read, and its results, the recorded one first.
     Any(Vec<Tensor>, Vec<Tensor>, Backward),
-    /// A tensor that the library computed from leaves.
+    /// A tensor that plain operations made of leaves.
     Foreign,
 }
 
@@ -71,7 +71,7 @@ impl Grads {
         self.0.get(&t.id())
     }
 
-    /// Takes out the gradient of a result. One that the library computed remembers what it was computed from; here it is a
+    /// Takes out the gradient of a result. One that plain operations made of tracked tensors remembers them; here it is a
     /// number.
     fn take(&mut self, t: &Tensor) -> Result<Option<Tensor>> {
         self.0.remove(&t.id()).map(|g| Ok(g.contiguous()?.detach())).transpose()
@@ -141,7 +141,7 @@ impl Tape {
         Ok(grads)
     }
 
-    /// Writes down that the library computed `t`, the first time one of ours reads it.
+    /// Writes down that plain operations made `t`, the first time one of ours reads it.
     fn meet(&mut self, t: &Tensor) {
         if t.track_op() && !t.is_variable() && self.foreign.insert(t.id()) {
             self.nodes.push((t.clone(), Node::Foreign));
@@ -177,7 +177,7 @@ fn write_down(read: &[&Tensor], result: &Tensor, node: Node) {
     });
 }
 
-/// Calls `f` with the values of CPU tensors.
+/// Calls `f` with the values of tensors.
 fn with<const N: usize, T>(
     read: [&Tensor; N],
     f: impl FnOnce([(&CpuStorage, &Layout); N]) -> switchformer_tensor::Result<T>,
@@ -217,17 +217,17 @@ pub(crate) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
 pub(crate) type Made = (Vec<f32>, Vec<usize>);
 
 /// Applies an operation over any number of tensors that needs no value of its forward pass: `kernel` makes its results and
-/// `backward` turns the gradients at them into those at `read`, one each. Where the library tracks gradients and no
-/// tape runs, or the kernels cannot take the tensors, `library` does the same.
+/// `backward` turns the gradients at them into those at `read`, one each. Where gradients are tracked and no
+/// tape runs, or the kernels cannot take the tensors, `plain` does the same by plain operations.
 pub(crate) fn apply_parts(
     read: &[&Tensor],
-    library: impl FnOnce() -> Result<Vec<Tensor>>,
+    plain: impl FnOnce() -> Result<Vec<Tensor>>,
     kernel: impl FnOnce() -> switchformer_tensor::Result<Vec<Made>>,
     backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Vec<Tensor>> {
     let recording = recording(read);
     if !ops::on_kernels(read) || (!recording && read.iter().any(|t| t.track_op())) {
-        return library();
+        return plain();
     }
     let made = kernel()?.into_iter().map(|(data, shape)| {
         Ok(match recording {
@@ -246,7 +246,7 @@ pub(crate) fn apply_parts(
 /// [`apply_parts`] with one result.
 pub(crate) fn apply(
     read: &[&Tensor],
-    library: impl FnOnce() -> Result<Tensor>,
+    plain: impl FnOnce() -> Result<Tensor>,
     kernel: impl FnOnce() -> switchformer_tensor::Result<Made>,
     backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<Tensor> {
@@ -254,7 +254,7 @@ pub(crate) fn apply(
         [Some(g)] => backward(g),
         _ => Ok(Vec::new()),
     };
-    let mut made = apply_parts(read, || Ok(vec![library()?]), || Ok(vec![kernel()?]), back)?;
+    let mut made = apply_parts(read, || Ok(vec![plain()?]), || Ok(vec![kernel()?]), back)?;
     made.pop().ok_or_else(|| switchformer_tensor::Error::tensor("an operation made nothing"))
 }
 
@@ -263,7 +263,7 @@ pub(crate) fn apply(
 mod tests {
     use super::*;
 
-    /// The library's gradient of the outer product holds `w`; ours hands it on to the inner one as it is.
+    /// The gradient of the outer product is computed from `w`, a variable; the sum within hands it on as it is.
     #[test]
     fn a_gradient_is_not_differentiated_again() {
         let var = |v: [f32; 2]| Var::from_vec(v.to_vec(), (1, 2)).unwrap();

@@ -4,6 +4,8 @@ use switchformer_nn::config::ConfigMap;
 use switchformer_nn::names::Names;
 use switchformer_nn::{Error, Model, Result, Weights};
 
+use crate::published::{Constructor, Published, Variant};
+
 /// What the head of an architecture answers. Tasks are chosen by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadKind {
@@ -37,8 +39,8 @@ pub struct Entry {
     pub summary: &'static str,
     /// Accepted `architectures` and the heads they have; the first is used where the config names none.
     pub architectures: &'static [(&'static str, HeadKind)],
-    /// Published sizes.
-    pub variants: &'static [Variant],
+    /// Published sizes; [`Entry::variants`] reads them.
+    pub published: Published,
     /// Other generations of tensor names.
     pub names: Names,
     /// Paths of the blocks, such as `encoder.layer.`, from the root or any part of it: where forms of layers apply.
@@ -53,19 +55,6 @@ pub struct Entry {
     pub toy: &'static str,
     /// Builds the model from a config and weights.
     pub load: fn(&ConfigMap, &Weights) -> Result<Box<dyn Model>>,
-}
-
-/// A published size of a model.
-#[derive(Clone, Copy, Debug)]
-pub struct Variant {
-    /// Published name.
-    pub name: &'static str,
-    /// Architecture that the count is for.
-    pub architecture: &'static str,
-    /// Config fields that differ from the family's defaults, as JSON.
-    pub config: &'static str,
-    /// Published or reference parameter count.
-    pub params: u64,
 }
 
 /// What sets a family apart from a plain stack of equal blocks; tests and tools ask for it instead of names.
@@ -85,7 +74,8 @@ pub enum Trait {
     Signs,
 }
 
-/// How a timm family reads here.
+/// How a timm family reads here; the config fields of its form are in the file of the family
+/// ([`Entry::constructor`]).
 pub struct Timm {
     /// Name of the family (`swin`); variants are those of the entry, with `_` for `-`.
     pub family: &'static str,
@@ -93,10 +83,6 @@ pub struct Timm {
     pub entry: &'static Entry,
     /// Architecture of the entry.
     pub architecture: &'static str,
-    /// Config fields that are so in timm, as JSON.
-    pub fixed: &'static str,
-    /// What the constructor takes for arguments that a bare family leaves out, where that is not our own default, as JSON.
-    pub bare: &'static str,
     /// Constructor arguments and the config fields they are.
     pub args: &'static [(&'static str, &'static str)],
     /// The one `global_pool` that is computed.
@@ -104,6 +90,16 @@ pub struct Timm {
 }
 
 impl Entry {
+    /// Published sizes, read from the file of the family when they are first asked for.
+    pub fn variants(&self) -> Result<&[Variant]> {
+        Ok(&self.published.sizes(self.name)?.variants)
+    }
+
+    /// Config fields of timm's form of the family.
+    pub fn constructor(&self) -> Result<&Constructor> {
+        Ok(&self.published.sizes(self.name)?.timm)
+    }
+
     /// The architecture of a config that names none.
     pub fn bare(&self) -> &'static str {
         self.architectures[0].0

@@ -5,12 +5,14 @@ pub mod entry;
 pub mod models;
 pub mod open;
 mod pool;
+pub mod published;
 mod pyramid;
 pub mod registry;
 pub mod save;
 mod text_head;
 pub mod timm;
 
-pub use entry::{Entry, HeadKind, Trait, Variant};
+pub use entry::{Entry, HeadKind, Trait};
 pub use open::{OpenOptions, Opened};
+pub use published::Variant;
 pub use registry::{ZOO, find};

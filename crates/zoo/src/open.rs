@@ -95,12 +95,11 @@ impl Opened {
     pub fn preset(name: &str) -> Result<Json> {
         let slug = name.replace('_', "-");
         for entry in crate::ZOO {
-            if let Some(v) = entry.variants.iter().find(|v| v.name.replace('_', "-") == slug) {
-                let mut config: Json = serde_json::from_str(v.config)
-                    .map_err(|e| Error::config(name, format!("bad variant table: {e}")))?;
+            if let Some(v) = entry.variants()?.iter().find(|v| v.name.replace('_', "-") == slug) {
+                let mut config = Json::Object(v.config.clone());
                 config["model_type"] = entry.name.into();
                 config["architectures"] = serde_json::json!([v.architecture]);
-                if entry.head(v.architecture) == Some(HeadKind::ImageClassification)
+                if entry.head(&v.architecture) == Some(HeadKind::ImageClassification)
                     && config.get("num_labels").is_none()
                 {
                     config["num_labels"] = 1000.into();
@@ -108,7 +107,10 @@ impl Opened {
                 return Ok(config);
             }
         }
-        let known: Vec<_> = crate::ZOO.iter().flat_map(|e| e.variants).map(|v| v.name).collect();
+        let mut known = Vec::new();
+        for entry in crate::ZOO {
+            known.extend(entry.variants()?.iter().map(|v| v.name.as_str()));
+        }
         Err(Error::unsupported("preset", name, known.join(", ")))
     }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value as Json, json};
 use switchformer_nn::{Error, Result};
 
 use crate::entry::Timm;
+use crate::published::Fields;
 use crate::registry::TIMM;
 
 /// Arguments that act in training only, or say how weights start.
@@ -30,8 +31,8 @@ pub fn canonical(doc: Json) -> Result<Json> {
     let (timm, variant) = find(name)?;
     let mut config = json!({"model_type": timm.entry.name, "architectures": [timm.architecture]});
     let Some(fields) = config.as_object_mut() else { return Ok(config) };
-    for text in [timm.fixed, variant] {
-        fields.extend(parse(name, text)?);
+    for theirs in [&timm.entry.constructor()?.fixed, variant] {
+        fields.extend(theirs.clone());
     }
     let classes = doc.get("num_classes").filter(|v| !v.is_null()).cloned();
     match classes {
@@ -67,25 +68,18 @@ pub fn canonical(doc: Json) -> Result<Json> {
 }
 
 /// Family and fields of a variant (none for a bare family). A tag behind a dot names weights, not a shape.
-fn find(name: &str) -> Result<(&'static Timm, &'static str)> {
+fn find(name: &str) -> Result<(&'static Timm, &'static Fields)> {
     let slug = name.split('.').next().unwrap_or_default().replace('_', "-");
     for timm in TIMM {
         if slug == timm.family.replace('_', "-") {
-            return Ok((timm, timm.bare));
+            return Ok((timm, &timm.entry.constructor()?.bare));
         }
-        if let Some(v) = timm.entry.variants.iter().find(|v| v.name == slug) {
-            return Ok((timm, v.config));
+        if let Some(v) = timm.entry.variants()?.iter().find(|v| v.name == slug) {
+            return Ok((timm, &v.config));
         }
     }
     let families: Vec<_> = TIMM.iter().map(|t| t.family).collect();
     Err(Error::unsupported("architecture", name, format!("variants of {}", families.join(", "))))
-}
-
-fn parse(name: &str, text: &str) -> Result<Map<String, Json>> {
-    match serde_json::from_str(text) {
-        Ok(Json::Object(map)) => Ok(map),
-        _ => Err(Error::config(name, "bad table of the family")),
-    }
 }
 
 #[cfg(test)]

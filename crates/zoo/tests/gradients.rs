@@ -169,7 +169,7 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
     let run = Run { model: model.as_ref(), points: &points, input: &input };
     let (total, tape) = record(|| Ok::<_, ()>(run.loss())).unwrap();
     let grads = tape.backward(&total).unwrap();
-    let library = Grads::of(&run.loss()).unwrap();
+    let graph = Grads::of(&run.loss()).unwrap();
     let mut params = w.params();
     params.retain(|p| p.kind != ParamKind::Buffer);
     let mut worst = 0f32;
@@ -178,9 +178,9 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
         if unseen(p) {
             continue;
         }
-        let (want, top) = (flat(library.get(p.var.as_tensor()).unwrap()), largest(&g));
+        let (want, top) = (flat(graph.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
-        assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the library's gradient", p.names);
+        assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the graph's gradient", p.names);
         if is_kinked(p) || entry.is(Trait::Signs) {
             continue;
         }

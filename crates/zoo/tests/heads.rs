@@ -94,8 +94,8 @@ fn fewer_heads_give_the_logits_and_gradients_of_the_reference() {
             if keep != "0.5" {
                 continue;
             }
-            let library = Grads::of(&pass().unwrap().0).unwrap();
-            for (grads, which) in [(tape.backward(&total).unwrap(), "tape"), (library, "library")] {
+            let graph = Grads::of(&pass().unwrap().0).unwrap();
+            for (grads, which) in [(tape.backward(&total).unwrap(), "tape"), (graph, "graph")] {
                 let mut compared = 0;
                 for p in made.source.model.params() {
                     let mut from = 0;
@@ -244,7 +244,7 @@ fn heads_that_stay_learn_and_the_others_do_not() {
             Ok(squares.reduce(|a, b| (a + b).unwrap()).unwrap())
         };
         let (total, tape) = record(pass).unwrap();
-        let (grads, library) = (tape.backward(&total).unwrap(), Grads::of(&pass().unwrap()).unwrap());
+        let (grads, graph) = (tape.backward(&total).unwrap(), Grads::of(&pass().unwrap()).unwrap());
         let (mut silent, mut params) = (0, made.source.model.params());
         params.retain(|p| p.kind != ParamKind::Buffer);
         for p in &params {
@@ -253,8 +253,8 @@ fn heads_that_stay_learn_and_the_others_do_not() {
             let Some(g) = grads.get(p.var.as_tensor()).map(flat) else { continue };
             assert!(g.iter().all(|v| v.is_finite()) && g.iter().any(|v| *v != 0.0), "{at}");
             silent += g.iter().filter(|v| **v == 0.0).count();
-            let off = far(&g, &flat(library.get(p.var.as_tensor()).unwrap()));
-            assert!(off <= 1e-4, "{at}: the tape is {off:e} off the library's gradient");
+            let off = far(&g, &flat(graph.get(p.var.as_tensor()).unwrap()));
+            assert!(off <= 1e-4, "{at}: the tape is {off:e} off the graph's gradient");
         }
         assert!(silent > 0, "{}: heads that went have gradients", entry.name);
     }

@@ -17,7 +17,7 @@ fn smallest() -> Result<Vec<(&'static Entry, &'static Variant)>, Fail> {
     for entry in ZOO {
         let toy = serde_json::from_str(entry.toy).map_err(|e| Fail::Usage(format!("{}: {e}", entry.name)))?;
         let spec = Opened::random(toy, OpenOptions::default())?.model.spec();
-        if let (Ok(_), Some(v)) = (spec.image_size(), entry.variants.iter().min_by_key(|v| v.params)) {
+        if let (Ok(_), Some(v)) = (spec.image_size(), entry.variants()?.iter().min_by_key(|v| v.params)) {
             all.push((*entry, v));
         }
     }
@@ -27,7 +27,7 @@ fn smallest() -> Result<Vec<(&'static Entry, &'static Variant)>, Fail> {
 /// Times each size and prints one table.
 pub(crate) fn run(a: &Args, names: &[String], batch: &[usize], as_json: bool) -> Result<(), Fail> {
     let names: Vec<String> = match names {
-        [] => smallest()?.iter().map(|(_, v)| v.name.to_string()).collect(),
+        [] => smallest()?.iter().map(|(_, v)| v.name.clone()).collect(),
         some => some.to_vec(),
     };
     for name in &names {

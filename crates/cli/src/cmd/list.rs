@@ -18,34 +18,35 @@ pub(crate) struct Describe {
     name: String,
 }
 
-fn as_json(e: &Entry) -> Value {
-    json!({
+fn as_json(e: &Entry) -> Result<Value, Fail> {
+    Ok(json!({
         "name": e.name,
         "summary": e.summary,
         "paper": e.paper,
         "architectures": e.architecture_names(),
-        "variants": e.variants.iter().map(|v| json!({
+        "variants": e.variants()?.iter().map(|v| json!({
             "name": v.name, "architecture": v.architecture, "params": v.params,
         })).collect::<Vec<_>>(),
-    })
+    }))
 }
 
-fn variants(entries: &[&Entry]) -> String {
-    let rows: Vec<Vec<String>> = entries
-        .iter()
-        .flat_map(|e| e.variants.iter().map(|v| (e.name, v)))
-        .map(|(family, v)| vec![family.into(), v.name.into(), v.architecture.into(), thousands(v.params)])
-        .collect();
-    aligned(&["family", "published size", "architecture", "parameters"], &rows, 3)
+fn variants(entries: &[&Entry]) -> Result<String, Fail> {
+    let mut rows = Vec::new();
+    for e in entries {
+        let row = |v: &Variant| vec![e.name.into(), v.name.clone(), v.architecture.clone(), thousands(v.params)];
+        rows.extend(e.variants()?.iter().map(row));
+    }
+    Ok(aligned(&["family", "published size", "architecture", "parameters"], &rows, 3))
 }
 
 /// Lists every family and size.
 pub(crate) fn list(json: bool) -> Result<(), Fail> {
     if json {
-        return print_json(&json!({"models": ZOO.iter().map(|e| as_json(e)).collect::<Vec<_>>()}));
+        let models = ZOO.iter().map(|e| as_json(e)).collect::<Result<Vec<_>, Fail>>()?;
+        return print_json(&json!({"models": models}));
     }
     let families: Vec<Vec<String>> = ZOO.iter().map(|e| vec![e.name.into(), e.summary.into()]).collect();
-    print(&format!("{}\n{}", aligned(&["family", "what it is"], &families, 2), variants(ZOO)))
+    print(&format!("{}\n{}", aligned(&["family", "what it is"], &families, 2), variants(ZOO)?))
 }
 
 /// Describes one family: its sizes, and what a forward pass of each costs by its config alone.
@@ -55,10 +56,10 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
         return Err(Fail::Usage(format!("{what}; `switchformer inspect` and `bench` take folders")));
     }
     let e = find(&a.name).map_err(|e| Fail::Usage(e.to_string()))?;
-    let costs = e.variants.iter().map(|v| Ok((v, Opened::forecast(v.name)?)));
+    let costs = e.variants()?.iter().map(|v| Ok((v, Opened::forecast(&v.name)?)));
     let costs = costs.collect::<Result<Vec<(&Variant, Cost)>, Fail>>()?;
     if json {
-        let mut doc = as_json(e);
+        let mut doc = as_json(e)?;
         doc["costs"] = costs
             .iter()
             .map(|(v, c)| {
@@ -75,7 +76,7 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
         .map(|(v, c)| {
             let giga = |n: u64| format!("{:.2}", n as f64 / 1e9);
             let energy = format!("{:.1}", c.millijoules());
-            vec![v.name.into(), giga(c.macs), giga(c.muls()), giga(c.adds()), energy]
+            vec![v.name.clone(), giga(c.macs), giga(c.muls()), giga(c.adds()), energy]
         })
         .collect();
     print(&format!(
@@ -86,7 +87,7 @@ pub(crate) fn describe(a: &Describe, json: bool) -> Result<(), Fail> {
         e.summary,
         e.paper,
         e.architecture_names().join(", "),
-        variants(&[e]),
+        variants(&[e])?,
         aligned(&["published size", "GMAC", "G mul", "G add", "mJ"], &rows, 1),
         Cost::PJ_MUL,
         Cost::PJ_ADD,

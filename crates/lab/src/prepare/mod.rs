@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
-use crate::recipe::{Recipe, Start, hex};
+use crate::recipe::{FORMER_FROZEN, Recipe, Start, hex};
 use crate::task::{Places, Task};
 
 /// Every step, in the order in which they are done.
 static STEPS: &[&dyn Prepare] = &[&hash::Hash];
 
 /// Keys of `[start]` that name no step.
-const KEYS: [&str; 4] = ["folder", "fresh", "still", "experts"];
+const KEYS: [&str; 4] = ["folder", "fresh", "frozen", "experts"];
 
 /// A step.
 trait Prepare: Sync {
@@ -38,6 +38,9 @@ trait Prepare: Sync {
 pub(crate) fn read(steps: &Table) -> Result<Table, String> {
     let one = |(name, own): (&String, &Value)| {
         let step = STEPS.iter().find(|s| s.name() == name).ok_or_else(|| {
+            if name == FORMER_FROZEN {
+                return format!("[start] has no key `{name}` any more; write `frozen`, which means the same");
+            }
             let known: Vec<&str> = KEYS.into_iter().chain(STEPS.iter().map(|s| s.name())).collect();
             format!("[start] has no key `{name}`; its keys: {}", known.join(", "))
         })?;

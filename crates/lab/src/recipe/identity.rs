@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-use super::{Recipe, Start, Switch, Train, based, hex};
+use super::{FORMER_FROZEN, Recipe, Start, Switch, Train, based, hex};
 use crate::prepare;
 use crate::task::{Tables, TaskKind};
 
@@ -22,7 +22,9 @@ impl Recipe {
     /// later changes no fingerprint; and the version of the task.
     pub fn fingerprint(&self) -> String {
         let version = TaskKind::find(&self.data.task).map_or(0, |kind| kind.version);
-        let said = toml::to_string(&self.beyond_defaults()).unwrap_or_default();
+        let mut said = self.beyond_defaults();
+        rename_in_start(&mut said, "frozen", FORMER_FROZEN);
+        let said = toml::to_string(&said).unwrap_or_default();
         let text = format!("{} version {version}\n{said}", self.data.task);
         KIND.to_string() + &hex(&Sha256::digest(text.as_bytes()))
     }
@@ -34,8 +36,10 @@ impl Recipe {
             return Ok(());
         }
         let older = !fingerprint.starts_with(KIND);
-        let kept = based::read(&run.join("recipe.toml")).ok();
-        let differs = kept.as_ref().map(|kept| self.difference(kept, older));
+        let differs = based::read(&run.join("recipe.toml")).ok().map(|mut kept| {
+            rename_in_start(&mut kept, FORMER_FROZEN, "frozen");
+            self.difference(&kept, older)
+        });
         let what = match differs {
             // A run of an older version is known by the recipe that it keeps.
             Some(None) if older => return Ok(()),
@@ -94,6 +98,15 @@ impl Recipe {
             counts(key) && !foreign(key) && one != two && (two.is_some() || said.contains_key(*key))
         })?;
         Some(format!("{other} is {} there and {} here", say(theirs.get(other)), say(own.get(other))))
+    }
+}
+
+/// Gives a key of `[start]` another name.
+fn rename_in_start(recipe: &mut Table, from: &str, to: &str) {
+    if let Some(Value::Table(start)) = recipe.get_mut("start")
+        && let Some(value) = start.remove(from)
+    {
+        start.insert(to.into(), value);
     }
 }
 
@@ -170,6 +183,20 @@ mod tests {
         assert_eq!(start("hash = {}").fingerprint(), start("hash = { bits = 16 }").fingerprint());
         assert_ne!(start("hash = {}").fingerprint(), start("hash = { bits = 8 }").fingerprint());
         assert_ne!(start("hash = {}").fingerprint(), start("").fingerprint());
+    }
+
+    #[test]
+    fn a_run_that_was_begun_under_the_former_name_of_a_key_goes_on() {
+        let start = |rest: &str| read(&format!("[data]\nset = \"fashion-mnist\"\n[start]\nfolder = \"a\"\n{rest}"));
+        let recipe = start("frozen = [\"b\"]");
+        let run = tempfile::tempdir().unwrap();
+        let former = recipe.resolved().replace("frozen = ", "still = ");
+        assert!(former.contains("still = [\"b\"]"), "{former}");
+        std::fs::write(run.path().join("recipe.toml"), former).unwrap();
+        // A run of an older version is known by its recipe; those since are known by fingerprints (`tests/first_steps.rs`).
+        assert_eq!(recipe.admits("0123", run.path()), Ok(()));
+        let other = start("frozen = [\"c\"]").admits("0123", run.path()).unwrap_err();
+        assert!(other.contains("start.frozen is [\"b\"] there and [\"c\"] here"), "{other}");
     }
 
     #[test]

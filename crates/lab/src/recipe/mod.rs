@@ -20,6 +20,8 @@ use crate::task::{Tables, TaskKind, all_hold};
 
 /// Largest recipe file.
 const MAX_RECIPE: u64 = 1 << 20;
+/// What `start.frozen` was called once. Fingerprints still hold it, so that runs and results of then count.
+pub(crate) const FORMER_FROZEN: &str = "still";
 
 /// One run, fully resolved: printing it and reading it back gives the same run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,9 +58,9 @@ pub struct Start {
     /// First parts of the names of tensors that it may lack; these begin with random values.
     #[serde(default)]
     pub fresh: Vec<String>,
-    /// First parts of the names of tensors that stay as they are.
+    /// First parts of the names of tensors that are not trained: they stay as they are.
     #[serde(default)]
-    pub still: Vec<String>,
+    pub frozen: Vec<String>,
     /// Experts in the place of feed-forward networks, each a copy of the network at first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertPlan>,

@@ -1,4 +1,4 @@
-//! Rows and columns taken apart and put together, and products element by element. The tensor library does the same with
+//! Rows and columns taken apart and put together, and products element by element. Plain operations do the same with
 //! several passes over memory for each gradient; inside [`crate::tape::record`] these need one.
 
 use std::ops::Range;
@@ -435,7 +435,7 @@ mod tests {
         t.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// Values and gradients of an operation by kernels on a tape against those of the library.
+    /// Values and gradients of an operation by kernels on a tape against those of plain operations.
     fn check(vars: &[Var], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
         let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
         let bare: Vec<Tensor> = tensors.iter().map(Tensor::detach).collect();
@@ -445,7 +445,7 @@ mod tests {
             let weights = Tensor::arange(1f32, 1.0 + y.elem_count() as f32)?.reshape(y.shape())?;
             Ok(((&y * weights)?.sum_all()?, y))
         };
-        let (library, want) = loss().unwrap();
+        let (plain, want) = loss().unwrap();
         let ((total, got), tape) = record(loss).unwrap();
         assert_eq!(got.dims(), want.dims());
         let near = |got: &Tensor, want: &Tensor| {
@@ -456,14 +456,14 @@ mod tests {
         };
         near(&got, &want);
         near(&f(&bare).unwrap(), &want);
-        let (got, want) = (tape.backward(&total).unwrap(), Grads::of(&library).unwrap());
+        let (got, want) = (tape.backward(&total).unwrap(), Grads::of(&plain).unwrap());
         for t in &tensors {
             near(got.get(t).unwrap(), want.get(t).unwrap());
         }
     }
 
     #[test]
-    fn all_equal_the_library_in_value_and_gradient() {
+    fn all_equal_plain_operations_in_value_and_gradient() {
         let rows = Rows::new(&[2, 0, 5]).unwrap();
         let (x, y, z) = (var(1, &[7, 8]), var(2, &[7, 8]), var(3, &[7, 3]));
         check(from_ref(&x), |t| columns(&t[0], 3, 4));

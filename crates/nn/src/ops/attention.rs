@@ -323,7 +323,7 @@ fn join(to: &mut [f32], [(x, wide), (y, next)]: [(&[f32], usize); 2]) {
     }
 }
 
-/// Calls `f` on rows of CPU tensors where they lie; what is no rows of neighbouring floats is copied first.
+/// Calls `f` on rows of tensors where they lie; what is no rows of neighbouring floats is copied first.
 pub(super) fn with_rows<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([View<'_>; N]) -> T) -> Result<T> {
     let laid = tensors.map(|t| match (t.dims(), t.stride()) {
         ([n, dim], [stride, 1]) if *n > 1 && stride >= dim => Ok(t.clone()),
@@ -458,7 +458,7 @@ mod tests {
         let bias = spec.bias.map(|b| b.tensor());
         let leaves: Vec<&Tensor> = [&q, &k, &v].iter().map(|v| v.as_tensor()).chain(bias).collect();
         let got = attend(&q, &k, &v, spec).unwrap();
-        check("the library's tape", &got, &Grads::of(&loss(got.clone())).unwrap(), &leaves);
+        check("the graph", &got, &Grads::of(&loss(got.clone())).unwrap(), &leaves);
         let (got, tape) = record(|| attend(&q, &k, &v, spec)).unwrap();
         check("our tape", &got, &tape.backward(&loss(got.clone())).unwrap(), &leaves);
         // Columns of one projection, where they lie.

@@ -99,7 +99,7 @@ impl CustomOp3 for DepthwiseOp {
 }
 
 /// Every channel of a map with its own odd square filter, at most 9 wide; the map keeps its size and has zeros around
-/// it; `beside` it, what is asked for. For f32 tensors on the CPU. Shapes: x `[total, dim]`, w `[dim, kernel * kernel]`, b `[dim]` -> `[total, dim]`.
+/// it; `beside` it, what is asked for. For f32 tensors. Shapes: x `[total, dim]`, w `[dim, kernel * kernel]`, b `[dim]` -> `[total, dim]`.
 pub fn depthwise(x: &Tensor, w: &Tensor, b: &Tensor, rows: &Rows, kernel: usize, beside: Beside) -> Result<Tensor> {
     let dim = b.elem_count();
     if x.dims() != [rows.total(), dim] || w.dims() != [dim, kernel * kernel] || !(1..=WIDEST).contains(&kernel) {

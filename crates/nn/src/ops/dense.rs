@@ -157,7 +157,7 @@ fn learn_grouped(x: &Tensor, counts: &[usize], groups: &[Plain], act: Option<Act
     let (counts, before, own) = (counts.to_vec(), x.clone(), weights.clone());
     let y = apply(
         &read,
-        || Err(Error::shape("groups of rows", "tensors on the CPU", x.dims())),
+        || Err(Error::shape("groups of rows", "tensors of f32", x.dims())),
         || fused::grouped(x, &counts, &weights, &groups.iter().map(|(_, b)| *b).collect::<Vec<_>>(), dims),
         {
             let counts = counts.clone();

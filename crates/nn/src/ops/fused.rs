@@ -1,6 +1,6 @@
-//! The operations on our CPU kernels, forward and backward, as custom operations of the tensor library.
+//! The operations on our CPU kernels, forward and backward, as custom operations of `tensor`.
 //!
-//! Everything here takes f32 tensors on the CPU. A backward pass that needs a value of the forward pass (attention's
+//! Everything here takes f32 tensors. A backward pass that needs a value of the forward pass (attention's
 //! log-sum-exp, in `attention`) keeps it inside the operation, which lives as long as the graph does.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
-/// Calls `f` on the values of contiguous CPU tensors.
+/// Calls `f` on the values of tensors, made contiguous.
 pub(crate) fn with<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
     let tensors: Vec<Tensor> = tensors.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
     let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();

@@ -221,9 +221,9 @@ mod tests {
     use crate::{Point, Taps, Trace};
     use switchformer_tensor::Var;
 
-    /// Against the tensor library's own convolution over `[b, c, h, w]`.
+    /// Against the plain convolution of `tensor` over `[b, c, h, w]`.
     #[test]
-    fn convolutions_agree_with_the_library() {
+    fn convolutions_agree_with_the_plain_one() {
         let (b, c, h, w) = (2, 6, 7, 5);
         let pixels = Tensor::from_vec(crate::init::seeded("pixels", &[b * c * h * w, 1]), (b, c, h, w)).unwrap();
         let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
@@ -259,7 +259,7 @@ mod tests {
             let want = (&want + &pixels).unwrap().silu().unwrap();
             let beside = Beside { input: true, act: Some(Activation::Silu) };
             assert!(apart(&conv.forward_beside(&mut cx, &x, &rows, beside).unwrap(), &want) < 1e-5);
-            // Where gradients are tracked, the same values, and the gradients of the library's operations.
+            // Where gradients are tracked, the same values, and the gradients of plain operations.
             let x = Var::from_tensor(&x).unwrap();
             let (a, b) = (x.as_tensor(), conv.forward(&mut cx, x.as_tensor(), &rows).unwrap());
             let want = (a + b).unwrap().silu().unwrap();

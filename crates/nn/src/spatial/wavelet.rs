@@ -311,7 +311,7 @@ impl Waves {
     }
 }
 
-/// The same by operations of the tensor library, with its gradients.
+/// The same by plain operations of `tensor`, with their gradients.
 mod composed {
     use super::*;
 
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_and_their_gradients_are_the_library_s() {
+    fn kernels_and_their_gradients_equal_plain_operations() {
         use crate::tape::{Grads, record};
         for (n, size, c) in [(1, (1, 1), 1), (2, (7, 10), 3), (3, (8, 5), 17)] {
             let x = switchformer_tensor::Var::from_tensor(&maps(n, size, c)).unwrap().into_inner();
@@ -484,9 +484,9 @@ mod tests {
                 Ok(((&y * &slopes)?.sum_all()?, y))
             };
             let ((total, got), tape) = record(loss).unwrap();
-            let (library, want) = loss().unwrap();
+            let (plain, want) = loss().unwrap();
             assert!(far(&flat(&got), &flat(&want)) < 2e-6);
-            let (got, want) = (tape.backward(&total).unwrap(), Grads::of(&library).unwrap());
+            let (got, want) = (tape.backward(&total).unwrap(), Grads::of(&plain).unwrap());
             assert!(far(&flat(got.get(&x).unwrap()), &flat(want.get(&x).unwrap())) < 2e-6, "{n} {size:?} {c}");
         }
     }

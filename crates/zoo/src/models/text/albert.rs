@@ -14,7 +14,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -28,18 +29,7 @@ pub static ENTRY: Entry = Entry {
         ("AlbertForSequenceClassification", HeadKind::SequenceClassification),
         ("AlbertForTokenClassification", HeadKind::TokenClassification),
     ],
-    variants: &[
-        variant(
-            "albert-base-v2",
-            11_683_584,
-            r#"{"hidden_size":768,"num_attention_heads":12,"intermediate_size":3072}"#,
-        ),
-        variant(
-            "albert-large-v2",
-            17_683_968,
-            r#"{"hidden_size":1024,"num_attention_heads":16,"intermediate_size":4096,"num_hidden_layers":24}"#,
-        ),
-    ],
+    published: Published::new(include_str!("../../../variants/albert.json")),
     names: Names::new(&[("albert.**", "**")], &["embeddings.position_ids", "sop_classifier.**"]),
     blocks: &["encoder.albert_layer_groups."],
     prefix: "albert.",
@@ -50,10 +40,6 @@ pub static ENTRY: Entry = Entry {
         "hidden_act":"gelu_new","max_position_embeddings":32,"num_labels":3}"#,
     load: |config, w| Ok(Box::new(Albert::load(config, w)?)),
 };
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "AlbertModel", config, params }
-}
 
 /// Path of the one layer of the one group.
 const SHARED: &str = "encoder.albert_layer_groups.0.albert_layers.0";

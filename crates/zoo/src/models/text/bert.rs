@@ -12,7 +12,8 @@ use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Result, Staged, Tensor, Weights};
 
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -27,7 +28,7 @@ pub static ENTRY: Entry = Entry {
         ("BertForTokenClassification", HeadKind::TokenClassification),
         ("BertForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/bert.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "bert.",
@@ -38,20 +39,6 @@ pub static ENTRY: Entry = Entry {
         "num_labels":3}"#,
     load: |config, w| Ok(Box::new(Bert::load(config, w)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("bert-base-uncased", 109_482_240, "{}"),
-    variant(
-        "bert-large-uncased",
-        335_141_888,
-        r#"{"hidden_size":1024,"num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
-    ),
-    variant("MiniLM-L6-H384", 22_713_216, r#"{"hidden_size":384,"num_hidden_layers":6,"intermediate_size":1536}"#),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "BertModel", config, params }
-}
 
 /// Old LayerNorm names, the task prefix, and buffers. `cls.seq_relationship` is the next-sentence head that published
 /// pre-training checkpoints carry and no architecture here reads.

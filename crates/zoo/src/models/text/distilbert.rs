@@ -13,7 +13,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -27,12 +28,7 @@ pub static ENTRY: Entry = Entry {
         ("DistilBertForSequenceClassification", HeadKind::SequenceClassification),
         ("DistilBertForTokenClassification", HeadKind::TokenClassification),
     ],
-    variants: &[Variant {
-        name: "distilbert-base-uncased",
-        architecture: "DistilBertModel",
-        config: "{}",
-        params: 66_362_880,
-    }],
+    published: Published::new(include_str!("../../../variants/distilbert.json")),
     names: Names::new(
         &[("distilbert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
         &["embeddings.position_ids"],

@@ -17,7 +17,8 @@ use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Input, InputSpec, Mode
 
 use super::bert::{Config, Embeddings};
 use super::roberta::{Positions as AfterPadding, load_head};
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 use crate::text_head::TextHead;
 
 /// Registry entry.
@@ -32,7 +33,7 @@ pub static ENTRY: Entry = Entry {
         ("MPNetForTokenClassification", HeadKind::TokenClassification),
         ("MPNetForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/mpnet.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "mpnet.",
@@ -43,13 +44,6 @@ pub static ENTRY: Entry = Entry {
         "num_labels":3}"#,
     load: |config, w| Ok(Box::new(MpNet::load(config, w)?)),
 };
-
-const VARIANTS: &[Variant] = &[Variant {
-    name: "mpnet-base",
-    architecture: "MPNetModel",
-    config: r#"{"max_position_embeddings":514,"layer_norm_eps":1e-5}"#,
-    params: 109_486_464,
-}];
 
 const NAMES: Names = Names::new(&[("mpnet.**", "**")], &["embeddings.position_ids"]);
 

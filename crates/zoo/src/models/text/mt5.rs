@@ -7,7 +7,8 @@
 //! Departs from the reference: as T5. Rows are never scaled before the head, whatever the config says of ties.
 
 use super::t5::{Defaults, NAMES, T5, dense};
-use crate::entry::{Entry, HeadKind, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -19,7 +20,7 @@ pub static ENTRY: Entry = Entry {
         ("MT5Model", HeadKind::EncoderDecoder),
         ("MT5EncoderModel", HeadKind::Encoder),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/mt5.json")),
     names: NAMES,
     blocks: &["block."],
     prefix: "",
@@ -30,15 +31,6 @@ pub static ENTRY: Entry = Entry {
         "relative_attention_max_distance":16,"tie_word_embeddings":false}"#,
     load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS, &dense)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("mt5-small", 300_176_768, "{}"),
-    variant("mt5-base", 582_401_280, r#"{"d_model":768,"d_ff":2048,"num_layers":12,"num_heads":12}"#),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "MT5ForConditionalGeneration", config, params }
-}
 
 const DEFAULTS: Defaults = Defaults {
     vocab: 250_112,

@@ -13,7 +13,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Error, Input, InputSpec, Model, Output, Result, Rows, Staged, Weights};
 
 use super::bert::{Config, Embeddings, load_blocks};
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
 
 /// Registry entry.
@@ -27,7 +28,7 @@ pub static ENTRY: Entry = Entry {
         ("RobertaForSequenceClassification", HeadKind::SequenceClassification),
         ("RobertaForTokenClassification", HeadKind::TokenClassification),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/roberta.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "roberta.",
@@ -38,25 +39,6 @@ pub static ENTRY: Entry = Entry {
         "max_position_embeddings":34,"type_vocab_size":1,"layer_norm_eps":1e-5,"num_labels":3}"#,
     load: |config, w| Ok(Box::new(Roberta::load(config, w)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("roberta-base", 124_645_632, r#"{"vocab_size":50265,"max_position_embeddings":514,"type_vocab_size":1}"#),
-    variant(
-        "roberta-large",
-        355_359_744,
-        r#"{"vocab_size":50265,"max_position_embeddings":514,"type_vocab_size":1,"hidden_size":1024,
-        "num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
-    ),
-    variant(
-        "distilroberta-base",
-        82_118_400,
-        r#"{"vocab_size":50265,"max_position_embeddings":514,"type_vocab_size":1,"num_hidden_layers":6}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "RobertaModel", config, params }
-}
 
 const NAMES: Names = Names::new(
     &[("roberta.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],

@@ -14,7 +14,8 @@ use switchformer_nn::{FfnSpec, Result, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
 
 use super::t5::{Defaults, Ff, NAMES, Site, T5};
-use crate::entry::{Entry, HeadKind, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -27,7 +28,7 @@ pub static ENTRY: Entry = Entry {
         ("SwitchTransformersModel", HeadKind::EncoderDecoder),
         ("SwitchTransformersEncoderModel", HeadKind::Encoder),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/switch_transformers.json")),
     names: NAMES,
     blocks: &["block."],
     prefix: "",
@@ -43,28 +44,6 @@ pub static ENTRY: Entry = Entry {
         Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS, &feed)?))
     },
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "switch-base-8",
-        619_339_008,
-        r#"{"d_ff":3072,"num_sparse_encoder_layers":6,"num_sparse_decoder_layers":6}"#,
-    ),
-    variant(
-        "switch-base-16",
-        1_072_397_568,
-        r#"{"d_ff":3072,"num_sparse_encoder_layers":6,"num_sparse_decoder_layers":6,"num_experts":16}"#,
-    ),
-    variant(
-        "switch-base-128",
-        7_415_217_408,
-        r#"{"d_ff":3072,"num_sparse_encoder_layers":6,"num_sparse_decoder_layers":6,"num_experts":128}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "SwitchTransformersForConditionalGeneration", config, params }
-}
 
 const DEFAULTS: Defaults = Defaults {
     vocab: 32_128,

@@ -20,7 +20,8 @@ use switchformer_nn::{
     Output, Result, Rows, Side, Staged, State, Stream, Tensor, Weights,
 };
 
-use crate::entry::{Entry, HeadKind, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -32,7 +33,7 @@ pub static ENTRY: Entry = Entry {
         ("T5Model", HeadKind::EncoderDecoder),
         ("T5EncoderModel", HeadKind::Encoder),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/t5.json")),
     names: NAMES,
     blocks: &["block."],
     prefix: "",
@@ -43,20 +44,6 @@ pub static ENTRY: Entry = Entry {
         "relative_attention_max_distance":16,"feed_forward_proj":"gelu"}"#,
     load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &T5_DEFAULTS, &dense)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("t5-small", 60_506_624, "{}"),
-    variant("t5-base", 222_903_552, r#"{"d_model":768,"d_ff":3072,"num_layers":12,"num_heads":12}"#),
-    variant(
-        "t5-v1.1-small",
-        76_961_152,
-        r#"{"d_ff":1024,"num_layers":8,"num_heads":6,"feed_forward_proj":"gated-gelu","tie_word_embeddings":false}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "T5ForConditionalGeneration", config, params }
-}
 
 /// Copies of the word table, and a table that early files carry for a place without distances.
 pub(crate) const NAMES: Names = Names::new(

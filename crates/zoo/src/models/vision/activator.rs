@@ -18,7 +18,8 @@ use switchformer_nn::{
     Ctx, Error, Ffn, FfnSpec, Input, InputSpec, Linear, Model, Output, Result, Rows, Size, Staged, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -26,7 +27,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Activator: GLU Activation Function as the Core Component of a Vision Transformer, arXiv 2405.15953",
     summary: "gated linear units in the place of attention; a bag of image patches",
     architectures: &[("ACTIVATORImageClassification", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/activator.json")),
     names: Names::new(&[], &[]),
     blocks: &["model."],
     prefix: "",
@@ -42,8 +43,6 @@ pub static TIMM: Timm = Timm {
     family: "activator",
     entry: &ENTRY,
     architecture: "ACTIVATORImageClassification",
-    fixed: r#"{"num_labels":10}"#,
-    bare: "{}",
     args: &[
         ("image_size", "image_size"),
         ("patch_size", "patch_size"),
@@ -56,15 +55,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("activator-cifar10", 2_650_890, r#"{"num_labels":10}"#),
-    variant("activator-only-geglu-cifar10", 1_599_242, r#"{"only_geglu":true,"num_labels":10}"#),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "ACTIVATORImageClassification", config, params }
-}
 
 /// All norms.
 const EPS: f64 = 1e-5;

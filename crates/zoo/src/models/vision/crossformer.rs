@@ -26,7 +26,8 @@ use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, ParamKind, Result, Rows, Size, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{MapPositions, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
@@ -35,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     paper: "CrossFormer, arXiv 2108.00154, and CrossFormer++, arXiv 2303.06908",
     summary: "pyramid of patches of several sizes with attention to groups near and far in turn",
     architectures: &[("CrossFormer", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/crossformer.json")),
     names: Names::new(&[], &["**.attn.biases", "**.attn.relative_position_index", "**.attn_mask"]),
     blocks: &["blocks."],
     prefix: "",
@@ -52,8 +53,6 @@ pub static TIMM: Timm = Timm {
     family: "crossformer",
     entry: &ENTRY,
     architecture: "CrossFormer",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -78,65 +77,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "crossformer-tiny",
-        27_776_794,
-        r#"{"embed_dim":64,"depths":[1,1,8,6],"num_heads":[2,4,8,16],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-small",
-        30_657_394,
-        r#"{"embed_dim":96,"depths":[2,2,6,2],"num_heads":[3,6,12,24],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-base",
-        51_971_554,
-        r#"{"embed_dim":96,"depths":[2,2,18,2],"num_heads":[3,6,12,24],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-large",
-        91_971_184,
-        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-pp-small",
-        23_325_340,
-        r#"{"embed_dim":64,"depths":[2,2,18,2],"num_heads":[2,4,8,16],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"group_size":[4,4,14,7],"crs_interval":[4,2,1,1],"use_acl":true,
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-pp-base",
-        51_994_594,
-        r#"{"embed_dim":96,"depths":[2,2,18,2],"num_heads":[3,6,12,24],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"group_size":[4,4,14,7],"crs_interval":[4,2,1,1],"use_acl":true,
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-pp-large",
-        92_001_904,
-        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"group_size":[4,4,14,7],"crs_interval":[4,2,1,1],"use_acl":true,
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "crossformer-pp-huge",
-        95_962_944,
-        r#"{"embed_dim":128,"depths":[6,6,18,2],"num_heads":[4,8,16,32],"patch_size":[4,8,16,32],
-            "merge_size":[[2,4],[2,4],[2,4]],"group_size":[4,4,14,7],"crs_interval":[4,2,1,1],"use_acl":true,
-            "num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "CrossFormer", config, params }
-}
 
 /// All norms have this epsilon.
 const EPS: f64 = 1e-5;

@@ -21,8 +21,9 @@ use switchformer_nn::{
     Size, Staged, Stream, Tensor, Weights,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Variant};
+use crate::entry::{Entry, HeadKind, Timm};
 use crate::pool::Pool;
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -30,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     paper: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification, arXiv 2103.14899",
     summary: "two ViTs with patches of two sizes that exchange class tokens",
     architectures: &[("CrossVit", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/crossvit.json")),
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],
     prefix: "",
@@ -47,9 +48,6 @@ pub static TIMM: Timm = Timm {
     family: "crossvit",
     entry: &ENTRY,
     architecture: "CrossVit",
-    fixed: "{}",
-    bare: r#"{"img_size":224,"img_scale":[1.0,1.0],"patch_size":[8,16],"embed_dim":[192,384],
-        "depth":[[1,3,1],[1,3,1],[1,3,1]],"num_heads":[6,12],"mlp_ratio":[2,2,4]}"#,
     args: &[
         ("img_size", "img_size"),
         ("img_scale", "img_scale"),
@@ -66,79 +64,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "token",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "crossvit-tiny-240",
-        7_014_800,
-        r#"{"embed_dim":[96,192],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[3,3],"mlp_ratio":[4,4,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-small-240",
-        26_856_272,
-        r#"{"embed_dim":[192,384],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[6,6],"mlp_ratio":[4,4,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-base-240",
-        105_025_232,
-        r#"{"embed_dim":[384,768],"depth":[[1,4,0],[1,4,0],[1,4,0]],"num_heads":[12,12],"mlp_ratio":[4,4,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-9-240",
-        8_553_296,
-        r#"{"embed_dim":[128,256],"depth":[[1,3,0],[1,3,0],[1,3,0]],"num_heads":[4,4],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-15-240",
-        27_528_464,
-        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-18-240",
-        43_271_408,
-        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-9-dagger-240",
-        8_776_592,
-        r#"{"embed_dim":[128,256],"depth":[[1,3,0],[1,3,0],[1,3,0]],"num_heads":[4,4],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-15-dagger-240",
-        28_209_008,
-        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-15-dagger-408",
-        28_500_080,
-        r#"{"embed_dim":[192,384],"depth":[[1,5,0],[1,5,0],[1,5,0]],"num_heads":[6,6],"mlp_ratio":[3,3,1],
-            "img_size":408,"img_scale":[1.0,0.9411764705882353],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-18-dagger-240",
-        44_266_976,
-        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
-            "img_size":240,"img_scale":[1.0,0.9333333333333333],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
-    ),
-    variant(
-        "crossvit-18-dagger-408",
-        44_606_560,
-        r#"{"embed_dim":[224,448],"depth":[[1,6,0],[1,6,0],[1,6,0]],"num_heads":[7,7],"mlp_ratio":[3,3,1],
-            "img_size":408,"img_scale":[1.0,0.9411764705882353],"patch_size":[12,16],"multi_conv":true,"num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "CrossVit", config, params }
-}
 
 /// The authors' names onto timm's.
 const RULES: &[Rename] = &[

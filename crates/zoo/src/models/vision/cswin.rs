@@ -19,7 +19,8 @@ use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Attention, AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Stages};
 
 /// Registry entry.
@@ -28,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     paper: "CSWin Transformer: A General Vision Transformer Backbone with Cross-Shaped Windows, arXiv 2107.00652",
     summary: "pyramid with attention inside vertical and horizontal stripes",
     architectures: &[("CSWinTransformer", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/cswin.json")),
     names: Names::new(&[], &[]),
     blocks: &["stage1.", "stage2.", "stage3.", "stage4.", "stage5.", "stage6.", "stage7.", "stage8."],
     prefix: "",
@@ -44,8 +45,6 @@ pub static TIMM: Timm = Timm {
     family: "cswin",
     entry: &ENTRY,
     architecture: "CSWinTransformer",
-    fixed: "{}",
-    bare: r#"{"depth":[2,2,6,2],"split_size":[3,5,7]}"#,
     args: &[
         ("img_size", "img_size"),
         // Without effect in the authors' code, as is `hybrid_backbone`.
@@ -62,45 +61,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "CSWin-64-12211-tiny-224",
-        22_320_552,
-        r#"{"embed_dim":64,"depth":[1,2,21,1],"num_heads":[2,4,8,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "CSWin-64-24322-small-224",
-        34_643_304,
-        r#"{"embed_dim":64,"depth":[2,4,32,2],"num_heads":[2,4,8,16],"num_labels":1000}"#,
-    ),
-    variant(
-        "CSWin-96-24322-base-224",
-        77_382_184,
-        r#"{"embed_dim":96,"depth":[2,4,32,2],"num_heads":[4,8,16,32],"num_labels":1000}"#,
-    ),
-    variant(
-        "CSWin-144-24322-large-224",
-        173_262_664,
-        r#"{"embed_dim":144,"depth":[2,4,32,2],"num_heads":[6,12,24,24],"num_labels":1000}"#,
-    ),
-    variant(
-        "CSWin-96-24322-base-384",
-        77_382_184,
-        r#"{"embed_dim":96,"depth":[2,4,32,2],"num_heads":[4,8,16,32],"split_size":[1,2,12,12],"img_size":384,
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "CSWin-144-24322-large-384",
-        173_262_664,
-        r#"{"embed_dim":144,"depth":[2,4,32,2],"num_heads":[6,12,24,24],"split_size":[1,2,12,12],"img_size":384,
-            "num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "CSWinTransformer", config, params }
-}
 
 /// All norms have this epsilon.
 const EPS: f64 = 1e-5;

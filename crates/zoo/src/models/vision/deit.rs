@@ -13,7 +13,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
 use super::vit::{Body, Config, Pooler};
-use crate::entry::{Entry, HeadKind, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -25,7 +26,7 @@ pub static ENTRY: Entry = Entry {
         ("DeiTForImageClassification", HeadKind::ImageClassification),
         ("DeiTForImageClassificationWithTeacher", HeadKind::ImageClassification),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/deit.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "deit.",
@@ -36,24 +37,6 @@ pub static ENTRY: Entry = Entry {
         "num_channels":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Deit::load(config, w)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "deit-tiny-distilled-patch16-224",
-        5_910_800,
-        r#"{"hidden_size":192,"num_attention_heads":3,"intermediate_size":768}"#,
-    ),
-    variant(
-        "deit-small-distilled-patch16-224",
-        22_436_432,
-        r#"{"hidden_size":384,"num_attention_heads":6,"intermediate_size":1536}"#,
-    ),
-    variant("deit-base-distilled-patch16-224", 87_338_192, "{}"),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "DeiTForImageClassificationWithTeacher", config, params }
-}
 
 /// ViT's names, and timm's second head.
 const NAMES: Names = Names::new(super::vit::RULES, &[]);

@@ -19,8 +19,9 @@ use switchformer_nn::names::Names;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Linear, Result, Rows, Tensor, Weights};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
-use crate::models::vision::pvt_v2::{BARE, Config, RULES, build};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::models::vision::pvt_v2::{Config, RULES, build};
+use crate::published::Published;
 use crate::pyramid::{Block, Mixer, PooledHead, Pyramid, ScoreScale};
 
 /// Registry entry.
@@ -29,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     paper: "EcoFormer: Energy-Saving Attention with Linear Complexity, arXiv 2209.09004",
     summary: "PVT v2 with attention over binary codes, linear in the number of rows",
     architectures: &[("EcoFormerPvtV2", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/ecoformer_pvt_v2.json")),
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],
     prefix: "",
@@ -46,8 +47,6 @@ pub static TIMM: Timm = Timm {
     family: "ecoformer_pvt_v2",
     entry: &ENTRY,
     architecture: "EcoFormerPvtV2",
-    fixed: r#"{"reduced_eps":1e-5}"#,
-    bare: BARE,
     args: &[
         ("img_size", "image_size"),
         // Without effect in the authors' code.
@@ -69,30 +68,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("ecoformer-pvt-v2-b0", 3_136_328, r#"{"hidden_sizes":[32,64,160,256],"num_labels":1000}"#),
-    variant("ecoformer-pvt-v2-b1", 11_891_368, r#"{"hidden_sizes":[64,128,320,512],"num_labels":1000}"#),
-    variant(
-        "ecoformer-pvt-v2-b2",
-        20_367_528,
-        r#"{"hidden_sizes":[64,128,320,512],"depths":[3,4,6,3],"num_labels":1000}"#,
-    ),
-    variant(
-        "ecoformer-pvt-v2-b3",
-        34_084_008,
-        r#"{"hidden_sizes":[64,128,320,512],"depths":[3,4,18,3],"num_labels":1000}"#,
-    ),
-    variant(
-        "ecoformer-pvt-v2-b4",
-        45_665_704,
-        r#"{"hidden_sizes":[64,128,320,512],"depths":[3,8,27,3],"num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "EcoFormerPvtV2", config, params }
-}
 
 /// Attention of each map on its own, from projections that lie side by side; neighbours of one size go together.
 /// Shapes: x `[total, parts * dim]` -> `[total, dim]`; `mix` gets each part as `[maps, heads, n, head_dim]` and gives as

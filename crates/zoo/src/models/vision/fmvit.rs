@@ -23,7 +23,8 @@ use switchformer_nn::{
     ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{MapHead, Mixer, Pyramid, Shrink, Stages};
 
 /// Registry entry.
@@ -32,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     paper: "FMViT: A multiple-frequency mixing Vision Transformer, arXiv 2311.05707 (clean-room, in its style)",
     summary: "convolutions and attention mixed at several frequencies, in layers that fold (clean-room)",
     architectures: &[("FMViT", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/fmvit.json")),
     names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: &["blocks."],
     prefix: "",
@@ -48,8 +49,6 @@ pub static TIMM: Timm = Timm {
     family: "fmvit",
     entry: &ENTRY,
     architecture: "FMViT",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("in_chans", "in_chans"),
@@ -66,15 +65,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("fmvit-style-s", 22_453_160, r#"{"num_labels":1000}"#),
-    variant("fmvit-style-s-deploy", 14_714_120, r#"{"deploy":true,"num_labels":1000}"#),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "FMViT", config, params }
-}
 
 /// Epsilon of all batch norms.
 const EPS: f64 = 1e-5;

@@ -10,6 +10,8 @@
 //! Departs from the reference: other image sizes resize the positions; pruned experts do not run (there they run and
 //! count nothing); files written name every expert, where the authors stack them in one tensor (both are read); no
 //! noise in training, and the cross-task module that acts in training alone is not read.
+//! Sizes: the encoders of the authors' command (16 experts, 4 of them per row, each as wide as the rows), alone and with
+//! decoders.
 
 use std::sync::Arc;
 
@@ -27,7 +29,8 @@ use switchformer_nn::{
 use switchformer_switch::leaf::experts::{BalanceLoss, Bank, Beside, Choosers, Factor, Gate, Gating, MAX_EXPERTS};
 use switchformer_switch::task::{note, task_of};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -36,7 +39,7 @@ pub static ENTRY: Entry = Entry {
             Co-design, arXiv 2210.14793",
     summary: "ViT for several dense tasks: experts in every second block, a gate and a decoder per task",
     architectures: &[("VisionTransformerMoE", HeadKind::Encoder), ("MultiTaskModel", HeadKind::Dense)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/m3vit.json")),
     names: Names::new(RULES, IGNORE),
     blocks: &["blocks."],
     prefix: "backbone.",
@@ -53,8 +56,6 @@ pub static TIMM: Timm = Timm {
     family: "m3vit",
     entry: &ENTRY,
     architecture: "VisionTransformerMoE",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -92,55 +93,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "",
 };
-
-/// The encoders of the published command (16 experts, 4 per row, hidden width of an expert = width), and with decoders.
-const VARIANTS: &[Variant] = &[
-    encoder(
-        "m3vit-small-nyud",
-        43_420_032,
-        r#"{"img_size":[480,640],"embed_dim":384,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":386}"#,
-    ),
-    encoder(
-        "m3vit-small-pascal",
-        43_463_040,
-        r#"{"img_size":[512,512],"embed_dim":384,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":389}"#,
-    ),
-    encoder(
-        "m3vit-base-nyud",
-        171_774_720,
-        r#"{"img_size":[480,640],"embed_dim":768,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":770}"#,
-    ),
-    encoder(
-        "m3vit-base-pascal",
-        171_860_736,
-        r#"{"img_size":[512,512],"embed_dim":768,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":773}"#,
-    ),
-    whole(
-        "m3vit-small-nyud-tasks",
-        48_746_665,
-        r#"{"img_size":[480,640],"embed_dim":384,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":386,"tasks":["semseg","depth"],"task_channels":[40,1]}"#,
-    ),
-    whole(
-        "m3vit-small-pascal-tasks",
-        56_761_761,
-        r#"{"img_size":[512,512],"embed_dim":384,"depth":12,"num_heads":12,"moe_mlp_ratio":1.0,"moe_experts":16,
-            "moe_top_k":4,"multi_gate":true,"gate_dim":389,"tasks":["semseg","human_parts","sal","normals","edge"],
-            "task_channels":[21,7,1,3,1]}"#,
-    ),
-];
-
-const fn encoder(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "VisionTransformerMoE", config, params }
-}
-
-const fn whole(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "MultiTaskModel", config, params }
-}
 
 /// The authors' names: an encoder inside the whole model, experts stacked in one tensor.
 const RULES: &[Rename] = &[

@@ -18,7 +18,8 @@ use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
@@ -27,7 +28,7 @@ pub static ENTRY: Entry = Entry {
     paper: "PVT v2: Improved Baselines with Pyramid Vision Transformer, arXiv 2106.13797",
     summary: "pyramid with attention to a reduced map and convolutions for positions",
     architectures: &[("PvtV2Model", HeadKind::Encoder), ("PvtV2ForImageClassification", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/pvt_v2.json")),
     names: Names::new(RULES, &[]),
     blocks: &["blocks."],
     prefix: "pvt_v2.",
@@ -44,8 +45,6 @@ pub static TIMM: Timm = Timm {
     family: "pvt_v2",
     entry: &ENTRY,
     architecture: "PvtV2ForImageClassification",
-    fixed: r#"{"reduced_eps":1e-5}"#,
-    bare: BARE,
     args: &[
         ("img_size", "image_size"),
         // Without effect in the authors' code.
@@ -63,52 +62,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-/// What the authors' constructor takes where nothing is said.
-pub(super) const BARE: &str = r#"{"layer_norm_eps":1e-5,"depths":[3,4,6,3],"hidden_sizes":[64,128,256,512],"num_attention_heads":[1,2,4,8],
-        "mlp_ratios":[4,4,4,4],"qkv_bias":false}"#;
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "pvt-v2-b0",
-        3_666_760,
-        r#"{"depths":[2,2,2,2],"hidden_sizes":[32,64,160,256],"num_attention_heads":[1,2,5,8]}"#,
-    ),
-    variant(
-        "pvt-v2-b1",
-        14_009_000,
-        r#"{"depths":[2,2,2,2],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
-    ),
-    variant(
-        "pvt-v2-b2",
-        25_362_856,
-        r#"{"depths":[3,4,6,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
-    ),
-    variant(
-        "pvt-v2-b2-li",
-        22_553_512,
-        r#"{"depths":[3,4,6,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8],"linear_attention":true}"#,
-    ),
-    variant(
-        "pvt-v2-b3",
-        45_238_696,
-        r#"{"depths":[3,4,18,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
-    ),
-    variant(
-        "pvt-v2-b4",
-        62_556_072,
-        r#"{"depths":[3,8,27,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8]}"#,
-    ),
-    variant(
-        "pvt-v2-b5",
-        81_956_008,
-        r#"{"depths":[3,6,40,3],"hidden_sizes":[64,128,320,512],"num_attention_heads":[1,2,5,8],"mlp_ratios":[4,4,4,4]}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "PvtV2ForImageClassification", config, params }
-}
 
 /// The authors' names and timm's onto those of transformers.
 pub(super) const RULES: &[Rename] = &[

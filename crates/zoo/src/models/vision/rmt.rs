@@ -21,7 +21,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::weights::LinearSpec;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Linear, Output, Result, Rows, Size, Tensor, Weights, ops};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
 
 /// Registry entry.
@@ -30,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     paper: "RMT: Retentive Networks Meet Vision Transformers, arXiv 2309.11523",
     summary: "pyramid with attention that fades with Manhattan distance, along rows and columns on large maps",
     architectures: &[("VisRetNet", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/rmt.json")),
     // What depends on no weight is stored too.
     names: Names::new(&[], &["**.num_batches_tracked", "**.Relpos.angle", "**.Relpos.decay"]),
     blocks: &["blocks."],
@@ -48,8 +49,6 @@ pub static TIMM: Timm = Timm {
     family: "rmt",
     entry: &ENTRY,
     architecture: "VisRetNet",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("in_chans", "in_chans"),
         ("embed_dims", "embed_dims"),
@@ -66,40 +65,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "RMT-T3",
-        14_334_216,
-        r#"{"embed_dims":[64,128,256,512],"depths":[2,2,8,2],"num_heads":[4,4,8,16],"init_values":2,
-            "heads_ranges":[4,4,6,6],"mlp_ratios":3,"num_labels":1000}"#,
-    ),
-    variant(
-        "RMT-S",
-        26_967_240,
-        r#"{"embed_dims":[64,128,256,512],"depths":[3,4,18,4],"num_heads":[4,4,8,16],"init_values":2,
-            "heads_ranges":[4,4,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "RMT-M2",
-        54_154_896,
-        r#"{"embed_dims":[80,160,320,512],"depths":[4,8,25,8],"num_heads":[5,5,10,16],"init_values":2,
-            "heads_ranges":[5,5,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
-            "layerscales":[false,false,true,true],"num_labels":1000}"#,
-    ),
-    variant(
-        "RMT-L6",
-        95_464_864,
-        r#"{"embed_dims":[112,224,448,640],"depths":[4,8,25,8],"num_heads":[7,7,14,20],"init_values":2,
-            "heads_ranges":[6,6,6,6],"mlp_ratios":[4,4,3,3],"chunkwise_recurrents":[true,true,true,false],
-            "layerscales":[false,false,true,true],"num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "VisRetNet", config, params }
-}
 
 /// Epsilon of layer norms.
 const EPS: f64 = 1e-6;

@@ -19,7 +19,8 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Error, Linear, ParamKind, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
@@ -28,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Scale-Aware Modulation Meet Transformer, arXiv 2307.08579",
     summary: "pyramid of multi-kernel convolution gates and, where maps are small, attention",
     architectures: &[("SMT", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/smt.json")),
     names: Names::new(&[], &["**.num_batches_tracked"]),
     blocks: &["attn.", "mlp."],
     prefix: "",
@@ -45,8 +46,6 @@ pub static TIMM: Timm = Timm {
     family: "smt",
     entry: &ENTRY,
     architecture: "SMT",
-    fixed: "{}",
-    bare: r#"{"mlp_ratios":[8,6,4,2],"qkv_bias":false}"#,
     args: &[
         ("img_size", "img_size"),
         ("in_chans", "in_chans"),
@@ -66,21 +65,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("smt-t", 11_506_536, r#"{"num_labels":1000}"#),
-    variant("smt-s", 22_550_952, r#"{"depths":[3,4,18,2],"num_labels":1000}"#),
-    variant("smt-b", 32_037_352, r#"{"depths":[4,6,28,2],"mlp_ratios":[8,6,4,2],"head_conv":7,"num_labels":1000}"#),
-    variant(
-        "smt-l",
-        80_589_544,
-        r#"{"embed_dims":[96,192,384,768],"depths":[4,6,28,4],"mlp_ratios":[8,6,4,2],"head_conv":7,"num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "SMT", config, params }
-}
 
 /// Epsilon of the norms of blocks and stages.
 const EPS: f64 = 1e-6;

@@ -26,7 +26,8 @@ use switchformer_nn::{
     Weights,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{Block, BlockSpec, Downsample, Inside, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
 
 /// Registry entry.
@@ -35,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Scattering Vision Transformer: Spectral Mixing Matters, arXiv 2311.01310",
     summary: "pyramid that mixes large maps by a complex wavelet transform and small ones by attention",
     architectures: &[("SVT", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/svt.json")),
     names: Names::new(&[], &["**.num_batches_tracked", "**.attn.xfm.*", "**.attn.ifm.*"]),
     blocks: &["attn.", "mlp."],
     prefix: "",
@@ -51,8 +52,6 @@ pub static TIMM: Timm = Timm {
     family: "svt",
     entry: &ENTRY,
     architecture: "SVT",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("in_chans", "in_chans"),
@@ -67,26 +66,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "token",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant("svt-s", 22_052_592, r#"{"num_labels":1000}"#),
-    variant(
-        "svt-b",
-        32_878_544,
-        r#"{"stem_hidden_dim":64,"embed_dims":[64,128,320,512],"num_heads":[2,4,10,16],"depths":[3,4,12,3],
-            "num_labels":1000}"#,
-    ),
-    variant(
-        "svt-l",
-        54_594_000,
-        r#"{"stem_hidden_dim":64,"embed_dims":[96,192,384,512],"num_heads":[3,6,12,16],"depths":[3,6,18,3],
-            "num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "SVT", config, params }
-}
 
 /// Epsilon of the norms of blocks, stages and the head.
 const EPS: f64 = 1e-6;

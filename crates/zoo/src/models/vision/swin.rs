@@ -26,7 +26,8 @@ use switchformer_nn::{
     Rows, Size, Staged, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 use crate::pyramid::{MapHead, MapPositions, PooledHead, ScoreScale, Stages, tap_stage};
 
 /// Registry entry.
@@ -35,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, arXiv 2103.14030",
     summary: "pyramid with attention inside shifted windows and relative positions",
     architectures: &[("SwinModel", HeadKind::Encoder), ("SwinForImageClassification", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/swin.json")),
     names: NAMES,
     blocks: &["encoder.layers."],
     prefix: "swin.",
@@ -48,15 +49,8 @@ pub static ENTRY: Entry = Entry {
 };
 
 /// timm's form of it.
-pub static TIMM: Timm = Timm {
-    family: "swin",
-    entry: &ENTRY,
-    architecture: "SwinForImageClassification",
-    fixed: r#"{"pad_after_shift":true}"#,
-    bare: r#"{"square_windows":true}"#,
-    args: ARGS,
-    pool: "avg",
-};
+pub static TIMM: Timm =
+    Timm { family: "swin", entry: &ENTRY, architecture: "SwinForImageClassification", args: ARGS, pool: "avg" };
 
 /// Arguments of both versions, timm's and those of the authors of Swin.
 pub(crate) const ARGS: &[(&str, &str)] = &[
@@ -78,38 +72,6 @@ pub(crate) const ARGS: &[(&str, &str)] = &[
     // How the authors' kernel moves rows; the numbers are the same.
     ("fused_window_process", "fused_window_process"),
 ];
-
-const VARIANTS: &[Variant] = &[
-    variant("swin-tiny-patch4-window7-224", 28_288_354, "{}"),
-    variant("swin-small-patch4-window7-224", 49_606_258, r#"{"depths":[2,2,18,2]}"#),
-    variant(
-        "swin-base-patch4-window7-224",
-        87_768_224,
-        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32]}"#,
-    ),
-    variant(
-        "swin-base-patch4-window12-384",
-        87_903_584,
-        r#"{"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32],"window_size":12,"image_size":384}"#,
-    ),
-    variant(
-        "swin-large-patch4-window7-224",
-        196_532_476,
-        r#"{"embed_dim":192,"depths":[2,2,18,2],"num_heads":[6,12,24,48]}"#,
-    ),
-    variant(
-        "swin-large-patch4-window12-384",
-        196_735_516,
-        r#"{"embed_dim":192,"depths":[2,2,18,2],"num_heads":[6,12,24,48],"window_size":12,"image_size":384}"#,
-    ),
-    variant("swin-s3-tiny-224", 28_328_674, r#"{"window_size":[7,7,14,7]}"#),
-    variant("swin-s3-small-224", 49_737_298, r#"{"depths":[2,2,18,2],"window_size":[14,14,14,7]}"#),
-    variant("swin-s3-base-224", 71_125_762, r#"{"depths":[2,2,30,2],"window_size":[7,7,14,7]}"#),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "SwinForImageClassification", config, params }
-}
 
 /// Names of both versions: timm's, the authors' and those that transformers 5 has in memory onto the published ones. timm
 /// counts a patch merge to the stage behind it; the authors, whose other names are timm's, and the published names to the

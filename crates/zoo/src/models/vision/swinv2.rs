@@ -8,7 +8,8 @@
 //! Departs from the reference: see `swin.rs`.
 
 use super::swin::{ARGS, NAMES, Swin, Version};
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -19,7 +20,7 @@ pub static ENTRY: Entry = Entry {
         ("Swinv2Model", HeadKind::Encoder),
         ("Swinv2ForImageClassification", HeadKind::ImageClassification),
     ],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/swinv2.json")),
     names: NAMES,
     blocks: &["encoder.layers."],
     prefix: "swinv2.",
@@ -32,69 +33,5 @@ pub static ENTRY: Entry = Entry {
 };
 
 /// timm's form of it.
-pub static TIMM: Timm = Timm {
-    family: "swinv2",
-    entry: &ENTRY,
-    architecture: "Swinv2ForImageClassification",
-    fixed: r#"{"pad_after_shift":true}"#,
-    bare: "{}",
-    args: ARGS,
-    pool: "avg",
-};
-
-const VARIANTS: &[Variant] = &[
-    variant("swinv2-tiny-window8-256", 28_347_154, r#"{"image_size":256,"window_size":8}"#),
-    variant("swinv2-tiny-window16-256", 28_347_154, r#"{"image_size":256,"window_size":16}"#),
-    variant("swinv2-small-window8-256", 49_728_418, r#"{"image_size":256,"window_size":8,"depths":[2,2,18,2]}"#),
-    variant("swinv2-small-window16-256", 49_728_418, r#"{"image_size":256,"window_size":16,"depths":[2,2,18,2]}"#),
-    variant(
-        "swinv2-base-window8-256",
-        87_918_816,
-        r#"{"image_size":256,"window_size":8,"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32]}"#,
-    ),
-    variant(
-        "swinv2-base-window16-256",
-        87_918_816,
-        r#"{"image_size":256,"window_size":16,"embed_dim":128,"depths":[2,2,18,2],"num_heads":[4,8,16,32]}"#,
-    ),
-    variant(
-        "swinv2-base-window12-192",
-        109_280_841,
-        r#"{"image_size":192,"window_size":12,"embed_dim":128,"depths":[2,2,18,2],
-            "num_heads":[4,8,16,32],"num_labels":21841}"#,
-    ),
-    variant(
-        "swinv2-base-window12to16-192to256",
-        87_918_816,
-        r#"{"image_size":256,"window_size":16,"embed_dim":128,"depths":[2,2,18,2],
-            "num_heads":[4,8,16,32],"pretrained_window_sizes":[12,12,12,6]}"#,
-    ),
-    variant(
-        "swinv2-base-window12to24-192to384",
-        87_918_816,
-        r#"{"image_size":384,"window_size":24,"embed_dim":128,"depths":[2,2,18,2],
-            "num_heads":[4,8,16,32],"pretrained_window_sizes":[12,12,12,6]}"#,
-    ),
-    variant(
-        "swinv2-large-window12-192",
-        228_772_549,
-        r#"{"image_size":192,"window_size":12,"embed_dim":192,"depths":[2,2,18,2],
-            "num_heads":[6,12,24,48],"num_labels":21841}"#,
-    ),
-    variant(
-        "swinv2-large-window12to16-192to256",
-        196_739_932,
-        r#"{"image_size":256,"window_size":16,"embed_dim":192,"depths":[2,2,18,2],
-            "num_heads":[6,12,24,48],"pretrained_window_sizes":[12,12,12,6]}"#,
-    ),
-    variant(
-        "swinv2-large-window12to24-192to384",
-        196_739_932,
-        r#"{"image_size":384,"window_size":24,"embed_dim":192,"depths":[2,2,18,2],
-            "num_heads":[6,12,24,48],"pretrained_window_sizes":[12,12,12,6]}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "Swinv2ForImageClassification", config, params }
-}
+pub static TIMM: Timm =
+    Timm { family: "swinv2", entry: &ENTRY, architecture: "Swinv2ForImageClassification", args: ARGS, pool: "avg" };

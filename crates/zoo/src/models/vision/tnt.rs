@@ -19,8 +19,9 @@ use switchformer_nn::{
     Rows, Side, Size, Staged, Stream, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm, Variant};
+use crate::entry::{Entry, HeadKind, Timm};
 use crate::pool::Pool;
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -28,7 +29,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Transformer in Transformer, arXiv 2103.00112",
     summary: "a small Transformer over the words of every patch inside one over patches",
     architectures: &[("TNT", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/tnt.json")),
     names: Names::new(RULES, &["outer_tokens"]),
     blocks: &["blocks."],
     prefix: "",
@@ -44,8 +45,6 @@ pub static TIMM: Timm = Timm {
     family: "tnt",
     entry: &ENTRY,
     architecture: "TNT",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -63,28 +62,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "token",
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "tnt-s-patch16-224",
-        23_768_584,
-        r#"{"embed_dim":384,"inner_dim":24,"num_heads_outer":6,"num_labels":1000}"#,
-    ),
-    variant(
-        "tnt-b-patch16-224",
-        65_428_680,
-        r#"{"embed_dim":640,"inner_dim":40,"num_heads_outer":10,"num_labels":1000}"#,
-    ),
-    variant(
-        "tnt-s-legacy-patch16-224",
-        23_755_336,
-        r#"{"embed_dim":384,"inner_dim":24,"num_heads_outer":6,"legacy":true,"num_labels":1000}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "TNT", config, params }
-}
 
 /// The authors' names onto timm's. The positions of words have another shape there and keep their name.
 const RULES: &[Rename] = &[

@@ -9,7 +9,8 @@
 //! Shapes: `pixels [b, c, h, w] -> maps [h / 4, w / 4, d0] .. [h / 32, w / 32, d3] -> logits [b, labels].`
 //! As in timm, a map is filled up with zeros to whole windows, which are seen like places. `attn_type` (`ecoformer`,
 //! `performer`, `msa`) puts another attention into every block, as EcoFormer's authors do: over the whole map, and softmax
-//! where there is no reduction.
+//! where there is no reduction. SVT-S with codes is the smaller for it: it has no reduced maps, and one projection for
+//! queries and keys.
 
 use std::sync::Arc;
 
@@ -22,8 +23,9 @@ use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Ffn, Result, Rows, Size, Tensor, Weights};
 
-use crate::entry::{Entry, HeadKind, Timm, Trait, Variant};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
 use crate::models::vision::ecoformer_pvt_v2::{Kinds, Shape};
+use crate::published::Published;
 use crate::pyramid::{Downsample, Mixer, PooledHead, Pyramid, ScoreScale, Shrink, Stages};
 
 /// Registry entry.
@@ -32,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     paper: "Twins: Revisiting the Design of Spatial Attention in Vision Transformers, arXiv 2104.13840",
     summary: "pyramid with windows and a reduced map in turn; also with EcoFormer's codes",
     architectures: &[("Twins", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/twins.json")),
     names: Names::new(&[], &[]),
     blocks: &["blocks."],
     prefix: "",
@@ -48,8 +50,6 @@ pub static TIMM: Timm = Timm {
     family: "twins",
     entry: &ENTRY,
     architecture: "Twins",
-    fixed: "{}",
-    bare: "{}",
     args: &[
         ("img_size", "img_size"),
         ("patch_size", "patch_size"),
@@ -69,54 +69,6 @@ pub static TIMM: Timm = Timm {
     ],
     pool: "avg",
 };
-
-/// PCPVT's widths, heads and ratios.
-macro_rules! pcpvt {
-    ($depths:literal) => {
-        concat!(
-            r#"{"num_labels":1000,"embed_dims":[64,128,320,512],"num_heads":[1,2,5,8],"mlp_ratios":[8,8,4,4],"depths":"#,
-            $depths,
-            "}"
-        )
-    };
-}
-
-/// SVT's, at so many times the heads of the smallest, with what else is so.
-macro_rules! svt {
-    ($dims:literal, $heads:literal, $depths:literal, $more:literal) => {
-        concat!(
-            r#"{"num_labels":1000,"wss":[7,7,7,7],"embed_dims":"#,
-            $dims,
-            r#","num_heads":"#,
-            $heads,
-            r#","depths":"#,
-            $depths,
-            $more,
-            "}"
-        )
-    };
-}
-
-const VARIANTS: &[Variant] = &[
-    variant("twins-pcpvt-small", 24_106_216, pcpvt!("[3,4,6,3]")),
-    variant("twins-pcpvt-base", 43_828_456, pcpvt!("[3,4,18,3]")),
-    variant("twins-pcpvt-large", 60_989_672, pcpvt!("[3,8,27,3]")),
-    variant("twins-svt-small", 24_060_776, svt!("[64,128,256,512]", "[2,4,8,16]", "[2,2,10,4]", "")),
-    variant("twins-svt-base", 56_070_952, svt!("[96,192,384,768]", "[3,6,12,24]", "[2,2,18,2]", "")),
-    variant("twins-svt-large", 99_271_400, svt!("[128,256,512,1024]", "[4,8,16,32]", "[2,2,18,2]", "")),
-    variant(
-        "alt-gvt-small-ecoformer",
-        SMALL_CODES,
-        svt!("[64,128,256,512]", "[2,4,8,16]", "[2,2,10,4]", r#","attn_type":"ecoformer""#),
-    ),
-];
-
-/// Parameters of SVT-S with codes: no reduced maps, and one projection for queries and keys.
-const SMALL_CODES: u64 = 21_522_088;
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "Twins", config, params }
-}
 
 /// Epsilon of the norms of blocks and of the last one.
 const EPS: f64 = 1e-6;

@@ -16,7 +16,8 @@ use switchformer_nn::{
     AttentionNames, Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Tensor, Weights, ops,
 };
 
-use crate::entry::{Entry, HeadKind, Variant};
+use crate::entry::{Entry, HeadKind};
+use crate::published::Published;
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -24,7 +25,7 @@ pub static ENTRY: Entry = Entry {
     paper: "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, arXiv 2010.11929",
     summary: "plain Transformer encoder over image patches with a class token",
     architectures: &[("ViTModel", HeadKind::Encoder), ("ViTForImageClassification", HeadKind::ImageClassification)],
-    variants: VARIANTS,
+    published: Published::new(include_str!("../../../variants/vit.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "vit.",
@@ -35,29 +36,6 @@ pub static ENTRY: Entry = Entry {
         "num_channels":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Vit::load(config, w)?)),
 };
-
-const VARIANTS: &[Variant] = &[
-    variant(
-        "vit-tiny-patch16-224",
-        5_717_416,
-        r#"{"hidden_size":192,"num_attention_heads":3,"intermediate_size":768}"#,
-    ),
-    variant(
-        "vit-small-patch16-224",
-        22_050_664,
-        r#"{"hidden_size":384,"num_attention_heads":6,"intermediate_size":1536}"#,
-    ),
-    variant("vit-base-patch16-224", 86_567_656, "{}"),
-    variant(
-        "vit-large-patch16-224",
-        304_326_632,
-        r#"{"hidden_size":1024,"num_hidden_layers":24,"num_attention_heads":16,"intermediate_size":4096}"#,
-    ),
-];
-
-const fn variant(name: &'static str, params: u64, config: &'static str) -> Variant {
-    Variant { name, architecture: "ViTForImageClassification", config, params }
-}
 
 const NAMES: Names = Names::new(RULES, &[]);
 
