@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::spatial::{FOLDS, Fold};
+use switchformer_nn::maps::{FOLDS, Fold};
 use switchformer_nn::store::{Saved, SavedMap, unused, write_folder};
 use switchformer_nn::weights::Files;
 use switchformer_nn::{Error, Folder, Result, Weights};

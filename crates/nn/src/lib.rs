@@ -2,33 +2,22 @@
 //!
 //! [`Ctx`] carries what a call may need, [`Rows`] describes a ragged batch without padding, the leaf traits
 //! ([`Linear`], [`Ffn`], [`Attention`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
-//! published checkpoints strictly. Tensor operations live in [`ops`], reusable layers in [`layers`].
+//! published checkpoints strictly.
+//!
+//! `pass` is what flows through a model and what runs it, [`layers`] are parts of models, [`maps`] those of rows that form an
+//! image, [`ops`] the operations under both with their tape, [`weights`] the way from files to layers.
 
-pub mod attention;
-mod batch_norm;
-pub mod cost;
-pub mod ctx;
-pub mod decode;
 pub mod init;
-pub mod input;
 pub mod layers;
-pub mod leaf;
-pub mod members;
-pub mod memory;
+pub mod maps;
 pub mod ops;
-pub mod output;
-pub mod path;
-pub mod point;
-pub mod rows;
-pub mod side;
-pub mod spatial;
-pub mod spec;
-pub mod staged;
+mod pass;
 pub mod store;
-pub mod tape;
-pub mod taps;
-pub mod trace;
 pub mod weights;
+
+pub use layers::{attention, leaf};
+pub use ops::tape;
+pub use pass::{cost, ctx, decode, input, members, memory, output, path, point, rows, side, spec, staged, taps, trace};
 
 pub use attention::{AttentionNames, AttentionSpec, HeadSite, KeptHeads};
 pub use cost::{Cost, cost, cost_path};

@@ -1,23 +1,26 @@
 //! Tensor operations, each with two doors: in f32 a kernel with a hand-written backward pass
 //! ([`fused`]), in other types the plain operations of `tensor` ([`composed`]), which have gradients too.
 
+mod activation;
 mod arrange;
 pub mod attend;
 mod attention;
 pub mod composed;
 mod conv;
 mod dense;
+mod epilogue;
 pub mod fused;
 mod nested;
 pub mod optim;
 mod slab;
+pub mod tape;
 
 use switchformer_tensor::{DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::layers::Activation;
 use crate::rows::Rows;
 
+pub use activation::Activation;
 pub use arrange::{
     Angles, affine_columns, beside, columns, columns_at, mean_rows, mix_parts, parts, reshape, rotate, rows_at,
     scale_columns, scale_rows, split, times,
@@ -26,6 +29,7 @@ pub use attend::{AttendSpec, RelativeBias, ScoreBias, Zones};
 pub(crate) use conv::WIDEST;
 pub use conv::{Beside, depthwise};
 pub use dense::{DenseWeight, linear_grouped};
+pub use epilogue::Epilogue;
 pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
 pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 

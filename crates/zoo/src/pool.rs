@@ -2,7 +2,7 @@
 
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::LayerNorm;
-use switchformer_nn::spatial::mean_rows;
+use switchformer_nn::maps::mean_rows;
 use switchformer_nn::staged::State;
 use switchformer_nn::{Result, Tensor};
 

@@ -4,10 +4,11 @@ pub(crate) use switchformer_nn::Mixer;
 pub(crate) use switchformer_nn::attention::Shrink;
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
 use switchformer_nn::init::Init;
-use switchformer_nn::layers::{Activation, LayerNorm, positions_at, project_onto};
-use switchformer_nn::leaf::Epilogue;
+use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
+use switchformer_nn::maps::positions_at;
+use switchformer_nn::maps::{Conv, Depthwise, maps_of, mean_rows, pixel_rows};
+use switchformer_nn::ops::Epilogue;
 use switchformer_nn::ops::{self, Beside};
-use switchformer_nn::spatial::{Conv, Depthwise, maps_of, mean_rows, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result, Rows, Size, Staged, Tensor, Weights,

@@ -8,7 +8,8 @@ use switchformer_tensor::{Tensor, dry};
 use super::{composed, fused, on_kernels};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
-use crate::leaf::{Epilogue, Plain};
+use crate::leaf::Plain;
+use crate::ops::Epilogue;
 use crate::tape::{apply, recording};
 
 /// The weights `[out, in]` of a projection, packed at the first product that tracks no gradient.

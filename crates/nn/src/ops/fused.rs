@@ -12,7 +12,7 @@ use switchformer_tensor::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, S
 use super::NestedWeight;
 use crate::error::{Error, Result};
 use crate::layers::Activation;
-use crate::leaf::Epilogue;
+use crate::ops::Epilogue;
 use crate::tape::{apply1, apply2, apply3};
 
 /// The values of a contiguous f32 tensor.

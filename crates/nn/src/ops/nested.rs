@@ -7,7 +7,7 @@ use switchformer_tensor::Tensor;
 
 use super::{composed, fused, on_kernels};
 use crate::error::Result;
-use crate::leaf::Epilogue;
+use crate::ops::Epilogue;
 
 /// Nested integer weights of one projection: 8-bit codes `[out, in]`, one scale per output row or per group of inputs.
 #[derive(Clone, Debug, Default, PartialEq)]

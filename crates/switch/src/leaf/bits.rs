@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use switchformer_nn::dry;
 use switchformer_nn::init::Stream;
-use switchformer_nn::leaf::Epilogue;
+use switchformer_nn::ops::Epilogue;
 use switchformer_nn::ops::{self, NestedWeight, PackedNested};
 use switchformer_nn::store::{Saved, SavedMap};
 use switchformer_nn::weights::{LeafMaker, LinearSpec};

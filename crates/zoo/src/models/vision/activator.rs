@@ -10,9 +10,9 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
-use switchformer_nn::leaf::Epilogue;
+use switchformer_nn::maps::{Conv, mean_rows, pixel_rows};
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, mean_rows, pixel_rows};
+use switchformer_nn::ops::Epilogue;
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Ffn, FfnSpec, Input, InputSpec, Linear, Model, Output, Result, Rows, Size, Staged, Tensor, Weights, ops,

@@ -18,8 +18,8 @@ use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGE
 use switchformer_nn::dry;
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
+use switchformer_nn::maps::{Conv, Cut, Depthwise, pair_biases};
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, Cut, Depthwise, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{

@@ -9,12 +9,11 @@
 //! patches, the other waits beside it.
 
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
-use switchformer_nn::layers::{
-    Activation, BlockSpec, EncoderBlock, LayerNorm, PositionEmbed, check_heads, resize_images,
-};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads};
+use switchformer_nn::maps::{Conv, joined, pixel_rows};
+use switchformer_nn::maps::{PositionEmbed, resize_images};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::ops;
-use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Input, InputSpec, Linear, Model, Output, Result, Rows, Side,

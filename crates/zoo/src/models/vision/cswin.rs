@@ -14,8 +14,8 @@ use switchformer_nn::attention::{Partition, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
+use switchformer_nn::maps::{Conv, Cut, Depthwise};
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{Attention, AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use switchformer_nn::attention::{Projection, Projections};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{Activation, project_onto};
-use switchformer_nn::leaf::Epilogue;
+use switchformer_nn::maps::{FoldSpec, Folding, FoldingHead, mean_squares};
 use switchformer_nn::names::Names;
-use switchformer_nn::spatial::{FoldSpec, Folding, FoldingHead, mean_squares};
+use switchformer_nn::ops::Epilogue;
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Linear, Output, Point, Result, Rows, Size, Tensor, Weights,

@@ -17,9 +17,10 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BatchNorm, ImageEmbed, LayerNorm, check_heads, dense_ffn, patch_grid};
+use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads, dense_ffn};
+use switchformer_nn::maps::{Conv, maps_of, resize_maps};
+use switchformer_nn::maps::{ImageEmbed, patch_grid};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{

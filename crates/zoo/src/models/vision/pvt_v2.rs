@@ -13,8 +13,8 @@ use std::sync::Arc;
 use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, check_heads};
+use switchformer_nn::maps::{Conv, mean_cells};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, mean_cells};
 use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Result, Rows, Size, Tensor, Weights};
 

@@ -11,9 +11,9 @@ use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, whole};
 use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, BatchNorm, check_heads};
+use switchformer_nn::maps::{Conv, Depthwise};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops;
-use switchformer_nn::spatial::{Conv, Depthwise};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Error, Linear, ParamKind, Result, Rows, Size, Tensor, Weights,

@@ -15,11 +15,11 @@ use std::sync::OnceLock;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::init::Init;
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
-use switchformer_nn::leaf::Epilogue;
+use switchformer_nn::maps::wavelet::{self, DIRECTIONS};
+use switchformer_nn::maps::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::names::Names;
+use switchformer_nn::ops::Epilogue;
 use switchformer_nn::ops::{self, DenseWeight};
-use switchformer_nn::spatial::wavelet::{self, DIRECTIONS};
-use switchformer_nn::spatial::{Conv, max_rows, mean_rows, resize_maps};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Attention, AttentionNames, AttentionSpec, Ctx, Error, Linear, Output, ParamKind, Result, Rows, Size, Tensor,

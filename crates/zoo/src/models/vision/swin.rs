@@ -15,10 +15,11 @@ use switchformer_nn::attention::{PairBias, Partition, Positions, Scores};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE, MAX_STAGES, whole};
 use switchformer_nn::dry;
 use switchformer_nn::init::Init;
-use switchformer_nn::layers::{Activation, LayerNorm, PatchEmbed, check_heads};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
+use switchformer_nn::maps::PatchEmbed;
+use switchformer_nn::maps::{Cut, PadOrder, halved, joined, merge_squares, pad_to_patches, pair_biases};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Cut, PadOrder, halved, joined, merge_squares, pad_to_patches, pair_biases};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::{FfnSpec, PatchSpec};
 use switchformer_nn::{

@@ -8,10 +8,11 @@
 //! Departs from the reference: sizes other than the trained one interpolate the positions of patches.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, LayerNorm, PositionEmbed, check_heads, patch_grid, patchify};
+use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
+use switchformer_nn::maps::{Conv, joined, pixel_rows};
+use switchformer_nn::maps::{PositionEmbed, patch_grid, patchify};
 use switchformer_nn::names::{Names, Rename};
-use switchformer_nn::spatial::{Conv, joined, pixel_rows};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{

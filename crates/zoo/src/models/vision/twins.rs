@@ -17,9 +17,9 @@ use std::sync::Arc;
 use switchformer_nn::attention::Scores;
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
+use switchformer_nn::maps::{Conv, Cut, Depthwise};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::Beside;
-use switchformer_nn::spatial::{Conv, Cut, Depthwise};
 use switchformer_nn::weights::FfnSpec;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Error, Ffn, Result, Rows, Size, Tensor, Weights};
 

@@ -8,7 +8,8 @@
 //! Departs from the reference: sizes other than the trained one interpolate positions without being asked.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, ImageEmbed, LayerNorm, check_heads, patch_grid};
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads};
+use switchformer_nn::maps::{ImageEmbed, patch_grid};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;

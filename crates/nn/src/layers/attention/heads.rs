@@ -308,8 +308,8 @@ impl PairBias for SomePairs {
 mod tests {
     use super::*;
     use crate::attention::{AttentionNames, Pairs, Rotary};
+    use crate::maps::{Cut, Depthwise};
     use crate::point::{Setting, Settings};
-    use crate::spatial::{Cut, Depthwise};
     use crate::{DType, ParamKind, Taps, Trace, Weights, cost};
 
     const DIM: usize = 24;

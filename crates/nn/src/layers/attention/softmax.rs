@@ -7,11 +7,11 @@ use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layers::project_onto;
 use crate::leaf::{Attention, KeyValues, Linear, Mixer, attend_once};
+use crate::maps::{Cut, Depthwise, Windows};
 use crate::memory::Layout;
 use crate::ops::{self, AttendSpec, RelativeBias, ScoreBias};
 use crate::rows::{Rows, Size};
 use crate::side::Stream;
-use crate::spatial::{Cut, Depthwise, Windows};
 use crate::weights::{LinearSpec, ParamKind, Weights};
 
 /// One product that makes one or more of queries, keys and values, side by side.

@@ -9,7 +9,7 @@ use super::Places;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::init::Init;
-use crate::leaf::Epilogue;
+use crate::ops::Epilogue;
 use crate::ops::{self, Beside, DenseWeight};
 use crate::rows::{Rows, Size};
 use crate::weights::{ParamKind, Weights};

@@ -94,8 +94,8 @@ mod tests {
     use crate::attention::{
         AttentionNames, AttentionSpec, DistanceBias, KeptHeads, Pairs, Partition, Positions, Rotary,
     };
+    use crate::maps::Cut;
     use crate::point::{Setting, Settings};
-    use crate::spatial::Cut;
     use crate::{DType, ParamKind, Point, Taps, Trace, Weights, cost};
 
     const DIM: usize = 24;

@@ -10,9 +10,9 @@ use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::maps::{Cut, Depthwise};
 use crate::ops::{self, Angles};
 use crate::rows::{Rows, Size};
-use crate::spatial::{Cut, Depthwise};
 use crate::staged::State;
 
 pub(crate) use heads::ByHeads;

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use switchformer_tensor::Tensor;
 
 use super::{Conv, mean_rows};
-use crate::batch_norm::BatchNorm;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::leaf::{Epilogue, Linear};
+use crate::layers::BatchNorm;
+use crate::leaf::Linear;
 use crate::ops;
+use crate::ops::Epilogue;
 use crate::rows::Rows;
 use crate::weights::Weights;
 

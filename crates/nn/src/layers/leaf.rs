@@ -8,38 +8,10 @@ use switchformer_tensor::Tensor;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layers::Activation;
-use crate::ops::{self, DenseWeight};
+use crate::ops::{self, DenseWeight, Epilogue};
 use crate::point::Point;
 use crate::rows::Rows;
 use crate::side::Stream;
-
-/// What follows a projection: `act(projection) * gate + residual`, each part only where given. A leaf may apply it
-/// while the result is still in the cache.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Epilogue<'a> {
-    /// Applied first.
-    pub act: Option<Activation>,
-    /// Multiplied element by element, `[rows, out]`.
-    pub gate: Option<&'a Tensor>,
-    /// Added last, `[rows, out]`.
-    pub residual: Option<&'a Tensor>,
-}
-
-impl Epilogue<'_> {
-    /// One operation after the other. Shapes: y `[rows, out]` -> `[rows, out]`.
-    pub fn apply(&self, mut y: Tensor) -> Result<Tensor> {
-        if let Some(act) = self.act {
-            y = ops::activation(&y, act)?;
-        }
-        if let Some(gate) = self.gate {
-            y = (y * gate)?;
-        }
-        if let Some(residual) = self.residual {
-            y = ops::add(residual, &y)?;
-        }
-        Ok(y)
-    }
-}
 
 /// The weights `[out, in]` and bias `[out]` of a dense projection.
 pub type Plain<'a> = (&'a DenseWeight, Option<&'a Tensor>);

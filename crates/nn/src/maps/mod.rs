@@ -5,6 +5,7 @@
 
 mod conv;
 mod folding;
+mod patches;
 mod resize;
 pub mod wavelet;
 mod window;
@@ -17,6 +18,9 @@ use crate::rows::{Rows, Size};
 
 pub use conv::{Conv, Depthwise};
 pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
+pub use patches::{
+    ImageEmbed, PatchEmbed, PositionEmbed, patch_grid, patchify, positions_at, resize_images, resize_positions,
+};
 pub use resize::resize_maps;
 pub use window::{Cut, PadOrder, Windows, pair_biases};
 
