@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BatchNorm, ImageEmbed, LayerNorm, check_heads, dense_ffn, patch_grid};
+use switchformer_nn::layers::{Activation, BatchNorm, ImageEmbed, LayerNorm, check_heads, dense_ffn, patches_divide};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::spatial::{Conv, maps_of, resize_maps};
 use switchformer_nn::staged::State;
@@ -190,7 +190,7 @@ impl Config {
             ahead: c.flag("gate_input_ahead", false)?,
         };
         check_heads(dim, config.heads)?;
-        patch_grid(config.image, config.patch, config.image)?;
+        patches_divide("img_size", config.image, config.patch)?;
         config.read_tasks(c)?;
         Ok(config)
     }
