@@ -172,7 +172,9 @@ class Taps:
     def hook(self, module, args, kwargs, out):
         if self.stem is None:
             self.stem = (args[0] if args else kwargs["hidden_states"]).detach()
-        self.blocks.append((out[0] if isinstance(out, tuple) else out).detach())
+        # Rows come first, but last from DistilBERT's block in transformers 4.
+        at = -1 if type(module).__name__ == "TransformerBlock" else 0
+        self.blocks.append((out[at] if isinstance(out, tuple) else out).detach())
 
     def close(self):
         for h in self.handles:
@@ -443,6 +445,17 @@ def text_cases(family, classes, config, grads, pad, token_types=True, dim=32):
             + ("mean over all b*n*d elements of last_hidden_state * in.probe." if case == "encoder"
                else "mean cross-entropy over labels that are not -100."),
         )
+
+
+def text_untied(family, cls, config, grads, pad, token_types=True):
+    """A masked-LM head with a projection of its own. transformers 4 only: 5 gives it a second bias too."""
+    assert transformers.__version__.startswith("4."), transformers.__version__
+    loaded = from_transformers(cls, config(tie_word_embeddings=False))
+    inputs = text_inputs(family, pad, token_types=token_types)
+    rows = inputs["attention_mask"]
+    inputs = with_labels(inputs, f"golden.{family}.untied.labels", 100, True)
+    run_case(ROOT / family / "untied", loaded, inputs, ce_loss, first(loaded.tensors, *grads), rows=rows,
+             note="As masked_lm, with tie_word_embeddings false: the head has a table of its own.")
 
 
 # --- epsilon --------------------------------------------------------------------------------------------------------

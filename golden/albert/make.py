@@ -28,3 +28,4 @@ o.text_cases(
     pad=0,
 )
 o.text_eps("albert", AlbertForMaskedLM, config, 0)
+o.text_untied("albert", AlbertForMaskedLM, config, ("word_embeddings.weight", "predictions.decoder.weight", "predictions.bias"), 0)

@@ -83,3 +83,4 @@ o.write(HERE / "old_names", {
     "seed_as": seed_as,
 }, None)
 o.text_eps("bert", BertForMaskedLM, config, 0)
+o.text_untied("bert", BertForMaskedLM, config, ("word_embeddings.weight", "predictions.decoder.weight", "predictions.bias"), 0)

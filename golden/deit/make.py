@@ -46,6 +46,12 @@ o.run_case(HERE / "encoder", loaded, inputs, o.probe_loss, o.first(loaded.tensor
            note="out.loss: mean over all elements of last_hidden_state * in.probe. pooler_output: tanh(dense(class "
            "token after the final norm)).")
 
+# 30 by 21 pixels hold 3 by 2 patches of 8; the border is not read.
+loaded = o.from_transformers(DeiTForImageClassification, config(image_size=[30, 21]))
+inputs = {**images(), "pixel_values": o.uniform("golden.deit.border.pixels", (3, 3, 30, 21))}
+o.run_case(HERE / "border", loaded, inputs, o.ce_loss, o.first(loaded.tensors, *BODY, "classifier.weight"),
+           note=NOTE + "Sides are no multiple of the patch.")
+
 loaded = o.from_transformers(DeiTForImageClassificationWithTeacher, config(layer_norm_eps=0.05))
 o.run_case(HERE / "eps", loaded, images(labels=False), note=o.EPS_NOTE)
 

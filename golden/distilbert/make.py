@@ -26,3 +26,5 @@ o.text_cases(
      "sequence": BODY + ("pre_classifier.weight", "classifier.weight"), "token": BODY + ("classifier.weight",)},
     pad=0, token_types=False,
 )
+o.text_untied("distilbert", DistilBertForMaskedLM, config, ("word_embeddings.weight", "vocab_projector.weight", "vocab_projector.bias"), 0,
+                  token_types=False)

@@ -50,6 +50,8 @@ o.run_case(HERE / "left_pad", loaded, inputs, rows=inputs["attention_mask"], tap
            note="Padded on the left, outputs only: positions count from pad_token_id + 1 and distances from token to "
            "token; pooler_output is that of the first column even where it is padding.")
 o.text_eps("mpnet", MPNetForMaskedLM, config, 1, token_types=False)
+o.text_untied("mpnet", MPNetForMaskedLM, config, ("word_embeddings.weight", "lm_head.decoder.weight", "lm_head.bias"), 1,
+                  token_types=False)
 
 # Far apart: every bucket is met but 16, which would hold distance 0 to a later key (the last hold distances from 91 on).
 loaded = o.from_transformers(MPNetForTokenClassification, config(max_position_embeddings=162, num_labels=5))

@@ -34,3 +34,4 @@ o.run_case(o.ROOT / "roberta" / "left_pad", loaded, inputs, rows=inputs["attenti
            note="Padded on the left, outputs only: unlike BERT the position of a token does not depend on padding; "
            "pooler_output is that of the first column even where it is padding.")
 o.text_eps("roberta", RobertaForMaskedLM, config, 1, token_types=False)
+o.text_untied("roberta", RobertaForMaskedLM, config, ("word_embeddings.weight", "lm_head.decoder.weight", "lm_head.bias"), 1, token_types=False)

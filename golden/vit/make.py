@@ -52,6 +52,11 @@ o.run_case(HERE / "encoder", loaded, inputs, o.probe_loss, o.first(loaded.tensor
            note="out.loss: mean over all elements of last_hidden_state * in.probe. pooler_output: tanh(dense(class "
            "token after the final norm)).")
 
+# 30 pixels hold three patches of 8; the border of 6 is not read.
+loaded = o.from_transformers(ViTForImageClassification, config(image_size=30, patch_size=8, num_channels=3))
+o.run_case(HERE / "border", loaded, images("border", (2, 3, 30, 30), 10), o.ce_loss, o.first(loaded.tensors, *BODY),
+           note=NOTE + " Sides are no multiple of the patch.")
+
 o.memory_names(HERE / "image_v5", image, "image")
 
 loaded = o.from_transformers(ViTForImageClassification, config(**rgb, layer_norm_eps=0.05))

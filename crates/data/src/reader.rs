@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
-/// Most tokens of a question; what is beyond is cut.
+/// Most tokens of a question, fewer where a window is short; what is beyond is cut.
 pub const MAX_QUESTION: usize = 64;
 /// Fewest tokens of a passage that a window must have room for.
 const MIN_ROOM: usize = 8;
@@ -33,6 +33,8 @@ pub struct Window {
     pub ids: Vec<u32>,
     /// Segment of each token.
     pub types: Vec<u32>,
+    /// Tokens of the question, and how many more were cut.
+    pub question: [usize; 2],
     /// Number of the passage's first token.
     pub first: usize,
     /// Byte range in the passage of each of its tokens.
@@ -52,11 +54,11 @@ pub struct Found {
 
 impl Reader {
     /// Windows of at most `max_len` tokens, of which neighbours share `overlap`; fails with `tokenizer.max_length` where
-    /// nothing of a passage would fit beside a long question.
+    /// a part of a passage would not fit beside a question of one token.
     pub fn new(mut tokenizer: Tokenizer, max_len: usize, overlap: usize) -> Result<Self> {
         tokenizer.set_max_length(None)?;
-        let added = MAX_QUESTION + 3;
-        if max_len < added + MIN_ROOM {
+        let added = tokenizer.added(true);
+        if max_len <= added + MIN_ROOM {
             return Err(Error::max_length(max_len, added));
         }
         Ok(Reader { tokenizer, max_len, overlap })
@@ -74,7 +76,10 @@ impl Reader {
         let Some(first) = (0..n).find(|i| words(*i, 1)) else { return Ok(Vec::new()) };
         let end = (first..n).find(|i| !words(*i, 1)).unwrap_or(n);
         let asked: Vec<usize> = (0..first).filter(|i| words(*i, 0)).collect();
-        let cut = asked.get(MAX_QUESTION).copied();
+        let others = first - asked.len() + n - end;
+        let most = MAX_QUESTION.min(self.max_len.saturating_sub(others + MIN_ROOM));
+        let cut = asked.get(most).copied();
+        let question = [asked.len().min(most), asked.len().saturating_sub(most)];
         let before: Vec<usize> = (0..first).filter(|i| !words(*i, 0) || cut.is_none_or(|c| *i < c)).collect();
         let room = (self.max_len - MIN_ROOM).saturating_sub(before.len() + n - end) + MIN_ROOM;
         let step = room - self.overlap.min(room / 2);
@@ -86,6 +91,7 @@ impl Reader {
             out.push(Window {
                 ids: places().map(|i| whole.ids[i]).collect(),
                 types: places().map(|i| whole.type_ids[i]).collect(),
+                question,
                 first: before.len(),
                 spans: whole.offsets[from..to].iter().map(|(a, b)| *a..*b).collect(),
             });

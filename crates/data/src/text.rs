@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokenizers::{PostProcessor, PostProcessorWrapper, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Error, Result, read_file};
-use crate::text_config::{Cut, Shape, bert_json, optional_json, stated_max_length};
+use crate::text_config::{Cut, Shape, bert_json, optional_json, stated_mask, stated_max_length};
 
 /// Largest tokenizer file that is read, in bytes.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -19,6 +19,8 @@ pub const MAX_TEXT_BYTES: usize = 1 << 20;
 pub const MAX_PIECE_BYTES: usize = 64 << 10;
 /// Most token ids that are decoded at once.
 pub const MAX_DECODE_IDS: usize = 1 << 20;
+/// Names of the mask in published vocabularies.
+const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 /// Most special tokens that may be added to a text.
 const MAX_ADDED: usize = 256;
 
@@ -43,6 +45,7 @@ pub struct Tokenizer {
     /// The same without its last stages, made when a text first has to be cut into pieces.
     bare: OnceLock<tokenizers::Tokenizer>,
     max_length: Option<usize>,
+    mask: Option<String>,
     cut: Cut,
     path: PathBuf,
 }
@@ -67,17 +70,19 @@ impl Tokenizer {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let path = dir.join("tokenizer.json");
-        if path.exists() {
-            return Self::from_bytes(&read_file(&path, MAX_TOKENIZER_BYTES)?, &path, max_length);
-        }
-        let path = dir.join("vocab.txt");
-        if !path.exists() {
+        let (json, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.txt"));
+        let mut this = if json.exists() {
+            Self::from_bytes(&read_file(&json, MAX_TOKENIZER_BYTES)?, &json, max_length)?
+        } else if vocab.exists() {
+            let config = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+            Self::from_vocab(&read_file(&vocab, MAX_TOKENIZER_BYTES)?, &config, &vocab, max_length)?
+        } else {
             return Err(Error::no_tokenizer(dir));
+        };
+        if let Some(stated) = stated_mask(dir)? {
+            this.mask = Some(stated);
         }
-        let vocab = read_file(&path, MAX_TOKENIZER_BYTES)?;
-        let config = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-        Self::from_vocab(&vocab, &config, &path, max_length)
+        Ok(this)
     }
 
     /// Builds a BERT WordPiece tokenizer from a `vocab.txt` and the parsed `tokenizer_config.json` (JSON null for none); fails with `tokenizer.parse` or `tokenizer.max_length`.
@@ -102,8 +107,15 @@ impl Tokenizer {
             .map_err(|_| parse("a part is missing or contradicts another"))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|_| parse("the truncation section cannot be removed"))?;
-        let mut this =
-            Self { inner, bare: OnceLock::new(), max_length: None, cut: shape.cut(), path: label.to_owned() };
+        let mut this = Self {
+            inner,
+            bare: OnceLock::new(),
+            max_length: None,
+            mask: None,
+            cut: shape.cut(),
+            path: label.to_owned(),
+        };
+        this.mask = MASKS.iter().find(|m| this.token_to_id(m).is_some()).map(|m| (*m).to_string());
         if this.added(false).max(this.added(true)) > MAX_ADDED {
             return Err(Error::unsafe_tokenizer(label, "too many special tokens are added"));
         }
@@ -139,6 +151,11 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The token that stands for one to be guessed: what the folder says, else a usual name that is a token.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.mask.as_deref()
+    }
+
     /// The id of a token, if there is one.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -172,7 +189,8 @@ impl Tokenizer {
             .map_err(|_| decode_error("the decoder refused them"))
     }
 
-    fn added(&self, pair: bool) -> usize {
+    /// Special tokens that are added to a text or a pair.
+    pub(crate) fn added(&self, pair: bool) -> usize {
         self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair))
     }
 

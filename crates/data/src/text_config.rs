@@ -176,6 +176,18 @@ pub(crate) fn stated_max_length(dir: &Path) -> Result<Option<usize>> {
     Ok(None)
 }
 
+/// The token that a folder names as its mask, as text or as a description of the token.
+pub(crate) fn stated_mask(dir: &Path) -> Result<Option<String>> {
+    for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+        let Some(config) = optional_json(&dir.join(file))? else { continue };
+        let mask = config.get("mask_token").and_then(|m| m.as_str().or_else(|| m.get("content")?.as_str()));
+        if let Some(mask) = mask {
+            return Ok(Some(mask.to_string()));
+        }
+    }
+    Ok(None)
+}
+
 /// A JSON file that may be missing.
 pub(crate) fn optional_json(path: &Path) -> Result<Option<Value>> {
     match read_json(path, MAX_CONFIG_BYTES) {

@@ -41,9 +41,18 @@ fn windows_cover_a_passage_and_know_where_tokens_stand() {
     assert_eq!(reached, text.len());
     assert!(reader(100, 20).windows(question, "  ").unwrap().is_empty());
     let long = "where ".repeat(90);
-    assert_eq!(reader(100, 20).windows(&long, &text).unwrap()[0].first, MAX_QUESTION + 2, "a long question is cut");
+    let cut = reader(100, 20).windows(&long, &text).unwrap().remove(0);
+    assert_eq!(
+        (cut.first, cut.question),
+        (MAX_QUESTION + 2, [MAX_QUESTION, 90 - MAX_QUESTION]),
+        "a long question is cut"
+    );
+    // A short window keeps room for the passage, and takes no more from a short question than it needs.
+    let short = reader(20, 4).windows(&long, &text).unwrap();
+    assert!(short.iter().all(|w| w.ids.len() <= 20 && w.question == [9, 81] && w.spans.len() <= 8));
+    assert_eq!(reader(20, 4).windows("where", &text).unwrap()[0].spans.len(), 16);
     let tokenizer = Tokenizer::from_vocab(b"[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\n", &Value::Null, Path::new("v"), None);
-    assert_eq!(Reader::new(tokenizer.unwrap(), 70, 10).unwrap_err().code(), "tokenizer.max_length");
+    assert_eq!(Reader::new(tokenizer.unwrap(), 11, 10).unwrap_err().code(), "tokenizer.max_length");
 }
 
 #[test]

@@ -106,6 +106,19 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// A number that an answer is decided by is NaN or infinite.
+    #[error(
+        "`{output}` of member {member} holds {value}, so nothing can be decided by it; check that the checkpoint holds \
+         no such number, and that it was not saved in a type too narrow for it (f16)"
+    )]
+    NotFinite {
+        /// Name of the output.
+        output: String,
+        /// Member of the batch or request.
+        member: usize,
+        /// The number.
+        value: f32,
+    },
     /// An operation of the crate `tensor`, or one on its tensors, failed; after loading this is a bug.
     #[error("tensor operation failed: {0}")]
     Tensor(String),
@@ -132,6 +145,7 @@ impl Error {
             Error::Input { .. } => "input",
             Error::Point { .. } => "point",
             Error::Limit { .. } => "limit",
+            Error::NotFinite { .. } => "not_finite",
             Error::Tensor(_) => "tensor",
         }
     }
@@ -164,6 +178,14 @@ impl Error {
     /// Legal but unsupported configuration value.
     pub fn unsupported(field: impl Into<String>, value: impl ToString, supported: impl Into<String>) -> Self {
         Error::Unsupported { field: field.into(), value: plain(value.to_string()), supported: supported.into() }
+    }
+
+    /// Errors unless all numbers of an output, which an answer is decided by, are finite.
+    pub fn unless_finite(output: &str, member: usize, values: &[f32]) -> Result<()> {
+        match values.iter().find(|v| !v.is_finite()) {
+            Some(value) => Err(Error::NotFinite { output: output.into(), member, value: *value }),
+            None => Ok(()),
+        }
     }
 
     /// Failure of a tensor operation.

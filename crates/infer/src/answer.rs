@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use switchformer_nn::{Output, Point, Trace, Value};
+use switchformer_nn::{Error, Output, Point, Result, Trace, Value};
 
 use crate::generate::End;
 use crate::named::NamedTensors;
@@ -171,12 +171,13 @@ pub struct Span {
     pub score: f32,
 }
 
-/// The `k` likeliest entries of scores `[n]` with their probabilities.
-pub(crate) fn best(logits: &[f32], k: usize, name: impl Fn(usize) -> String) -> Vec<Label> {
+/// The `k` likeliest entries of a sample's scores `[n]` with their probabilities. Errors where a score is not finite.
+pub(crate) fn best(sample: usize, logits: &[f32], k: usize, name: impl Fn(usize) -> String) -> Result<Vec<Label>> {
+    Error::unless_finite("logits", sample, logits)?;
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f32 = logits.iter().map(|v| (v - top).exp()).sum();
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     let label = |i: &usize| Label { label: name(*i), probability: (logits[*i] - top).exp() / total };
-    order.iter().take(k).map(label).collect()
+    Ok(order.iter().take(k).map(label).collect())
 }

@@ -115,7 +115,7 @@ impl Session {
 
     /// The steps that images go through, and a note where the folder does not say. Errors on models of texts.
     pub(crate) fn processor(&self) -> Result<&(Preprocessor, Option<String>)> {
-        let (_, (h, w), _) = self.opened.model.spec().image_size().map_err(|_| Misfit::ReadsText)?;
+        self.opened.model.spec().image_size().map_err(|_| Misfit::ReadsText)?;
         once(&self.processor, || {
             let entry = self.opened.entry;
             let family = if entry.is(Trait::CroppedImages) { Family::Deit } else { Family::Vit };
@@ -130,8 +130,10 @@ impl Session {
                     return Ok((steps, None));
                 }
             }
-            let note = format!("no {PROCESSOR}: using the {} defaults at {h}x{w}", entry.name);
-            Ok((Preprocessor::default_for(family), Some(note)))
+            let steps = Preprocessor::default_for(family);
+            let size = steps.output_size().map_or_else(String::new, |(h, w)| format!(", which make {h}x{w} pixels"));
+            let note = format!("no {PROCESSOR}: preparing images by the defaults of {} models{size}", entry.name);
+            Ok((steps, Some(note)))
         })
     }
 
@@ -199,8 +201,7 @@ impl Session {
         }
         let (results, trace) = match &request.inputs {
             Inputs::Questions { questions, passage } => {
-                let members = listener.members();
-                tasks::extract_answer::replies(self, &point, questions, passage, &members)?
+                tasks::extract_answer::replies(self, &point, questions, passage, listener)?
             }
             inputs if generates => {
                 let given = self.given(inputs, listener)?;
@@ -209,17 +210,18 @@ impl Session {
             }
             inputs => {
                 let given = self.given(inputs, listener)?;
-                return self.pass(request, point, &given);
+                return self.pass(request, point, &given, listener);
             }
         };
         Ok(Answer::new(point, results, trace, request.trace))
     }
 
     /// One forward pass, read by the kind of the head.
-    fn pass(&self, request: &Request, point: Point, given: &Given) -> Result<Answer> {
+    fn pass(&self, request: &Request, point: Point, given: &Given, listener: &mut dyn Listener) -> Result<Answer> {
         let mut taps = if request.maps { tasks::maps::listen(&self.opened) } else { Taps::none() };
         let (out, trace) = self.opened.run_tapped(&point, &given.input, &mut taps)?;
-        let maps = request.maps.then(|| tasks::maps::pictures(&self.opened, &taps, given.input.n())).transpose()?;
+        let maps =
+            request.maps.then(|| tasks::maps::pictures(&self.opened, &taps, given.input.n(), listener)).transpose()?;
         let mut results = given.replies();
         let mut embeddings = Vec::new();
         match self.head {
@@ -227,7 +229,7 @@ impl Session {
                 tasks::classify::fill(self, &out, &mut results)?;
             }
             HeadKind::MaskedLm if !given.encoded.is_empty() => {
-                tasks::fill_mask::fill(self, &out, given, &mut results)?;
+                tasks::fill_mask::fill(self, &out, given, &mut results, listener)?;
             }
             HeadKind::TokenClassification if !given.encoded.is_empty() => {
                 tasks::token_classify::fill(self, &out, given, &mut results)?;

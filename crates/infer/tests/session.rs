@@ -5,7 +5,7 @@
 #[path = "../../zoo/tests/common/mod.rs"]
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,9 @@ use switchformer_infer::{
     Answer, GenerationOptions, Image, Inputs, Listener, NamedTensors, Reply, Request, Session, Shape,
 };
 use switchformer_nn::{Folder, Input, Kind, Member, Members, Output, Point, Tensor};
-use switchformer_zoo::{HeadKind, OpenOptions, find};
+use switchformer_switch::Plan;
+use switchformer_switch::leaf::experts::ExpertPlan;
+use switchformer_zoo::{HeadKind, OpenOptions, Opened, find};
 
 const WORDS: [&str; 14] =
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", "the", "river", "it", "flows", "north", "to", "sea"];
@@ -248,6 +250,7 @@ struct Ear {
     notes: Vec<String>,
     pieces: BTreeMap<usize, Vec<String>>,
     flag: Option<Arc<AtomicBool>>,
+    members: Option<Members>,
 }
 
 impl Listener for Ear {
@@ -267,6 +270,9 @@ impl Listener for Ear {
     }
 
     fn members(&self) -> Members {
+        if let Some(members) = &self.members {
+            return members.clone();
+        }
         let first = |flag: &Arc<AtomicBool>| Member { cancelled: Some(flag.clone()), ..Member::default() };
         let two = |flag| Members::new([first(flag), Member { place: 1, ..Member::default() }]);
         self.flag.as_ref().map_or_else(Members::default, two)
@@ -285,7 +291,9 @@ fn images_are_prepared_as_the_entry_says_where_the_folder_does_not() {
         assert_eq!(ear.notes, notes);
         answer.results[0].labels.clone().unwrap()
     };
-    let plain = ask(&["no preprocessor_config.json: using the deit defaults at 16x16"]);
+    let plain = ask(&[
+        "no preprocessor_config.json: preparing images by the defaults of deit models, which make 224x224 pixels",
+    ]);
     let stated = |class: &str| {
         let steps = json!({"image_processor_type": class}).to_string();
         std::fs::write(temp.path().join("preprocessor_config.json"), steps).unwrap();
@@ -372,7 +380,15 @@ fn questions_are_answered_from_their_passage() {
     let got = answer(&session, &asked);
     for (reply, question) in got.results.iter().zip(["where is it", "is it"]) {
         let reader = session.reader().unwrap();
-        let (found, _) = extract_answer::answers(&session.opened, &Point::new(), reader, question, &passage).unwrap();
+        let (found, _) = extract_answer::answers(
+            &session.opened,
+            &Point::new(),
+            reader,
+            (question, &passage),
+            &Member::default(),
+            &mut (),
+        )
+        .unwrap();
         let spans = reply.answers.as_ref().unwrap();
         assert_eq!((reply.input.as_str(), spans.len()), (question, 5));
         for (span, f) in spans.iter().zip(&found) {
@@ -515,4 +531,176 @@ fn unknown_fields_are_refused() {
     let answer = json!({"point": {}, "outputs": {}, "results": [{"input": "a", "embedding": []}], "macs": 0,
         "decision_macs": 0});
     assert!(serde_json::from_value::<Answer>(answer).unwrap_err().to_string().contains("embedding"));
+}
+
+#[test]
+fn every_model_that_finds_answers_does() {
+    let temp = tempfile::tempdir().unwrap();
+    let finds = everything().filter(|(e, a)| e.head(a) == Some(HeadKind::QuestionAnswering));
+    let mut seen = 0;
+    for (entry, architecture) in finds {
+        let session = folder(&temp.path().join(entry.name), entry.name, architecture, json!({}));
+        let inputs =
+            Inputs::Questions { questions: vec!["where is it".into()], passage: "the river flows north".into() };
+        let reply = answer(&session, &Request::new(inputs)).results.remove(0);
+        assert!(!reply.answers.unwrap().is_empty() && reply.text.is_some(), "{architecture}");
+        seen += 1;
+    }
+    assert!(seen > 1);
+}
+
+#[test]
+fn windows_are_read_as_their_question() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = json!({"max_position_embeddings": 24, "architectures": ["BertForQuestionAnswering"]});
+    let mut session = folder(temp.path(), "bert", "BertForQuestionAnswering", config);
+    let plan = serde_json::from_value::<ExpertPlan>(json!({"count": 16, "top_k": 1})).unwrap();
+    let plan = Plan { forms: vec![plan.used()], ..Plan::default() };
+    session.opened = Opened::random_with(session.opened.config.as_map().clone().into(), plan).unwrap();
+    // A passage of several batches of windows.
+    let passage = "it flows north to the sea ".repeat(60);
+    let ask = |questions: &[&str], members: Members| {
+        let asked = request(json!({
+            "inputs": {"questions": {"questions": questions, "passage": passage}}, "trace": true,
+            "point": {"experts": {"router": "random", "grain": "sentence"}},
+        }));
+        let mut ear = Ear { members: Some(members), ..Ear::default() };
+        let got = session.answer_to(&asked, &mut ear).unwrap();
+        // Whose decisions there are, and which expert each had where.
+        let mut drawn: BTreeMap<u32, BTreeSet<(String, Vec<String>)>> = BTreeMap::new();
+        for d in got.trace.unwrap() {
+            let experts = d.choice["load"].as_object().unwrap().keys().cloned().collect();
+            drawn.entry(d.member.unwrap()).or_default().insert((d.at, experts));
+        }
+        (drawn, got.results)
+    };
+    let (drawn, results) = ask(&["where is it", "where is it"], Members::default());
+    assert_eq!(drawn.keys().copied().collect::<Vec<_>>(), [0, 1], "samples of the request");
+    assert!(
+        drawn.values().all(|experts| experts.len() == 3),
+        "one draw a block for all windows of a question: {drawn:?}"
+    );
+    // The same place and seed in another request is the same draw; another seed is another.
+    let member = |place, seed| Members::new([Member { place, seed: Some(seed), ..Member::default() }]);
+    let (again, same) = ask(&["where is it"], member(1, 0));
+    assert_eq!((again[&0].clone(), &same[0]), (drawn[&1].clone(), &results[1]));
+    assert!((1..9).any(|seed| ask(&["where is it"], member(1, seed)).0[&0] != drawn[&1]));
+}
+
+#[test]
+fn questions_are_cut_with_a_note() {
+    let temp = tempfile::tempdir().unwrap();
+    for (positions, kept) in [(100, 64), (32, 21)] {
+        let changes = json!({"max_position_embeddings": positions});
+        let session = folder(&temp.path().join(kept.to_string()), "bert", "BertForQuestionAnswering", changes);
+        let question = "where ".repeat(70);
+        let inputs = |q: &str| Inputs::Questions { questions: vec![q.into()], passage: "it flows north".into() };
+        let mut ear = Ear::default();
+        session.answer_to(&Request::new(inputs(&question)), &mut ear).unwrap();
+        assert_eq!(ear.notes, [format!("a question of 420 characters was cut to {kept} tokens")]);
+        ear.notes.clear();
+        session.answer_to(&Request::new(inputs("where")), &mut ear).unwrap();
+        assert!(ear.notes.is_empty());
+    }
+}
+
+/// Overwrites the tensors of a folder whose name ends so with a number.
+fn poison(dir: &Path, suffix: &str, value: f32) {
+    let path = dir.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Json = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let mut hit = false;
+    for (_, entry) in header.as_object().unwrap().iter().filter(|(name, _)| name.ends_with(suffix)) {
+        let [from, to] = [0, 1].map(|i| start + entry["data_offsets"][i].as_u64().unwrap() as usize);
+        bytes[from..to].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&value.to_le_bytes()));
+        hit = true;
+    }
+    assert!(hit, "{suffix}");
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_not_finite_decides_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let cases = [
+        ("bert", "BertForSequenceClassification", "classifier.bias", "logits"),
+        ("bert", "BertForMaskedLM", "cls.predictions.bias", "logits"),
+        ("bert", "BertForTokenClassification", "classifier.bias", "logits"),
+        ("bert", "BertForQuestionAnswering", "qa_outputs.bias", "start_logits"),
+        ("bert", "BertModel", "layer.2.output.LayerNorm.bias", "sentence_embedding"),
+        ("t5", "T5ForConditionalGeneration", "decoder.final_layer_norm.weight", "logits"),
+        ("vit", "ViTForImageClassification", "classifier.bias", "logits"),
+    ];
+    for (i, (family, architecture, tensor, output)) in cases.into_iter().enumerate() {
+        let dir = temp.path().join(i.to_string());
+        if architecture == "BertModel" {
+            encoder(&dir);
+        } else {
+            folder(&dir, family, architecture, json!({}));
+        }
+        let inputs = match (family, architecture) {
+            ("vit", _) => Inputs::Images(vec![Image::new("a", garment(1))]),
+            (_, "BertForQuestionAnswering") => {
+                Inputs::Questions { questions: vec!["where is it".into()], passage: "it flows north".into() }
+            }
+            _ => texts(&["where is [MASK] river"]),
+        };
+        for value in [f32::NAN, f32::INFINITY] {
+            poison(&dir, tensor, value);
+            let session = Session::open(&dir, OpenOptions::default()).unwrap();
+            let mut asked = Request::new(inputs.clone());
+            let says = [format!("`{output}` of member 0"), "checkpoint".into()];
+            let says: Vec<&str> = says.iter().map(String::as_str).collect();
+            refused(&session, &asked, "not_finite", &says);
+            if family == "t5" {
+                for options in [json!({"temperature": 1.0}), json!({"beams": 2})] {
+                    asked.generation = Some(serde_json::from_value(options).unwrap());
+                    refused(&session, &asked, "not_finite", &says);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_are_those_of_the_tokenizer() {
+    let temp = tempfile::tempdir().unwrap();
+    let open = |config: Option<Json>, vocab: &[&str]| {
+        folder(temp.path(), "bert", "BertForMaskedLM", json!({}));
+        let words = vocab.iter().map(|w| w.to_string()).chain((vocab.len()..50).map(|i| format!("w{i}")));
+        std::fs::write(temp.path().join("vocab.txt"), words.collect::<Vec<_>>().join("\n")).unwrap();
+        let file = temp.path().join("tokenizer_config.json");
+        match config {
+            Some(config) => std::fs::write(file, config.to_string()).unwrap(),
+            None => drop(std::fs::remove_file(file)),
+        }
+        let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
+        let mut ear = Ear::default();
+        let text = format!("where is {} river", vocab[4]);
+        let mut answer = session.answer_to(&Request::new(texts(&[&text])), &mut ear).unwrap();
+        (answer.results.remove(0).masks.map(|m| m.len()), ear.notes)
+    };
+    let mut words = WORDS;
+    assert_eq!(open(None, &words), (Some(1), vec![]));
+    words[4] = "[HIDE]";
+    for mask in [json!("[HIDE]"), json!({"content": "[HIDE]"})] {
+        assert_eq!(open(Some(json!({"mask_token": mask})), &words), (Some(1), vec![]));
+    }
+    let (masks, notes) = open(None, &words);
+    assert!(masks.is_none() && notes.len() == 1 && notes[0].contains("mask_token"), "{notes:?}");
+}
+
+#[test]
+fn maps_that_pruning_takes_away_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let session = folder(temp.path(), "vit", "ViTForImageClassification", json!({"num_hidden_layers": 3}));
+    let mut asked = Request::new(Inputs::Images(vec![Image::new("a", garment(1))]));
+    asked.maps = true;
+    asked.point = Some(json!({"tokens": {"method": "zero-tprune", "keep": 0.5, "after": [1]}}));
+    let mut ear = Ear::default();
+    let maps = session.answer_to(&asked, &mut ear).unwrap().maps.unwrap();
+    assert_eq!(maps.iter().map(Image::name).collect::<Vec<_>>(), ["blocks.0.attn.png"]);
+    let note = ear.notes.last().unwrap();
+    assert!(note.contains("blocks.1.attn, blocks.2.attn"), "{note}");
 }

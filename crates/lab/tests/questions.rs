@@ -18,7 +18,7 @@ use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
 use switchformer_lab::task::{self, Places};
 use switchformer_lab::train::{TrainOptions, run};
-use switchformer_nn::Point;
+use switchformer_nn::{Member, Point};
 use switchformer_zoo::{OpenOptions, Opened};
 
 /// The recipe at toy sizes: three blocks at most, experts in the last one.
@@ -76,7 +76,16 @@ fn every_variant_goes_on_bit_for_bit_and_keeps_what_stays() {
         let opened = Opened::open(&whole, OpenOptions::default()).unwrap();
         let reader = reading::reader(&opened, &whole).unwrap();
         let text = "anna lives in oslo .";
-        let found = reading::answers(&opened, &Point::new(), &reader, "where does anna live ?", text).unwrap().0;
+        let found = reading::answers(
+            &opened,
+            &Point::new(),
+            &reader,
+            ("where does anna live ?", text),
+            &Member::default(),
+            &mut (),
+        )
+        .unwrap()
+        .0;
         assert!(text.contains(&text[found[0].range.clone()]) && found[0].probability > 0.0);
     }
 }
@@ -169,10 +178,11 @@ fn training_finds_who_lives_where_and_the_table_says_so() {
     let opened = Opened::open(&home, OpenOptions::default()).unwrap();
     let reader = reading::reader(&opened, &home).unwrap();
     let set = Squad::open(data.join("nyt_v1.0.json"), Offsets::Exact).unwrap();
-    let given = reading::answer_all(&opened, &Point::new(), &reader, &set, &[4, 0, 17]).unwrap();
+    let given = reading::answer_all(&opened, &Point::new(), &reader, &set, &[4, 0, 17], &mut ()).unwrap();
     for (i, given) in [4, 0, 17].into_iter().zip(given) {
         let (q, text) = (&set.questions[i], &set.passages[set.questions[i].passage].text);
-        let found = reading::answers(&opened, &Point::new(), &reader, &q.text, text).unwrap().0;
+        let found =
+            reading::answers(&opened, &Point::new(), &reader, (&q.text, text), &Member::default(), &mut ()).unwrap().0;
         assert_eq!(text.get(found[0].range.clone()), given.as_deref());
     }
 }

@@ -10,6 +10,7 @@ mod conv;
 mod dense;
 mod epilogue;
 pub mod fused;
+mod maps;
 mod nested;
 pub mod optim;
 mod slab;
@@ -30,6 +31,7 @@ pub(crate) use conv::WIDEST;
 pub use conv::{Beside, depthwise};
 pub use dense::{DenseWeight, linear_grouped};
 pub use epilogue::Epilogue;
+pub use maps::AttentionMaps;
 pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
 pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 
@@ -108,6 +110,7 @@ pub fn attend_fused(qkv: &Tensor, spec: &AttendSpec) -> Result<Tensor> {
 /// `[heads, n, m]`.
 pub fn attend_probs(q: &Tensor, k: &Tensor, spec: &AttendSpec) -> Result<Vec<Tensor>> {
     spec.check(q, k, None)?;
+    spec.check_maps()?;
     if spec.hollow_of(&[q, k], 0).is_some() {
         let sizes = (0..spec.q_rows.n()).map(|i| (spec.heads, spec.q_rows.len(i), spec.k_rows.len(i)));
         return Ok(sizes.map(|size| Tensor::hollow(size, q.dtype())).collect());

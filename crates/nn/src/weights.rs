@@ -227,11 +227,22 @@ impl Weights {
         matches!(self.shared.source, Source::Open(_))
     }
 
-    /// Marks a redundant copy (a tied table that is also stored) as known.
+    /// Marks a tensor that this model does not read (the head of another task) as known. A tensor that it reads under
+    /// another name too is one for [`Weights::repeats`].
     pub fn skip(&self, part: &str) {
         if self.has(part) {
             self.ledger().used.insert(self.name(part));
         }
+    }
+
+    /// Marks `part` as known where it repeats `other`. Errors where both are stored and differ, with what to do, `or`.
+    pub fn repeats(&self, part: &str, other: &str, or: &str) -> Result<()> {
+        if self.has(part) && self.has(other) && !self.is_copy(part, other) {
+            let supported = format!("a copy of `{}`; {or}", self.name(other));
+            return Err(Error::unsupported(self.name(part), "a tensor of its own", supported));
+        }
+        self.skip(part);
+        Ok(())
     }
 
     /// Marks every tensor below a path as known and unused (the decoder of a file opened as an encoder).

@@ -1,16 +1,19 @@
 //! Heads of text encoders, for the families that answer as BERT does.
 
+use switchformer_nn::config::ConfigMap;
 use switchformer_nn::layers::{Activation, Embedding, LayerNorm};
+use switchformer_nn::leaf::Dense;
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::TiedSpec;
-use switchformer_nn::{Ctx, Linear, Output, Result, Tensor, Weights};
+use switchformer_nn::{Ctx, Linear, Output, ParamKind, Result, Tensor, Weights};
 
-/// The masked-LM head of the BERT family: dense, activation, norm, then the tied word table.
+/// The masked-LM head of the BERT family: dense, activation, norm, then the word table, or a projection of its own where
+/// the config says `"tie_word_embeddings": false`.
 pub(crate) struct MaskedLm {
     dense: Box<dyn Linear>,
     act: Activation,
     norm: LayerNorm,
-    /// The product with the word table.
+    /// The product with the word table or its own.
     decoder: Box<dyn Linear>,
 }
 
@@ -18,17 +21,45 @@ pub(crate) struct MaskedLm {
 pub(crate) struct MaskedLmNames {
     pub(crate) dense: &'static str,
     pub(crate) norm: &'static str,
-    /// Product with the tied table.
+    /// Projection onto the vocabulary; some files repeat the tied table under it.
     pub(crate) decoder: &'static str,
-    /// Bias over the vocabulary.
+    /// Bias over the vocabulary; some files repeat it as that of the projection.
     pub(crate) bias: &'static str,
-    /// Redundant copies that some files carry: the tied table and the bias again.
-    pub(crate) copies: &'static [&'static str],
+    /// Word table.
+    pub(crate) words: &'static str,
+}
+
+impl MaskedLmNames {
+    /// Marks the whole head as known: a pre-training file that is opened for something else.
+    pub(crate) fn skip(&self, w: &Weights) {
+        w.skip(self.bias);
+        for part in [self.dense, self.norm, self.decoder] {
+            ["weight", "bias"].iter().for_each(|suffix| w.skip(&format!("{part}.{suffix}")));
+        }
+    }
+
+    /// The projection onto the vocabulary from rows as wide as the word table.
+    fn load_decoder(&self, c: &ConfigMap, w: &Weights, words: &Embedding) -> Result<Box<dyn Linear>> {
+        let (weight, bias) = (format!("{}.weight", self.decoder), format!("{}.bias", self.decoder));
+        if bias != self.bias {
+            w.repeats(&bias, self.bias, "remove from the file the one that is not meant")?;
+        }
+        if c.flag("tie_word_embeddings", true)? {
+            let or = "set \"tie_word_embeddings\" to false in config.json to read it, or remove it from the file";
+            w.repeats(&weight, &format!("{}.weight", self.words), or)?;
+            return w.tied(&TiedSpec { name: self.decoder, table: words, bias: Some(self.bias) });
+        }
+        let (vocab, dim) = words.table().dims2()?;
+        let weight = w.tensor(&weight, &[vocab, dim], ParamKind::Matrix)?;
+        let bias = w.tensor(self.bias, &[vocab], ParamKind::Vector)?;
+        Ok(Box::new(Dense::new(w.name(self.decoder), weight, Some(bias))))
+    }
 }
 
 impl MaskedLm {
     /// Loads a head that maps `dim` to the width of the word table, then to the vocabulary.
     pub(crate) fn load(
+        c: &ConfigMap,
         w: &Weights,
         n: &MaskedLmNames,
         dim: usize,
@@ -36,13 +67,12 @@ impl MaskedLm {
         act: Activation,
         eps: f64,
     ) -> Result<Self> {
-        n.copies.iter().for_each(|copy| w.skip(copy));
         let table_dim = words.table().dims2()?.1;
         Ok(MaskedLm {
             dense: w.linear(n.dense, dim, table_dim, true)?,
             act,
             norm: w.layer_norm(n.norm, table_dim, eps)?,
-            decoder: w.tied(&TiedSpec { name: n.decoder, table: words, bias: Some(n.bias) })?,
+            decoder: n.load_decoder(c, w, words)?,
         })
     }
 

@@ -53,6 +53,17 @@ fn answer(model: &dyn Model, point: &Point, input: &Input) -> (Output, Trace) {
 }
 
 #[test]
+fn sizes_that_the_reference_does_not_have_are_refused_when_they_are_opened() {
+    for family in ["tnt", "m3vit"] {
+        let config = config(family, json!({"img_size": [24, 22]}));
+        let entry = find(family).unwrap();
+        let e = entry.build(&ConfigMap::new(config).unwrap(), &Weights::seeded()).map(drop).unwrap_err();
+        let says = ["img_size", "24x22", "does not divide into patches"];
+        assert!(e.code() == "config.value" && says.iter().all(|s| e.to_string().contains(s)), "{family}: {e}");
+    }
+}
+
+#[test]
 fn a_task_touches_the_experts_that_its_gate_picks_and_no_others() {
     let config = config("m3vit", json!({"moe_experts": 24, "depth": 4}));
     let (model, _) = build(&config);

@@ -11,7 +11,7 @@ use switchformer_lab::metric::{
     Answers, Bleu, Chrf, Labels, Paired, Stats, approximate_randomization, bootstrap, mcnemar, paired_bootstrap,
 };
 
-use super::{open, print, print_json};
+use super::{Notes, open, print, print_json};
 use crate::fail::Fail;
 
 /// What is measured.
@@ -294,6 +294,6 @@ fn found(model: &str, point: Option<&str>, set: &Squad) -> Result<HashMap<String
     let session = open(model, false)?;
     let point = session.opened.point(point)?;
     let asked: Vec<u32> = (0..set.questions.len() as u32).collect();
-    let given = answer_all(&session.opened, &point, session.reader()?, set, &asked)?;
+    let given = answer_all(&session.opened, &point, session.reader()?, set, &asked, &mut Notes)?;
     Ok(set.questions.iter().zip(given).filter_map(|(q, given)| Some((q.id.clone(), given?))).collect())
 }

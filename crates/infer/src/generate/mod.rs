@@ -186,7 +186,12 @@ impl Decoder<'_> {
                 self.trace.decisions.push(decision);
             }
         }
-        logits.to_vec2()
+        let logits = logits.to_vec2()?;
+        for (i, row) in logits.iter().enumerate() {
+            let member = memory.rows().members().get(i).map_or(i, |m| *m as usize);
+            Error::unless_finite("logits", member, row)?;
+        }
+        Ok(logits)
     }
 }
 

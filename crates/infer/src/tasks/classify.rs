@@ -15,7 +15,7 @@ pub(crate) fn fill(session: &Session, out: &Output, replies: &mut [Reply]) -> Re
     for (i, reply) in replies.iter_mut().enumerate() {
         if let Some(scores) = out.of("logits", i).ok().filter(|t| t.dims().len() == 1) {
             let name = |i: usize| labels.get(i).cloned().unwrap_or_else(|| i.to_string());
-            reply.labels = Some(best(&scores.to_vec1::<f32>()?, SHOWN, name));
+            reply.labels = Some(best(i, &scores.to_vec1::<f32>()?, SHOWN, name)?);
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Sentence embeddings.
 
-use switchformer_nn::{Output, Value};
+use switchformer_nn::{Error, Output, Value};
 use switchformer_tensor::Tensor;
 
 use crate::answer::Reply;
@@ -13,8 +13,9 @@ pub(crate) fn fill(session: &Session, out: &Output, replies: &mut [Reply]) -> Re
     let rows = matches!(out.values().get("last_hidden_state"), Some(Value::PerRow(..)));
     let Some(pooling) = session.pooling().filter(|_| rows) else { return Ok(Vec::new()) };
     let all = pooling.embed(out, replies.len())?;
-    for (reply, v) in replies.iter_mut().zip(&all) {
+    for ((i, reply), v) in replies.iter_mut().enumerate().zip(&all) {
         reply.sentence_embedding = v.as_ref().map(Tensor::to_vec1).transpose()?;
+        Error::unless_finite("sentence_embedding", i, reply.sentence_embedding.as_deref().unwrap_or_default())?;
     }
     Ok(all)
 }

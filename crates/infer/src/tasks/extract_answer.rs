@@ -4,13 +4,13 @@ use std::path::Path;
 
 use switchformer_data::reader::{Found, best};
 use switchformer_data::{Reader, Squad, Tokenizer, Window};
-use switchformer_nn::{Input, Members, Part, Point, Rows, Trace};
+use switchformer_nn::{Input, InputSpec, Member, Members, Part, Point, Rows, Trace};
 use switchformer_zoo::{HeadKind, Opened};
 
 use crate::answer::{Label, Reply, Span};
 use crate::error::{Error, Result};
 use crate::generate::End;
-use crate::session::Session;
+use crate::session::{Listener, Session};
 
 /// Tokens of a window where the model reads as many, and those that neighbours share (as published for SQuAD).
 const WINDOW: [usize; 2] = [384, 128];
@@ -39,26 +39,35 @@ fn no_answers(opened: &Opened) -> Error {
     Error::input(what, "name a model with a head such as BertForQuestionAnswering")
 }
 
-/// Windows as one batch.
-pub fn input<'a>(windows: impl Iterator<Item = &'a Window> + Clone) -> Result<Input> {
+/// Windows as one batch for a model that reads `spec`.
+pub fn input<'a>(spec: &InputSpec, windows: impl Iterator<Item = &'a Window> + Clone) -> Result<Input> {
     let ids: Vec<&[u32]> = windows.clone().map(|w| w.ids.as_slice()).collect();
+    let input = Input::tokens(&ids)?;
+    let name = "token_type_ids";
+    if !spec.takes(name) {
+        return Ok(input);
+    }
     let types: Vec<&[u32]> = windows.map(|w| w.types.as_slice()).collect();
-    Ok(Input::tokens(&ids)?.with("token_type_ids", Part::tokens(&types)?)?)
+    Ok(input.with(name, Part::tokens(&types)?)?)
 }
 
-/// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken.
+/// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken. The
+/// question is `asker` in each of its windows, whose decisions name the window; a note says where it was cut.
 pub fn answers(
     opened: &Opened,
     point: &Point,
     reader: &Reader,
-    question: &str,
-    passage: &str,
+    (question, passage): (&str, &str),
+    asker: &Member,
+    listener: &mut dyn Listener,
 ) -> Result<(Vec<Found>, Trace)> {
     let windows = reader.windows(question, passage)?;
+    note_cut(question, &windows, listener);
     let mut scores: Vec<[Vec<f32>; 2]> = Vec::with_capacity(windows.len());
     let mut whole = Trace::default();
     for part in windows.chunks(AT_ONCE) {
-        let (own, trace) = read(opened, point, part.iter())?;
+        let askers = part.iter().map(|_| asker.clone());
+        let (own, trace) = read(opened, point, part.iter(), askers)?;
         scores.extend(own);
         whole.macs += trace.macs;
         whole.decision_macs += trace.decision_macs;
@@ -67,14 +76,24 @@ pub fn answers(
     Ok((choose(&windows, &scores), whole))
 }
 
+/// Says of a question that it was cut.
+fn note_cut(question: &str, windows: &[Window], listener: &mut dyn Listener) {
+    if let Some([kept, cut]) = windows.first().map(|w| w.question)
+        && cut > 0
+    {
+        listener.note(&format!("a question of {} characters was cut to {kept} tokens", question.chars().count()));
+    }
+}
+
 /// A reply to each question, and every decision taken. A question that was cancelled is not read.
 pub(crate) fn replies(
     session: &Session,
     point: &Point,
     questions: &[String],
     passage: &str,
-    members: &Members,
+    listener: &mut dyn Listener,
 ) -> Result<(Vec<Reply>, Trace)> {
+    let members = listener.members();
     if let Some(n) = members.n().filter(|n| *n != questions.len()) {
         return Err(switchformer_nn::Error::shape("members", format!("[{}]", questions.len()), &[n]).into());
     }
@@ -85,8 +104,10 @@ pub(crate) fn replies(
             all.push(Reply { end: Some(End::Cancelled), ..Reply::to(question) });
             continue;
         }
-        let own = members.seed(i).map(|seed| point.clone().with("seed", seed));
-        let (found, trace) = answers(&session.opened, own.as_ref().unwrap_or(point), reader, question, passage)?;
+        // Whether it is cancelled was asked above: windows of one question do not leave apart.
+        let asker = Member { place: members.place(i), seed: members.seed(i), cancelled: None };
+        let (found, mut trace) = answers(&session.opened, point, reader, (question, passage), &asker, listener)?;
+        trace.decisions.iter_mut().filter_map(|d| d.member.as_mut()).for_each(|member| *member = i);
         whole.macs += trace.macs;
         whole.decision_macs += trace.decision_macs;
         whole.decisions.extend(trace.decisions);
@@ -114,6 +135,7 @@ pub fn answer_all(
     reader: &Reader,
     set: &Squad,
     asked: &[u32],
+    listener: &mut dyn Listener,
 ) -> Result<Vec<Option<String>>> {
     let mut given = Vec::with_capacity(asked.len());
     for part in asked.chunks(AT_ONCE) {
@@ -122,10 +144,13 @@ pub fn answer_all(
             (question, set.passages[question.passage].text.as_str())
         });
         let windows = pairs.clone().map(|(q, text)| Ok(reader.windows(&q.text, text)?)).collect::<Result<Vec<_>>>()?;
+        pairs.clone().zip(&windows).for_each(|((q, _), own)| note_cut(&q.text, own, listener));
         let mut scores = Vec::new();
-        let flat: Vec<&Window> = windows.iter().flatten().collect();
+        let flat: Vec<(&Window, u32)> =
+            windows.iter().zip(part).flat_map(|(own, place)| own.iter().map(|w| (w, *place))).collect();
         for some in flat.chunks(AT_ONCE) {
-            scores.extend(read(opened, point, some.iter().copied())?.0);
+            let askers = some.iter().map(|(_, place)| Member { place: *place, ..Member::default() });
+            scores.extend(read(opened, point, some.iter().map(|(w, _)| *w), askers)?.0);
         }
         let mut from = 0;
         for ((_, text), own) in pairs.zip(&windows) {
@@ -141,16 +166,24 @@ fn choose(windows: &[Window], scores: &[[Vec<f32>; 2]]) -> Vec<Found> {
     best(windows.iter().zip(scores).map(|(w, [start, end])| (w, [start.as_slice(), end.as_slice()])))
 }
 
-/// Scores of every window's tokens as first and last of an answer.
+/// Scores of every window's tokens as first and last of an answer, each window read as its `askers` say.
 fn read<'a>(
     opened: &Opened,
     point: &Point,
     windows: impl Iterator<Item = &'a Window> + Clone,
+    askers: impl Iterator<Item = Member>,
 ) -> Result<(Vec<[Vec<f32>; 2]>, Trace)> {
-    let (out, trace) = opened.run(point, &input(windows)?)?;
+    let members = Members::new(askers);
+    let input = input(&opened.model.spec(), windows)?.of_members(members.clone())?;
+    let (out, trace) = opened.run(point, &input)?;
     let side = |name: &str| -> Result<(Vec<f32>, Rows)> {
         let (scores, rows) = out.get_rows(name).ok_or_else(|| no_answers(opened))?;
-        Ok((scores.to_vec1()?, rows.clone()))
+        let scores: Vec<f32> = scores.to_vec1()?;
+        for i in 0..rows.n() {
+            let asker = members.place(rows.members()[i]) as usize;
+            switchformer_nn::Error::unless_finite(name, asker, &scores[rows.range(i)])?;
+        }
+        Ok((scores, rows.clone()))
     };
     let ((start, rows), (end, _)) = (side("start_logits")?, side("end_logits")?);
     let each = |i: usize| [start[rows.range(i)].to_vec(), end[rows.range(i)].to_vec()];

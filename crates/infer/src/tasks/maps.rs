@@ -1,15 +1,17 @@
 //! Pictures of what a model computes within: maps of its stages and of its attention, as PNG images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use switchformer_data::Picture;
 use switchformer_data::image::png;
-use switchformer_nn::{Size, Taps};
+use switchformer_nn::ops::AttentionMaps;
+use switchformer_nn::{Rows, Size, Taps};
 use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use crate::error::{Misfit, Result};
 use crate::request::Image;
+use crate::session::Listener;
 
 /// Most stages that are looked for.
 const STAGES: usize = 8;
@@ -27,7 +29,7 @@ fn stage(i: usize) -> String {
 }
 
 fn attention(i: usize) -> String {
-    format!("blocks.{i}.attn.probs")
+    format!("blocks.{i}.attn.maps")
 }
 
 /// A map of numbers `[height, width]`.
@@ -38,21 +40,41 @@ struct Map {
 }
 
 /// The maps of `n` images as PNG, in the order of their names. One of attention shows the mean over the heads, then each
-/// head. Errors where the model exposes none.
-pub(crate) fn pictures(opened: &Opened, taps: &Taps, n: usize) -> Result<Vec<Image>> {
-    let mut pictures = BTreeMap::new();
+/// head. A note names those left out because tokens are gone. Errors where the model exposes none.
+pub(crate) fn pictures(opened: &Opened, taps: &Taps, n: usize, listener: &mut dyn Listener) -> Result<Vec<Image>> {
+    let (mut pictures, mut pruned) = (BTreeMap::new(), BTreeSet::new());
+    let mut put = |name: &str, rows: &Rows, i: usize, maps: &[Map]| -> Result<()> {
+        let file = if n > 1 { format!("{}.{name}.png", rows.members()[i]) } else { format!("{name}.png") };
+        // A block that ran twice has its last map.
+        pictures.insert(file, png(&strip(maps)?)?);
+        Ok(())
+    };
     for (name, values) in taps.recorded() {
-        // What has no rows is of windows, or of the patches within a patch.
         let Some(rows) = taps.rows(name).filter(|rows| rows.n() == values.len()) else { continue };
         for (i, value) in values.iter().enumerate() {
-            let Some((prefix, size)) = rows.map(i) else { continue };
-            let maps = if name.starts_with("stages.") { lengths(value, size)? } else { looks(value, prefix, size)? };
-            let Some(maps) = maps else { continue };
-            let name = name.trim_end_matches(".probs");
-            let file = if n > 1 { format!("{}.{name}.png", rows.members()[i]) } else { format!("{name}.png") };
-            // A block that ran twice has its last map.
-            pictures.insert(file, png(&strip(&maps)?)?);
+            let Some((_, size)) = rows.map(i) else { continue };
+            if let Some(maps) = lengths(value, size)? {
+                put(name, rows, i, &maps)?;
+            }
         }
+    }
+    for (name, maps) in taps.all_maps() {
+        let Some(rows) = taps.rows(name).filter(|rows| rows.n() == maps.n()) else { continue };
+        let name = name.trim_end_matches(".maps");
+        for i in 0..maps.n() {
+            match rows.map(i) {
+                Some((prefix, size)) => {
+                    if let Some(maps) = looks(maps, i, prefix, size)? {
+                        put(name, rows, i, &maps)?;
+                    }
+                }
+                None => drop(pruned.insert(name)),
+            }
+        }
+    }
+    if !pruned.is_empty() {
+        let names = pruned.into_iter().collect::<Vec<_>>().join(", ");
+        listener.note(&format!("no picture of {names}: the tokens that are left there make no whole map"));
     }
     if pictures.is_empty() {
         return Err(Misfit::NoMaps { model: opened.entry.name }.into());
@@ -71,14 +93,21 @@ fn lengths(x: &Tensor, size: Size) -> Result<Option<Vec<Map>>> {
 }
 
 /// How much each patch is attended to: by the first row where rows stand in front of the map (the class token), else on
-/// average. Shapes: `[heads, n, n]` -> maps of all heads' mean and of each head; `None` where the keys are other rows.
-fn looks(probs: &Tensor, prefix: usize, (height, width): Size) -> Result<Option<Vec<Map>>> {
-    let patches = height * width;
-    if !matches!(probs.dims(), [_, n, keys] if n == keys && *n == prefix + patches) {
+/// average. Maps of all heads' mean and of each head; `None` where the keys are other rows.
+fn looks(maps: &AttentionMaps, segment: usize, prefix: usize, (height, width): Size) -> Result<Option<Vec<Map>>> {
+    let (patches, (n, keys)) = (height * width, maps.size(segment));
+    if n != keys || n != prefix + patches {
         return Ok(None);
     }
-    let by = if prefix > 0 { probs.narrow(1, 0, 1)?.squeeze(1)? } else { probs.mean(1)? };
-    let heads: Vec<Vec<f32>> = by.narrow(1, prefix, patches)?.to_vec2()?;
+    // One head at a time: a map has as many numbers as pairs of rows.
+    let by = |head: usize| -> Result<Vec<f32>> {
+        let by = match prefix {
+            0 => maps.of(segment, Some(head), 0..n)?.mean(1)?,
+            _ => maps.of(segment, Some(head), 0..1)?.squeeze(1)?,
+        };
+        Ok(by.narrow(1, prefix, patches)?.flatten_all()?.to_vec1()?)
+    };
+    let heads: Vec<Vec<f32>> = (0..maps.heads()).map(by).collect::<Result<_>>()?;
     let mean = (0..patches).map(|i| heads.iter().map(|h| h[i]).sum::<f32>() / heads.len() as f32).collect();
     let map = |values| Map { height, width, values };
     Ok(Some(std::iter::once(mean).chain(heads).map(map).collect()))

@@ -19,7 +19,7 @@ pub(crate) fn fill(session: &Session, out: &Output, given: &Given, replies: &mut
             let (from, to) = text.offsets[t];
             let one =
                 |l: crate::Label| TokenLabel { token, bytes: [from, to], label: l.label, probability: l.probability };
-            tokens.extend(best(row, 1, name).pop().map(one));
+            tokens.extend(best(i, row, 1, name)?.pop().map(one));
         }
         reply.token_labels = Some(tokens);
     }

@@ -11,9 +11,10 @@ use switchformer_data::squad::Offsets;
 use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
 use switchformer_infer::tasks::extract_answer::{answer_all, input};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Output, Point};
+use switchformer_nn::{Folder, InputSpec, Output, Point, Weights};
 use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
+use switchformer_zoo::open::read_config;
 
 use super::back_translation::{BackTranslation, Paraphrases};
 use super::corpus::{Packing, max_len};
@@ -95,6 +96,8 @@ pub(super) struct Questions {
     home: PathBuf,
     start: PathBuf,
     reader: Reader,
+    /// What the model reads.
+    spec: InputSpec,
     train: Vec<Sample>,
     valid: Vec<Sample>,
     dev: Squad,
@@ -132,6 +135,8 @@ impl Setup for Questions {
         let home = places.data.clone().unwrap_or_else(|| HOME.into());
         let start = recipe.start.as_ref().map(|s| s.folder.clone()).unwrap_or_default();
         let reader = Reader::new(Tokenizer::load(&start, None)?, data.max_len, data.overlap)?;
+        let (entry, config) = read_config(&Folder::disk(&start)?)?;
+        let spec = entry.build(&config, &Weights::shapes_only())?.spec();
         let dev = open(&home, DEV)?;
         let all: Vec<u32> = (0..dev.questions.len() as u32).collect();
         let whole = home.join(TRAIN).exists().then(|| open(&home, TRAIN)).transpose()?;
@@ -173,13 +178,13 @@ impl Setup for Questions {
         let lengths = train.iter().map(|s| s.window.ids.len() as u32).collect();
         let packing = Packing::new(lengths, recipe.train.batch, recipe.seed, &home)?;
         let (valid, asked) = (valid.into_iter().flatten().collect(), eval.questions);
-        Ok(Questions { home, start, reader, train, valid, dev, held, packing, asked })
+        Ok(Questions { home, start, reader, spec, train, valid, dev, held, packing, asked })
     }
 }
 
 impl Questions {
     fn score(&self, opened: &Opened, point: &Point, set: &Squad, asked: &[u32], name: &str) -> Result<Figures> {
-        let given = answer_all(opened, point, &self.reader, set, asked)?;
+        let given = answer_all(opened, point, &self.reader, set, asked, &mut ())?;
         let accepted: Vec<Vec<&str>> = asked.iter().map(|i| set.answers(*i as usize)).collect();
         let stats = Answers::stats(&given, &accepted)?;
         let mut figures = Figures::new();
@@ -243,8 +248,8 @@ fn samples(reader: &Reader, set: &Squad, question: u32, said: Said<'_>) -> Resul
     Ok(windows.into_iter().filter_map(placed).collect())
 }
 
-fn make<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> {
-    let input = input(samples.clone().map(|s| &s.window))?;
+fn make<'a>(spec: &InputSpec, samples: impl Iterator<Item = &'a Sample> + Clone) -> Result<Batch> {
+    let input = input(spec, samples.clone().map(|s| &s.window))?;
     let size = samples.clone().map(|s| s.window.ids.len()).sum();
     let places: Vec<u32> = samples.flat_map(|s| s.places).collect();
     Ok(Batch { input, weight: places.len() as f64, target: Target::new().with_ids(SPANS, places), size, task: None })
@@ -257,7 +262,7 @@ impl Task for Questions {
     fn complete(&self, _: &mut Map<String, Value>) {}
     fn batch(&mut self, index: u64) -> Result<Batch> {
         let (_, picked) = self.packing.take(index)?;
-        make(picked.iter().map(|i| &self.train[*i as usize]))
+        make(&self.spec, picked.iter().map(|i| &self.train[*i as usize]))
     }
     fn loss(&self, out: &Output, batch: &Batch) -> Result<Losses> {
         let side = |name: &str| {
@@ -271,7 +276,7 @@ impl Task for Questions {
     }
     fn valid(&self) -> Result<Vec<Batch>> {
         let longest = self.valid.iter().map(|s| s.window.ids.len()).max().unwrap_or(1);
-        self.valid.chunks((BATCH / longest).max(1)).map(|part| make(part.iter())).collect()
+        self.valid.chunks((BATCH / longest).max(1)).map(|part| make(&self.spec, part.iter())).collect()
     }
     fn files(&self, _: &ConfigMap) -> Result<Vec<(String, Vec<u8>)>> {
         let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
@@ -321,7 +326,8 @@ mod tests {
                 assert_eq!(s.window.ids[from..=to], [6, 10], "old river");
             }
         }
-        let batch = make(samples(&reader, &set, 0, Said::AsItIs).unwrap().iter()).unwrap();
+        let spec = InputSpec::text(12, 80).with_types(2);
+        let batch = make(&spec, samples(&reader, &set, 0, Said::AsItIs).unwrap().iter()).unwrap();
         assert_eq!((batch.target.ids(SPANS).unwrap(), batch.size), (&[9, 10][..], 12));
     }
 }

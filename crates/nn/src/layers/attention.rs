@@ -78,7 +78,7 @@ pub struct AttentionSpec {
     /// Convolutions of the values that are added to what the heads gather, within each window; one for each of `cuts`, or
     /// one.
     pub local: Vec<Depthwise>,
-    /// Name of its taps: `blocks.N.{tap}.probs` and `blocks.N.{tap}.k`.
+    /// Name of its taps: `blocks.N.{tap}.probs`, `blocks.N.{tap}.maps` (what the first are made of) and `blocks.N.{tap}.k`.
     pub tap: &'static str,
 }
 

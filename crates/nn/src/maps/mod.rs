@@ -19,7 +19,8 @@ use crate::rows::{Rows, Size};
 pub use conv::{Conv, Depthwise};
 pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
 pub use patches::{
-    ImageEmbed, PatchEmbed, PositionEmbed, patch_grid, patchify, positions_at, resize_images, resize_positions,
+    ImageEmbed, PatchEmbed, PositionEmbed, patch_grid, patches_divide, patchify, positions_at, resize_images,
+    resize_positions,
 };
 pub use resize::resize_maps;
 pub use window::{Cut, PadOrder, Windows, pair_biases};

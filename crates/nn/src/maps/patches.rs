@@ -79,7 +79,7 @@ pub struct ImageEmbed {
 
 impl ImageEmbed {
     /// Loads the projection of patches, the rows named `front` and the table `positions`, for images of the trained size.
-    /// Errors where it does not divide into patches.
+    /// Errors where it holds no whole patch.
     pub fn load(w: &Weights, spec: &PatchSpec, image: Size, front: &[&str], positions: &str) -> Result<Self> {
         let grid = patch_grid(image, spec.patch, image)?;
         Ok(ImageEmbed {
@@ -96,7 +96,7 @@ impl ImageEmbed {
         self.positions.n_front()
     }
 
-    /// Rows of images of any sizes that divide into patches.
+    /// Rows of images of any sizes that divide into patches, and of the trained size.
     pub fn forward(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
         let mut parts = Vec::new();
         for pixels in input.pixels(self.channels)? {
@@ -119,24 +119,39 @@ impl ImageEmbed {
     }
 }
 
-/// Splits images into patches. Shapes: `[b, c, h, w]` -> `[b * gh * gw, c * ph * pw]`, row-major grid.
+/// Splits images into patches; what is left at the right and at the bottom is not read, as by a convolution of this stride.
+/// Shapes: `[b, c, h, w]` -> `[b * gh * gw, c * ph * pw]`, row-major grid.
 pub fn patchify(pixels: &Tensor, (ph, pw): (usize, usize)) -> Result<Tensor> {
     let (b, c, h, w) = pixels.dims4().map_err(|_| Error::shape("pixel_values", "[b, c, h, w]", pixels.dims()))?;
     let (gh, gw) = (h / ph, w / pw);
-    let split = pixels.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
+    let mut whole = pixels.clone();
+    if (h, w) != (gh * ph, gw * pw) {
+        whole = whole.narrow(2, 0, gh * ph)?.narrow(3, 0, gw * pw)?.contiguous()?;
+    }
+    let split = whole.reshape(&[b, c, gh, ph, gw, pw][..])?.permute([0, 2, 4, 1, 3, 5].as_slice())?;
     split.contiguous()?.reshape((b * gh * gw, c * ph * pw))
 }
 
-/// Patches along height and width of an image. Errors when it does not divide into patches; `trained` is the size to
-/// suggest.
+/// Patches along height and width of an image, whole ones where it is of the `trained` size. Errors when an image of another
+/// size does not divide into patches, and where there is none.
 pub fn patch_grid((h, w): Size, (ph, pw): Size, trained: Size) -> Result<Size> {
-    if h == 0 || w == 0 || !h.is_multiple_of(ph) || !w.is_multiple_of(pw) || h > MAX_SIDE || w > MAX_SIDE {
+    let divides = (h, w) == trained || (h.is_multiple_of(ph) && w.is_multiple_of(pw));
+    if h < ph || w < pw || !divides || h > MAX_SIDE || w > MAX_SIDE {
         return Err(Error::input(
             format!("an image of {h}x{w} does not divide into patches of {ph}x{pw}"),
             format!("resize it, for instance to {}x{}", trained.0, trained.1),
         ));
     }
     Ok((h / ph, w / pw))
+}
+
+/// Errors where a side of the trained size, the config field `field`, is no multiple of that of a patch: for models whose
+/// reference has no such image.
+pub fn patches_divide(field: &str, (h, w): Size, (ph, pw): Size) -> Result<()> {
+    if h.is_multiple_of(ph) && w.is_multiple_of(pw) {
+        return Ok(());
+    }
+    Err(Error::config(field, format!("is {h}x{w}, which does not divide into patches of {ph}x{pw}")))
 }
 
 /// Position vectors for a grid, resized where it is not the trained one; the first `front` rows have no place.

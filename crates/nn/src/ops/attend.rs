@@ -67,7 +67,7 @@ pub struct RelativeBias<'a> {
     pub bidirectional: bool,
 }
 
-/// Most scores of one member over all heads.
+/// Most scores of one member over all heads, and most numbers of maps that are kept together.
 const MAX_SCORES: usize = 1 << 30;
 
 impl<'a> AttendSpec<'a> {
@@ -155,12 +155,28 @@ impl<'a> AttendSpec<'a> {
             }
             if n.saturating_mul(m).saturating_mul(self.heads) > MAX_SCORES {
                 return Err(Error::Limit {
-                    what: "attention scores of one member".into(),
+                    what: format!("attention scores of one member ({n} rows to {m}, {} heads)", self.heads),
                     got: n.saturating_mul(m).saturating_mul(self.heads) as u64,
                     max: MAX_SCORES as u64,
-                    hint: "shorten the text".into(),
+                    hint: "shorten the text, or give a smaller image".into(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Maps of all members are kept together, so that they are bounded together.
+    pub(super) fn check_maps(&self) -> Result<()> {
+        let each = |i: usize| self.q_rows.len(i).saturating_mul(self.k_rows.len(i)).saturating_mul(self.heads);
+        let (n, all) = (self.q_rows.n(), (0..self.q_rows.n()).map(each).fold(0, usize::saturating_add));
+        if all > MAX_SCORES {
+            let rows = self.q_rows.total();
+            return Err(Error::Limit {
+                what: format!("numbers in attention maps of {n} members ({rows} rows, {} heads)", self.heads),
+                got: all as u64,
+                max: MAX_SCORES as u64,
+                hint: "give fewer at once, shorter texts or smaller images".into(),
+            });
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ pub trait Staged: Send + Sync {
 /// A rule that acts between blocks: it may drop rows or let members leave. What it does at a site (count steps, or know
 /// one network's blocks) is its own decision.
 pub trait BlockRule: Send + Sync {
-    /// Tap suffixes of the block at a site that the rule reads (`attn.probs`, `attn.k`).
+    /// Tap suffixes of the block at a site that the rule reads (`attn.maps`, `attn.k`).
     fn wants(&self, site: Site) -> &[&'static str];
     /// Acts after the block at a site, which is one of `model`. Members that leave are given to `left` with their outputs.
     /// Where rows are hollow ([`Tensor::is_hollow`]) the pass is a forecast: as many rows stay as would, whichever they are,

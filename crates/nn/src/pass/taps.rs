@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 
 use switchformer_tensor::Tensor;
 
+use crate::ops::AttentionMaps;
 use crate::rows::Rows;
 
 /// Listener for named values such as `blocks.3` or `blocks.3.attn.probs`.
 ///
 /// Switches, golden tests, distillation and pictures read the same names. A layer asks [`Taps::wants`] before it
-/// computes a value that the fast path does not need (an attention map).
+/// computes a value that the fast path does not need (an attention map). Maps that are large can be made later
+/// ([`Taps::put_maps`]).
 #[derive(Debug, Default)]
 pub struct Taps {
     all: bool,
     wanted: Vec<String>,
     got: Vec<(String, Vec<Tensor>)>,
     rows: BTreeMap<String, Rows>,
+    maps: Vec<(String, AttentionMaps)>,
 }
 
 impl Taps {
@@ -39,9 +42,14 @@ impl Taps {
         self.all || !self.wanted.is_empty()
     }
 
+    /// Whether somebody listens to this very name: maps to be made later are for those who know them.
+    pub fn asks(&self, name: &str) -> bool {
+        self.wanted.iter().any(|w| w == name)
+    }
+
     /// Whether somebody listens to `name`.
     pub fn wants(&self, name: &str) -> bool {
-        self.all || self.wanted.iter().any(|w| w == name)
+        self.all || self.asks(name)
     }
 
     /// Adds a listener.
@@ -71,6 +79,24 @@ impl Taps {
         }
     }
 
+    /// Keeps what maps of the segments of `rows` are made of.
+    pub fn put_maps(&mut self, name: &str, maps: AttentionMaps, rows: &Rows) {
+        if self.asks(name) {
+            self.rows.insert(name.to_string(), rows.clone());
+            self.maps.push((name.to_string(), maps));
+        }
+    }
+
+    /// The latest maps of a name.
+    pub fn maps(&self, name: &str) -> Option<&AttentionMaps> {
+        self.maps.iter().rev().find(|(n, _)| n == name).map(|(_, maps)| maps)
+    }
+
+    /// All maps, in order of computation.
+    pub fn all_maps(&self) -> &[(String, AttentionMaps)] {
+        &self.maps
+    }
+
     /// The rows that the latest value of a tap belongs to; `None` where its segments are no members (windows).
     pub fn rows(&self, name: &str) -> Option<&Rows> {
         self.rows.get(name)
@@ -93,6 +119,7 @@ impl Taps {
         }
         if !self.wants(name) {
             self.got.retain(|(n, _)| n != name);
+            self.maps.retain(|(n, _)| n != name);
             self.rows.remove(name);
         }
     }

@@ -4,14 +4,17 @@
 //! attention graph; near-duplicates of important rows go first, then the least important. Training-free; survivors keep
 //! their order and the dropped rows are really gone. `random` and `class-attention` are the usual baselines.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
+use switchformer_nn::ops::AttentionMaps;
 use switchformer_nn::staged::Left;
 use switchformer_nn::{BlockRule, Ctx, Error, Point, Result, Site, Staged, State};
 
-use super::rank::{self, Maps};
+use super::rank;
 use crate::host::Host;
 use crate::switch::{Loading, NamedSetting, Switch};
 
@@ -164,8 +167,8 @@ impl BlockRule for Pruning {
     fn wants(&self, site: Site) -> &[&'static str] {
         match (self.layer(site), self.method) {
             (None, _) | (_, Method::Random) => &[],
-            (_, Method::ClassAttention) => &["attn.probs"],
-            (_, Method::ZeroTprune) => &["attn.probs", "attn.k"],
+            (_, Method::ClassAttention) => &["attn.maps"],
+            (_, Method::ZeroTprune) => &["attn.maps", "attn.k"],
         }
     }
 
@@ -187,15 +190,18 @@ impl BlockRule for Pruning {
                     rank::descending(&patches, |i| draws[i - prefix] as f64)[..k].to_vec()
                 }
                 Method::ClassAttention => {
-                    let (probs, heads) = attention_map(cx, &at, segment, n)?;
-                    let score = rank::class_attention(&Maps { probs: &probs, heads, n });
+                    let maps = maps_of(cx, &at, segment, n)?;
+                    let rows: Vec<f32> = maps.of(segment, None, 0..n.min(1))?.flatten_all()?.to_vec1()?;
+                    let score = rank::class_attention(&rows, n);
                     rank::descending(&patches, |i| score[i])[..k].to_vec()
                 }
                 Method::ZeroTprune => {
-                    let (probs, heads) = attention_map(cx, &at, segment, n)?;
+                    let maps = maps_of(cx, &at, segment, n)?;
+                    let (heads, maps) = (maps.heads(), Heads::of(maps, segment, n)?);
                     let keys = keys(cx, &at, &state, segment)?;
+                    let chosen = zero_tprune(layer, &maps, &keys, &patches, k)?;
                     cx.trace.decision_macs += (2 * layer.rank_iters * heads * n * n) as u64;
-                    zero_tprune(layer, &Maps { probs: &probs, heads, n }, &keys, &patches, k)
+                    chosen
                 }
             };
             let mut offsets: Vec<u32> = (0..prefix.min(n)).chain(chosen).map(|i| i as u32).collect();
@@ -211,8 +217,8 @@ impl BlockRule for Pruning {
 }
 
 /// Steps I', S and I of the paper on one member; returns `k` of `patches`.
-fn zero_tprune(layer: &Layer, maps: &Maps, keys: &[f32], patches: &[usize], k: usize) -> Vec<usize> {
-    let first = rank::importance(maps, layer.rank_iters, layer.var_range);
+fn zero_tprune(layer: &Layer, maps: &Heads, keys: &[f32], patches: &[usize], k: usize) -> Result<Vec<usize>> {
+    let first = rank::importance(maps.each(), maps.n, layer.rank_iters, layer.var_range)?;
     let order = rank::descending(patches, |i| first[i]);
     let drop = patches.len() - k;
     let (strong, weak) = order.split_at(order.len().div_ceil(2));
@@ -222,23 +228,51 @@ fn zero_tprune(layer: &Layer, maps: &Maps, keys: &[f32], patches: &[usize], k: u
     most_alike.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let gone: Vec<usize> = most_alike[..similar].iter().map(|(_, i)| *i).collect();
 
+    let gone: BTreeSet<usize> = gone.into_iter().collect();
     let alive: Vec<usize> = (0..maps.n).filter(|i| !gone.contains(i)).collect();
-    let probs = rank::restrict(maps, &alive);
-    let again = Maps { probs: &probs, heads: maps.heads, n: alive.len() };
-    let second = rank::importance(&again, layer.rank_iters, layer.var_range);
-    let candidates: Vec<usize> = (0..alive.len()).filter(|j| patches.contains(&alive[*j])).collect();
-    rank::descending(&candidates, |j| second[j])[..k].iter().map(|j| alive[*j]).collect()
+    let left = maps.each().map(|map| Ok(Cow::from(rank::restrict(map?.into_owned(), maps.n, &alive))));
+    let second = rank::importance(left, alive.len(), layer.rank_iters, layer.var_range)?;
+    let candidates: Vec<usize> = (0..alive.len()).filter(|j| patches.binary_search(&alive[*j]).is_ok()).collect();
+    Ok(rank::descending(&candidates, |j| second[j])[..k].iter().map(|j| alive[*j]).collect())
 }
 
-/// Attention map of one segment after the block, `[heads, n, n]`, and its heads.
-fn attention_map(cx: &Ctx, at: &str, segment: usize, n: usize) -> Result<(Vec<f32>, usize)> {
-    let name = format!("{at}.attn.probs");
-    let map = cx.taps.get(&name).and_then(|all| all.get(segment)).ok_or_else(|| no_tap(&name))?;
-    let (heads, _, keys) = map.dims3()?;
-    if keys != n {
-        return Err(Error::shape(name, format!("[heads, {n}, {n}]"), map.dims()));
+/// Maps after the block, of which those of a segment are `[heads, n, n]`.
+fn maps_of<'a>(cx: &'a Ctx, at: &str, segment: usize, n: usize) -> Result<&'a AttentionMaps> {
+    let name = format!("{at}.attn.maps");
+    let maps = cx.taps.maps(&name).filter(|maps| segment < maps.n()).ok_or_else(|| no_tap(&name))?;
+    let (queries, keys) = maps.size(segment);
+    if (queries, keys) != (n, n) {
+        return Err(Error::shape(name, format!("[heads, {n}, {n}]"), &[maps.heads(), queries, keys]));
     }
-    Ok((map.flatten_all()?.to_vec1()?, heads))
+    Ok(maps)
+}
+
+/// Most numbers of one member's maps that are kept while it is ranked; larger ones are made anew, head by head.
+const KEPT: usize = 1 << 26;
+
+/// The maps of one member, `[n, n]` for each head.
+struct Heads<'a> {
+    maps: &'a AttentionMaps,
+    segment: usize,
+    n: usize,
+    /// All of them, `[heads, n, n]`, where they are few.
+    kept: Option<Vec<f32>>,
+}
+
+impl<'a> Heads<'a> {
+    fn of(maps: &'a AttentionMaps, segment: usize, n: usize) -> Result<Self> {
+        let all = || maps.of(segment, None, 0..n)?.flatten_all()?.to_vec1();
+        let kept = (maps.heads() * n * n <= KEPT).then(all).transpose()?;
+        Ok(Heads { maps, segment, n, kept })
+    }
+
+    fn each(&self) -> impl Iterator<Item = Result<Cow<'_, [f32]>>> {
+        let (n, square) = (self.n, self.n * self.n);
+        (0..self.maps.heads()).map(move |h| match &self.kept {
+            Some(all) => Ok(Cow::from(&all[h * square..(h + 1) * square])),
+            None => Ok(Cow::from(self.maps.of(self.segment, Some(h), 0..n)?.flatten_all()?.to_vec1()?)),
+        })
+    }
 }
 
 /// Keys of one segment, `[n, dim]`.

@@ -126,7 +126,19 @@ pub fn config_cases(t: &mut Table) {
         VALUE,
         &["id2label", "0 entries"],
     );
-    t.vit("image/does not divide", &|f| set(f, json!({"image_size": 15})), "input", &["15x15", "patches of 4x4"]);
+    // A border that holds no whole patch is not read, so that there are fewer patches than the file has positions for.
+    t.vit(
+        "image/does not divide",
+        &|f| set(f, json!({"image_size": 15})),
+        "tensors.shape",
+        &["position_embeddings", "[1, 10, 32]", "[1, 17, 32]"],
+    );
+    t.vit(
+        "image/smaller than a patch",
+        &|f| set(f, json!({"image_size": [16, 3]})),
+        VALUE,
+        &["image_size", "16x3", "smaller than a patch of 4x4"],
+    );
     t.vit(
         "image/three sides",
         &|f| set(f, json!({"image_size": [16, 16, 16]})),

@@ -9,7 +9,7 @@ use crate::layers::project_onto;
 use crate::leaf::{Attention, KeyValues, Linear, Mixer, attend_once};
 use crate::maps::{Cut, Depthwise, Windows};
 use crate::memory::Layout;
-use crate::ops::{self, AttendSpec, RelativeBias, ScoreBias};
+use crate::ops::{self, AttendSpec, AttentionMaps, RelativeBias, ScoreBias};
 use crate::rows::{Rows, Size};
 use crate::side::Stream;
 use crate::weights::{LinearSpec, ParamKind, Weights};
@@ -496,6 +496,8 @@ fn unit(x: &Tensor, heads: usize) -> Result<Tensor> {
 pub(super) struct Told {
     /// Of every segment or window, `[heads, n, m]`.
     probs: Option<(String, Vec<Tensor>)>,
+    /// What they are made of when they are read.
+    maps: Option<(String, Option<AttentionMaps>)>,
     /// In the order of their rows, `[keys, kv_heads * head_dim]`.
     k: Option<(String, Vec<Tensor>)>,
     /// The rows that the maps are of, where each is of a whole segment.
@@ -505,24 +507,29 @@ pub(super) struct Told {
 impl Told {
     pub(super) fn asked(cx: &Ctx, tap: &str, rows: &Rows) -> Told {
         if !cx.taps.active() {
-            return Told { probs: None, k: None, rows: None };
+            return Told { probs: None, maps: None, k: None, rows: None };
         }
-        let of = |what: &str| {
-            let name = format!("{}.{tap}.{what}", cx.site);
-            cx.taps.wants(&name).then(|| (name, Vec::new()))
-        };
-        Told { probs: of("probs"), k: of("k"), rows: Some(rows.clone()) }
+        let name = |what: &str| format!("{}.{tap}.{what}", cx.site);
+        let of = |what: &str| Some(name(what)).filter(|n| cx.taps.wants(n)).map(|n| (n, Vec::new()));
+        let maps = Some(name("maps")).filter(|n| cx.taps.asks(n)).map(|n| (n, None));
+        Told { probs: of("probs"), maps, k: of("k"), rows: Some(rows.clone()) }
     }
 
     pub(super) fn listens(&self) -> bool {
-        self.probs.is_some() || self.k.is_some()
+        self.probs.is_some() || self.maps.is_some() || self.k.is_some()
     }
 
     /// Maps of queries and keys.
     pub(super) fn maps(&mut self, made: impl FnOnce() -> Result<[Tensor; 2]>, spec: &AttendSpec) -> Result<()> {
+        if self.probs.is_none() && self.maps.is_none() {
+            return Ok(());
+        }
+        let [q, k] = made()?;
         if let Some((_, all)) = &mut self.probs {
-            let [q, k] = made()?;
             all.extend(ops::attend_probs(&q, &k, spec)?);
+        }
+        if let Some((_, kept)) = &mut self.maps {
+            *kept = Some(AttentionMaps::new(q, k, spec));
         }
         Ok(())
     }
@@ -535,6 +542,10 @@ impl Told {
     }
 
     pub(super) fn put(self, cx: &mut Ctx) -> Result<()> {
+        // Maps of windows belong to no member and are for `probs` alone.
+        if let (Some((name, Some(maps))), Some(rows)) = (self.maps, &self.rows) {
+            cx.taps.put_maps(&name, maps, rows);
+        }
         if let Some((name, all)) = self.probs {
             match self.rows {
                 Some(rows) => cx.taps.put_each_of(&name, all, &rows),

@@ -49,7 +49,7 @@ const LM: MaskedLmNames = MaskedLmNames {
     norm: "predictions.LayerNorm",
     decoder: "predictions.decoder",
     bias: "predictions.bias",
-    copies: &["predictions.decoder.weight", "predictions.decoder.bias"],
+    words: "embeddings.word_embeddings",
 };
 
 /// The model.
@@ -109,7 +109,7 @@ impl Albert {
         }
         let head = match architecture {
             "AlbertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, config.eps)?)
             }
             "AlbertForSequenceClassification" => {
                 TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)

@@ -152,7 +152,7 @@ impl Bert {
         }
         let head = match architecture {
             "BertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, config.eps)?)
+                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, config.eps)?)
             }
             "BertForSequenceClassification" => {
                 TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
@@ -164,7 +164,7 @@ impl Bert {
             }
             _ => {
                 // A pre-training file opened as a bare encoder: its head is known and unused.
-                LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+                LM.skip(w);
                 TextHead::Encoder(Some(pooler(w)?))
             }
         };
@@ -183,16 +183,8 @@ const LM: MaskedLmNames = MaskedLmNames {
     norm: "cls.predictions.transform.LayerNorm",
     decoder: "cls.predictions.decoder",
     bias: "cls.predictions.bias",
-    copies: &["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"],
+    words: "embeddings.word_embeddings",
 };
-
-const LM_TENSORS: [&str; 5] = [
-    "cls.predictions.transform.dense.weight",
-    "cls.predictions.transform.dense.bias",
-    "cls.predictions.transform.LayerNorm.weight",
-    "cls.predictions.transform.LayerNorm.bias",
-    "cls.predictions.bias",
-];
 
 impl Staged for Bert {
     fn n_blocks(&self) -> usize {

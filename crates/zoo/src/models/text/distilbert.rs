@@ -50,17 +50,8 @@ const LM: MaskedLmNames = MaskedLmNames {
     norm: "vocab_layer_norm",
     decoder: "vocab_projector",
     bias: "vocab_projector.bias",
-    copies: &["vocab_projector.weight"],
+    words: "embeddings.word_embeddings",
 };
-
-/// Tensors of the masked-LM head, known and unused when a pre-training file is opened as a bare encoder.
-const LM_TENSORS: [&str; 5] = [
-    "vocab_transform.weight",
-    "vocab_transform.bias",
-    "vocab_layer_norm.weight",
-    "vocab_layer_norm.bias",
-    "vocab_projector.bias",
-];
 
 /// Reads the family's own field names into BERT's sizes.
 fn read(c: &ConfigMap) -> Result<Config> {
@@ -112,7 +103,7 @@ impl DistilBert {
         let blocks = (0..config.depth).map(|i| EncoderBlock::load(&layers.at(i), &spec)).collect::<Result<_>>()?;
         let head = match ENTRY.architecture(c)? {
             "DistilBertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, &embeddings.words, config.act, EPS)?)
+                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, EPS)?)
             }
             "DistilBertForSequenceClassification" => TextHead::Sequence(
                 Pooler::load(w, "pre_classifier", dim, Activation::Relu)?,
@@ -120,7 +111,7 @@ impl DistilBert {
             ),
             "DistilBertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
             _ => {
-                LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+                LM.skip(w);
                 TextHead::Encoder(None)
             }
         };

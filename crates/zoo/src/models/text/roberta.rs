@@ -50,17 +50,8 @@ const LM: MaskedLmNames = MaskedLmNames {
     norm: "lm_head.layer_norm",
     decoder: "lm_head.decoder",
     bias: "lm_head.bias",
-    copies: &["lm_head.decoder.weight", "lm_head.decoder.bias"],
+    words: "embeddings.word_embeddings",
 };
-
-/// Tensors of the masked-LM head, known and unused when a pre-training file is opened as a bare encoder.
-const LM_TENSORS: [&str; 5] = [
-    "lm_head.dense.weight",
-    "lm_head.dense.bias",
-    "lm_head.layer_norm.weight",
-    "lm_head.layer_norm.bias",
-    "lm_head.bias",
-];
 
 /// The model.
 pub struct Roberta {
@@ -133,7 +124,7 @@ pub(crate) fn load_head(
     }
     Ok(match kind {
         // The reference fixes the activation of this head to the exact GELU.
-        HeadKind::MaskedLm => TextHead::MaskedLm(MaskedLm::load(w, &LM, dim, words, Activation::Gelu, config.eps)?),
+        HeadKind::MaskedLm => TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, words, Activation::Gelu, config.eps)?),
         HeadKind::SequenceClassification => TextHead::Sequence(
             Pooler::load(w, "classifier.dense", dim, Activation::Tanh)?,
             w.linear("classifier.out_proj", dim, c.n_labels()?, true)?,
@@ -144,7 +135,7 @@ pub(crate) fn load_head(
             TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
         }
         _ => {
-            LM.copies.iter().chain(&LM_TENSORS).for_each(|t| w.skip(t));
+            LM.skip(w);
             TextHead::Encoder(Some(Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?))
         }
     })

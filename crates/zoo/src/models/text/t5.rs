@@ -45,15 +45,9 @@ pub static ENTRY: Entry = Entry {
     load: |config, w| Ok(Box::new(T5::load(config, w, &ENTRY, &T5_DEFAULTS, &dense)?)),
 };
 
-/// Copies of the word table, and a table that early files carry for a place without distances.
-pub(crate) const NAMES: Names = Names::new(
-    &[],
-    &[
-        "encoder.embed_tokens.weight",
-        "decoder.embed_tokens.weight",
-        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-    ],
-);
+/// A table that early files carry for a place without distances.
+pub(crate) const NAMES: Names =
+    Names::new(&[], &["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"]);
 
 /// What a config that leaves a field out means; the members of the family differ.
 pub(crate) struct Defaults {
@@ -300,6 +294,10 @@ impl T5 {
         let config = Config::read(c, defaults)?;
         let w = &w.with_init(Init::FanIn(config.factor)).with_init_at("shared", Init::Normal(config.factor));
         let shared = w.embedding("shared", config.vocab, config.dim)?;
+        for stack in ["encoder", "decoder"] {
+            let or = "every table of the family is that one; remove from the file the one that is not meant";
+            w.repeats(&format!("{stack}.embed_tokens.weight"), "shared.weight", or)?;
+        }
         let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false, feed)?;
         let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true, feed);
         let architecture = entry.architecture(c)?;

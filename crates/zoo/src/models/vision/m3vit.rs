@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 use switchformer_nn::config::{self, ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_LABELS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads, dense_ffn};
 use switchformer_nn::maps::{Conv, maps_of, resize_maps};
-use switchformer_nn::maps::{ImageEmbed, patch_grid};
+use switchformer_nn::maps::{ImageEmbed, patches_divide};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
@@ -191,7 +191,7 @@ impl Config {
             ahead: c.flag("gate_input_ahead", false)?,
         };
         check_heads(dim, config.heads)?;
-        patch_grid(config.image, config.patch, config.image)?;
+        patches_divide("img_size", config.image, config.patch)?;
         config.read_tasks(c)?;
         Ok(config)
     }

@@ -11,7 +11,7 @@ use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE
 use switchformer_nn::layers::{Activation, LayerNorm, check_heads};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::maps::{Conv, joined, pixel_rows};
-use switchformer_nn::maps::{PositionEmbed, patch_grid, patchify};
+use switchformer_nn::maps::{PositionEmbed, patch_grid, patches_divide, patchify};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::FfnSpec;
@@ -128,7 +128,7 @@ impl Config {
         if !config.patch.0.is_multiple_of(config.stride) || !config.patch.1.is_multiple_of(config.stride) {
             return Err(Error::unsupported("first_stride", config.stride.to_string(), "a divisor of patch_size"));
         }
-        config.grid(config.image)?;
+        patches_divide("img_size", config.image, config.patch)?;
         Ok(config)
     }
 

@@ -9,12 +9,12 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
 use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads};
-use switchformer_nn::maps::{ImageEmbed, patch_grid};
+use switchformer_nn::maps::ImageEmbed;
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Tensor, Weights, ops,
+    AttentionNames, Ctx, Error, Input, InputSpec, Linear, Model, Output, Result, Staged, Tensor, Weights, ops,
 };
 
 use crate::entry::{Entry, HeadKind};
@@ -94,7 +94,10 @@ impl Config {
             patch: c.pair("patch_size", 16, MAX_SIDE)?,
         };
         check_heads(config.dim, config.heads)?;
-        patch_grid(config.image, config.patch, config.image)?;
+        let ((h, w), (ph, pw)) = (config.image, config.patch);
+        if h < ph || w < pw {
+            return Err(Error::config("image_size", format!("is {h}x{w}, smaller than a patch of {ph}x{pw}")));
+        }
         Ok(config)
     }
 }
