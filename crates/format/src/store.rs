@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::error::{Error, Result};
+use crate::header;
 
 /// One tensor to store.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +37,8 @@ impl Saved {
     }
 }
 
-/// Serialised safetensors with the metadata that other readers look for. Equal maps give equal bytes.
+/// Serialised safetensors with the metadata that other readers look for. Equal maps give equal bytes. Errors where reading
+/// would refuse a name, a rank or the size of the header.
 pub fn safetensors_bytes(tensors: &SavedMap) -> Result<Vec<u8>> {
     let path = Path::new("safetensors");
     let views = tensors
@@ -49,8 +51,16 @@ pub fn safetensors_bytes(tensors: &SavedMap) -> Result<Vec<u8>> {
         .collect::<Result<Vec<_>>>()?;
     // One metadata key only: the crate's map has no fixed order.
     let meta = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize(views, Some(meta))
-        .map_err(|e| Error::format(path, "safetensors.write", e.to_string(), "this is a bug"))
+    let bytes = safetensors::serialize(views, Some(meta))
+        .map_err(|e| Error::format(path, "safetensors.write", e.to_string(), "this is a bug"))?;
+    // What reading would refuse is not written.
+    match header::read(&bytes, path) {
+        Ok(_) => Ok(bytes),
+        Err(Error::Format { what, .. }) => {
+            Err(Error::format(path, "safetensors.write", what, "no file was written; rename or split the tensors"))
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Writes a file under a temporary sibling name, syncs it, and renames it into place.
