@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use switchformer_nn::pickle::{Left, read};
-use switchformer_nn::store::{Saved, safetensors_bytes, saved, write_atomic};
+use switchformer_nn::store::{Saved, safetensors_bytes, saved, unused, write_atomic};
 
 use super::{print, print_json};
 use crate::fail::Fail;
@@ -36,9 +36,7 @@ enum Type {
 /// Writes the tensors and says what they were.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let out = if a.out.is_dir() { a.out.join("model.safetensors") } else { a.out.clone() };
-    if out.exists() {
-        return Err(Fail::Usage(format!("{} exists already; name a new file", out.display())));
-    }
+    unused(&out)?;
     let mut read = read(&a.file, a.key.as_deref())?;
     if a.dtype == Type::F32 {
         for (name, t) in &mut read.tensors {
