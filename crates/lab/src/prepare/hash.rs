@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use switchformer_compress::hash::{HashFit, hash_attention};
 use toml::{Table, Value};
 
+use crate::recipe::typed;
 use super::Prepare;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
@@ -31,7 +32,7 @@ fn steps() -> usize {
 }
 
 fn plan(own: Value) -> Result<Plan, String> {
-    own.try_into().map_err(|e: toml::de::Error| format!("start.hash: {}", e.to_string().trim_end()))
+    typed(own).map_err(|e| format!("start.hash: {e}"))
 }
 
 /// The step.
