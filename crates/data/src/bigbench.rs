@@ -34,7 +34,7 @@ pub(crate) fn examples(path: &Path) -> Result<Vec<Example>> {
     let bad = |kind| Error::dataset(path, kind);
     let bytes = read_file(path, MAX_BYTES)?;
     json::check(&bytes, path)?;
-    let task: Task = serde_json::from_slice(&bytes)
+    let task: Task = json::typed_text(&bytes)
         .map_err(|_| bad("it is not a list of questions with scores for each answer, as BIG-bench writes it"))?;
     if task.examples.is_empty() || task.examples.len() > MAX_EXAMPLES {
         return Err(bad("it has no question, or more than 1,000,000"));

@@ -157,7 +157,7 @@ pub fn predictions(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
 
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     json::check(text.as_bytes(), path)?;
-    serde_json::from_str(text).map_err(|e| {
+    json::typed_text(text.as_bytes()).map_err(|e| {
         let at = format!("line {} column {}", e.line(), e.column());
         layout(path, &at, "a field is of another kind than expected")
     })

@@ -14,6 +14,8 @@ use tokenizers::models::unigram::{Unigram, UnigramTrainer};
 use tokenizers::{AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString};
 use tokenizers::{NormalizerWrapper, PreTokenizer, PreTokenizerWrapper};
 
+use switchformer_format::store::write_atomic;
+
 use crate::error::{Error, Result};
 use crate::text::Tokenizer;
 
@@ -137,18 +139,14 @@ impl TokenizerRecipe {
                 config[format!("{role}_token")] = json!(token);
             }
         }
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |e: std::io::Error| {
-                let what = format!("cannot be written ({})", e.kind());
-                Error::file(&path, "file.write", what, "check the folder and the space left")
-            }
-        };
-        std::fs::create_dir_all(dir).map_err(failed(dir))?;
+        std::fs::create_dir_all(dir).map_err(|e| {
+            let what = format!("cannot be written ({})", e.kind());
+            Error::file(dir, "file.write", what, "check the folder and the space left")
+        })?;
         for (name, bytes) in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config.to_string().as_bytes())] {
-            // Under another name first, so that a half-written file is never taken for a tokenizer.
-            let (path, new) = (dir.join(name), dir.join(format!(".{name}.new")));
-            std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, &path)).map_err(failed(&path))?;
+            let path = dir.join(name);
+            write_atomic(&path, bytes)
+                .map_err(|e| Error::file(&path, "file.write", e.to_string(), "check the folder and the space left"))?;
         }
         Ok(())
     }

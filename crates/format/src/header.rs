@@ -20,11 +20,13 @@ const SMALL_FILE: u64 = 1 << 20;
 /// Most tensors in one checkpoint.
 pub(crate) const MAX_TENSORS: usize = 200_000;
 /// Longest tensor name in bytes.
-const MAX_NAME: usize = 1_024;
+pub(crate) const MAX_NAME: usize = 1_024;
+/// The entry that is no tensor.
+const METADATA: &str = "__metadata__";
 /// Most dotted parts of a tensor name.
 const MAX_PARTS: usize = 64;
 /// Most dimensions of a tensor.
-const MAX_RANK: usize = 16;
+pub(crate) const MAX_RANK: usize = 16;
 /// Most entries of `__metadata__`.
 const MAX_METADATA: usize = 10_000;
 
@@ -129,6 +131,17 @@ fn bad(path: &Path, what: String) -> Error {
     Error::format(path, "safetensors.header", what, AGAIN)
 }
 
+/// Whether a tensor may have this name; else what is wrong with it.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let (len, parts) = (name.len(), name.split('.').count());
+    match () {
+        () if len == 0 || len > MAX_NAME => Err(format!("a tensor name of {len} bytes, allowed: 1 to {MAX_NAME}")),
+        () if parts > MAX_PARTS => Err(format!("a tensor name of {parts} parts, the limit is {MAX_PARTS}")),
+        () if name == METADATA => Err(format!("a tensor named {METADATA}, which is no tensor")),
+        () => Ok(()),
+    }
+}
+
 /// Reads the header object; `at` names the entry being read, for messages.
 struct Header<'a> {
     at: &'a RefCell<String>,
@@ -143,24 +156,16 @@ impl<'de> Visitor<'de> for Header<'_> {
         let mut entries = Vec::new();
         let mut metadata = false;
         while let Some(name) = map.next_key::<String>()? {
-            if name.is_empty() || name.len() > MAX_NAME {
-                return Err(de::Error::custom(format!(
-                    "a tensor name of {} bytes, allowed: 1 to {MAX_NAME}",
-                    name.len()
-                )));
-            }
+            let named = if name == METADATA { Ok(()) } else { check_name(&name) };
+            named.map_err(de::Error::custom)?;
             self.at.borrow_mut().clone_from(&name);
-            if name == "__metadata__" {
+            if name == METADATA {
                 if metadata {
                     return Err(de::Error::custom("duplicate __metadata__"));
                 }
                 metadata = true;
                 map.next_value_seed(Metadata)?;
                 continue;
-            }
-            let parts = name.split('.').count();
-            if parts > MAX_PARTS {
-                return Err(de::Error::custom(format!("a tensor name of {parts} parts, the limit is {MAX_PARTS}")));
             }
             if entries.len() == MAX_TENSORS {
                 return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));

@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{self, Deserialize, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::error::{Error, Result};
+use crate::objects;
 
 /// Deepest nesting that any file of ours or of Hugging Face needs.
 const MAX_DEPTH: usize = 32;
@@ -40,6 +42,14 @@ pub fn parse_growing(bytes: &[u8], path: &Path, growth: usize) -> Result<Value> 
 pub fn check(bytes: &[u8], path: &Path) -> Result<()> {
     let budget = Cell::new(MAX_EXTRA.saturating_add(GROWTH.saturating_mul(bytes.len())));
     whole(bytes, path, Check(Strict { depth: 0, budget: &budget }))
+}
+
+/// Parses text that is no file, such as an argument; an error says where in the text it is wrong.
+pub fn parse_text(text: &str) -> Result<Value, String> {
+    parse(text.as_bytes(), Path::new("")).map_err(|e| match e {
+        Error::Format { what, .. } => what,
+        e => e.to_string(),
+    })
 }
 
 fn whole<'a, S: DeserializeSeed<'a>>(bytes: &'a [u8], path: &Path, seed: S) -> Result<S::Value> {
@@ -88,10 +98,46 @@ pub fn read_capped(path: &Path, max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a typed document, mapping serde's message to the file.
+/// Reads a typed document, mapping serde's message to the file. A list is no object.
 pub fn typed<T: for<'de> Deserialize<'de>>(value: Value, path: &Path) -> Result<T> {
-    serde_json::from_value(value)
-        .map_err(|e| Error::format(path, "json.schema", e.to_string(), "compare the file with a published one"))
+    objects::read(value)
+        .map_err(|e: serde_json::Error| objects::words(&e.to_string()))
+        .map_err(|e| Error::format(path, "json.schema", e, "compare the file with a published one"))
+}
+
+/// Reads a type from text that was checked before; see [`check`]. A list is no object.
+pub fn typed_text<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> serde_json::Result<T> {
+    let mut de = serde_json::Deserializer::from_slice(bytes);
+    let value = objects::read(&mut de)?;
+    de.end().map(|()| value)
+}
+
+/// A value as a field of a type: no duplicate key, and no deeper or larger than [`parse`] allows. For `deserialize_with`.
+pub fn value<'de, D: Deserializer<'de>>(d: D) -> Result<Value, D::Error> {
+    let budget = Cell::new(MAX_EXTRA);
+    Strict { depth: 0, budget: &budget }.deserialize(d)
+}
+
+/// An object of values of one type, no key twice. For `deserialize_with`.
+pub fn distinct<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<BTreeMap<String, T>, D::Error> {
+    struct Distinct<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Distinct<T> {
+        type Value = BTreeMap<String, T>;
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut out = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                if out.contains_key(&key) {
+                    return Err(twice(&key));
+                }
+                out.insert(key, map.next_value()?);
+            }
+            Ok(out)
+        }
+    }
+    d.deserialize_map(Distinct(PhantomData))
 }
 
 #[derive(Clone, Copy)]

@@ -13,6 +13,7 @@ mod header;
 pub mod json;
 pub mod mmap;
 pub mod names;
+pub mod objects;
 pub mod pickle;
 pub mod rng;
 pub mod store;

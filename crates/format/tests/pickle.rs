@@ -70,13 +70,17 @@ fn int(n: i64) -> Vec<u8> {
 
 /// `{"w": tensor}` with one f32 storage `0`.
 fn one_tensor(elements: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    let tensor = tensor("FloatStorage", elements, offset, shape, strides, b"");
+    [b"\x80\x02}".to_vec(), text("w"), tensor, b"s.".to_vec()].concat()
+}
+
+/// The call that makes a tensor; `notes` are values after its hooks.
+fn tensor(kind: &str, elements: i64, offset: i64, shape: &[i64], strides: &[i64], notes: &[u8]) -> Vec<u8> {
     let tuple = |list: &[i64]| [b"(".to_vec(), list.iter().flat_map(|n| int(*n)).collect(), b"t".to_vec()].concat();
     [
-        b"\x80\x02}".to_vec(),
-        text("w"),
         b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
         text("storage"),
-        b"ctorch\nFloatStorage\n".to_vec(),
+        format!("ctorch\n{kind}\n").into_bytes(),
         text("0"),
         text("cpu"),
         int(elements),
@@ -84,7 +88,9 @@ fn one_tensor(elements: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec
         int(offset),
         tuple(shape),
         tuple(strides),
-        b"\x89NtRs.".to_vec(),
+        b"\x89N".to_vec(),
+        notes.to_vec(),
+        b"tR".to_vec(),
     ]
     .concat()
 }
@@ -194,6 +200,92 @@ fn tensors_stay_within_their_storage() {
     let dir = tempfile::tempdir().unwrap();
     let lost = zipped(dir.path(), &[("m/data.pkl", &one_tensor(4, 0, &[4], &[1]))]);
     assert_eq!(read(&lost, None).unwrap_err().code(), "pickle.archive");
+}
+
+/// `{key: value, ..}` of pickled keys and values.
+fn dict(entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let inner: Vec<u8> = entries.iter().flat_map(|(k, v)| [&k[..], v, b"s"].concat()).collect();
+    [b"}", &inner[..]].concat()
+}
+
+fn whole(value: &[u8]) -> Vec<u8> {
+    [b"\x80\x02", value, b"."].concat()
+}
+
+/// Two f32 elements.
+fn pair() -> Vec<u8> {
+    tensor("FloatStorage", 4, 0, &[2], &[1], b"")
+}
+
+#[test]
+fn notes_of_a_tensor_are_heeded_or_refused() {
+    let with = |kind: &str, notes: &[u8]| whole(&dict(&[(text("w"), tensor(kind, 2, 0, &[2], &[1], notes))]));
+    let note = |key: &str, value: &[u8]| dict(&[(text(key), value.to_vec())]);
+    let halves: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let read = |notes: &[u8]| {
+        let got = try_pickle(&with("FloatStorage", notes), &halves).unwrap();
+        let values: Vec<f32> =
+            got.tensors["w"].bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        values
+    };
+    assert_eq!(read(&note("neg", b"\x88")), [-1.5, 2.0]);
+    for plain in [&note("neg", b"\x89")[..], &note("conj", b"\x89"), b"}", b"N", b""] {
+        assert_eq!(read(plain), [1.5, -2.0]);
+    }
+    let wide: Vec<u8> = [1.5f64, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let got = try_pickle(&with("DoubleStorage", &note("neg", b"\x88")), &wide).unwrap();
+    assert_eq!(got.tensors["w"].bytes[..8], (-1.5f64).to_le_bytes());
+    for (kind, notes, says) in [
+        ("FloatStorage", note("conj", b"\x88"), "`conj`"),
+        ("FloatStorage", note("odd", b"\x88"), "`odd`"),
+        ("FloatStorage", note("neg", b"N"), "`neg`"),
+        ("FloatStorage", b"]".to_vec(), "no dictionary"),
+        ("FloatStorage", b"NN".to_vec(), "of 8 values"),
+        ("IntStorage", note("neg", b"\x88"), "negative bit"),
+    ] {
+        refused(&with(kind, &notes), "pickle.tensor", says);
+    }
+    // A state would replace the elements of the tensor that was made.
+    refused(&whole(&dict(&[(text("w"), [pair(), b"}b".to_vec()].concat())])), "pickle.tensor", "state");
+}
+
+#[test]
+fn no_tensor_is_lost_without_a_word() {
+    let list = [b"]", &pair()[..], b"a"].concat();
+    let space = [b"cargparse\nNamespace\n)\x81", &dict(&[(text("w"), pair())])[..], b"b"].concat();
+    let all = dict(&[
+        (text("x"), pair()),
+        (int(0), pair()),
+        (text("list"), list),
+        (text("args"), space),
+        (int(3), b"N".to_vec()),
+        (text("note"), text("hi")),
+    ]);
+    let got = try_pickle(&whole(&all), &[0; 16]).unwrap();
+    assert_eq!(got.tensors.keys().collect::<Vec<_>>(), ["x"]);
+    assert_eq!(got.left.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["0", "list", "args"]);
+    assert!(got.left[0].why.contains("no text") && got.left[1].why.contains("list"));
+    assert_eq!(got.skipped, ["3", "note"]);
+    // What lies beside the dictionary that was taken.
+    let beside = dict(&[(text("ema"), dict(&[(text("a"), pair())])), (text("model"), dict(&[(text("a"), pair())]))]);
+    let got = try_pickle(&whole(&beside), &[0; 16]).unwrap();
+    assert_eq!((got.key.as_deref(), got.left[0].name.as_str(), got.left.len()), (Some("model"), "ema", 1));
+    refused(&whole(&dict(&[(text("model"), dict(&[(int(0), pair())]))])), "pickle.key", "no text");
+}
+
+#[test]
+fn names_that_collide_or_that_reading_refuses_are_errors() {
+    let both = dict(&[(text("a"), dict(&[(text("b"), pair())])), (text("a.b"), pair())]);
+    refused(&whole(&both), "pickle.tensor", "a.b");
+    refused(&whole(&dict(&[(text("a"), pair()), (text("a"), pair())])), "pickle.tensor", "two tensors");
+    let parts = |n: usize| whole(&dict(&[(text(&vec!["a"; n].join(".")), pair())]));
+    assert!(try_pickle(&parts(64), &[0; 16]).is_ok());
+    refused(&parts(65), "pickle.tensor", "65 parts");
+    refused(&whole(&dict(&[(text("__metadata__"), pair())])), "pickle.tensor", "__metadata__");
+    // The writer refuses what the reader would.
+    let map: SavedMap = [(vec!["a"; 65].join("."), Saved::f32(&[1], &[0.0]))].into();
+    let e = switchformer_format::store::safetensors_bytes(&map).unwrap_err();
+    assert!(e.code() == "safetensors.write" && e.to_string().contains("65 parts"), "{e}");
 }
 
 #[test]

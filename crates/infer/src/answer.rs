@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value as Json;
-use switchformer_nn::{Error, Output, Point, Result, Trace, Value};
+use switchformer_nn::{Error, Output, Point, Result, Trace, Value, json, objects};
 
 use crate::generate::End;
 use crate::named::NamedTensors;
-use crate::request::Image;
+use crate::request::{Image, strict};
+
+strict!(Answer, Decision, Reply, Label, TokenLabel, Span);
 
 /// The answer to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Answer {
     /// The operating point it was computed at.
     pub point: Point,
     /// Shapes of the raw outputs, by name; none where a task takes several passes.
+    #[serde(deserialize_with = "json::distinct")]
     pub outputs: BTreeMap<String, Shape>,
     /// One reply per text, question, image or sample of tensors.
     pub results: Vec<Reply>,
@@ -52,7 +55,7 @@ impl Answer {
 
 /// One decision of a switch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Decision {
     /// Where in the model, such as `blocks.3`.
     pub at: String,
@@ -61,11 +64,12 @@ pub struct Decision {
     /// Sample of the request, or nothing for the whole batch.
     pub member: Option<u32>,
     /// The choice.
+    #[serde(deserialize_with = "json::value")]
     pub choice: Json,
 }
 
 /// Shape of a raw output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Shape {
     /// One entry per sample, `[samples, ..]`.
@@ -79,6 +83,26 @@ pub enum Shape {
     },
     /// A shape of its own for each sample, nothing for one without output.
     Each(Vec<Option<Vec<usize>>>),
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    /// Told apart by what is there: an object has rows, a list holds numbers, or a shape for each sample.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct PerRow {
+            rows: Vec<usize>,
+            width: Vec<usize>,
+        }
+        let value = json::value(d)?;
+        let each = value.as_array().is_some_and(|list| list.iter().any(|v| !v.is_number()));
+        let shape = match value {
+            Json::Object(_) => objects::read(value).map(|PerRow { rows, width }| Shape::PerRow { rows, width }),
+            _ if each => objects::read(value).map(Shape::Each),
+            _ => objects::read(value).map(Shape::PerSample),
+        };
+        shape.map_err(de::Error::custom)
+    }
 }
 
 impl Shape {
@@ -95,7 +119,7 @@ impl Shape {
 
 /// The reply to one text, question, image or sample of tensors. What is set depends on the model's head.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct Reply {
     /// The text or question, or the image's name; empty for tensors.
     pub input: String,
@@ -137,7 +161,7 @@ impl Reply {
 
 /// A class, token or answer with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Label {
     /// Its name.
     pub label: String,
@@ -147,7 +171,7 @@ pub struct Label {
 
 /// A token of a text with its likeliest class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TokenLabel {
     /// The token.
     pub token: String,
@@ -161,7 +185,7 @@ pub struct TokenLabel {
 
 /// An answer in a passage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Span {
     /// Its text.
     pub text: String,

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use switchformer_nn::Error as NnError;
 use switchformer_nn::weights::inspect;
+use switchformer_nn::{json, objects};
 use switchformer_tensor::{DType, Tensor};
 
 use crate::error::Result;
@@ -70,6 +71,9 @@ impl<'de> Deserialize<'de> for NamedTensors {
                 let what = format!("`{name}` has {} numbers for shape {shape:?}; give one for each place", data.len());
                 return Err(de::Error::custom(what));
             }
+            if let Some(large) = data.iter().find(|v| !(**v as f32).is_finite()) {
+                return Err(de::Error::custom(format!("`{name}` holds {large:e}, beyond what f32 can hold")));
+            }
             let whole = data.iter().all(|v| v.fract() == 0.0 && v.abs() <= EXACT);
             let t = if whole {
                 Tensor::from_vec(data.iter().map(|v| *v as i64).collect::<Vec<_>>(), shape)
@@ -78,7 +82,7 @@ impl<'de> Deserialize<'de> for NamedTensors {
             };
             Ok((name, t.map_err(de::Error::custom)?))
         };
-        let all = BTreeMap::<String, Plain>::deserialize(d)?.into_iter().map(tensor);
+        let all = objects::read_by(d, json::distinct::<_, Plain>)?.into_iter().map(tensor);
         Ok(NamedTensors::new(all.collect::<Result<_, D::Error>>()?))
     }
 }

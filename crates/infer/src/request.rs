@@ -8,19 +8,41 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value as Json;
 use switchformer_data::{Picture, image};
+use switchformer_nn::{json, objects};
 
 use crate::error::{Misfit, Result};
 use crate::generate::{Beams, Choice, Early, GenerationConfig, Sampling};
 use crate::named::NamedTensors;
 
+/// Serde for types that read an object from an object alone, and so does everything inside. A type derives its own methods
+/// with `remote = "Self"`.
+macro_rules! strict {
+    ($($type:ty),*) => {$(
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                <$type>::serialize(self, s)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                switchformer_nn::objects::read_by(d, <$type>::deserialize)
+            }
+        }
+    )*};
+}
+pub(crate) use strict;
+
+strict!(Request, Inputs, GenerationOptions);
+
 /// One request: inputs, the operating point, and what the answer should hold beside the replies.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Request {
     /// What the model reads.
     pub inputs: Inputs,
     /// Operating point: a name of the checkpoint or an object such as `{"bits":4}`; the checkpoint's default where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub point: Option<Json>,
     /// Seed of every random choice, in place of the point's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +61,11 @@ pub struct Request {
     pub maps: bool,
 }
 
+/// A value without duplicate keys; `null` is absence.
+fn given<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Json>, D::Error> {
+    Ok(Some(json::value(d)?).filter(|v| !v.is_null()))
+}
+
 fn is_off(flag: &bool) -> bool {
     !flag
 }
@@ -52,7 +79,7 @@ impl Request {
 
 /// What the model reads. What becomes of it depends on the model's head.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Inputs {
     /// Texts, each on its own.
     Texts(Vec<String>),
@@ -134,7 +161,7 @@ impl Serialize for Image {
 
 impl<'de> Deserialize<'de> for Image {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let ImageJson { name, bytes } = ImageJson::deserialize(d)?;
+        let ImageJson { name, bytes } = objects::read_by(d, ImageJson::deserialize)?;
         let bad = |e| de::Error::custom(format!("image {name:?}: bytes are not base64 ({e}); encode the file's bytes"));
         Ok(Image::new(name.as_ref(), BASE64.decode(bytes).map_err(bad)?))
     }
@@ -142,7 +169,7 @@ impl<'de> Deserialize<'de> for Image {
 
 /// How a text is generated: greedily, or by what is set here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct GenerationOptions {
     /// Most tokens of a text (64 by default).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -52,5 +52,7 @@ impl RunLock {
 fn lock_file(dir: &Path) -> Result<File> {
     fs::create_dir_all(dir).map_err(|e| switchformer_nn::Error::io(dir, e))?;
     let path = dir.join("lock");
-    Ok(File::create(&path).map_err(|e| switchformer_nn::Error::io(&path, e))?)
+    // Nothing is cut: the name might be a link to a file of the user.
+    let file = File::options().write(true).create(true).truncate(false).open(&path);
+    Ok(file.map_err(|e| switchformer_nn::Error::io(&path, e))?)
 }

@@ -1,6 +1,6 @@
 //! Tensors on their way into a checkpoint.
 
-pub use switchformer_format::store::{Saved, SavedMap, safetensors_bytes, unused, write_atomic, write_folder};
+pub use switchformer_format::store::{Saved, SavedMap, apart, safetensors_bytes, unused, write_atomic, write_folder};
 use switchformer_tensor::{DType, Tensor};
 
 use crate::error::Result;

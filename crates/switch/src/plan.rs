@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Error, Folder, Point, Result, json};
+use switchformer_nn::{Error, Folder, Point, Result, json, objects};
 
 use crate::SWITCHES;
 use crate::form::{Form, FormUse};
@@ -51,6 +51,16 @@ pub struct NamedPoint {
     /// Measured figures with device, threads, data set and n.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub measured: Value,
+}
+
+/// The key `switch` of `config.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reference {
+    /// Version of the file, which says it again.
+    schema: Option<u32>,
+    #[serde(rename = "file")]
+    _file: String,
 }
 
 /// Version 2.
@@ -122,14 +132,28 @@ fn renamed(point: Point) -> Point {
 
 impl Plan {
     /// Reads the plan that `config.json` names with its key `switch`, and the form that it names with
-    /// `quantization_config`; an empty plan where there is neither.
+    /// `quantization_config`; an empty plan where there is neither. A `switch.json` that is not named is refused: whoever put
+    /// it there means it.
     pub fn read(folder: &Folder, config: &ConfigMap) -> Result<Plan> {
         let mut plan = match config.get("switch") {
+            None if folder.has(FILE) => {
+                let (what, hint) = (
+                    "lies in the folder, and config.json does not name it",
+                    "add \"switch\": {\"schema\": 2, \"file\": \"switch.json\"} to config.json, or remove the file",
+                );
+                return Err(Error::format(folder.path(FILE), "plan.unnamed", what, hint));
+            }
             None => Plan::default(),
-            Some(reference) if reference.get("file").and_then(Value::as_str) == Some(FILE) => {
+            Some(reference) if reference.get("file").and_then(Value::as_str) != Some(FILE) => {
+                return Err(Error::unsupported("switch.file", reference, "\"switch.json\""));
+            }
+            Some(reference) => {
+                let Reference { schema, .. } = typed(reference, "switch")?;
+                if let Some(other) = schema.filter(|v| !(1..=SCHEMA).contains(v)) {
+                    return Err(Error::unsupported("switch.schema", other, "1, 2"));
+                }
                 Plan::parse(folder.json(FILE, MAX_PLAN)?, folder)?
             }
-            Some(reference) => return Err(Error::unsupported("switch.file", reference, "\"switch.json\"")),
         };
         if let Some(used) = quantization(config)? {
             if plan.forms.iter().any(|f| f.form == used.form) {
@@ -179,6 +203,12 @@ impl Plan {
             switch.check_plan(stored, &format!("switch.switches.{axis}"))?;
         }
         Ok(())
+    }
+
+    /// Its points with where they stand: the default one and the named ones.
+    pub fn all_points(&self) -> impl Iterator<Item = (String, &Point)> {
+        let named = self.points.iter().map(|(name, p)| (format!("points.{name}"), &p.point));
+        std::iter::once(("default_point".to_string(), &self.default_point)).chain(named)
     }
 
     /// Writes the plan: the content of `switch.json`, and its entries of `config.json`.
@@ -251,7 +281,7 @@ impl Plan {
 
 /// A value of a plan in its own type; `place` is where it stands.
 pub(crate) fn typed<T: DeserializeOwned>(value: &Value, place: &str) -> Result<T> {
-    T::deserialize(value).map_err(|e| Error::config(place, e.to_string()))
+    objects::read(value).map_err(|e: serde_json::Error| Error::config(place, objects::words(&e.to_string())))
 }
 
 /// The form that `quantization_config` names; other methods are refused by name.

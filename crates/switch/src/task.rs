@@ -67,7 +67,11 @@ impl Switch for Task {
         let gates = host.capability(&Experts).map_or(0, |e| e.gates);
         let n = if gates > 1 { can.0.min(gates) } else { can.0 };
         if task >= n {
-            return Err(Error::point(format!("task: no task {task}"), format!("here: 0..{}", n - 1)));
+            let hint = match n {
+                1 => "this model has one task; leave `task` out".to_string(),
+                n => format!("task is 0 to {}", n - 1),
+            };
+            return Err(Error::point(format!("task: no task {task}"), hint));
         }
         let setting = point.axis::<experts::Setting>(experts::AXIS)?;
         match gate_task(setting.as_ref()) {

@@ -20,6 +20,9 @@ use crate::timm;
 /// Largest `config.json` and its small companions.
 pub const MAX_CONFIG: u64 = 1 << 20;
 
+/// Tensors of what a plan adds to a model.
+const ADDED: &str = "switch.safetensors";
+
 /// Tokens that [`Opened::forecast`] counts.
 pub const TEXT: usize = 128;
 
@@ -61,16 +64,29 @@ impl Opened {
         if options.nested && !plan.forms.iter().any(|f| f.form == NestedInt.name()) {
             plan.forms.push(NestedInt::everywhere());
         }
+        if !plan.adds() && folder.has(ADDED) {
+            let what = "lies in the folder, and the plan names nothing that it holds";
+            let hint = "name its parts in switch.json, or remove the file";
+            return Err(Error::format(folder.path(ADDED), "plan.unnamed", what, hint));
+        }
         let model = Weights::open(folder, &entry.names)?;
-        let added = plan.adds().then(|| Weights::file(folder, "switch.safetensors", &Names::default())).transpose()?;
+        let added = plan.adds().then(|| Weights::file(folder, ADDED, &Names::default())).transpose()?;
         let made = assemble(entry, &config, &plan, Source { model, added })?;
-        let file_bytes = ["model.safetensors", "switch.safetensors"]
+        let file_bytes = ["model.safetensors", ADDED]
             .iter()
             .filter(|f| folder.has(f))
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
         let n_params = made.n_params();
         let Assembled { model, switches, .. } = made;
+        for (place, point) in plan.all_points() {
+            switches.resolve(point).map_err(|e| match e {
+                Error::Point { what, hint } => {
+                    Error::point(format!("{}: {place}: {what}", folder.path("switch.json").display()), hint)
+                }
+                e => e,
+            })?;
+        }
         Ok(Opened { entry, config, model, switches, plan, n_params, file_bytes })
     }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use switchformer_nn::pickle::read;
-use switchformer_nn::store::{Saved, safetensors_bytes, saved, write_atomic};
+use switchformer_nn::pickle::{Left, read};
+use switchformer_nn::store::{Saved, safetensors_bytes, saved, unused, write_atomic};
 
 use super::{print, print_json};
 use crate::fail::Fail;
@@ -36,13 +36,11 @@ enum Type {
 /// Writes the tensors and says what they were.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let out = if a.out.is_dir() { a.out.join("model.safetensors") } else { a.out.clone() };
-    if out.exists() {
-        return Err(Fail::Usage(format!("{} exists already; name a new file", out.display())));
-    }
+    unused(&out)?;
     let mut read = read(&a.file, a.key.as_deref())?;
     if a.dtype == Type::F32 {
-        for t in read.tensors.values_mut() {
-            *t = single(t)?;
+        for (name, t) in &mut read.tensors {
+            *t = single(name, t)?;
         }
     }
     let bytes = safetensors_bytes(&read.tensors)?;
@@ -52,6 +50,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         return print_json(&json!({
             "out": out, "tensors": read.tensors.len(), "elements": elements, "bytes": bytes.len(), "key": read.key,
             "prefix_removed": read.prefix, "skipped": read.skipped,
+            "left": read.left.iter().map(|l| json!({"name": l.name, "why": l.why})).collect::<Vec<_>>(),
         }));
     }
     let mut text =
@@ -61,6 +60,9 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     }
     if let Some(prefix) = read.prefix {
         text.push_str(&format!("`{prefix}` removed from every name\n"));
+    }
+    for Left { name, why } in &read.left {
+        text.push_str(&format!("not written: `{name}` {why}\n"));
     }
     if let [first, ..] = read.skipped.as_slice() {
         text.push_str(&format!("{} entries are no tensors and were left out (`{first}`, ...)\n", read.skipped.len()));
@@ -76,13 +78,38 @@ fn has_config(out: &Path) -> bool {
 }
 
 /// A float tensor in single precision; others as they are.
-fn single(t: &Saved) -> Result<Saved, Fail> {
+fn single(name: &str, t: &Saved) -> Result<Saved, Fail> {
     use switchformer_tensor::{DType, Tensor};
     let dtype = match t.dtype {
         safetensors::Dtype::F16 => DType::F16,
         safetensors::Dtype::BF16 => DType::BF16,
-        safetensors::Dtype::F64 => DType::F64,
+        safetensors::Dtype::F64 => {
+            let values = t.bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b));
+            if let Some(big) = values.filter(|v| v.is_finite()).find(|v| !(*v as f32).is_finite()) {
+                let what = format!("{name} holds {big:e}, beyond what f32 can hold; leave out --dtype");
+                return Err(Fail::Usage(what));
+            }
+            DType::F64
+        }
         _ => return Ok(t.clone()),
     };
     Ok(saved(&Tensor::from_raw_buffer(&t.bytes, dtype, &t.shape)?)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+
+    #[test]
+    fn a_double_beyond_single_precision_is_an_error() {
+        let double = |v: f64| Saved { dtype: Dtype::F64, shape: vec![1], bytes: v.to_le_bytes().to_vec() };
+        let e = single("a.w", &double(-1e300)).unwrap_err().to_string();
+        assert!(e.contains("a.w holds -1e300"), "{e}");
+        for (v, want) in [(0.1f64, 0.1f32), (f64::INFINITY, f32::INFINITY), (1e-320, 0.0)] {
+            assert_eq!(single("w", &double(v)).unwrap(), Saved::f32(&[1], &[want]));
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use switchformer_infer::{Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request};
-use switchformer_nn::store::{SavedMap, safetensors_bytes, saved, write_atomic};
+use switchformer_nn::store::{SavedMap, apart, safetensors_bytes, saved, write_atomic};
 
 use super::{open, print, print_json};
 use crate::fail::Fail;
@@ -55,6 +55,9 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if a.save_maps.is_some() && a.image.is_empty() {
         return Err(Fail::Usage("--save-maps shows what a model makes of pictures: give --image".into()));
     }
+    if let Some(out) = &a.out {
+        apart(out, &a.read())?;
+    }
     let session = open(&a.model, a.nested)?;
     if a.context.is_some() && (a.out.is_some() || a.write.given().is_some()) {
         return Err(Fail::Usage("--context goes with --text, --point, --seed and --trace alone".into()));
@@ -83,7 +86,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     terminal.check()?;
     let mut answer = answered?;
     if let (Some(dir), Some(maps)) = (&a.save_maps, &answer.maps) {
-        save_maps(dir, maps)?;
+        save_maps(dir, maps, &a.read())?;
     }
     if let (Some(file), Some(tensors)) = (&a.out, &answer.tensors) {
         write_out(file, tensors)?;
@@ -96,6 +99,12 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
 }
 
 impl Args {
+    /// The files and folders that this command reads.
+    fn read(&self) -> Vec<&Path> {
+        let files = self.image.iter().chain(&self.tensors).map(PathBuf::as_path);
+        files.chain([Path::new(&self.model)]).collect()
+    }
+
     fn inputs(&self) -> Result<Inputs, Fail> {
         Ok(match (&self.tensors, &self.context) {
             (Some(file), _) => Inputs::Tensors(NamedTensors::read(file)?),
@@ -109,8 +118,11 @@ impl Args {
 }
 
 /// Writes maps as files of their names into a folder.
-fn save_maps(dir: &Path, maps: &[Image]) -> Result<(), Fail> {
+fn save_maps(dir: &Path, maps: &[Image], read: &[&Path]) -> Result<(), Fail> {
     std::fs::create_dir_all(dir).map_err(|e| switchformer_nn::Error::io(dir, e))?;
+    for map in maps {
+        apart(&dir.join(map.name()), read)?;
+    }
     for map in maps {
         write_atomic(&dir.join(map.name()), &map.bytes()?)?;
     }

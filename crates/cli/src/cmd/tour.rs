@@ -1,13 +1,16 @@
 //! `tour`: the embedded model, measured at many operating points on real images.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use switchformer_data::FashionMnist;
 use switchformer_lab::measure::{Measured, mark_pareto, measure};
 use switchformer_lab::report::{STAR, Setting, page, pictures};
-use switchformer_nn::{Point, machine, store::write_atomic};
+use switchformer_nn::{
+    Point, machine,
+    store::{apart, write_atomic},
+};
 
 use super::table::aligned;
 use super::{open, print, print_json};
@@ -35,6 +38,8 @@ pub(crate) struct Args {
 
 /// Measures, prints the table, writes the report.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
+    let read: Vec<&Path> = a.data.as_deref().into_iter().chain([Path::new(&a.model)]).collect();
+    apart(&a.out, &read)?;
     let opened = open(&a.model, false)?.opened;
     let images = a.images as usize;
     let embedded = switchformer_data::embedded_fashion()?;

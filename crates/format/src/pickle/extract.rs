@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use safetensors::Dtype;
 
-use super::Pickled;
-use super::machine::{Id, Obj, Pickle};
+use super::machine::{Id, Obj, Pickle, rebuilds};
+use super::{Left, Pickled};
 use crate::error::{Error, Result};
-use crate::header::MAX_TENSORS;
+use crate::header::{MAX_NAME, MAX_RANK, MAX_TENSORS, check_name};
 use crate::store::{Saved, SavedMap};
 
 type Fail<'a> = &'a dyn Fn(&'static str, String) -> Error;
@@ -19,12 +19,8 @@ const KEYS: [&str; 8] =
 const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
 /// Deepest dictionary within dictionaries.
 const MAX_DEPTH: usize = 16;
-/// Longest name of a tensor, in bytes.
-const MAX_NAME: usize = 1024;
 /// Most entries that are looked at: dictionaries may share others.
 const MAX_VISITS: usize = 4_000_000;
-/// Most dimensions.
-const MAX_RANK: usize = 16;
 
 /// Where the elements of a tensor are.
 struct Place<'a> {
@@ -35,6 +31,8 @@ struct Place<'a> {
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
+    /// Whether the elements are stored with the other sign.
+    negative: bool,
 }
 
 /// The tensors of a checkpoint, not read yet.
@@ -43,6 +41,7 @@ pub(super) struct Found<'a> {
     key: Option<String>,
     prefix: Option<&'static str>,
     skipped: Vec<String>,
+    left: Vec<Left>,
     visits: usize,
 }
 
@@ -75,10 +74,15 @@ pub(super) fn find<'a>(p: &'a Pickle, key: Option<&str>, fail: Fail) -> Result<F
             found.map(|(v, k)| (v, Some((*k).to_string()))).ok_or_else(what)?
         }
     };
-    let mut found = Found { places: BTreeMap::new(), key, prefix: None, skipped: Vec::new(), visits: 0 };
+    let mut found =
+        Found { places: BTreeMap::new(), key, prefix: None, skipped: Vec::new(), left: Vec::new(), visits: 0 };
     collect(p, root, "", 0, &mut found, fail)?;
     if found.places.is_empty() {
-        return Err(fail("pickle.key", format!("holds no tensors there; it has {}", listed())));
+        let what = match found.left.first() {
+            Some(Left { name, why }) => format!("holds no tensors that could be written: {name} {why}"),
+            None => format!("holds no tensors there; it has {}", listed()),
+        };
+        return Err(fail("pickle.key", what));
     }
     for prefix in PREFIXES {
         if found.places.keys().all(|n| n.len() > prefix.len() && n.starts_with(prefix)) {
@@ -87,7 +91,69 @@ pub(super) fn find<'a>(p: &'a Pickle, key: Option<&str>, fail: Fail) -> Result<F
             found.prefix = Some(prefix);
         }
     }
+    for name in found.places.keys() {
+        check_name(name).map_err(|what| fail("pickle.tensor", format!("{name}: {what}")))?;
+    }
+    if let Some(taken) = &found.key {
+        let taken = taken.split('.').next().unwrap_or_default().to_string();
+        for (k, v) in pairs.iter().filter(|(k, _)| p.text(*k) != Some(&taken)) {
+            if holds(p, *v, &mut found.visits, fail)? {
+                found
+                    .left
+                    .push(Left { name: shown(p, *k), why: "lies beside what was taken (--key names another entry)" });
+            }
+        }
+    }
     Ok(found)
+}
+
+/// A key for a message.
+fn shown(p: &Pickle, key: Id) -> String {
+    match p.get(key) {
+        Obj::Text(t) => t.clone(),
+        Obj::Int(n) => n.to_string(),
+        Obj::Bool(b) => b.to_string(),
+        Obj::None => "None".into(),
+        Obj::Tuple(items) => {
+            let items: Vec<String> =
+                items.iter().take(4).map(|i| p.text(*i).map_or_else(|| "..".into(), str::to_string)).collect();
+            format!("({})", items.join(", "))
+        }
+        _ => "a key".into(),
+    }
+}
+
+/// Counts one more entry that is looked at.
+fn visit(visits: &mut usize, fail: Fail) -> Result<()> {
+    *visits += 1;
+    match *visits > MAX_VISITS {
+        true => Err(fail("limit", format!("more than {MAX_VISITS} entries"))),
+        false => Ok(()),
+    }
+}
+
+/// Whether a tensor is anywhere in a value.
+fn holds(p: &Pickle, value: Id, visits: &mut usize, fail: Fail) -> Result<bool> {
+    let (mut todo, mut seen) = (vec![value], BTreeSet::new());
+    while let Some(id) = todo.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        visit(visits, fail)?;
+        if is_tensor(p, id) {
+            return Ok(true);
+        }
+        match p.get(id) {
+            Obj::Tuple(items) | Obj::List(items) | Obj::Set(items) => todo.extend(items),
+            Obj::Dict(pairs) => todo.extend(pairs.iter().flat_map(|(k, v)| [k, v])),
+            Obj::Call(_, args, items) => {
+                todo.push(*args);
+                todo.extend(items);
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
 }
 
 fn collect<'a>(p: &'a Pickle, dict: Id, path: &str, depth: usize, found: &mut Found<'a>, fail: Fail) -> Result<()> {
@@ -96,24 +162,28 @@ fn collect<'a>(p: &'a Pickle, dict: Id, path: &str, depth: usize, found: &mut Fo
         return Err(fail("pickle.format", format!("nests dictionaries deeper than {MAX_DEPTH}")));
     }
     for (k, v) in pairs {
-        found.visits += 1;
-        if found.visits > MAX_VISITS {
-            return Err(fail("limit", format!("more than {MAX_VISITS} entries")));
-        }
-        let Some(part) = p.text(*k) else { continue };
-        let name = if path.is_empty() { part.to_string() } else { format!("{path}.{part}") };
+        visit(&mut found.visits, fail)?;
+        let part = shown(p, *k);
+        let name = if path.is_empty() { part } else { format!("{path}.{part}") };
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(fail("pickle.tensor", format!("a name has {} bytes, must have 1 to {MAX_NAME}", name.len())));
         }
-        if is_tensor(p, *v) {
+        let text = p.text(*k).is_some();
+        if text && is_tensor(p, *v) {
             let place = place(p, *v, 0).map_err(|what| fail("pickle.tensor", format!("{name}: {what}")))?;
+            if found.places.contains_key(&name) {
+                return Err(fail("pickle.tensor", format!("two tensors are called {name}, one would be lost")));
+            }
             found.places.insert(name, place);
-        } else if matches!(p.get(*v), Obj::Dict(_)) {
+        } else if text && matches!(p.get(*v), Obj::Dict(_)) {
             collect(p, *v, &name, depth + 1, found, fail)?;
+        } else if holds(p, *v, &mut found.visits, fail)? {
+            let why = if text { "is a list or an object that holds tensors" } else { "has a key that is no text" };
+            found.left.push(Left { name, why });
         } else {
             found.skipped.push(name);
         }
-        if found.places.len() + found.skipped.len() > MAX_TENSORS {
+        if found.places.len() + found.skipped.len() + found.left.len() > MAX_TENSORS {
             return Err(fail("limit", format!("more than {MAX_TENSORS} tensors")));
         }
     }
@@ -123,7 +193,7 @@ fn collect<'a>(p: &'a Pickle, dict: Id, path: &str, depth: usize, found: &mut Fo
 /// What a value would be made by.
 fn maker(p: &Pickle, id: Id) -> Option<(&str, &[Id])> {
     match p.get(id) {
-        Obj::Call(what, args) => match p.get(*what) {
+        Obj::Call(what, args, _) => match p.get(*what) {
             Obj::Global(_, name) => Some((name, p.tuple(*args))),
             _ => None,
         },
@@ -132,7 +202,7 @@ fn maker(p: &Pickle, id: Id) -> Option<(&str, &[Id])> {
 }
 
 fn is_tensor(p: &Pickle, id: Id) -> bool {
-    maker(p, id).is_some_and(|(name, _)| name.starts_with("_rebuild_"))
+    maker(p, id).is_some_and(|(name, _)| rebuilds(name))
 }
 
 /// Sizes or strides: a tuple, or a `torch.Size` of one.
@@ -162,8 +232,12 @@ fn place(p: &Pickle, id: Id, depth: usize) -> std::result::Result<Place<'_>, Str
 }
 
 fn strided<'a>(p: &'a Pickle, name: &str, args: &[Id]) -> std::result::Result<Place<'a>, String> {
-    let ("_rebuild_tensor" | "_rebuild_tensor_v2", [storage, offset, shape, strides, ..]) = (name, args) else {
-        return Err(format!("is made by {name} of {} values, which is not read", args.len()));
+    let (storage, offset, shape, strides, negative) = match (name, args) {
+        ("_rebuild_tensor", [s, o, n, by]) => (s, o, n, by, false),
+        // What follows is whether it is trained, its hooks and its notes.
+        ("_rebuild_tensor_v2", [s, o, n, by] | [s, o, n, by, _] | [s, o, n, by, _, _]) => (s, o, n, by, false),
+        ("_rebuild_tensor_v2", [s, o, n, by, _, _, notes]) => (s, o, n, by, negated(p, *notes)?),
+        _ => return Err(format!("is made by {name} of {} values, which is not read", args.len())),
     };
     let (storage, dtype, elements) = outside(p, *storage)?;
     let offset = p.size(*offset).ok_or("its offset is not a whole number")?;
@@ -179,7 +253,31 @@ fn strided<'a>(p: &'a Pickle, name: &str, args: &[Id]) -> std::result::Result<Pl
     if !shape.contains(&0) && last.is_none_or(|last| last >= elements) {
         return Err(format!("{shape:?} reaches beyond the {elements} elements of its storage"));
     }
-    Ok(Place { storage, dtype, elements, offset, shape, strides })
+    let floats = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
+    if negative && !floats {
+        return Err(format!("has the negative bit, which {dtype:?} cannot have"));
+    }
+    Ok(Place { storage, dtype, elements, offset, shape, strides, negative })
+}
+
+/// Whether the notes of a tensor hold the negative bit (of `x.conj().imag`); others would change its elements too.
+fn negated(p: &Pickle, notes: Id) -> std::result::Result<bool, String> {
+    let pairs = match p.get(notes) {
+        Obj::None => return Ok(false),
+        Obj::Dict(pairs) => pairs,
+        _ => return Err("has notes that are no dictionary".into()),
+    };
+    let mut negative = false;
+    for (k, v) in pairs {
+        match (shown(p, *k).as_str(), p.get(*v)) {
+            ("neg", Obj::Bool(on)) => negative = *on,
+            ("conj", Obj::Bool(false)) => {}
+            (key, _) => {
+                return Err(format!("has the note `{key}`, which is not read; save it after .resolve_conj().clone()"));
+            }
+        }
+    }
+    Ok(negative)
 }
 
 /// Name, type and number of elements of a storage.
@@ -240,10 +338,14 @@ impl Found<'_> {
             let lost =
                 || fail("pickle.storage", format!("storage {:.40} of {name} is missing or too short", place.storage));
             let bytes = data(place.storage).ok_or_else(lost)?;
-            let bytes = gather(&place, bytes, width, count.unwrap_or(0)).ok_or_else(lost)?;
+            let mut bytes = gather(&place, bytes, width, count.unwrap_or(0)).ok_or_else(lost)?;
+            if place.negative {
+                // The sign is the highest bit of the last byte.
+                bytes.iter_mut().skip(width - 1).step_by(width).for_each(|b| *b ^= 0x80);
+            }
             tensors.insert(name, Saved { dtype: place.dtype, shape: place.shape, bytes });
         }
-        Ok(Pickled { tensors, key: self.key, prefix: self.prefix, skipped: self.skipped })
+        Ok(Pickled { tensors, key: self.key, prefix: self.prefix, skipped: self.skipped, left: self.left })
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) type Id = u32;
 #[derive(Debug)]
 pub(super) enum Obj {
     None,
-    Bool,
+    Bool(bool),
     Int(i64),
     /// A number of more than 64 bits, little-endian.
     Big(Vec<u8>),
@@ -29,11 +29,11 @@ pub(super) enum Obj {
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    Set,
+    Set(Vec<Id>),
     /// Module and name.
     Global(String, String),
-    /// What would be called, and with what.
-    Call(Id, Id),
+    /// What would be called, with what, and what would be put into the result.
+    Call(Id, Id, Vec<Id>),
     /// What the file keeps outside of the pickle.
     Outside(Id),
 }
@@ -88,6 +88,11 @@ fn known(module: &str, name: &str) -> bool {
             (*m == module && (names.is_empty() || names.contains(&name)))
                 || (names.is_empty() && module.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')))
         })
+}
+
+/// Whether a function of this name makes a tensor.
+pub(super) fn rebuilds(name: &str) -> bool {
+    name.starts_with("_rebuild_")
 }
 
 fn dtype_name(name: &str) -> bool {
@@ -244,7 +249,7 @@ impl Machine<'_> {
             Obj::Global(module, name) if module == "collections" || (name == "dict" && module.contains("builtin")) => {
                 Obj::Dict(Vec::new())
             }
-            Obj::Global(..) => Obj::Call(what, args),
+            Obj::Global(..) => Obj::Call(what, args, Vec::new()),
             _ => return broken("something is called that is no name"),
         };
         self.push(value)
@@ -258,8 +263,7 @@ impl Machine<'_> {
 
     fn append(&mut self, items: Vec<Id>) -> Step<()> {
         match self.last()? {
-            Obj::List(list) => list.extend(items),
-            Obj::Set | Obj::Call(..) => {}
+            Obj::List(list) | Obj::Set(list) | Obj::Call(_, _, list) => list.extend(items),
             _ => return broken("an item is added to something that is no list"),
         }
         Ok(())
@@ -272,10 +276,27 @@ impl Machine<'_> {
         }
         match self.last()? {
             Obj::Dict(dict) => dict.extend(pairs.iter().map(|[k, v]| (*k, *v))),
-            Obj::Call(..) => {}
+            Obj::Call(_, _, list) => list.extend(items),
             _ => return broken("a key is set in something that is no dictionary"),
         }
         Ok(())
+    }
+
+    /// The state of an object: dictionaries have only notes on versions, and a tensor's would replace its elements.
+    fn build(&mut self) -> Step<()> {
+        let state = self.pop()?;
+        let tensor = |m: &Self, what: Id| matches!(&m.values[what as usize], Obj::Global(_, n) if rebuilds(n));
+        match self.stack.last().map(|id| &self.values[*id as usize]) {
+            Some(Obj::Call(what, _, _)) if tensor(self, *what) => {
+                Err(("pickle.tensor", "a tensor is given a state of its own, which is not read".into()))
+            }
+            _ => {
+                if let Obj::Call(_, _, list) = self.last()? {
+                    list.push(state);
+                }
+                Ok(())
+            }
+        }
     }
 
     fn recall(&mut self, slot: u32) -> Step<()> {
@@ -321,7 +342,7 @@ impl Machine<'_> {
                 self.stack.extend([id, id]);
             }
             b'N' => self.push(Obj::None)?,
-            0x88 | 0x89 => self.push(Obj::Bool)?,
+            0x88 | 0x89 => self.push(Obj::Bool(op == 0x88))?,
             b'J' => {
                 let n = self.number::<4>()? as u32;
                 self.push(Obj::Int(i64::from(n as i32)))?;
@@ -380,10 +401,10 @@ impl Machine<'_> {
                 let items = self.above()?;
                 self.append(items)?;
             }
-            0x8f => self.push(Obj::Set)?,
+            0x8f => self.push(Obj::Set(Vec::new()))?,
             0x91 => {
-                self.above()?;
-                self.push(Obj::Set)?;
+                let items = self.above()?;
+                self.push(Obj::Set(items))?;
             }
             b'}' => self.push(Obj::Dict(Vec::new()))?,
             b'd' => {
@@ -431,10 +452,7 @@ impl Machine<'_> {
                 }
             }
             b'R' | 0x81 => self.call()?,
-            // The state of an object: tensors have none, dictionaries only notes on versions.
-            b'b' => {
-                self.pop()?;
-            }
+            b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
                 self.push(Obj::Outside(id))?;

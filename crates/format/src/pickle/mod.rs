@@ -33,6 +33,17 @@ pub struct Pickled {
     pub prefix: Option<&'static str>,
     /// Entries beside the tensors that are no tensors.
     pub skipped: Vec<String>,
+    /// Entries that hold tensors and were not read.
+    pub left: Vec<Left>,
+}
+
+/// An entry that holds tensors and was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Its keys, joined by dots.
+    pub name: String,
+    /// The reason, to follow the name.
+    pub why: &'static str,
 }
 
 /// Reads a checkpoint. `key` names the entry that holds the tensors; without it, the usual ones are looked for.
@@ -67,6 +78,7 @@ impl Source<'_> {
         let hint = match code {
             "pickle.global" => "save model.state_dict() alone, which holds tensors and no code",
             "pickle.key" => "name the entry with --key",
+            "pickle.tensor" => "save a state_dict of dense tensors, each under a name of its own",
             _ => "give a file that torch.save wrote of a state_dict",
         };
         Error::format(self.path, code, what, hint)

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use super::Prepare;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+use crate::recipe::typed;
 use crate::task::Task;
 
 /// What the recipe says. The folder holds a PVT v2 or Twins that attends to whole maps.
@@ -31,7 +32,7 @@ fn steps() -> usize {
 }
 
 fn plan(own: Value) -> Result<Plan, String> {
-    own.try_into().map_err(|e: toml::de::Error| format!("start.hash: {}", e.to_string().trim_end()))
+    typed(own).map_err(|e| format!("start.hash: {e}"))
 }
 
 /// The step.

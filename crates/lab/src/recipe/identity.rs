@@ -6,6 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
+use super::typed;
 use super::{FORMER_FROZEN, Recipe, Start, Switch, Train, based, hex};
 use crate::prepare;
 use crate::task::{Tables, TaskKind};
@@ -68,7 +69,7 @@ impl Recipe {
         out.insert("train".into(), Value::Table(train));
         if let Some(start) = &self.start {
             let whole = |own: &Table| {
-                let mut start: Start = own.clone().try_into().ok()?;
+                let mut start: Start = typed(own.clone()).ok()?;
                 start.prepare = prepare::read(&start.prepare).ok()?;
                 Table::try_from(start).ok()
             };
@@ -112,7 +113,7 @@ fn rename_in_start(recipe: &mut Table, from: &str, to: &str) {
 
 /// A section read and printed again.
 fn again<T: serde::Serialize + serde::de::DeserializeOwned>(own: &Table) -> Option<Table> {
-    Table::try_from(own.clone().try_into::<T>().ok()?).ok()
+    Table::try_from(typed::<T>(own.clone()).ok()?).ok()
 }
 
 /// A section less the keys without which it reads the same; in the tables below too.

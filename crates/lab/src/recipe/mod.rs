@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use switchformer_nn::Point;
+use switchformer_nn::{Point, objects};
 use switchformer_switch::leaf::bits::VIEWS;
 use switchformer_switch::leaf::experts::ExpertPlan;
 use switchformer_switch::{Plan, SWITCHES};
@@ -269,7 +269,7 @@ impl Recipe {
     /// A recipe from its table; `path` stands in errors.
     fn of(table: toml::Table, path: &Path) -> Result<Recipe> {
         let bad = |what: String| Error::Recipe { path: path.to_path_buf(), what };
-        let mut recipe: Recipe = table.try_into().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        let mut recipe: Recipe = typed(table).map_err(bad)?;
         recipe.complete().map_err(bad)?;
         recipe.check().map_err(bad)?;
         Ok(recipe)
@@ -350,6 +350,11 @@ impl Recipe {
         }
         Ok(plan)
     }
+}
+
+/// A table or value of TOML in its own type; a list is no table. Errors say what is wrong with which key.
+pub(crate) fn typed<T: serde::de::DeserializeOwned>(own: impl Into<toml::Value>) -> Result<T, String> {
+    objects::read(own.into()).map_err(|e: toml::de::Error| objects::words(&e.to_string()))
 }
 
 /// Lower-case hexadecimal.

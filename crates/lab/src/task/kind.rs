@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::{Places, Task, images, questions, scenes, spans, translate};
 use crate::error::Result;
 use crate::recipe::Recipe;
+use crate::recipe::typed;
 
 /// Every task. A task is one file and one line here.
 pub static TASKS: &[TaskKind] = &[
@@ -87,11 +88,9 @@ impl TaskKind {
 }
 
 fn parse<T: Setup>(tables: &Tables) -> Result<(T::Data, T::Eval), String> {
-    let bad = |section: &str, e: toml::de::Error| {
-        format!("[{section}] of data.task = \"{}\": {}", T::NAME, e.to_string().trim_end())
-    };
-    let data = tables.data.clone().try_into().map_err(|e| bad("data", e))?;
-    let eval = tables.eval.clone().try_into().map_err(|e| bad("eval", e))?;
+    let bad = |section: &str, e: String| format!("[{section}] of data.task = \"{}\": {e}", T::NAME);
+    let data = typed(tables.data.clone()).map_err(|e| bad("data", e))?;
+    let eval = typed(tables.eval.clone()).map_err(|e| bad("eval", e))?;
     Ok((data, eval))
 }
 

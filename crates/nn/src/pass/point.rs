@@ -6,10 +6,11 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::objects;
 
 /// Key of the seed of random decisions, which is no axis.
 const SEED: &str = "seed";
@@ -22,7 +23,7 @@ const SEED: &str = "seed";
 ///
 /// A point that sets an axis must be resolved by the switches of a checkpoint before anything runs at it: it then
 /// carries every setting in the type of its switch, and layers read that with [`Point::setting`].
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Point {
     axes: BTreeMap<String, Value>,
@@ -73,12 +74,16 @@ impl Point {
     /// Reads a JSON object.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |what: String| Error::point(what, "write a JSON object such as {\"bits\":4,\"exit\":3}");
-        let value =
-            crate::json::parse(text.as_bytes(), std::path::Path::new("point")).map_err(|e| bad(e.to_string()))?;
-        let Value::Object(map) = value else { return Err(bad("not a JSON object".into())) };
+        let value = crate::json::parse_text(text).map_err(bad)?;
+        Point::of(value).map_err(bad)
+    }
+
+    /// The point that a JSON object describes; else what is wrong with it.
+    fn of(value: Value) -> Result<Self, String> {
+        let Value::Object(map) = value else { return Err("not a JSON object".into()) };
         let axes: BTreeMap<_, _> = map.into_iter().filter(|(_, v)| !v.is_null()).collect();
         if axes.get(SEED).is_some_and(|s| s.as_u64().is_none()) {
-            return Err(bad("seed must be a whole number".into()));
+            return Err("seed must be a whole number".into());
         }
         Ok(Point { axes, settings: None })
     }
@@ -140,8 +145,10 @@ impl Point {
         self.axes
             .get(axis)
             .map(|v| {
-                T::deserialize(v)
-                    .map_err(|e| Error::point(format!("axis `{axis}`: {e}"), "see `switchformer points MODEL`"))
+                objects::read(v).map_err(|e: serde_json::Error| {
+                    let what = format!("axis `{axis}`: {}", objects::words(&e.to_string()));
+                    Error::point(what, "see `switchformer points MODEL`")
+                })
             })
             .transpose()
     }
@@ -162,9 +169,49 @@ impl Point {
     }
 }
 
+impl<'de> Deserialize<'de> for Point {
+    /// By the rules of [`Point::parse`]: no key twice, a whole seed.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Point::of(crate::json::value(d)?).map_err(|what| de::Error::custom(format!("point: {what}")))
+    }
+}
+
 impl fmt::Display for Point {
     /// Canonical JSON: keys sorted, no spaces.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&serde_json::to_string(&self.axes).map_err(|_| fmt::Error)?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_that_is_no_json_is_told_where() {
+        for (text, says) in [
+            ("{\"a\":}", "line 1 column 6"),
+            ("{bits:4}", "key must be a string"),
+            ("{\"a\":1,\"a\":2}", "duplicate key"),
+            ("[8]", "not a JSON object"),
+            ("{\"seed\":-1}", "seed must be a whole number"),
+        ] {
+            let e = Point::parse(text).unwrap_err().to_string();
+            assert!(e.contains(says) && !e.contains("download") && e.matches("point").count() == 1, "{e}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_an_object_where_its_type_is_one() {
+        #[derive(Debug, Deserialize)]
+        struct Share {
+            #[expect(dead_code, reason = "only that it is read matters")]
+            keep: f64,
+        }
+        let point = Point::parse("{\"heads\":[0.5]}").unwrap();
+        let e = point.axis::<Share>("heads").unwrap_err().to_string();
+        assert!(e.contains("axis `heads`") && e.contains("an object with the keys keep"), "{e}");
+        assert!(Point::parse("{\"heads\":{\"keep\":0.5}}").unwrap().axis::<Share>("heads").is_ok());
     }
 }

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, json};
 use switchformer_nn::config::{MAX_DIM, MAX_LABELS};
 use switchformer_nn::layers::LayerNorm;
 use switchformer_nn::staged::Left;
-use switchformer_nn::{BlockRule, Ctx, Error, Linear, Output, Point, Result, Site, Staged, State, Tensor, Weights};
+use switchformer_nn::{
+    BlockRule, Ctx, Error, Linear, Output, Point, Result, Site, Staged, State, Tensor, Weights, json, objects,
+};
 
 use crate::host::Host;
 use crate::plan::{Plan, typed};
@@ -74,8 +76,7 @@ impl Exits {
 }
 
 /// Setting of the axis `exit`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
-#[serde(untagged)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Setting {
     /// After this many steps of the path, everyone; each lap of a block is one, in whatever network.
     At(usize),
@@ -89,6 +90,17 @@ pub enum Setting {
 pub struct Confidence {
     /// Probability of the likeliest class from which a member leaves, 0 to 1.
     pub confidence: f32,
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let value = json::value(d)?;
+        let setting = match &value {
+            Value::Object(_) => objects::read(value).map(Setting::Confidence),
+            _ => objects::read(value).map(Setting::At),
+        };
+        setting.map_err(de::Error::custom)
+    }
 }
 
 /// The axis `exit`.
@@ -126,10 +138,16 @@ impl Switch for Exit {
         }
     }
     fn resolve(&self, point: &Point, host: &Host, can: &Exits) -> Result<Option<Setting>> {
-        let wrong = |what: String| {
-            Error::point(what, format!("exit is {} to {} or {{\"confidence\": 0.9}}", host.first_exit, host.n_blocks))
+        let sure = if can.heads.is_empty() { "" } else { ", or {\"confidence\": 0..1}" };
+        let range = match host.first_exit == host.n_blocks {
+            true => format!("exit is {}, the whole model{sure}", host.n_blocks),
+            false => format!("exit is {} to {}{sure}", host.first_exit, host.n_blocks),
         };
-        let setting = point.axis::<Setting>("exit").map_err(|_| wrong(format!("exit in {point} is not understood")))?;
+        let wrong = |what: String| Error::point(what, range.clone());
+        let setting = point.axis::<Setting>("exit").map_err(|e| match e {
+            Error::Point { what, .. } => wrong(what),
+            e => e,
+        })?;
         match setting {
             Some(Setting::At(k)) if !(host.first_exit..=host.n_blocks).contains(&k) => {
                 Err(wrong(format!("exit = {k} of {} blocks", host.n_blocks)))

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use switchformer_nn::ops::AttentionMaps;
 use switchformer_nn::staged::Left;
@@ -31,7 +31,7 @@ pub enum Method {
 }
 
 /// One pruning layer.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
     /// Steps of the path that have run when this layer acts; each lap of a block is one, in whatever network.
@@ -115,7 +115,7 @@ impl Switch for Tokens {
                 && l.rank_iters <= 1_000
                 && l.var_range.0 <= l.var_range.1;
             if !sane {
-                return Err(wrong(format!("layer {l:?} is out of range for {} blocks", host.n_blocks)));
+                return Err(wrong(format!("layer {} is out of range for {} blocks", json!(l), host.n_blocks)));
             }
         }
         Ok(Some(Pruning { method: setting.method, layers }))

@@ -205,12 +205,12 @@ pub fn plan_cases(t: &mut Table) {
     );
     t.vit("plan/exit negative", &|f| plan(f, "exits", json!([-1])), "json.schema", &[PLAN, "-1"]);
     t.vit("plan/300 exits", &|f| plan(f, "exits", json!((1..301).collect::<Vec<_>>())), VALUE, &["switch.exits"]);
-    t.vit("plan/point a number", &|f| plan(f, "default_point", json!(8)), "json.schema", &[PLAN, "map"]);
+    t.vit("plan/point a number", &|f| plan(f, "default_point", json!(8)), "json.schema", &[PLAN, "JSON object"]);
     t.vit(
         "plan/point with an unknown axis",
         &|f| plan(f, "default_point", json!({"speed": 2})),
         "point",
-        &["speed", "axes"],
+        &[PLAN, "default_point", "speed", "axes"],
     );
     t.vit(
         "plan/point out of range",
@@ -218,6 +218,29 @@ pub fn plan_cases(t: &mut Table) {
         "point",
         &["bits = 9", "[8, 6, 4, 2]"],
     );
+    let named = json!({"low": {"point": {"exit": [1]}}});
+    t.vit(
+        "plan/named point",
+        &|f| plan(f, "points", named.clone()),
+        "point",
+        &[PLAN, "points.low", "a list", "1 to 3"],
+    );
+    let listed = json!({"low": [{"bits": 4}]});
+    t.vit("plan/point a list", &|f| plan(f, "points", listed.clone()), "json.schema", &[PLAN, "an object", "measured"]);
+    let unnamed = |f: &mut Files| edit(f, CONFIG, |c| drop(c.as_object_mut().unwrap().remove("switch")));
+    t.vit("plan/not named", &unnamed, "plan.unnamed", &[PLAN, "config.json", "remove"]);
+    let gone = |f: &mut Files| {
+        unnamed(f);
+        drop(f.remove(PLAN));
+    };
+    t.vit("exits/no plan", &gone, "plan.unnamed", &[EXITS, "plan"]);
+    let reference = |key: &str, value: Json| {
+        let mut switch = json!({"schema": 1, "file": PLAN});
+        switch[key] = value;
+        json!({"switch": switch})
+    };
+    t.vit("plan/reference of version 99", &|f| set(f, reference("schema", json!(99))), "config.unsupported", &["99"]);
+    t.vit("plan/reference with a key", &|f| set(f, reference("foo", json!(1))), VALUE, &["switch", "`foo`"]);
     t.vit(
         "plan/named point with an unknown key",
         &|f| plan(f, "points", json!({"a": {"points": {}}})),

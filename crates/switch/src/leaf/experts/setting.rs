@@ -1,8 +1,8 @@
 //! The axis `experts` of a point: who chooses among the experts of every bank, and how.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
-use switchformer_nn::{Error, Point, Result, Weights};
+use switchformer_nn::{Error, Point, Result, Weights, json, objects};
 
 use crate::host::Host;
 use crate::switch::{Loading, Switch};
@@ -26,7 +26,7 @@ pub enum Grain {
 
 /// A setting of the axis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "router", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(remote = "Self", tag = "router", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Setting {
     /// The trained gate, of the point's task where there is one for each, picks the likeliest experts of each row.
     Learned {
@@ -66,6 +66,22 @@ pub enum Setting {
     All {},
 }
 
+impl Serialize for Setting {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        Setting::serialize(self, s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    /// From an object alone: a tagged enum would take a list too.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match json::value(d)? {
+            object @ Value::Object(_) => Setting::deserialize(object).map_err(de::Error::custom),
+            _ => Err(de::Error::custom("must be an object with the key router, such as {\"router\":\"all\"}")),
+        }
+    }
+}
+
 /// The task whose gate a point names on this axis, as points did before they had an axis for it.
 pub(crate) fn gate_task(setting: Option<&Setting>) -> Option<usize> {
     match setting {
@@ -93,7 +109,8 @@ impl Offer {
     /// What every bank of a loaded model can do: settings act on all of them. `None` where there is no bank.
     pub fn of(w: &Weights) -> Result<Option<Offer>> {
         let all = w.notes(AXIS).into_iter().map(|v| {
-            serde_json::from_value::<Offer>(v).map_err(|e| Error::config("experts", format!("a bank's note: {e}")))
+            objects::read::<Offer, _>(v)
+                .map_err(|e: serde_json::Error| Error::config("experts", format!("a bank's note: {e}")))
         });
         let all = all.collect::<Result<Vec<_>>>()?;
         Ok(all.into_iter().reduce(|a, b| Offer {
