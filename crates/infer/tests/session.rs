@@ -4,13 +4,15 @@
 
 #[path = "../../zoo/tests/common/mod.rs"]
 mod common;
+mod folders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{everything, far, publish, toy};
+use common::{everything, far, toy};
+use folders::{WORDS, encoder, folder, garment, refused, texts};
 use serde_json::{Value as Json, json};
 use switchformer_infer::generate::{End, greedy};
 use switchformer_infer::tasks::extract_answer;
@@ -21,24 +23,6 @@ use switchformer_nn::{Folder, Input, Kind, Member, Members, Output, Point, Tenso
 use switchformer_switch::Plan;
 use switchformer_switch::leaf::experts::ExpertPlan;
 use switchformer_zoo::{HeadKind, OpenOptions, Opened, find};
-
-const WORDS: [&str; 14] =
-    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", "the", "river", "it", "flows", "north", "to", "sea"];
-
-/// A toy folder of an architecture with changes to its config, and for texts a vocabulary.
-fn folder(dir: &Path, family: &str, architecture: &str, changes: Json) -> Session {
-    let entry = find(family).unwrap();
-    let mut config = toy(entry, architecture);
-    changes.as_object().unwrap().iter().for_each(|(k, v)| config[k] = v.clone());
-    publish(dir, entry, config);
-    let words = WORDS.iter().map(|w| w.to_string()).chain((WORDS.len()..50).map(|i| format!("w{i}")));
-    std::fs::write(dir.join("vocab.txt"), words.collect::<Vec<_>>().join("\n")).unwrap();
-    Session::open(dir, OpenOptions::default()).unwrap()
-}
-
-fn texts(all: &[&str]) -> Inputs {
-    Inputs::Texts(all.iter().map(|t| t.to_string()).collect())
-}
 
 fn request(doc: Json) -> Request {
     serde_json::from_value(doc).unwrap()
@@ -53,13 +37,6 @@ fn answer(session: &Session, asked: &Request) -> Answer {
     assert_eq!(serde_json::to_value(&back).unwrap(), doc);
     assert_eq!(serde_json::to_value(session.answer(asked).unwrap()).unwrap(), doc, "JSON changes the request");
     answer
-}
-
-#[track_caller]
-fn refused(session: &Session, request: &Request, code: &str, says: &[&str]) {
-    let e = session.answer(request).map(|a| panic!("{a:?}")).unwrap_err();
-    assert_eq!(e.code(), code, "{e}");
-    says.iter().for_each(|s| assert!(e.to_string().contains(s), "must say {s:?}: {e}"));
 }
 
 /// What `bert` sees of two texts.
@@ -121,17 +98,6 @@ fn texts_are_answered_by_the_head() {
     assert_eq!(got.results[0], Reply { input: "where is [MASK]".into(), ..Reply::default() });
 }
 
-/// A sentence encoder: mean of the rows, of length one.
-fn encoder(dir: &Path) -> Session {
-    folder(dir, "bert", "BertModel", json!({}));
-    let module = |kind: &str, path: &str| json!({"type": format!("sentence_transformers.models.{kind}"), "path": path});
-    let modules =
-        json!([module("Transformer", ""), module("Pooling", "1_Pooling"), module("Normalize", "2_Normalize")]);
-    std::fs::write(dir.join("modules.json"), modules.to_string()).unwrap();
-    std::fs::write(dir.join("1_Pooling/config.json"), r#"{"pooling_mode_mean_tokens": true}"#).unwrap();
-    Session::open(dir, OpenOptions::default()).unwrap()
-}
-
 #[test]
 fn sentences_are_pooled_member_by_member() {
     let temp = tempfile::tempdir().unwrap();
@@ -177,14 +143,6 @@ static DEFAULT: &[(&str, &[u8])] = &[
     ("switch.safetensors", include_bytes!("../../../assets/default/switch.safetensors")),
     ("preprocessor_config.json", include_bytes!("../../../assets/default/preprocessor_config.json")),
 ];
-
-/// A picture of a garment as a PNG file.
-fn garment(i: usize) -> Vec<u8> {
-    let pixels = switchformer_data::embedded_fashion().unwrap().image(i).unwrap().to_vec();
-    let mut png = std::io::Cursor::new(Vec::new());
-    image::GrayImage::from_raw(28, 28, pixels).unwrap().write_to(&mut png, image::ImageFormat::Png).unwrap();
-    png.into_inner()
-}
 
 #[test]
 fn images_are_answered_at_any_point_with_maps_and_a_trace() {
@@ -601,65 +559,6 @@ fn questions_are_cut_with_a_note() {
         ear.notes.clear();
         session.answer_to(&Request::new(inputs("where")), &mut ear).unwrap();
         assert!(ear.notes.is_empty());
-    }
-}
-
-/// Overwrites the tensors of a folder whose name ends so with a number.
-fn poison(dir: &Path, suffix: &str, value: f32) {
-    let path = dir.join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Json = serde_json::from_slice(&bytes[8..start]).unwrap();
-    let mut hit = false;
-    for (_, entry) in header.as_object().unwrap().iter().filter(|(name, _)| name.ends_with(suffix)) {
-        let [from, to] = [0, 1].map(|i| start + entry["data_offsets"][i].as_u64().unwrap() as usize);
-        bytes[from..to].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&value.to_le_bytes()));
-        hit = true;
-    }
-    assert!(hit, "{suffix}");
-    std::fs::write(path, bytes).unwrap();
-}
-
-#[test]
-fn what_is_not_finite_decides_nothing() {
-    let temp = tempfile::tempdir().unwrap();
-    let cases = [
-        ("bert", "BertForSequenceClassification", "classifier.bias", "logits"),
-        ("bert", "BertForMaskedLM", "cls.predictions.bias", "logits"),
-        ("bert", "BertForTokenClassification", "classifier.bias", "logits"),
-        ("bert", "BertForQuestionAnswering", "qa_outputs.bias", "start_logits"),
-        ("bert", "BertModel", "layer.2.output.LayerNorm.bias", "sentence_embedding"),
-        ("t5", "T5ForConditionalGeneration", "decoder.final_layer_norm.weight", "logits"),
-        ("vit", "ViTForImageClassification", "classifier.bias", "logits"),
-    ];
-    for (i, (family, architecture, tensor, output)) in cases.into_iter().enumerate() {
-        let dir = temp.path().join(i.to_string());
-        if architecture == "BertModel" {
-            encoder(&dir);
-        } else {
-            folder(&dir, family, architecture, json!({}));
-        }
-        let inputs = match (family, architecture) {
-            ("vit", _) => Inputs::Images(vec![Image::new("a", garment(1))]),
-            (_, "BertForQuestionAnswering") => {
-                Inputs::Questions { questions: vec!["where is it".into()], passage: "it flows north".into() }
-            }
-            _ => texts(&["where is [MASK] river"]),
-        };
-        for value in [f32::NAN, f32::INFINITY] {
-            poison(&dir, tensor, value);
-            let session = Session::open(&dir, OpenOptions::default()).unwrap();
-            let mut asked = Request::new(inputs.clone());
-            let says = [format!("`{output}` of member 0"), "checkpoint".into()];
-            let says: Vec<&str> = says.iter().map(String::as_str).collect();
-            refused(&session, &asked, "not_finite", &says);
-            if family == "t5" {
-                for options in [json!({"temperature": 1.0}), json!({"beams": 2})] {
-                    asked.generation = Some(serde_json::from_value(options).unwrap());
-                    refused(&session, &asked, "not_finite", &says);
-                }
-            }
-        }
     }
 }
 
