@@ -94,7 +94,8 @@ impl Tokenizer {
         let parse = |kind| Error::tokenizer(label, kind);
         // Neither the shape nor the tokenizer keeps a second value of a key, and both would go deep.
         switchformer_format::json::check(json, label)?;
-        let shape: Shape = switchformer_format::json::typed_text(json).map_err(|_| parse("not a tokenizer description"))?;
+        let shape: Shape =
+            switchformer_format::json::typed_text(json).map_err(|_| parse("not a tokenizer description"))?;
         shape.check(label)?;
         // The parser indexes into lists it just read; a malformed file has made it panic before.
         let mut inner = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json)))

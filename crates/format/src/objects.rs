@@ -309,7 +309,10 @@ mod tests {
             (json!({"pair": [1]}), "expected a list of 2"),
         ] {
             let e = told(&doc);
-            assert!(e.contains(says) && !["struct", "usize", "f64", "sequence", "map"].iter().any(|w| e.contains(w)), "{e}");
+            assert!(
+                e.contains(says) && !["struct", "usize", "f64", "sequence", "map"].iter().any(|w| e.contains(w)),
+                "{e}"
+            );
         }
     }
 }

@@ -130,7 +130,9 @@ fn end_of_links(path: &Path) -> Result<(PathBuf, Option<Metadata>)> {
                 let to = fs::read_link(&at).map_err(|e| Error::io(&at, e))?;
                 at = at.parent().unwrap_or(Path::new("")).join(to);
             }
-            Ok(m) if m.is_symlink() => return Ok((at.clone(), Some(fs::metadata(&at).map_err(|e| Error::io(&at, e))?))),
+            Ok(m) if m.is_symlink() => {
+                return Ok((at.clone(), Some(fs::metadata(&at).map_err(|e| Error::io(&at, e))?)));
+            }
             Ok(m) => return Ok((at, Some(m))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((at, None)),
             Err(e) => return Err(Error::io(at, e)),

@@ -33,7 +33,10 @@ fn links_are_followed_and_stay() {
     // A link to nothing makes what it names.
     symlink("../b/fresh", a.join("ahead")).unwrap();
     write_atomic(&a.join("ahead"), b"x").unwrap();
-    assert_eq!((names(&a), names(&b)), (vec!["ahead".into(), "link".into(), "second".into()], vec!["fresh".into(), "real".into()]));
+    assert_eq!(
+        (names(&a), names(&b)),
+        (vec!["ahead".into(), "link".into(), "second".into()], vec!["fresh".into(), "real".into()])
+    );
     symlink("loop", a.join("loop")).unwrap();
     assert_eq!(write_atomic(&a.join("loop"), b"x").unwrap_err().code(), "file.kind");
     // A folder behind a link.
@@ -97,7 +100,9 @@ fn what_is_read_is_not_overwritten() {
     symlink("../../else", at("model/pooling/config.json")).unwrap();
     symlink("input", at("alias")).unwrap();
     let read = [at("model"), at("input"), at("nothing")];
-    for file in ["model/config.json", "model/model.safetensors", "blobs/weights", "input", "alias", "else", "model/../input"] {
+    for file in
+        ["model/config.json", "model/model.safetensors", "blobs/weights", "input", "alias", "else", "model/../input"]
+    {
         let e = apart(&at(file), &read).unwrap_err();
         assert!(e.to_string().contains("overwritten"), "{file}: {e}");
     }

@@ -7,7 +7,10 @@ use serde_json::json;
 use switchformer_data::FashionMnist;
 use switchformer_lab::measure::{Measured, mark_pareto, measure};
 use switchformer_lab::report::{STAR, Setting, page, pictures};
-use switchformer_nn::{Point, machine, store::{apart, write_atomic}};
+use switchformer_nn::{
+    Point, machine,
+    store::{apart, write_atomic},
+};
 
 use super::table::aligned;
 use super::{open, print, print_json};

@@ -98,7 +98,9 @@ pub(super) fn find<'a>(p: &'a Pickle, key: Option<&str>, fail: Fail) -> Result<F
         let taken = taken.split('.').next().unwrap_or_default().to_string();
         for (k, v) in pairs.iter().filter(|(k, _)| p.text(*k) != Some(&taken)) {
             if holds(p, *v, &mut found.visits, fail)? {
-                found.left.push(Left { name: shown(p, *k), why: "lies beside what was taken (--key names another entry)" });
+                found
+                    .left
+                    .push(Left { name: shown(p, *k), why: "lies beside what was taken (--key names another entry)" });
             }
         }
     }

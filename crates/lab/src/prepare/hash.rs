@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use switchformer_compress::hash::{HashFit, hash_attention};
 use toml::{Table, Value};
 
-use crate::recipe::typed;
 use super::Prepare;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+use crate::recipe::typed;
 use crate::task::Task;
 
 /// What the recipe says. The folder holds a PVT v2 or Twins that attends to whole maps.

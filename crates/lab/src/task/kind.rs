@@ -5,10 +5,10 @@ use std::fmt::Display;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::recipe::typed;
 use super::{Places, Task, images, questions, scenes, spans, translate};
 use crate::error::Result;
 use crate::recipe::Recipe;
+use crate::recipe::typed;
 
 /// Every task. A task is one file and one line here.
 pub static TASKS: &[TaskKind] = &[

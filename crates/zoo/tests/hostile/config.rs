@@ -207,7 +207,12 @@ pub fn plan_cases(t: &mut Table) {
         &["bits = 9", "[8, 6, 4, 2]"],
     );
     let named = json!({"low": {"point": {"exit": [1]}}});
-    t.vit("plan/named point", &|f| plan(f, "points", named.clone()), "point", &[PLAN, "points.low", "a list", "1 to 3"]);
+    t.vit(
+        "plan/named point",
+        &|f| plan(f, "points", named.clone()),
+        "point",
+        &[PLAN, "points.low", "a list", "1 to 3"],
+    );
     let listed = json!({"low": [{"bits": 4}]});
     t.vit("plan/point a list", &|f| plan(f, "points", listed.clone()), "json.schema", &[PLAN, "an object", "measured"]);
     let unnamed = |f: &mut Files| edit(f, CONFIG, |c| drop(c.as_object_mut().unwrap().remove("switch")));

@@ -109,7 +109,8 @@ impl Offer {
     /// What every bank of a loaded model can do: settings act on all of them. `None` where there is no bank.
     pub fn of(w: &Weights) -> Result<Option<Offer>> {
         let all = w.notes(AXIS).into_iter().map(|v| {
-            objects::read::<Offer, _>(v).map_err(|e: serde_json::Error| Error::config("experts", format!("a bank's note: {e}")))
+            objects::read::<Offer, _>(v)
+                .map_err(|e: serde_json::Error| Error::config("experts", format!("a bank's note: {e}")))
         });
         let all = all.collect::<Result<Vec<_>>>()?;
         Ok(all.into_iter().reduce(|a, b| Offer {
