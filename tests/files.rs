@@ -105,7 +105,7 @@ fn a_terminal_obeys_nothing_of_a_file() {
     assert!(clean(&err) && err.contains("a\\u{1b}"), "{err:?}");
     // Labels, one of them endless.
     checkpoint(&temp.path().join("model"), |config| {
-        let label = |i: usize| if i % 2 == 0 { format!("{evil}{i}") } else { "b".repeat(100_000) };
+        let label = |i: usize| if i.is_multiple_of(2) { format!("{evil}{i}") } else { "b".repeat(100_000) };
         config["id2label"] =
             (0..10).map(|i| (i.to_string(), json!(label(i)))).collect::<serde_json::Map<_, _>>().into();
     });

@@ -156,8 +156,9 @@ impl<'de> Visitor<'de> for Header<'_> {
         let mut entries = Vec::new();
         let mut metadata = false;
         while let Some(name) = map.next_key::<String>()? {
-            let named = (name != METADATA).then(|| check_name(&name)).unwrap_or(Ok(()));
-            named.map_err(de::Error::custom)?;
+            if name != METADATA {
+                check_name(&name).map_err(de::Error::custom)?;
+            }
             self.at.borrow_mut().clone_from(&name);
             if name == METADATA {
                 if metadata {
