@@ -25,6 +25,10 @@ fn data(dir: &Path) -> PathBuf {
 
 /// The real recipe, small: exits, bit-widths, two batches a step, a running mean, a validation, a save every step.
 fn train(out: &Path, data: &Path) -> Child {
+    command(out, data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn command(out: &Path, data: &Path) -> Command {
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/fashion-vit.toml");
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchformer"));
     command.arg("train").arg(recipe).args(["--threads", "1", "--json", "--out"]).arg(out).arg("--data").arg(data);
@@ -47,7 +51,7 @@ fn train(out: &Path, data: &Path) -> Child {
     ] {
         command.args(["--set", set]);
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command
 }
 
 /// Weights and what the last checkpoint holds.
@@ -94,4 +98,61 @@ fn training_killed_at_random_moments_ends_with_the_same_bits() {
     assert!(train(&out, &data).wait().unwrap().success(), "the last run does not go on");
     assert!(bits(&out) == want, "after all kills");
     assert!(killed_at.iter().any(|saved| *saved > 0), "no kill met a run that had saved: {killed_at:?}");
+}
+
+/// A scheduler's SIGTERM saves as an interrupt does, and what was changed by hand afterwards is refused or passed over.
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_told_to_end_saves_first() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, out) = (data(temp.path()), temp.path().join("run"));
+    let long = |steps: &str| {
+        let mut c = command(&out, &data);
+        c.args(["--set", "train.save_every=1000000", "--set", "train.valid_every=0", "--set", "train.keep_best=0"]);
+        c.args(["--set", steps]).stdout(Stdio::null()).stderr(Stdio::piped());
+        c
+    };
+    let saved = || -> Vec<PathBuf> {
+        let all = std::fs::read_dir(out.join("checkpoints"));
+        all.map_or_else(|_| Vec::new(), |d| d.map(|e| e.unwrap().path()).collect())
+    };
+    for signal in ["-TERM", "-INT"] {
+        let before = saved();
+        let child = long("train.steps=1000000").spawn().unwrap();
+        let begun = Instant::now();
+        let stepped = || std::fs::metadata(out.join("metrics.jsonl")).is_ok_and(|m| m.len() > 0);
+        while !stepped() || begun.elapsed() < Duration::from_millis(500) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "no step");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let end = child.wait_with_output().unwrap();
+        assert_eq!(end.status.code(), Some(5), "{signal}: {}", String::from_utf8_lossy(&end.stderr));
+        assert!(saved().iter().any(|p| !before.contains(p)), "{signal} saved nothing");
+    }
+    // A manifest that says another step than its folder, and a folder of a step that the recipe never reaches.
+    let newest = saved().into_iter().max().unwrap();
+    let manifest = std::fs::read_to_string(newest.join("manifest.json")).unwrap();
+    let step = newest.file_name().unwrap().to_str().unwrap().trim_start_matches("step-").parse::<u64>().unwrap();
+    let far = manifest.replace(&format!("\"step\": {step}"), "\"step\": 1000000000000000000");
+    assert_ne!(far, manifest);
+    std::fs::write(newest.join("manifest.json"), &far).unwrap();
+    let refused = |says: &str| {
+        let end = long("train.steps=1000000").output().unwrap();
+        let err = String::from_utf8_lossy(&end.stderr).into_owned();
+        assert!(end.status.code() == Some(2) && err.contains("error[checkpoint]") && err.contains(says), "{err}");
+    };
+    refused("says step 1000000000000000000");
+    let beyond = newest.with_file_name("step-1000000000000000000");
+    std::fs::rename(&newest, &beyond).unwrap();
+    refused("ends at step 1000000");
+    // An empty folder is passed over by name.
+    std::fs::write(beyond.join("manifest.json"), &manifest).unwrap();
+    std::fs::rename(&beyond, &newest).unwrap();
+    std::fs::create_dir(&beyond).unwrap();
+    let mut c = long("train.steps=1000000");
+    let end = c.args(["--stop-after", "1"]).output().unwrap();
+    let err = String::from_utf8_lossy(&end.stderr).into_owned();
+    assert!(end.status.code() == Some(5) && err.contains("note: ") && err.contains("passed over"), "{err}");
+    assert!(saved().iter().any(|p| p.ends_with(format!("step-{:010}", step + 1))), "{:?}", saved());
 }

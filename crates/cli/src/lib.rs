@@ -6,6 +6,7 @@ mod fail;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use switchformer_nn::error::visible;
 use switchformer_nn::machine::{self, Isa};
 
 use crate::fail::Fail;
@@ -93,7 +94,7 @@ pub fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(fail)) => {
             if !fail.quiet() {
-                eprintln!("error[{}]: {fail}", fail.code());
+                eprintln!("error[{}]: {}", fail.code(), visible(&fail.to_string()));
             }
             ExitCode::from(fail.exit())
         }
@@ -118,7 +119,7 @@ fn run(cli: &Cli) -> Result<(), Fail> {
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "switchformer", &mut script);
-            cmd::print(&String::from_utf8_lossy(&script))
+            cmd::print_raw(&String::from_utf8_lossy(&script))
         }
     }
 }

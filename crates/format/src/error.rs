@@ -1,5 +1,6 @@
 //! One error type from the file to the output: every variant has a stable code and says what, where and what to do.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Result of every fallible call in this crate.
@@ -207,20 +208,40 @@ fn place(path: &Path) -> String {
     shortened(path.display().to_string(), 4 * REPEATED)
 }
 
-/// Text from files, fit for a terminal and a log: one line, no control characters, cut where it is long.
-fn plain(text: impl Into<String>) -> String {
+/// Text from files, fit for a terminal and a log: one line, nothing that a terminal obeys, cut where it is long.
+pub fn plain(text: impl Into<String>) -> String {
     shortened(text.into(), REPEATED)
+}
+
+/// Text of several lines, fit for a terminal: what a terminal obeys is escaped, line breaks and tabs stay.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let hidden = |c: char| obeyed(c) && !matches!(c, '\n' | '\t');
+    match text.contains(hidden) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(escaped(text, hidden)),
+    }
+}
+
+/// Whether a terminal obeys a character in place of showing it: controls, and marks that turn the direction of text.
+fn obeyed(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
+fn escaped(text: &str, hidden: impl Fn(char) -> bool) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if hidden(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 fn shortened(text: String, max: usize) -> String {
     let cut = text.char_indices().nth(max).map(|(at, _)| at);
-    if cut.is_none() && !text.contains(char::is_control) {
+    if cut.is_none() && !text.contains(obeyed) {
         return text;
     }
-    let mut out = String::new();
-    for c in text[..cut.unwrap_or(text.len())].chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-    }
+    let mut out = escaped(&text[..cut.unwrap_or(text.len())], obeyed);
     if cut.is_some() {
         out.push_str("...");
     }
@@ -267,5 +288,19 @@ fn describe_tensors(
 fn more(text: &mut String, n: usize) {
     if n > LISTED {
         text.push_str(&format!("\n    ... and {} more", n - LISTED));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_a_file() {
+        let evil = "a\u{1b}[31m\u{9b}2J\rb\u{202e}c\n\u{7f}";
+        assert_eq!(plain(evil), "a\\u{1b}[31m\\u{9b}2J\\rb\\u{202e}c\\n\\u{7f}");
+        assert_eq!(visible(evil), "a\\u{1b}[31m\\u{9b}2J\\rb\\u{202e}c\n\\u{7f}");
+        assert_eq!(visible("两\t行\né"), "两\t行\né");
+        assert_eq!(plain("é".repeat(100_000)).chars().count(), REPEATED + 3);
     }
 }

@@ -144,10 +144,19 @@ impl Checkpoints {
         if self.home.exists() { list(&self.home) } else { Ok(Vec::new()) }
     }
 
+    /// Step and folder of everything that has the name of a checkpoint.
+    fn named(&self) -> Result<Vec<(u64, PathBuf)>> {
+        Ok(self.entries()?.into_iter().filter_map(|p| Some((step_of(&p)?, p))).collect())
+    }
+
     /// Step and folder of every checkpoint.
     fn all(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let step = |p: &PathBuf| p.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse::<u64>().ok();
-        Ok(self.entries()?.into_iter().filter_map(|p| Some((step(&p)?, p))).collect())
+        Ok(self.named()?.into_iter().filter(|(_, path)| whole(path)).collect())
+    }
+
+    /// Folders that have the name of a checkpoint and lack a file of one; no save leaves such a folder.
+    pub fn lacking(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.named()?.into_iter().map(|(_, path)| path).filter(|path| !whole(path)).collect())
     }
 
     /// The newest checkpoint, or the one that an early version left.
@@ -169,9 +178,20 @@ impl Checkpoints {
         Ok(best.map(|(_, path)| path))
     }
 
-    /// What a checkpoint says about itself.
+    /// What a checkpoint says about itself. Errors where that is not what its folder is called.
     pub fn manifest(&self, home: &Path) -> Result<Manifest> {
-        Ok(json::typed(Folder::disk(home)?.json(MANIFEST, 1 << 20)?, &home.join(MANIFEST))?)
+        let manifest: Manifest = json::typed(Folder::disk(home)?.json(MANIFEST, 1 << 20)?, &home.join(MANIFEST))?;
+        match step_of(home) {
+            Some(step) if step != manifest.step => {
+                let what = format!(
+                    "{MANIFEST} says step {}, and the folder is that of step {step}; remove this folder to go on from \
+                     the one before",
+                    manifest.step
+                );
+                Err(Error::Checkpoint { path: home.to_path_buf(), what })
+            }
+            _ => Ok(manifest),
+        }
     }
 
     /// Loads a checkpoint into parameters, optimiser and running mean. Errors when it is damaged or has other tensors.
@@ -202,6 +222,16 @@ impl Checkpoints {
         }
         Ok(manifest)
     }
+}
+
+/// The step that the name of a checkpoint's folder says.
+fn step_of(home: &Path) -> Option<u64> {
+    home.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Whether a folder holds the files of a checkpoint.
+fn whole(home: &Path) -> bool {
+    [MANIFEST, TENSORS].iter().all(|file| home.join(file).is_file())
 }
 
 /// What a folder holds, in the order of names.
@@ -265,6 +295,27 @@ mod tests {
         assert_eq!(c.best().unwrap().unwrap(), c.home.join("step-0000000001"));
         save(&c, 5).unwrap();
         assert_eq!((steps(&c), loaded(temp.path())), (vec![1, 4, 5], 5));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_checkpoint_is_passed_over_and_another_step_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let c = Checkpoints::of(temp.path());
+        (1..=3).for_each(|s| save(&c, s).unwrap());
+        let (empty, half) = (c.home.join("step-0000000009"), c.home.join("step-0000000008"));
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::create_dir(&half).unwrap();
+        std::fs::copy(c.home.join("step-0000000003").join(MANIFEST), half.join(MANIFEST)).unwrap();
+        assert_eq!(loaded(temp.path()), 3);
+        assert_eq!(c.lacking().unwrap(), [half, empty]);
+        save(&c, 4).unwrap();
+        assert_eq!((steps(&c), c.best().unwrap()), (vec![1, 3, 4], Some(c.home.join("step-0000000001"))));
+        // A folder under the name of another step.
+        std::fs::rename(c.home.join("step-0000000004"), c.home.join("step-0000000005")).unwrap();
+        let (mut o, mut ema) = optimiser(-1.0);
+        let newest = c.newest().unwrap().unwrap();
+        let e = c.load(&newest, &mut o, Some(&mut ema)).unwrap_err().to_string();
+        assert!(e.contains("says step 4") && e.contains("step 5"), "{e}");
     }
 
     #[test]

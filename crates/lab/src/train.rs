@@ -89,9 +89,16 @@ impl<'a> Run<'a> {
         };
         let checkpoints = Checkpoints::of(&options.out);
         let fingerprint = recipe.fingerprint();
+        for home in checkpoints.lacking()? {
+            eprintln!("note: {} is no whole checkpoint and is passed over", home.display());
+        }
         let at = match checkpoints.newest()? {
             Some(home) => {
-                let begun_by = checkpoints.manifest(&home)?.recipe;
+                let Manifest { recipe: begun_by, step, .. } = checkpoints.manifest(&home)?;
+                if step > recipe.train.steps {
+                    let what = format!("says step {step}, and the recipe ends at step {}", recipe.train.steps);
+                    return Err(Error::Checkpoint { path: home, what });
+                }
                 recipe
                     .admits(&begun_by, &options.out)
                     .map_err(|what| Error::Checkpoint { path: home.clone(), what })?;

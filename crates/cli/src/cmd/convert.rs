@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use switchformer_nn::error::plain;
 use switchformer_nn::pickle::{Left, read};
 use switchformer_nn::store::{Saved, safetensors_bytes, saved, unused, write_atomic};
 
@@ -56,16 +57,20 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     let mut text =
         format!("{}: {} tensors, {elements} elements, {} bytes\n", out.display(), read.tensors.len(), bytes.len());
     if let Some(key) = &read.key {
-        text.push_str(&format!("taken from `{key}`\n"));
+        text.push_str(&format!("taken from `{}`\n", plain(key)));
     }
     if let Some(prefix) = read.prefix {
         text.push_str(&format!("`{prefix}` removed from every name\n"));
     }
     for Left { name, why } in &read.left {
-        text.push_str(&format!("not written: `{name}` {why}\n"));
+        text.push_str(&format!("not written: `{}` {why}\n", plain(name)));
     }
     if let [first, ..] = read.skipped.as_slice() {
-        text.push_str(&format!("{} entries are no tensors and were left out (`{first}`, ...)\n", read.skipped.len()));
+        text.push_str(&format!(
+            "{} entries are no tensors and were left out (`{}`, ...)\n",
+            read.skipped.len(),
+            plain(first)
+        ));
     }
     if !has_config(&out) {
         text.push_str("to open it: put the model's config.json beside it, and name it model.safetensors\n");

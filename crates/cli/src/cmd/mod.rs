@@ -21,6 +21,7 @@ use std::path::Path;
 use serde_json::Value;
 use switchformer_infer::{Listener, Session};
 use switchformer_nn::Folder;
+use switchformer_nn::error::{plain, visible};
 use switchformer_zoo::{OpenOptions, Opened};
 
 use crate::fail::Fail;
@@ -34,8 +35,14 @@ pub(crate) static DEFAULT: &[(&str, &[u8])] = &[
     ("preprocessor_config.json", include_bytes!("../../../../assets/default/preprocessor_config.json")),
 ];
 
-/// Prints to standard output; a closed pipe ends the command quietly.
+/// Prints text to standard output, escaping what a terminal would obey: names and texts come from files. A closed pipe ends
+/// the command quietly.
 pub(crate) fn print(text: &str) -> Result<(), Fail> {
+    print_raw(&visible(text))
+}
+
+/// Prints what no file had a part in, or what is escaped by its own rules.
+pub(crate) fn print_raw(text: &str) -> Result<(), Fail> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| match e.kind() {
         std::io::ErrorKind::BrokenPipe => Fail::Pipe,
@@ -45,7 +52,7 @@ pub(crate) fn print(text: &str) -> Result<(), Fail> {
 
 /// Prints one JSON document.
 pub(crate) fn print_json(doc: &Value) -> Result<(), Fail> {
-    print(&format!("{doc:#}\n"))
+    print_raw(&format!("{doc:#}\n"))
 }
 
 /// Writes notes to standard error.
@@ -53,7 +60,7 @@ pub(crate) struct Notes;
 
 impl Listener for Notes {
     fn note(&mut self, text: &str) {
-        eprintln!("note: {text}");
+        eprintln!("note: {}", plain(text));
     }
 }
 

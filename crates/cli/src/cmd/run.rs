@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use switchformer_infer::{Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request};
+use switchformer_nn::error::plain;
 use switchformer_nn::store::{SavedMap, apart, safetensors_bytes, saved, write_atomic};
 
 use super::{open, print, print_json};
@@ -164,11 +165,11 @@ fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
 
 /// One sample's answers as lines of text.
 fn human(reply: &Reply) -> String {
-    let one = |label: &str, p: f32| format!("{label} {:.1} %", 100.0 * f64::from(p));
+    let one = |label: &str, p: f32| format!("{} {:.1} %", plain(label), 100.0 * f64::from(p));
     let line = |list: &[Label]| list.iter().map(|l| one(&l.label, l.probability)).collect::<Vec<_>>().join(", ");
     let mut text = String::new();
     if !reply.input.is_empty() {
-        text.push_str(&format!("{}\n", reply.input));
+        text.push_str(&format!("{}\n", plain(&reply.input)));
     }
     if let Some(written) = &reply.text {
         text.push_str(&format!("  {written}\n"));
@@ -180,7 +181,7 @@ fn human(reply: &Reply) -> String {
         text.push_str(&format!("  mask: {}\n", line(mask)));
     }
     for token in reply.token_labels.iter().flatten() {
-        text.push_str(&format!("  {}: {}\n", token.token, one(&token.label, token.probability)));
+        text.push_str(&format!("  {}: {}\n", plain(&token.token), one(&token.label, token.probability)));
     }
     if let Some(v) = &reply.sentence_embedding {
         let head: Vec<String> = v.iter().take(6).map(|x| format!("{x:.4}")).collect();

@@ -1,9 +1,12 @@
 //! Aligned text tables.
 
-/// Lines up columns: the first `left` of them to the left, the others to the right.
+use switchformer_nn::error::plain;
+
+/// Lines up columns: the first `left` of them to the left, the others to the right. A cell is one line, cut where it is long.
 pub(crate) fn aligned(header: &[&str], rows: &[Vec<String>], left: usize) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(plain).collect()).collect();
     let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (w, cell) in widths.iter_mut().zip(row) {
             *w = (*w).max(cell.chars().count());
         }

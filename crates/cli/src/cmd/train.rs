@@ -8,8 +8,9 @@ use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
 use switchformer_lab::train::{INTERRUPT, TrainOptions, run as train};
+use switchformer_nn::error::visible;
 
-use super::{print, print_json};
+use super::{print, print_json, print_raw};
 use crate::fail::Fail;
 
 /// `train RECIPE`.
@@ -53,9 +54,9 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         None => Recipe::read(&a.recipe, &a.sets)?,
     };
     if a.print_recipe {
-        return print(&recipe.resolved());
+        return print_raw(&recipe.resolved());
     }
-    eprintln!("{}", recipe.resolved());
+    eprintln!("{}", visible(&recipe.resolved()));
     save_on_interrupt();
     let out = folder(a, &recipe.name);
     let options = TrainOptions { out, data: a.data.clone(), stop_after: a.stop_after, quiet: json, shared: None };
@@ -79,7 +80,7 @@ fn all(a: &Args, json: bool) -> Result<(), Fail> {
         study.variant(name, &a.recipe)?;
     }
     if a.print_recipe {
-        return study.runs.iter().try_for_each(|r| print(&format!("{}\n", r.recipe.resolved())));
+        return study.runs.iter().try_for_each(|r| print_raw(&format!("{}\n", r.recipe.resolved())));
     }
     save_on_interrupt();
     let options = StudyOptions {
@@ -105,12 +106,20 @@ fn folder(a: &Args, name: &str) -> PathBuf {
     a.out.clone().unwrap_or_else(|| Path::new("runs").join(name))
 }
 
+/// Lets an interrupt and a request to end (SIGTERM, as of a scheduler) save first. A hangup keeps its meaning: `nohup` asks to
+/// ignore it.
 fn save_on_interrupt() {
-    // A second interrupt ends the process the usual way.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("saving; interrupt again to stop at once");
-    });
+    let _ = ctrlc::set_handler(|| save_or_stop(130));
+    #[cfg(unix)]
+    if let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM]) {
+        std::thread::spawn(move || signals.forever().for_each(|_| save_or_stop(143)));
+    }
+}
+
+/// The first time lets the loop save; the second ends the process the usual way, with this exit code.
+fn save_or_stop(code: i32) {
+    if INTERRUPT.swap(true, Ordering::Relaxed) {
+        std::process::exit(code);
+    }
+    eprintln!("saving; interrupt again to stop at once");
 }
