@@ -69,7 +69,7 @@ impl Switch for Task {
         if task >= n {
             let hint = match n {
                 1 => "this model has one task; leave `task` out".to_string(),
-                n => format!("task is 0 to {}", n - 1),
+                n => format!("here: 0..{}", n - 1),
             };
             return Err(Error::point(format!("task: no task {task}"), hint));
         }

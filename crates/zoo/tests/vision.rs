@@ -107,7 +107,7 @@ fn tasks_switch_without_a_trace() {
     assert_eq!(bits(&at(1)), bits(&depth));
     assert_eq!(bits(&opened.run(&Point::new(), &input).unwrap().0), bits(&parts), "rest is the first task");
     let error = opened.run(&task(2), &input).unwrap_err().to_string();
-    assert!(error.contains("no task 2") && error.contains("0 to 1"), "{error}");
+    assert!(error.contains("no task 2") && error.contains("0..1"), "{error}");
 }
 
 #[test]

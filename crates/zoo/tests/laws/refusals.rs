@@ -41,14 +41,16 @@ fn what_cannot_be_done_is_refused_by_name() {
             json!("last"),
             json!({"confidence": 2}),
         ] {
-            // Without trained heads a confidence is nothing to offer.
             refused(&opened, json!({"exit": k}), &["exit", &blocks]);
+            // Without heads there is no confidence to give.
+            let told = opened.point(Some(&json!({"exit": k}).to_string())).unwrap_err().to_string();
+            assert!(k.is_object() || !told.contains("confidence"), "{told}");
         }
         refused(&opened, json!({"exit": {"confidence": 0.9}}), &["confidence exit", "heads", "fixed exit"]);
         refused(&opened, json!({"exit": {"confidence": 0.9, "after": 1}}), &["exit"]);
         let tasks = task_count(&opened);
-        let most = if tasks == 1 { "one task".to_string() } else { format!("0 to {}", tasks - 1) };
-        refused(&opened, json!({"task": tasks}), &["no task", &most]);
+        let here = if tasks == 1 { "has one task".to_string() } else { format!("0..{}", tasks - 1) };
+        refused(&opened, json!({"task": tasks}), &["no task", &here]);
         refused(&opened, json!({"task": "depth"}), &["task"]);
         if tasks > 1 {
             let both = json!({"task": 0, "experts": {"router": "task", "task": 1}});
