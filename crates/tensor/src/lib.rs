@@ -27,7 +27,7 @@ pub use switchformer_format::{Error, Result};
 pub use tensor::{Elsewhere, NdArray, Tensor, TensorId};
 pub use var::Var;
 
-/// Leaves a function with an error of the tensor library.
+/// Leaves a function with an error about tensors.
 #[macro_export]
 macro_rules! bail {
     ($($arg:tt)*) => {

@@ -50,14 +50,15 @@ impl DenseWeight {
 
     /// `x w^T + b` and what follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     pub fn linear(&self, x: &Tensor, b: Option<&Tensor>, epilogue: &Epilogue) -> Result<Tensor> {
-        if let Some(y) = self.hollow_of(x, b)? {
+        let form = self.form();
+        if let Some(y) = self.hollow_of(&form, x, b)? {
             return epilogue.apply(y);
         }
         let tracked = |t: &Tensor| t.track_op();
         let learning = tracked(x) || [b, epilogue.gate, epilogue.residual].into_iter().flatten().any(tracked);
         let here = |t: &Tensor| on_kernels(&[t]);
         let fits = here(x) && [b, epilogue.gate, epilogue.residual].into_iter().flatten().all(here);
-        let packed = match self.form() {
+        let packed = match form {
             Form::Packed(w) if fits && !learning => w,
             Form::Rows(w) if fits && !learning && packs(&w) => self.pack(&w)?,
             // A backward pass needs the matrix as a tensor.
@@ -71,9 +72,9 @@ impl DenseWeight {
     }
 
     /// The product where there are no numbers to multiply; `None` where there are.
-    fn hollow_of(&self, x: &Tensor, b: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let without = |form: Form| matches!(form, Form::Rows(w) if w.is_hollow());
-        if !x.is_hollow() && !dry::is_dry() && !without(self.form()) {
+    fn hollow_of(&self, form: &Form, x: &Tensor, b: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let without = matches!(form, Form::Rows(w) if w.is_hollow());
+        if !x.is_hollow() && !dry::is_dry() && !without {
             return Ok(None);
         }
         let (rows, (inner, out)) = (x.dims2()?.0, self.dims);
