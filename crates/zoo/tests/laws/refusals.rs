@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use switchformer_nn::{Error, Point, Taps, Trace};
 use switchformer_zoo::Opened;
 
-use crate::common::{batch, everything, offer, prunes, task_count};
+use crate::common::{batch, everything, has_heads, offer, prunes, task_count};
 use crate::{With, classifiers, open, point};
 
 /// A point that must be refused, with words that the message must hold: the axis and what is accepted.
@@ -20,6 +20,14 @@ fn refused(opened: &Opened, p: Json, words: &[&str]) {
             }
             other => panic!("{at}: not refused as a point: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_bad_exit_is_told_of_confidence_where_there_are_heads() {
+    for (_, opened) in classifiers(With::All) {
+        let words: &[&str] = if has_heads(&opened) { &["exit", "confidence"] } else { &["exit"] };
+        [json!(0), json!(99), json!("last")].into_iter().for_each(|k| refused(&opened, json!({"exit": k}), words));
     }
 }
 
