@@ -112,3 +112,18 @@ fn what_is_read_is_not_overwritten() {
     symlink("nowhere", at("dangling")).unwrap();
     assert!(unused(&at("dangling")).is_err() && unused(&at("fresh")).is_ok());
 }
+
+#[test]
+fn threads_that_write_one_file_leave_it_whole() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("file");
+    std::thread::scope(|scope| {
+        for i in 0..8u8 {
+            let path = &path;
+            scope.spawn(move || (0..20).for_each(|_| write_atomic(path, &vec![i; 1 << 16]).unwrap()));
+        }
+    });
+    let bytes = fs::read(&path).unwrap();
+    assert!(bytes.len() == 1 << 16 && bytes.iter().all(|b| *b == bytes[0]));
+    assert_eq!(names(temp.path()), ["file"]);
+}

@@ -45,25 +45,18 @@ pub fn hashed(width: usize, height: usize, channels: usize) -> Picture {
     Picture::new(width, height, channels, data).unwrap()
 }
 
-/// A scratch folder that is removed at the end.
-pub struct Scratch(pub PathBuf);
+/// A scratch folder of its own that is removed at the end; tests that run at once may give the same name.
+pub struct Scratch(pub PathBuf, tempfile::TempDir);
 
 impl Scratch {
     pub fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("switchformer-data-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Scratch(dir)
+        let dir = tempfile::Builder::new().prefix(&format!("switchformer-{name}-")).tempdir().unwrap();
+        Scratch(dir.path().to_owned(), dir)
     }
 
     pub fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, bytes).unwrap();
         path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
