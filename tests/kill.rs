@@ -140,7 +140,9 @@ fn a_run_that_is_told_to_end_saves_first() {
     let refused = |says: &str| {
         let end = long("train.steps=1000000").output().unwrap();
         let err = String::from_utf8_lossy(&end.stderr).into_owned();
-        assert!(end.status.code() == Some(2) && err.contains("error[checkpoint]") && err.contains(says), "{err}");
+        // The failure is the last line, in JSON as the answer would have been.
+        let last: serde_json::Value = serde_json::from_str(err.lines().last().unwrap()).unwrap();
+        assert!(end.status.code() == Some(1) && last["error"]["code"] == "checkpoint" && err.contains(says), "{err}");
     };
     refused("says step 1000000000000000000");
     let beyond = newest.with_file_name("step-1000000000000000000");

@@ -17,6 +17,8 @@ pub(crate) enum Fail {
     Compress(switchformer_compress::Error),
     /// From the lab.
     Lab(switchformer_lab::Error),
+    /// What was named is not there, or is of another kind.
+    Input(String),
     /// Wrong use that clap cannot see.
     Usage(String),
     /// A check was not passed.
@@ -36,6 +38,7 @@ impl Fail {
             Fail::Infer(e) => e.code(),
             Fail::Compress(e) => e.code(),
             Fail::Lab(e) => e.code(),
+            Fail::Input(_) => "input",
             Fail::Usage(_) => "usage",
             Fail::Gate(_) => "gate",
             Fail::Pipe => "pipe",
@@ -43,16 +46,17 @@ impl Fail {
         }
     }
 
-    /// Exit code: 1 usage, 2 bad input, 3 a gate was not met, 4 resource limit, 5 interrupted but saved, 70 bug.
+    /// Exit code: 1 bad input or a failed run, 2 usage, 3 a check was not passed, 4 resource limit, 5 interrupted but saved,
+    /// 70 bug. `switchformer help exit-codes` says the same.
     pub(crate) fn exit(&self) -> u8 {
         match self.code() {
             "pipe" => 0,
-            "usage" | "point" => 1,
+            "usage" | "point" | "request" => 2,
             "gate" => 3,
             "limit" => 4,
             "train.interrupted" => 5,
             "tensor" | "report" => 70,
-            _ => 2,
+            _ => 1,
         }
     }
 
@@ -70,7 +74,7 @@ impl fmt::Display for Fail {
             Fail::Infer(e) => e.fmt(f),
             Fail::Compress(e) => e.fmt(f),
             Fail::Lab(e) => e.fmt(f),
-            Fail::Usage(text) | Fail::Gate(text) => f.write_str(text),
+            Fail::Input(text) | Fail::Usage(text) | Fail::Gate(text) => f.write_str(text),
             Fail::Pipe => f.write_str("output closed"),
             Fail::Io(what, e) => write!(f, "{what}: {e}"),
         }

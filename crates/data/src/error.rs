@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use switchformer_format::error::{no_file, reason};
 use switchformer_format::json;
 
 /// Result of this crate.
@@ -15,7 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The system refused a read.
-    #[error("cannot read {}: {kind}; check that it is a readable file", path.display())]
+    #[error("{}: {}", path.display(), reason(&(*kind).into()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -109,7 +110,7 @@ impl Error {
     }
 
     pub(crate) fn encode(index: usize, kind: &str) -> Self {
-        let what = format!("text {index} could not be tokenized ({kind})");
+        let what = format!("text {} could not be tokenized ({kind})", index + 1);
         Error::input("tokenizer.encode", what, "check the text and the tokenizer file")
     }
 
@@ -125,7 +126,7 @@ pub(crate) fn open_file(path: &Path, limit: u64) -> Result<(std::fs::File, u64)>
     // A pipe or device could block for ever or never end; only regular files are opened.
     let meta = std::fs::metadata(path).map_err(io)?;
     if !meta.is_file() {
-        return Err(Error::Io { path: path.to_owned(), kind: std::io::ErrorKind::InvalidInput });
+        return Err(Error::file(path, "file.read", no_file(&meta), "name a file"));
     }
     if meta.len() > limit {
         return Err(Error::too_large(path, limit));

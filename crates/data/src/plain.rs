@@ -135,8 +135,8 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     text_from(read_file(path, MAX_FILE_BYTES)?, path)
 }
 
-/// The text of a file's bytes; `label` stands in for the path in errors.
-pub(crate) fn text_from(bytes: Vec<u8>, label: &Path) -> Result<String> {
+/// The text of a file's bytes, gzip'd or not; `label` stands in for the path in errors; fails with `file.*` or `text.*`.
+pub fn text_from(bytes: Vec<u8>, label: &Path) -> Result<String> {
     if let Some((_, kind, command)) = FORMATS.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
         let command = command.replace("FILE", &label.display().to_string());
         let hint = format!("run `{command}` and give the file it writes");

@@ -46,6 +46,7 @@ pub struct Tokenizer {
     bare: OnceLock<tokenizers::Tokenizer>,
     max_length: Option<usize>,
     mask: Option<String>,
+    unknown: Option<u32>,
     cut: Cut,
     path: PathBuf,
 }
@@ -113,9 +114,12 @@ impl Tokenizer {
             bare: OnceLock::new(),
             max_length: None,
             mask: None,
+            unknown: None,
             cut: shape.cut(),
             path: label.to_owned(),
         };
+        let (name, id) = shape.unknown();
+        this.unknown = id.or_else(|| this.token_to_id(name?));
         this.mask = MASKS.iter().find(|m| this.token_to_id(m).is_some()).map(|m| (*m).to_string());
         if this.added(false).max(this.added(true)) > MAX_ADDED {
             return Err(Error::unsafe_tokenizer(label, "too many special tokens are added"));
@@ -155,6 +159,11 @@ impl Tokenizer {
     /// The token that stands for one to be guessed: what the folder says, else a usual name that is a token.
     pub fn mask_token(&self) -> Option<&str> {
         self.mask.as_deref()
+    }
+
+    /// How many tokens of an encoding stand for something that is not in the vocabulary.
+    pub fn unknown_tokens(&self, encoding: &Encoding) -> usize {
+        encoding.ids.iter().filter(|id| Some(**id) == self.unknown).count()
     }
 
     /// The id of a token, if there is one.
@@ -266,7 +275,7 @@ impl Tokenizer {
         let limit = if self.cut == Cut::Never { MAX_PIECE_BYTES } else { MAX_TEXT_BYTES };
         if text.len() > limit {
             let what =
-                format!("text {index} has {} bytes, more than the {limit} that this tokenizer takes", text.len());
+                format!("text {} has {} bytes, more than the {limit} that this tokenizer takes", index + 1, text.len());
             return Err(Error::input("tokenizer.too_long", what, "split the text"));
         }
         let mut out = Vec::new();
@@ -291,7 +300,8 @@ impl Tokenizer {
                 });
             let Some((cut, _)) = found else {
                 let what = format!(
-                    "text {index} has more than {MAX_PIECE_BYTES} bytes without a white space to cut at (from byte {start})"
+                    "text {} has more than {MAX_PIECE_BYTES} bytes without a white space to cut at (from byte {start})",
+                    index + 1
                 );
                 return Err(Error::input("tokenizer.long_run", what, "insert spaces or split the text"));
             };

@@ -52,9 +52,20 @@ struct Added {
 #[derive(Deserialize)]
 struct ModelShape {
     max_input_chars_per_word: Option<Value>,
+    /// The token of what is not in the vocabulary: by name, or by id in Unigram models.
+    #[serde(default)]
+    unk_token: Option<Value>,
+    #[serde(default)]
+    unk_id: Option<Value>,
 }
 
 impl Shape {
+    /// The token that stands for what is not in the vocabulary, by name or by id.
+    pub(crate) fn unknown(&self) -> (Option<&str>, Option<u32>) {
+        let id = self.model.unk_id.as_ref().and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        (self.model.unk_token.as_ref().and_then(Value::as_str), id)
+    }
+
     /// Refuses tokenizers that could take unbounded time or memory on a short text.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
         let refuse = |kind| Err(Error::unsafe_tokenizer(path, kind));

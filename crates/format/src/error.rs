@@ -22,7 +22,7 @@ pub struct MissingTensor {
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a read or write.
-    #[error("{}: {source}", place(path))]
+    #[error("{}: {}", place(path), reason(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -204,6 +204,22 @@ impl Error {
 const REPEATED: usize = 600;
 
 /// A path for a message.
+/// Why the system refused, in the same words wherever a file was looked for.
+pub fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or folder".into(),
+        std::io::ErrorKind::AlreadyExists => "exists already, as a file".into(),
+        std::io::ErrorKind::NotADirectory => "a part of this path is a file, not a folder".into(),
+        std::io::ErrorKind::IsADirectory => "is a folder; name a file".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// What is there in place of a regular file.
+pub fn no_file(meta: &std::fs::Metadata) -> &'static str {
+    if meta.is_dir() { "is a folder" } else { "is no regular file" }
+}
+
 fn place(path: &Path) -> String {
     shortened(path.display().to_string(), 4 * REPEATED)
 }

@@ -285,12 +285,15 @@ fn check_shard(folder: &Folder, index: &Path, shard: &str) -> Result<()> {
 
 /// Headers of a checkpoint folder or a single safetensors file, read without loading any tensor.
 pub fn inspect(path: &Path) -> Result<Vec<Stored>> {
-    let names = Names::default();
-    let mut files = Files::default();
     if path.is_dir() {
-        files = Files::open(&Folder::disk(path)?, &names)?;
-    } else {
-        files.add(Blob::Mapped(Mapped::open(path)?), &names, None)?;
+        return inspect_folder(&Folder::disk(path)?);
     }
+    let mut files = Files::default();
+    files.add(Blob::Mapped(Mapped::open(path)?), &Names::default(), None)?;
     Ok(files.entries.into_values().collect())
+}
+
+/// Headers of a checkpoint folder, on disk or compiled in, read without loading any tensor.
+pub fn inspect_folder(folder: &Folder) -> Result<Vec<Stored>> {
+    Ok(Files::open(folder, &Names::default())?.entries.into_values().collect())
 }

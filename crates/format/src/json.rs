@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_file};
 use crate::objects;
 
 /// Deepest nesting that any file of ours or of Hugging Face needs.
@@ -80,7 +80,7 @@ pub fn read(path: &Path, max: u64) -> Result<Value> {
 pub fn read_capped(path: &Path, max: u64) -> Result<Vec<u8>> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {
-        return Err(Error::format(path, "file.kind", "not a regular file", "name a file"));
+        return Err(Error::format(path, "file.kind", no_file(&meta), "name a file"));
     }
     let fits = |got: u64| {
         let hint = "this file is larger than any legitimate one of its kind".to_string();

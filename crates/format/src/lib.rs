@@ -20,7 +20,7 @@ pub mod store;
 
 pub use config::ConfigMap;
 pub use error::{Error, Result};
-pub use files::{Files, Stored, inspect};
+pub use files::{Files, Stored, inspect, inspect_folder};
 pub use folder::Folder;
 pub use names::Names;
 pub use rng::Rng;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_file};
 
 /// A file mapped read-only.
 ///
@@ -20,7 +20,7 @@ impl Mapped {
         // Asked before opening: opening a named pipe would wait for a writer for ever.
         let before = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         if !before.is_file() {
-            return Err(Error::format(path, "file.kind", "not a regular file", "name a safetensors file"));
+            return Err(Error::format(path, "file.kind", no_file(&before), "name a safetensors file"));
         }
         if before.len() == 0 {
             return Err(Error::format(path, "safetensors.empty", "the file is empty", "download it again"));

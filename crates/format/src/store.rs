@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_file};
 use crate::header;
 
 /// One tensor to store.
@@ -81,7 +81,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => {}
     }
     let temp = sibling(&path);
-    let io = |e| Error::io(&temp, e);
+    let io = |e| Error::io(&path, e);
     let mut file = File::create_new(&temp).map_err(io)?;
     let done = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(e) = done.and_then(|()| fs::rename(&temp, &path)) {
@@ -94,8 +94,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes to what is no regular file, where that is a stream.
 fn write_through(path: &Path, there: &Metadata, bytes: &[u8]) -> Result<()> {
     if !stream(there) {
-        let what = if there.is_dir() { "is a folder" } else { "is no regular file" };
-        return Err(Error::format(path, "file.kind", what, "name a file; nothing was written"));
+        return Err(Error::format(path, "file.kind", no_file(there), "name a file; nothing was written"));
     }
     let file = File::options().write(true).open(path);
     file.and_then(|mut f| f.write_all(bytes)).map_err(|e| Error::io(path, e))
@@ -199,7 +198,7 @@ pub fn write_folder<N: AsRef<str>>(dir: &Path, files: &[(N, Vec<u8>)]) -> Result
         return Err(Error::format(dir, "file.kind", "is no folder", "name a folder; nothing was written"));
     }
     let temp = sibling(dir);
-    fs::create_dir_all(&temp).map_err(|e| Error::io(&temp, e))?;
+    fs::create_dir_all(&temp).map_err(|e| Error::io(dir, e))?;
     let fill = || -> Result<()> {
         for (name, bytes) in files {
             let path = temp.join(name.as_ref());

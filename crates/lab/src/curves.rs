@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use maud::{PreEscaped, html};
+use maud::{Markup, html};
 use plotters::prelude::*;
 use serde_json::Value;
 use switchformer_nn::store::write_atomic;
 
-use crate::error::{Error, Result};
-use crate::report::standalone;
+use crate::error::Result;
+use crate::page::{FAINT, INK, PAPER, font, plot, standalone};
 
 /// Largest metrics file that is read.
 const MAX_METRICS: u64 = 256 << 20;
@@ -68,23 +68,23 @@ pub fn bounds(curves: &[&Curve]) -> Option<(f64, f64)> {
 /// Writes `report.html` into the folder of a run: its curves and its recipe.
 pub fn write_page(run: &Path, name: &str, recipe: &str) -> Result<()> {
     let all = Curves::read(run)?;
-    let loss = plot("loss", &[("training", &all.loss), ("validation", &all.valid)])?;
-    let lr = plot("learning rate", &[("learning rate", &all.lr)])?;
-    let norm = plot("norm of the gradient", &[("norm", &all.norm)])?;
+    let loss = drawn("loss", &[("training", &all.loss), ("validation", &all.valid)])?;
+    let lr = drawn("learning rate", &[("learning rate", &all.lr)])?;
+    let norm = drawn("norm of the gradient", &[("norm", &all.norm)])?;
     let last = |c: &Curve| c.last().map_or("none".to_string(), |p| format!("{:.4} at step {}", p.1, p.0));
     let body = html! {
         h1 { "Training of " (name) }
         p { "Last training loss: " (last(&all.loss)) ". Last validation loss: " (last(&all.valid)) "." }
         h2 { "Loss" }
-        div.plot { (PreEscaped(loss)) }
+        (loss)
         h2 { "Learning rate" }
-        div.plot { (PreEscaped(lr)) }
+        (lr)
         h2 { "Gradient" }
-        div.plot { (PreEscaped(norm)) }
+        (norm)
         h2 { "Recipe" }
         pre { (recipe) }
     };
-    let page = standalone(name, body);
+    let page = standalone(name, &body);
     Ok(write_atomic(&run.join("report.html"), page.into_string().as_bytes())?)
 }
 
@@ -149,38 +149,46 @@ pub fn sketch(loss: &Curve, valid: &Curve, width: u16, height: u16) -> String {
 /// The bit of each dot of a braille character, by row and column.
 const DOTS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 
-const COLOURS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(214, 96, 20)];
+/// Legible on light and on dark ground.
+const COLOURS: [RGBColor; 2] = [RGBColor(40, 130, 200), RGBColor(220, 110, 20)];
 
-/// Curves against steps, as SVG.
-fn plot(axis: &str, curves: &[(&str, &Curve)]) -> Result<String> {
-    let bad = |e: String| Error::Report { what: e };
+/// Curves against steps.
+fn drawn(axis: &str, curves: &[(&str, &Curve)]) -> Result<Markup> {
     let thin: Vec<(&str, Curve)> = curves.iter().map(|(n, c)| (*n, thinned(c, POINTS))).collect();
     let Some((low, high)) = bounds(&thin.iter().map(|t| &t.1).collect::<Vec<_>>()) else {
-        return Ok("<p>no values yet</p>".into());
+        return Ok(html! { p { "no values yet" } });
     };
     let steps = thin.iter().flat_map(|t| t.1.iter()).map(|p| p.0).fold(1.0, f64::max);
-    let mut out = String::new();
-    {
-        let area = SVGBackend::with_string(&mut out, (860, 320)).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
-            .margin(12)
-            .x_label_area_size(42)
-            .y_label_area_size(70)
-            .build_cartesian_2d(0.0..steps, low..high)
-            .map_err(|e| bad(e.to_string()))?;
-        let mut mesh = chart.configure_mesh();
-        mesh.x_desc("step").y_desc(axis).light_line_style(TRANSPARENT);
-        mesh.draw().map_err(|e| bad(e.to_string()))?;
-        for ((name, curve), colour) in thin.into_iter().zip(COLOURS) {
-            let line = LineSeries::new(curve, colour.stroke_width(2));
-            let drawn = chart.draw_series(line).map_err(|e| bad(e.to_string()))?;
-            drawn.label(name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+    plot(axis, |area, narrow| -> Result<(), Box<dyn std::error::Error>> {
+        let size = if narrow { 11 } else { 13 };
+        let mut chart = ChartBuilder::on(area)
+            .margin(10)
+            .x_label_area_size(44)
+            .y_label_area_size(if narrow { 54 } else { 70 })
+            .build_cartesian_2d(0.0..steps, low..high)?;
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc(axis)
+            .x_labels(if narrow { 4 } else { 10 })
+            .label_style(font(size, &INK))
+            .axis_desc_style(font(size, &INK))
+            .axis_style(INK)
+            .bold_line_style(FAINT)
+            .light_line_style(TRANSPARENT)
+            .draw()?;
+        for ((name, curve), colour) in thin.iter().zip(COLOURS) {
+            let line = chart.draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))?;
+            line.label(*name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
         }
-        let mut labels = chart.configure_series_labels();
-        labels.border_style(BLACK.mix(0.3)).background_style(WHITE).draw().map_err(|e| bad(e.to_string()))?;
-        area.present().map_err(|e| bad(e.to_string()))?;
-    }
-    Ok(out)
+        chart
+            .configure_series_labels()
+            .border_style(FAINT)
+            .background_style(PAPER)
+            .label_font(font(size, &INK))
+            .draw()?;
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ pub mod measure;
 pub mod metric;
 pub mod net;
 pub mod optim;
+mod page;
 pub mod points;
 mod prepare;
 pub mod recipe;
-pub mod report;
 pub mod run_lock;
 pub mod study;
 pub mod task;
+pub mod tour;
 pub mod train;
 
 pub use error::{Error, Result};

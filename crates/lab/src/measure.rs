@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use serde::Serialize;
 use switchformer_data::batch::Draw;
 use switchformer_data::fashion::Dataset;
 use switchformer_nn::init::Stream;
@@ -12,43 +11,6 @@ use switchformer_tensor::Tensor;
 use switchformer_zoo::Opened;
 
 use crate::error::Result;
-
-/// One point, measured.
-#[derive(Clone, Debug, Serialize)]
-pub struct Measured {
-    /// Short name.
-    pub name: String,
-    /// The setting.
-    pub point: Point,
-    /// Images the accuracy is over.
-    pub n: usize,
-    /// Share of images answered rightly.
-    pub accuracy: f64,
-    /// Wilson 95 % interval of the accuracy.
-    pub accuracy_ci: [f64; 2],
-    /// Median milliseconds for one image alone.
-    pub ms_batch1: f64,
-    /// Median milliseconds per image in batches of 32.
-    pub ms_batch32: f64,
-    /// Fastest and slowest of the batch-32 runs, milliseconds per image.
-    pub ms_batch32_range: [f64; 2],
-    /// Images per second in batches of 32.
-    pub images_per_s: f64,
-    /// Floating-point operations per image that were executed (two per multiply-add).
-    pub flops: f64,
-    /// Operations per image spent on ranking tokens, included in no other figure.
-    pub decision_flops: f64,
-    /// Bytes of weights that the point needs (a 4-bit view counts 4 bits).
-    pub weight_bytes: u64,
-    /// Bytes of weights in memory: stored 8-bit codes stay whole at every width.
-    pub resident_bytes: u64,
-    /// Peak memory of the process while this point ran, bytes; 0 where the system does not tell.
-    pub peak_memory: u64,
-    /// Blocks run per image, on average.
-    pub mean_depth: f64,
-    /// Whether no other point is both as accurate and as fast (batch 32).
-    pub pareto: bool,
-}
 
 /// Images of a set as one batch, changed by chance with `draw`. Shapes: -> `[b, channels, h, w]`.
 pub fn pixels(set: &Dataset, indices: &[u32], draw: Option<&Draw>) -> Result<Input> {
@@ -92,7 +54,7 @@ pub struct Answers {
 
 /// Runs every image of a set at a point, in batches.
 pub fn answer(opened: &Opened, point: &Point, set: &Dataset, batch: usize) -> Result<Answers> {
-    let n_blocks = opened.switches.host().n_blocks as u64;
+    let n_blocks = opened.switches.host().n_blocks;
     let mut all = Answers { correct: Vec::with_capacity(set.len()), macs: 0, decision_macs: 0, blocks: 0 };
     let order: Vec<u32> = (0..set.len() as u32).collect();
     for chunk in order.chunks(batch.max(1)) {
@@ -101,15 +63,20 @@ pub fn answer(opened: &Opened, point: &Point, set: &Dataset, batch: usize) -> Re
         all.correct.extend(classes.iter().zip(&labels).map(|(c, l)| *c == usize::from(*l)));
         all.macs += trace.macs;
         all.decision_macs += trace.decision_macs;
-        let mut blocks = n_blocks * chunk.len() as u64;
-        for d in trace.decisions.iter().filter(|d| d.switch == "exit") {
-            let after = d.choice["after"].as_u64().unwrap_or(n_blocks);
-            let members = if d.member.is_some() { 1 } else { chunk.len() as u64 };
-            blocks -= (n_blocks - after) * members;
-        }
-        all.blocks += blocks;
+        all.blocks += blocks(&trace, n_blocks, chunk.len());
     }
     Ok(all)
+}
+
+/// Blocks run, summed over the samples of a batch of `n`.
+pub(crate) fn blocks(trace: &Trace, n_blocks: usize, n: usize) -> u64 {
+    let all = n_blocks as u64;
+    let exits = trace.decisions.iter().filter(|d| d.switch == "exit");
+    let left_out = exits.map(|d| {
+        let members = if d.member.is_some() { 1 } else { n as u64 };
+        (all - d.choice["after"].as_u64().unwrap_or(all).min(all)) * members
+    });
+    all * n as u64 - left_out.sum::<u64>()
 }
 
 /// Wilson score interval of a share at 95 %.
@@ -135,7 +102,8 @@ pub fn time<E>(warmup: usize, reps: usize, mut call: impl FnMut() -> Result<(), 
         }
     }
     all.sort_by(f64::total_cmp);
-    Ok([all[all.len() / 2], all[0], all[all.len() - 1]])
+    let middle = (all[(all.len() - 1) / 2] + all[all.len() / 2]) / 2.0;
+    Ok([middle, all[0], all[all.len() - 1]])
 }
 
 /// The most multiply-adds per second that a dense product reaches here and now: the best of some runs of `[1024, 1024]` times
@@ -165,61 +133,6 @@ pub fn peak_memory() -> u64 {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024
 }
 
-/// Measures one point on a set: accuracy on all of it, time on its first images.
-pub fn measure(opened: &Opened, name: &str, point: &Point, set: &Dataset, reps: usize) -> Result<Measured> {
-    let set = &*fitted(opened, set)?;
-    reset_peak();
-    let answers = answer(opened, point, set, 64)?;
-    let (n, hits) = (set.len(), answers.correct.iter().filter(|c| **c).count());
-    let singles: Vec<Input> = (0..8u32.min(n as u32)).map(|i| pixels(set, &[i], None)).collect::<Result<_>>()?;
-    let mut i = 0;
-    let one = time(4, 4 * reps, || {
-        i += 1;
-        opened.run(point, &singles[i % singles.len()]).map(|_| ())
-    })?;
-    let b = 32.min(n);
-    let batches: Vec<Input> = (0..(n / b).clamp(1, 8) as u32)
-        .map(|k| pixels(set, &(k * b as u32..(k + 1) * b as u32).collect::<Vec<_>>(), None))
-        .collect::<Result<_>>()?;
-    let mut k = 0;
-    let many = time(2, reps, || {
-        k += 1;
-        opened.run(point, &batches[k % batches.len()]).map(|_| ())
-    })?;
-    let per_image = |macs: u64| 2.0 * macs as f64 / n as f64;
-    let default = Point::new();
-    Ok(Measured {
-        name: name.to_string(),
-        point: point.clone(),
-        n,
-        accuracy: hits as f64 / n as f64,
-        accuracy_ci: wilson(hits, n),
-        ms_batch1: one[0],
-        ms_batch32: many[0] / b as f64,
-        ms_batch32_range: [many[1] / b as f64, many[2] / b as f64],
-        images_per_s: b as f64 / many[0] * 1e3,
-        flops: per_image(answers.macs),
-        decision_flops: per_image(answers.decision_macs),
-        weight_bytes: opened.cost(point, &singles[0])?.bytes,
-        resident_bytes: opened.cost(&default, &singles[0])?.bytes + opened.switches.bytes(),
-        peak_memory: peak_memory(),
-        mean_depth: answers.blocks as f64 / n as f64,
-        pareto: false,
-    })
-}
-
-/// Marks the points that no other beats in both accuracy and time at batch 32.
-pub fn mark_pareto(points: &mut [Measured]) {
-    let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.ms_batch32, p.accuracy)).collect();
-    points.iter_mut().zip(on_front(&pairs)).for_each(|(p, on)| p.pareto = on);
-}
-
-/// Whether no other pair has at most the cost and at least the accuracy, one of them strictly. Pairs: (cost, accuracy).
-pub fn on_front(pairs: &[(f64, f64)]) -> Vec<bool> {
-    let beats = |(t, a): (f64, f64), (u, b): (f64, f64)| u <= t && b >= a && (u < t || b > a);
-    pairs.iter().map(|p| !pairs.iter().any(|q| beats(*p, *q))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,12 +142,6 @@ mod tests {
         // 8 of 10 at 95 %: 0.490 to 0.943 (Newcombe 1998, method 3).
         let [lo, hi] = wilson(8, 10);
         assert!((lo - 0.4902).abs() < 1e-3 && (hi - 0.9433).abs() < 1e-3, "{lo} {hi}");
-    }
-
-    #[test]
-    fn the_front_holds_what_nothing_beats() {
-        let on = on_front(&[(1.0, 0.5), (2.0, 0.9), (2.0, 0.8), (3.0, 0.9), (0.5, 0.5)]);
-        assert_eq!(on, [false, true, false, false, true]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ const RESULT: &str = "result.json";
 /// Largest file of results.
 const MAX_RECORD: u64 = 4 << 20;
 /// Name of the point that a recipe without `eval.points` is measured at.
-const REST: &str = "rest";
+const DEFAULT: &str = "default";
 
 /// Ends of the names of figures that are the ends of another's interval.
 const ENDS: [&str; 2] = [" low", " high"];
@@ -169,7 +169,7 @@ pub fn measure(
         points.push((name, Point::parse(&Value::Object(axes.clone()).to_string())?));
     }
     if points.is_empty() {
-        points.push((REST, recipe.rest()));
+        points.push((DEFAULT, recipe.rest()));
     }
     let mut figures = BTreeMap::new();
     for (name, point) in points {
@@ -262,7 +262,7 @@ fn table(study: &Study, done: &[RunResult]) -> String {
     if !study.note.is_empty() {
         let _ = writeln!(text, "{}\n", study.note.trim());
     }
-    let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s a step | minutes |", names.join(" | "));
+    let _ = writeln!(text, "| variant | point | seeds | {} | parameters | s/step | minutes |", names.join(" | "));
     let _ = writeln!(text, "|{}", "---|".repeat(6 + names.len()));
     for variant in variants {
         let own: Vec<&RunResult> = done.iter().filter(|r| r.variant == variant).collect();
@@ -327,14 +327,17 @@ mod tests {
             params: 7,
             steps: 10,
             seconds: 5.0,
-            figures: BTreeMap::from([(REST.to_string(), Figures::from([("loss".to_string(), loss)]))]),
+            figures: BTreeMap::from([(DEFAULT.to_string(), Figures::from([("loss".to_string(), loss)]))]),
         };
         let text = table(&study, &[result("a", 1, 2.0), result("b", 1, 3.0), result("a", 2, 2.5)]);
-        assert!(text.contains("| a | rest | 2 | 2.250 (0.500) | 7 | 0.500 | 0.1 |"), "{text}");
-        assert!(text.contains("| b | rest | 1 | 3.000 | 7 | 0.500 | 0.1 |") && text.contains("3 of 4 runs"), "{text}");
+        assert!(text.contains("| a | default | 2 | 2.250 (0.500) | 7 | 0.500 | 0.1 |"), "{text}");
+        assert!(
+            text.contains("| b | default | 1 | 3.000 | 7 | 0.500 | 0.1 |") && text.contains("3 of 4 runs"),
+            "{text}"
+        );
         let mut alone = result("a", 1, 2.0);
         alone.figures.insert(
-            REST.to_string(),
+            DEFAULT.to_string(),
             [("share", 0.5), ("share low", 0.4), ("share high", 0.6)].map(|(k, v)| (k.to_string(), v)).into(),
         );
         let text = table(&study, &[alone]);

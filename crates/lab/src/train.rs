@@ -47,8 +47,8 @@ pub struct TrainReport {
     pub steps: u64,
     /// Seconds trained, over all calls.
     pub seconds: f64,
-    /// Mean loss of the last hundred steps.
-    pub loss: f64,
+    /// Mean loss of the last hundred steps of this call; nothing where the run was finished before.
+    pub loss: Option<f64>,
 }
 
 /// Set by the interrupt handler of the binary; the loop saves and returns [`Error::Interrupted`].
@@ -211,6 +211,9 @@ pub(crate) fn run_in(_: &RunLock, recipe: &Recipe, options: &TrainOptions) -> Re
     let t = &recipe.train;
     let mut log = Log::open(&options.out, t.steps, run.at.step, run.task.unit(), options.quiet)?;
     let first = run.at.step;
+    if first > 0 && !options.quiet {
+        eprintln!("resuming at step {first} of {}", t.steps);
+    }
     let (before, started) = (run.at.seconds, Instant::now());
     let spent = || before + started.elapsed().as_secs_f64();
     while run.at.step < t.steps {
@@ -235,5 +238,5 @@ pub(crate) fn run_in(_: &RunLock, recipe: &Recipe, options: &TrainOptions) -> Re
     run.write_model(&model, seconds)?;
     log.finish();
     write_page(&options.out, &recipe.name, &recipe.resolved())?;
-    Ok(TrainReport { model, steps: run.at.step, seconds, loss: log.recent() })
+    Ok(TrainReport { model, steps: run.at.step, seconds, loss: (run.at.step > first).then(|| log.recent()) })
 }

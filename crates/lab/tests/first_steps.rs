@@ -81,7 +81,7 @@ fn first_steps_of_every_recipe_have_the_losses_they_had() {
             let report = run(&of.recipe, &o).unwrap();
             let curves = switchformer_lab::curves::Curves::read(&o.out).unwrap();
             let valid = curves.valid.last().map_or(0.0, |v| v.1);
-            seen.push_str(&format!("{} {} {:.6} {valid:.6}\n", study.name, of.variant, report.loss));
+            seen.push_str(&format!("{} {} {:.6} {valid:.6}\n", study.name, of.variant, report.loss.unwrap()));
         }
     }
     let number = |text: Option<&str>| text.unwrap().parse::<f64>().unwrap();

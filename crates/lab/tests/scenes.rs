@@ -43,7 +43,7 @@ fn every_variant_trains_and_is_measured() {
     for r in &study(&["train.steps=3", "eval.scenes=20"]).runs {
         let (o, report) = train(&r.recipe, temp.path(), &r.variant, &data);
         let result = measure(&r.variant, &r.recipe, &o, &report).unwrap();
-        all.insert(r.variant.clone(), result.figures["rest"].clone());
+        all.insert(r.variant.clone(), result.figures["default"].clone());
     }
     let [dense, experts] = ["dense", "experts"].map(|v| &all[v]);
     for task in ["segments", "edges"] {

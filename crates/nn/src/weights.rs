@@ -23,7 +23,7 @@ use crate::names::{Names, nearest};
 pub use source::Start;
 use source::{Fill, Promise, Source};
 pub use spec::{FfnSpec, LeafMaker, LinearSpec, PatchSpec, TiedSpec};
-pub use switchformer_format::files::{Files, Stored, inspect};
+pub use switchformer_format::files::{Files, Stored, inspect, inspect_folder};
 
 /// Loading stops after this many missing or misshaped tensors: the config is of another model.
 const MAX_FAULTS: usize = 1_000;

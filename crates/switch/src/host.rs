@@ -47,6 +47,20 @@ pub struct Resolved {
     pub rules: Vec<Box<dyn BlockRule>>,
 }
 
+/// Name of the point that leaves nothing out.
+pub const FULL: &str = "full";
+
+/// A point with a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedPoint {
+    /// Name, such as `bits-4`.
+    pub name: String,
+    /// The settings.
+    pub point: Point,
+    /// What it does, as a phrase.
+    pub about: String,
+}
+
 impl Switches {
     /// What a checkpoint offers, switch by switch.
     pub fn load(from: &Loading) -> Result<Self> {
@@ -118,17 +132,21 @@ impl Switches {
     }
 
     /// Named points that show what the checkpoint offers: the default as `full`, each switch alone, and the combinations.
-    pub fn points(&self) -> Vec<(String, Point)> {
+    pub fn points(&self) -> Vec<NamedPoint> {
         let named: Vec<_> =
             SWITCHES.iter().flat_map(|s| s.points(&self.host).into_iter().map(|named| (s.axis(), named))).collect();
-        let mut all = vec![("full".to_string(), Point::new())];
+        let mut all = vec![NamedPoint { name: FULL.into(), point: Point::new(), about: "nothing left out".into() }];
         let alone = named.iter().filter(|(_, n)| n.alone);
-        all.extend(alone.map(|(axis, n)| (n.name.clone(), Point::new().with(axis, n.value.clone()))));
+        all.extend(alone.map(|(axis, n)| NamedPoint {
+            name: n.name.clone(),
+            point: Point::new().with(axis, n.value.clone()),
+            about: n.about.clone(),
+        }));
         for parts in COMBINATIONS {
             let found: Option<Vec<_>> = parts.iter().map(|p| named.iter().find(|(_, n)| n.name == *p)).collect();
             if let Some(found) = found {
                 let point = found.iter().fold(Point::new(), |p, (axis, n)| p.with(axis, n.value.clone()));
-                all.push((parts.join("+"), point));
+                all.push(NamedPoint { name: parts.join("+"), point, about: parts.join(" and ") });
             }
         }
         all

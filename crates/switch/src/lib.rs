@@ -15,7 +15,7 @@ pub mod task;
 pub mod train;
 
 pub use form::{Form, FormUse, equip};
-pub use host::{Host, Resolved, Switches};
+pub use host::{FULL, Host, NamedPoint, Resolved, Switches};
 pub use plan::Plan;
 pub use sites::Sites;
 pub use switch::{AnySwitch, Axis, Loading, NamedSetting, Switch};
@@ -35,5 +35,9 @@ pub static SWITCHES: &[&dyn AnySwitch] = &[
 pub static FORMS: &[&dyn Form] = &[&leaf::experts::Added, &leaf::bits::NestedInt];
 
 /// Settings of several switches that show well what a checkpoint can do together, by the names of their parts.
-pub static COMBINATIONS: &[&[&str]] =
-    &[&["tprune-0.8", "bits-4"], &["tprune-0.8", "sure-0.9"], &["tprune-0.8", "sure-0.8", "bits-4"]];
+pub static COMBINATIONS: &[&[&str]] = &[
+    &["tprune-0.8", "bits-4"],
+    &["tprune-0.8", "int8"],
+    &["tprune-0.8", "sure-0.9"],
+    &["tprune-0.8", "sure-0.8", "bits-4"],
+];

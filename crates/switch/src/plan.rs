@@ -265,18 +265,6 @@ impl Plan {
     pub fn switch<T: DeserializeOwned>(&self, axis: &str) -> Result<Option<T>> {
         self.switches.get(axis).map(|v| typed(v, &format!("switch.switches.{axis}"))).transpose()
     }
-
-    /// A point by name or as JSON. Errors list the known names.
-    pub fn point(&self, text: &str) -> Result<Point> {
-        if text.trim_start().starts_with('{') {
-            return Point::parse(text);
-        }
-        self.points.get(text).map(|p| p.point.clone()).ok_or_else(|| {
-            let names: Vec<&str> = self.points.keys().map(String::as_str).collect();
-            let known = if names.is_empty() { "this checkpoint names none".into() } else { names.join(", ") };
-            Error::point(format!("no point named `{text}`"), format!("known: {known}; or write JSON"))
-        })
-    }
 }
 
 /// A value of a plan in its own type; `place` is where it stands.

@@ -53,6 +53,8 @@ impl Loading<'_> {
 pub struct NamedSetting {
     /// Name, such as `bits-4`.
     pub name: String,
+    /// What it does, as a phrase such as "4-bit weights".
+    pub about: String,
     /// Value of the axis.
     pub value: Value,
     /// Whether it stands in the table alone; else it only serves in combinations.
@@ -61,8 +63,8 @@ pub struct NamedSetting {
 
 impl NamedSetting {
     /// A setting that stands alone and in combinations.
-    pub fn new(name: impl Into<String>, value: impl Into<Value>) -> Self {
-        NamedSetting { name: name.into(), value: value.into(), alone: true }
+    pub fn new(name: impl Into<String>, about: impl Into<String>, value: impl Into<Value>) -> Self {
+        NamedSetting { name: name.into(), about: about.into(), value: value.into(), alone: true }
     }
 }
 

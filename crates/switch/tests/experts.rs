@@ -162,7 +162,7 @@ fn random_choices_are_functions_of_seed_block_and_place() {
         for (f, len) in [0, 5, 8].into_iter().zip(lens) {
             assert!(sentence[f..f + len].iter().all(|e| *e == sentence[f]));
         }
-        // Rows at one position of their members share a draw, so batch mates move nothing.
+        // Rows at one position of their members share a draw, so other samples move nothing.
         let token = of("token", seed, 1);
         assert_eq!(token[0..3], token[5..8]);
         assert_eq!(token[0..5], token[8..13]);

@@ -10,7 +10,7 @@ use switchformer_nn::{
 };
 use switchformer_switch::leaf::bits::NestedInt;
 use switchformer_switch::rule::cancel::Cancel;
-use switchformer_switch::{Form, Plan, Resolved, Switches};
+use switchformer_switch::{Form, NamedPoint, Plan, Resolved, Switches};
 
 use crate::assemble::{Assembled, Source, assemble};
 use crate::entry::{Entry, HeadKind};
@@ -170,14 +170,73 @@ impl Opened {
         cost(self.model.trunk(), &rules, &point, input)
     }
 
-    /// Point by name or JSON; an empty text is the checkpoint's default.
+    /// Every point that has a name here: those of the checkpoint's plan, then those that its switches offer (`full`, `bits-4`,
+    /// ...) under names that the plan does not use.
+    pub fn points(&self) -> Vec<NamedPoint> {
+        let planned = self.plan.points.iter().map(|(name, p)| NamedPoint {
+            name: name.clone(),
+            point: p.point.clone(),
+            about: "of the checkpoint's switch.json".into(),
+        });
+        let own = self.switches.points().into_iter().filter(|p| !self.plan.points.contains_key(&p.name));
+        planned.chain(own).collect()
+    }
+
+    /// A point by its name or as JSON; without one the checkpoint's default. Errors list the names that are known here.
     pub fn point(&self, text: Option<&str>) -> Result<Point> {
         let point = match text {
             None => self.plan.default_point.clone(),
-            Some(t) => self.plan.point(t)?,
+            Some(t) if t.trim_start().starts_with(['{', '[', '"']) => Point::parse(t)?,
+            Some(name) => self.named(name)?,
         };
         self.switches.resolve(&point)?;
         Ok(point)
+    }
+
+    fn named(&self, name: &str) -> Result<Point> {
+        let name = name.trim();
+        let mut all = self.points();
+        if let Some(i) = all.iter().position(|p| p.name == name) {
+            return Ok(all.swap_remove(i).point);
+        }
+        // Names joined by `+` are one point, where each sets other switches.
+        let parts: Option<Vec<&NamedPoint>> = name.split('+').map(|part| all.iter().find(|p| p.name == part)).collect();
+        if let Some(parts) = parts.filter(|parts| parts.len() > 1) {
+            let mut point = Point::new();
+            for part in parts {
+                for (axis, value) in part.point.settings_given() {
+                    if point.axes().any(|a| a == axis) {
+                        return Err(Error::point(format!("`{name}` sets {axis} twice"), "leave out one of the names"));
+                    }
+                    point = point.with(axis, value.clone());
+                }
+            }
+            return Ok(point);
+        }
+        let what = match name {
+            "" => "an empty name names no point".to_string(),
+            name => format!("no point is named `{name}`"),
+        };
+        // `bits=4` and `bits:4` are JSON that misses its braces and quotes.
+        let setting = self.switches.axes().into_iter().find(|axis| {
+            let after = name.trim_start_matches(['\'', '{']).strip_prefix(axis.name);
+            after.is_some_and(|rest| rest.trim_start().starts_with(['=', ':']))
+        });
+        // `exit-3` is a name where the checkpoint has a head there, and `int8` where it has integers.
+        let alike = self.switches.axes().into_iter().find(|axis| {
+            let number = name.strip_prefix(axis.name).and_then(|rest| rest.strip_prefix('-'));
+            number.is_some() || (axis.name == "activation_bits" && name == "int8")
+        });
+        let json = match (setting, alike) {
+            (Some(axis), _) => format!("to set {0}, write JSON: {{\"{0}\": VALUE}}", axis.name),
+            (None, Some(axis)) if axis.available => {
+                format!("to set {0}, write JSON: {{\"{0}\": VALUE}} with {1}", axis.name, axis.values)
+            }
+            (None, Some(axis)) => format!("{} cannot be set here: {}", axis.name, axis.values),
+            (None, None) => "or write JSON such as {\"exit\": 3}".to_string(),
+        };
+        let names: Vec<&str> = all.iter().map(|p| p.name.as_str()).collect();
+        Err(Error::point(what, format!("known here: {}; {json}", names.join(", "))))
     }
 }
 

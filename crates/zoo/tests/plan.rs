@@ -22,15 +22,15 @@ fn a_checkpoint_of_the_first_version_shows_its_points() {
     let opened = shipped();
     assert_eq!(opened.plan.stored(), ["nested_int", "exit"]);
     let points = opened.switches.points();
-    let names: Vec<&str> = points.iter().map(|(name, _)| name.as_str()).collect();
-    let want = "full bits-6 bits-4 bits-2 heads-0.75 heads-0.5 tprune-0.8 tprune-0.6 class-attn-0.6 random-0.6 exit-2 exit-3 exit-4 sure-0.9 \
-                sure-0.7 tprune-0.8+bits-4 tprune-0.8+sure-0.9 tprune-0.8+sure-0.8+bits-4";
+    let names: Vec<&str> = points.iter().map(|p| p.name.as_str()).collect();
+    let want = "full bits-6 bits-4 bits-2 int8 heads-0.75 heads-0.5 tprune-0.8 tprune-0.6 class-attn-0.6 random-0.6 exit-2 exit-3 exit-4 sure-0.9 \
+                sure-0.7 tprune-0.8+bits-4 tprune-0.8+int8 tprune-0.8+sure-0.9 tprune-0.8+sure-0.8+bits-4";
     assert_eq!(names.join(" "), want);
     assert_eq!(
-        points[17].1.to_string(),
+        points[19].point.to_string(),
         r#"{"bits":4,"exit":{"confidence":0.8},"tokens":{"after":[1,2],"keep":0.8,"method":"zero-tprune"}}"#
     );
-    points.iter().for_each(|(name, point)| assert!(opened.switches.resolve(point).is_ok(), "{name}"));
+    points.iter().for_each(|p| assert!(opened.switches.resolve(&p.point).is_ok() && !p.about.is_empty(), "{}", p.name));
 }
 
 /// The plan of a folder with these files.

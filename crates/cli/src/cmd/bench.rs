@@ -12,26 +12,31 @@ use switchformer_zoo::Opened;
 use super::table::aligned;
 use super::{bench_zoo, open, print, print_json};
 use crate::fail::Fail;
+use crate::say;
 
 /// `bench MODEL`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  switchformer bench default --point exit-3 --batch 1,32
+  switchformer bench MiniLM-L6-H384 --batch 1 --seq 128 --threads 2
+  switchformer bench zoo --models vit-tiny-patch16-224,pvt-v2-b0")]
 pub(crate) struct Args {
     /// `default`, a model folder, a published size (random weights), or `zoo`: the smallest size of every vision family
     model: String,
-    /// Operating point: a name of the checkpoint, or JSON
+    /// Operating point: a name such as bits-4 (`points MODEL` lists them), or JSON such as '{"bits": 4}'
     #[arg(long)]
     point: Option<String>,
     /// Batch sizes [default: 1,8; of `zoo` 1,16]
     #[arg(long, value_delimiter = ',')]
     batch: Vec<usize>,
-    /// Tokens per text
-    #[arg(long, value_delimiter = ',', default_values_t = [16, 128])]
+    /// Tokens per text [default: 16,128]
+    #[arg(long, value_delimiter = ',')]
     seq: Vec<usize>,
-    /// Sides of square pictures, in pixels, instead of the model's own
+    /// Sides of square images, in pixels, instead of the model's own
     #[arg(long, value_delimiter = ',', value_name = "N")]
     side: Vec<usize>,
     /// File of sequence lengths, one per line or a JSON list: one ragged batch instead of --batch and --seq
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "seq"])]
     lengths: Option<PathBuf>,
     /// Sizes that `zoo` times, by name, instead of the smallest of each vision family
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -42,7 +47,7 @@ pub(crate) struct Args {
     /// Timed runs
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) iters: u32,
-    /// Quantise dense projections to nested 8-bit codes on opening
+    /// Quantise dense layers to 8-bit weights while opening
     #[arg(long)]
     nested: bool,
 }
@@ -53,8 +58,8 @@ struct Timed {
     /// Tokens or images.
     items: usize,
     macs: u64,
-    /// Energy by the forecast, as if all were f32.
-    millijoules: f64,
+    /// Energy by the forecast, of f32.
+    millijoules: Option<f64>,
     /// Median, fastest, slowest.
     ms: [f64; 3],
     peak: u64,
@@ -64,9 +69,9 @@ struct Timed {
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if a.model == "zoo" && !Path::new("zoo").exists() {
         let batch = if a.batch.is_empty() { vec![1, 16] } else { a.batch.clone() };
-        if a.lengths.is_some() || a.point.is_some() || a.nested || !a.side.is_empty() {
+        if a.lengths.is_some() || a.point.is_some() || a.nested || !a.side.is_empty() || !a.seq.is_empty() {
             return Err(Fail::Usage(
-                "`bench zoo` times pictures of each model's own size at full precision: leave --lengths, --point, --side \
+                "`bench zoo` times images of each model's own size at full precision: leave --lengths, --point, --seq, --side \
                  and --nested out"
                     .into(),
             ));
@@ -78,8 +83,16 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     }
     let opened = open(&a.model, a.nested)?.opened;
     let point = opened.point(a.point.as_deref())?;
+    let decides = point.axes().any(|axis| axis == "exit") && point.to_string().contains("confidence");
+    if decides {
+        let what =
+            "inputs are random, and how long a sample stays in the model depends on it: `tour` measures real ones";
+        say::note(&format!("{point}: {what}"));
+    }
     let results = timed(a, &opened, &point)?;
     let limit = gemm_rate()?;
+    // The model of energy is one of f32.
+    let floats = !point.axes().any(|axis| axis.ends_with("bits"));
     if as_json {
         let rows: Vec<Value> = results
             .iter()
@@ -87,7 +100,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
                 json!({
                     "case": t.name, "items": t.items, "macs": t.macs, "ms_median": t.ms[0], "ms_min": t.ms[1],
                     "ms_max": t.ms[2], "items_per_s": t.per_second(), "gemm_share": t.rate() / limit,
-                    "peak_memory": t.peak, "millijoules": t.millijoules,
+                    "peak_memory": t.peak, "millijoules": t.millijoules.filter(|_| floats),
                 })
             })
             .collect();
@@ -114,10 +127,11 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         })
         .collect();
     let unit = if opened.model.spec().image_size().is_ok() { "images/s" } else { "tokens/s" };
-    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of GEMM", "peak MB"];
+    let header = ["case", "ms median", "min", "max", unit, "GMAC", "GMAC/s", "% of f32 GEMM", "peak MB"];
     print(&format!(
-        "{} at {point}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
+        "{} at {}, {} threads; a dense product runs at {:.1} GMAC/s\n{}",
         a.model,
+        a.point.as_deref().unwrap_or("its default point"),
         machine::threads(),
         limit / 1e9,
         aligned(&header, &rows, 1)
@@ -140,12 +154,15 @@ fn timed(a: &Args, opened: &Opened, point: &Point) -> Result<Vec<Timed>, Fail> {
     for (name, input, items) in cases(a, opened)? {
         reset_peak();
         let macs = opened.run(point, &input)?.1.macs;
-        let millijoules = opened.cost(point, &input)?.millijoules();
+        let millijoules = Some(opened.cost(point, &input)?.millijoules());
         let ms = time(a.warmup, a.iters as usize, || opened.run(point, &input).map(|_| ()))?;
         results.push(Timed { name, items, macs, millijoules, ms, peak: peak_memory() });
     }
     Ok(results)
 }
+
+/// Tokens per text where nothing is said.
+const DEFAULT_SEQ: [usize; 2] = [16, 128];
 
 /// Name, input and number of items (tokens or images) of each case.
 fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail> {
@@ -157,6 +174,9 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
         if a.lengths.is_some() {
             return Err(Fail::Usage("--lengths is for models that read text".into()));
         }
+        if !a.seq.is_empty() {
+            return Err(Fail::Usage("--seq is for models that read text; this one reads images".into()));
+        }
         let asked = bounded(&a.side, 4096, "--side")?.into_iter().map(|n| (n, n)).collect::<Vec<_>>();
         let sizes = if asked.is_empty() { vec![size] } else { asked };
         let batch = bounded(&batch, 4096, "--batch")?;
@@ -167,7 +187,7 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
         return Ok(all);
     }
     if !a.side.is_empty() {
-        return Err(Fail::Usage("--side is for models that look at pictures".into()));
+        return Err(Fail::Usage("--side is for models that read images".into()));
     }
     let (_, max_len) = spec.text_size()?;
     // As many tokens written as read, where a model writes; what is counted is what is read.
@@ -179,7 +199,8 @@ fn cases(a: &Args, opened: &Opened) -> Result<Vec<(String, Input, usize)>, Fail>
         let lens = lengths(file, max_len)?;
         push(format!("{} texts of {}", lens.len(), file.display()), lens)?;
     } else {
-        for n in bounded(&a.seq, max_len, "--seq")? {
+        let seq = if a.seq.is_empty() { DEFAULT_SEQ.map(|n| n.min(max_len)).to_vec() } else { a.seq.clone() };
+        for n in bounded(&seq, max_len, "--seq")? {
             for b in bounded(&batch, 4096, "--batch")? {
                 push(format!("batch {b}, {n} tokens"), vec![n; b])?;
             }

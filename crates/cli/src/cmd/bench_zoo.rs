@@ -4,12 +4,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use switchformer_nn::machine;
-use switchformer_zoo::{Entry, OpenOptions, Opened, Variant, ZOO};
+use switchformer_zoo::{Entry, OpenOptions, Opened, Variant, ZOO, find};
 
 use super::bench::Args;
 use super::table::aligned;
 use super::{print, print_json};
 use crate::fail::Fail;
+use crate::model::{Named, named};
 
 /// The smallest published size of every family that reads pictures.
 fn smallest() -> Result<Vec<(&'static Entry, &'static Variant)>, Fail> {
@@ -32,11 +33,19 @@ pub(crate) fn run(a: &Args, names: &[String], batch: &[usize], as_json: bool) ->
     };
     for name in &names {
         // A name that does not exist is said before anything is timed.
-        Opened::preset(name)?;
+        let Named::Size(config) = named(name)? else {
+            return Err(Fail::Input(format!("`{name}` is no published size; `switchformer list` shows them")));
+        };
+        let family = find(config["model_type"].as_str().unwrap_or_default())?;
+        if smallest()?.iter().all(|(entry, _)| entry.name != family.name) {
+            return Err(Fail::Usage(format!(
+                "`bench zoo` times models of images, and {name} reads text: `bench {name}`"
+            )));
+        }
     }
     let mut models = Vec::new();
     for name in &names {
-        eprintln!("{name} ...");
+        crate::say::progress(&format!("{name} ..."));
         models.push(one(a, name, batch)?);
     }
     let threads = machine::threads();

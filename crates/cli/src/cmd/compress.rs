@@ -8,14 +8,19 @@ use switchformer_compress::hash::{HashFit, hash_attention};
 use switchformer_compress::upcycle::upcycle;
 use switchformer_compress::vocab::trim_vocab;
 use switchformer_data::trim::Keep;
-use switchformer_infer::{Image, Inputs, NamedTensors};
+use switchformer_infer::{Inputs, NamedTensors};
 use switchformer_switch::leaf::experts::ExpertPlan;
 
-use super::{Notes, open, print, print_json};
+use super::{images, open, print, print_json};
 use crate::fail::Fail;
+use crate::model::folder;
+use crate::say::Notes;
 
 /// `compress FORM MODEL`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples (with a model folder that is in a clone of the repository):
+  switchformer compress trim-vocab fixtures/rxnmapper-albert --texts docs/glossary.md --out smaller
+  switchformer compress upcycle fixtures/rxnmapper-albert --experts 4 --out experts")]
 pub(crate) struct Args {
     #[command(subcommand)]
     form: Form,
@@ -24,13 +29,13 @@ pub(crate) struct Args {
 /// What to make of a checkpoint.
 #[derive(clap::Subcommand)]
 enum Form {
-    /// Fold every batch norm, and every sum of branches, into one convolution or product: the same answers, less work
+    /// Fold every batch norm, and every sum of branches, into one convolution or product: same answers, less computation
     Fold(Folders),
-    /// Cut the vocabulary of a text model to the tokens that some texts use
+    /// Remove vocabulary entries that do not occur in some texts
     TrimVocab(TrimVocab),
-    /// Copy every feed-forward network and add a router: at first each router gives the dense model's answer
+    /// Sparse upcycling: turn a dense model into a mixture of experts, each a copy of its feed-forward network
     Upcycle(Upcycle),
-    /// Fit EcoFormer's hash to a model trained with softmax over whole maps (PVT v2, Twins), on some pictures
+    /// Replace softmax attention by EcoFormer's hashed attention, fitted on some images (PVT v2, Twins)
     HashAttention(HashAttention),
 }
 
@@ -49,8 +54,17 @@ pub(crate) fn moved(args: &[String]) -> Option<String> {
     if rest.iter().find(|a| !a.starts_with('-')).is_some_and(|first| FORMS.iter().any(|(form, ..)| form == first)) {
         return None;
     }
+    let form = rest.iter().find(|a| !a.starts_with('-'));
     let given = |flag: &str| rest.iter().any(|a| a.split('=').next() == Some(flag));
-    let (_, flag, now) = FORMS.iter().find(|(_, flag, _)| given(flag))?;
+    let Some((_, flag, now)) = FORMS.iter().find(|(_, flag, _)| given(flag)) else {
+        let forms: Vec<&str> = FORMS.iter().map(|(form, ..)| *form).collect();
+        let form = form.filter(|f| *f != "help")?;
+        return Some(format!(
+            "`{form}` is none of the forms that `compress` makes: {}; write one of them before the folder (`switchformer \
+             compress --help`)",
+            forms.join(", ")
+        ));
+    };
     Some(format!("{flag} is a subcommand now: write `switchformer {now}`; `switchformer compress --help` lists all"))
 }
 
@@ -69,8 +83,8 @@ struct Folders {
 struct TrimVocab {
     #[command(flatten)]
     folders: Folders,
-    /// Texts whose tokens are kept: a text file, a Parquet table or a folder of these; may be given several times
-    #[arg(long, value_name = "PATH", required = true)]
+    /// Texts whose tokens are kept: text files, Parquet tables or folders of these
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     texts: Vec<PathBuf>,
     /// Keep tokens that occur at least N times
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -105,8 +119,8 @@ struct Upcycle {
 struct HashAttention {
     #[command(flatten)]
     folders: Folders,
-    /// A picture to fit the hash to; may be given several times
-    #[arg(long, value_name = "FILE")]
+    /// Images to fit the hash to, or folders of them
+    #[arg(long, value_name = "FILE|DIR", num_args = 1..)]
     image: Vec<PathBuf>,
     /// A safetensors file with pixel_values [b,c,h,w] to fit the hash to
     #[arg(long, value_name = "FILE")]
@@ -121,6 +135,13 @@ struct HashAttention {
 
 /// Writes the folder and says what it holds.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
+    let named = match &a.form {
+        Form::Fold(a) => &a.model,
+        Form::TrimVocab(a) => &a.folders.model,
+        Form::Upcycle(a) => &a.folders.model,
+        Form::HashAttention(a) => &a.folders.model,
+    };
+    folder(named)?;
     match &a.form {
         Form::Fold(a) => folded(a, as_json),
         Form::TrimVocab(a) => vocabulary(a, as_json),
@@ -134,7 +155,7 @@ fn hash(a: &HashAttention, as_json: bool) -> Result<(), Fail> {
     let session = open(model, false)?;
     let inputs = match &a.tensors {
         Some(file) => Inputs::Tensors(NamedTensors::read(file)?),
-        None => Inputs::Images(a.image.iter().map(|file| Image::file(file)).collect()),
+        None => Inputs::Images(images(&a.image)?),
     };
     let input = session.input(&inputs, &mut Notes)?;
     let how = HashFit { seed: a.seed, bits: a.bits, ..HashFit::default() };
@@ -203,7 +224,7 @@ fn vocabulary(a: &TrimVocab, as_json: bool) -> Result<(), Fail> {
     let share = |[before, after]: [u64; 2]| 100.0 * (1.0 - after as f64 / before.max(1) as f64);
     let mut text = format!(
         "{}: {} of {} tokens, {} parameters of {} (-{:.2} %), weights {:.1} MB of {:.1} MB (-{:.1} %)\n\
-         the text uses {} tokens; {:.3} % of its places keep their token\n",
+         {} distinct tokens in the texts; {:.3} % of token occurrences are unchanged\n",
         a.folders.out.display(),
         made.tokens[1],
         made.tokens[0],

@@ -12,6 +12,8 @@ use crate::fail::Fail;
 
 /// `convert FILE OUT`.
 #[derive(clap::Args)]
+#[command(after_help = "Example (with a file of a clone of the repository):
+  switchformer convert crates/format/tests/fixtures/pickle/layers.pth out.safetensors")]
 pub(crate) struct Args {
     /// A file of torch.save, zipped or of the old kind (.pth, .pt, .bin)
     file: PathBuf,

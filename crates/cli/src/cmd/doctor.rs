@@ -15,6 +15,14 @@ pub(crate) fn cpu() -> String {
     if name.is_empty() { std::env::consts::ARCH.to_string() } else { name.to_string() }
 }
 
+/// Version of the program, and the commit that it was built from where that is known.
+pub(crate) fn version() -> String {
+    match option_env!("SWITCHFORMER_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("switchformer {} ({commit})", env!("CARGO_PKG_VERSION")),
+        _ => format!("switchformer {}", env!("CARGO_PKG_VERSION")),
+    }
+}
+
 /// First line of a file, trimmed.
 fn line(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok()?.lines().next().map(|l| l.trim().to_string())
@@ -41,8 +49,8 @@ pub(crate) fn run(json: bool) -> Result<(), Fail> {
         print_json(&doc)?;
     } else {
         print(&format!(
-            "switchformer {}\nprocessor        {}\nkernels          {:?}\nthreads          {}\ncgroup cpu       {}\ncgroup memory    {}\nembedded model   {} parameters, {hits} of {} test images right: {}\n",
-            env!("CARGO_PKG_VERSION"),
+            "{}\nprocessor        {}\nkernels          {:?}\nthreads          {}\ncgroup cpu       {}\ncgroup memory    {}\nembedded model   {} parameters, {hits} of {} test images right: {}\n",
+            version(),
             cpu(),
             machine::isa(),
             machine::threads(),

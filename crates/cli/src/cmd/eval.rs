@@ -11,8 +11,9 @@ use switchformer_lab::metric::{
     Answers, Bleu, Chrf, Labels, Paired, Stats, approximate_randomization, bootstrap, mcnemar, paired_bootstrap,
 };
 
-use super::{Notes, open, print, print_json};
+use super::{open, print, print_json};
 use crate::fail::Fail;
+use crate::say::Notes;
 
 /// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,14 +33,19 @@ enum Metric {
 
 /// `eval --metric NAME --hyp FILE --ref FILE...`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  printf 'the cat sat\\nit is late\\n' > hyp.txt
+  printf 'the cat sat down\\nit is late\\n' > ref.txt
+  switchformer eval --metric chrf --hyp hyp.txt --ref ref.txt
+  switchformer eval --metric squad --model FOLDER --ref dev-v1.1.json   # needs both")]
 pub(crate) struct Args {
     /// Metric
     #[arg(long, value_enum)]
     metric: Metric,
-    /// Answers: a segment or label a line; for squad a JSON object from question id to answer
+    /// Predictions: one segment or label per line; for squad a JSON object from question id to answer
     #[arg(long, value_name = "FILE", required_unless_present = "model")]
     hyp: Option<PathBuf>,
-    /// In place of --hyp: a model folder that answers the questions itself (squad)
+    /// Instead of --hyp: a model folder that answers the questions itself (squad)
     #[arg(long, value_name = "MODEL", conflicts_with = "hyp")]
     model: Option<String>,
     /// Operating point of the model
@@ -48,10 +54,10 @@ pub(crate) struct Args {
     /// Ask the model the first N questions only
     #[arg(long, value_name = "N", requires = "model")]
     limit: Option<usize>,
-    /// Right answers, line for line; for squad a SQuAD v1.1 file. Several for bleu and chrf
+    /// References, line for line; for squad a SQuAD v1.1 file. Several for bleu and chrf
     #[arg(long = "ref", value_name = "FILE", required = true, num_args = 1..)]
     refs: Vec<PathBuf>,
-    /// A second system's answers, compared with the first by paired tests
+    /// Predictions of a second system, compared with the first by paired tests
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// BLEU's tokenizer: 13a, intl, char or none [default: 13a]
@@ -104,6 +110,11 @@ impl Args {
     }
 
     fn case(&self) -> Result<Case, Fail> {
+        if self.model.is_none() && (self.point.is_some() || self.limit.is_some()) {
+            return Err(Fail::Usage(
+                "--point and --limit are for a --model that answers, not for answers in files".into(),
+            ));
+        }
         let translation = matches!(self.metric, Metric::Bleu | Metric::Chrf | Metric::ChrfPlusPlus);
         if self.metric != Metric::Bleu && (self.tokenize.is_some() || self.smooth.is_some()) {
             return Err(Fail::Usage("--tokenize and --smooth go with --metric bleu".into()));

@@ -5,18 +5,22 @@ use std::path::PathBuf;
 use serde_json::json;
 use switchformer_lab::measure::{peak_memory, reset_peak};
 use switchformer_nn::init::Stream;
-use switchformer_nn::weights::inspect;
+use switchformer_nn::weights::{inspect, inspect_folder};
 use switchformer_nn::{Folder, Input, Point, machine};
 use switchformer_zoo::{OpenOptions, Opened};
 
 use super::table::{aligned, thousands};
 use super::{print, print_json};
 use crate::fail::Fail;
+use crate::model::{Named, named};
 
 /// `inspect PATH`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples (with a model folder of a clone of the repository):
+  switchformer inspect fixtures/rxnmapper-albert
+  switchformer inspect fixtures/rxnmapper-albert --memory")]
 pub(crate) struct Args {
-    /// Model folder or safetensors file
+    /// `default`, a model folder or a safetensors file
     path: PathBuf,
     /// Open the folder, run one small input and show the most memory that each took
     #[arg(long)]
@@ -25,10 +29,13 @@ pub(crate) struct Args {
 
 /// Prints names, types and shapes.
 pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
+    let tensors = match a.of()? {
+        Of::File => inspect(&a.path)?,
+        Of::Folder(folder) => inspect_folder(&folder)?,
+    };
     if a.memory {
-        return memory(a, json);
+        return memory(a, tensors.iter().map(|t| t.bytes()).sum(), json);
     }
-    let tensors = inspect(&a.path)?;
     let elements: u64 = tensors.iter().map(|t| t.elements()).sum();
     if json {
         let list: Vec<_> = tensors
@@ -47,13 +54,36 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
     ))
 }
 
+/// What a path is.
+enum Of {
+    File,
+    Folder(Folder),
+}
+
+impl Args {
+    fn of(&self) -> Result<Of, Fail> {
+        let kind = self.path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if self.path.is_file() && !matches!(kind, "pt" | "pth" | "bin" | "ckpt" | "json" | "toml") {
+            return Ok(Of::File);
+        }
+        let name = self.path.to_string_lossy();
+        match named(&name)? {
+            Named::Folder(folder) => Ok(Of::Folder(folder)),
+            _ => Err(Fail::Input(format!(
+                "`{name}` has no files to inspect: `switchformer describe {name}` tells its sizes, `bench` its memory"
+            ))),
+        }
+    }
+}
+
 /// Tokens of the input that is run.
 const TOKENS: usize = 16;
 
 /// Measures opening and one pass. All figures but the file's are of resident memory, over what the process took before.
-fn memory(a: &Args, json: bool) -> Result<(), Fail> {
-    let file: u64 = inspect(&a.path)?.iter().map(|t| t.bytes()).sum();
-    let folder = Folder::disk(&a.path)?;
+fn memory(a: &Args, file: u64, json: bool) -> Result<(), Fail> {
+    let Of::Folder(folder) = a.of()? else {
+        return Err(Fail::Usage("--memory opens a model: give its folder".into()));
+    };
     reset_peak();
     let before = peak_memory();
     if before == 0 {

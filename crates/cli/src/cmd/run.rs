@@ -3,73 +3,96 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
+use switchformer_data::plain;
 use switchformer_infer::{Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request};
-use switchformer_nn::error::plain;
+use switchformer_nn::error::plain as one_line;
+use switchformer_nn::json::read_capped;
 use switchformer_nn::store::{SavedMap, apart, safetensors_bytes, saved, write_atomic};
 
-use super::{open, print, print_json};
+use super::table::aligned;
+use super::{images, lines, open, print, print_json, standard_input};
 use crate::fail::Fail;
+use crate::model::{Named, named};
+use crate::say;
 
 /// `run MODEL`.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["text", "image", "tensors"])))]
+#[command(
+    override_usage = "switchformer run <MODEL> --text <TEXT>... | --text-file <FILE>... | --lines <FILE>... | --image <FILE|DIR>... | --tensors <FILE>  [OPTIONS]",
+    group(clap::ArgGroup::new("input").required(true).multiple(true).args(["text", "text_file", "lines", "image", "tensors"])),
+    after_help = "Examples:
+  switchformer run default --image example:7 --point bits-4
+  switchformer run default --image example:0 example:1 --point '{\"exit\": 3}' --trace
+  switchformer run models/all-MiniLM-L6-v2 --text 'a cat' 'a kitten' --json   # needs this folder"
+)]
 pub(crate) struct Args {
     /// `default`, a model folder, or a published size (random weights)
     model: String,
-    /// A text; may be given several times. Encoder-decoders write an answer to each
-    #[arg(long)]
+    /// Texts. Encoder-decoders write an answer to each
+    #[arg(long, num_args = 1.., conflicts_with_all = ["image", "tensors"])]
     text: Vec<String>,
-    /// The passage in which a model that answers questions finds the answer to each --text
-    #[arg(long, value_name = "TEXT", requires = "text")]
+    /// Files that are one text each; `-` reads standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["image", "tensors"])]
+    text_file: Vec<PathBuf>,
+    /// Files with one text per line
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["image", "tensors"])]
+    lines: Vec<PathBuf>,
+    /// The passage in which a question-answering model finds the answer to each text
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["image", "tensors"])]
     context: Option<String>,
-    /// A picture (png, jpeg, webp, bmp, gif); may be given several times
-    #[arg(long)]
+    /// Images (png, jpeg, webp, bmp, gif), folders of images, or `example:0` .. `example:3999`: embedded test images
+    #[arg(long, value_name = "FILE|DIR", num_args = 1.., conflicts_with = "tensors")]
     image: Vec<PathBuf>,
     /// A safetensors file with the model's inputs, such as input_ids [b,n], attention_mask, token_type_ids,
     /// decoder_input_ids [b,m], decoder_attention_mask, or pixel_values [b,c,h,w]
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     tensors: Option<PathBuf>,
-    /// Write pictures of the model's feature maps and attention maps into a folder, as PNG
+    /// Write the model's feature maps and attention maps into a folder, as PNG
     #[arg(long, value_name = "DIR")]
     save_maps: Option<PathBuf>,
-    #[command(flatten)]
-    write: super::write::Flags,
     /// Seed of every random choice of this run, in place of the point's
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Operating point: a name of the checkpoint, or JSON such as {"bits":4}
+    /// Operating point: a name such as bits-4 (`points MODEL` lists them), or JSON such as '{"bits": 4}'
     #[arg(long)]
     point: Option<String>,
-    /// Write all outputs as tensors under Hugging Face's names; padded places are zero
+    /// Write all raw outputs to a safetensors file, under Hugging Face's names; padded places are zero
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Quantise dense projections to nested 8-bit codes on opening, so that `bits` can be switched
+    /// Quantise dense layers to 8-bit weights while opening, so that `bits` and `activation_bits` can be switched
     #[arg(long)]
     nested: bool,
     /// Show every decision of the switches
     #[arg(long)]
     trace: bool,
+    #[command(flatten)]
+    write: super::write::Flags,
 }
 
 /// Runs and prints or writes the outputs.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
     if a.save_maps.is_some() && a.image.is_empty() {
-        return Err(Fail::Usage("--save-maps shows what a model makes of pictures: give --image".into()));
+        return Err(Fail::Usage("--save-maps shows what a model makes of images: give --image".into()));
     }
     if let Some(out) = &a.out {
         apart(out, &a.read())?;
     }
+    if !a.image_only() && matches!(named(&a.model)?, Named::Size(_)) {
+        // Known before weights are made.
+        return Err(Fail::Usage("--text needs a model folder with a tokenizer; a published size has none".into()));
+    }
     let session = open(&a.model, a.nested)?;
     if a.context.is_some() && (a.out.is_some() || a.write.given().is_some()) {
-        return Err(Fail::Usage("--context goes with --text, --point, --seed and --trace alone".into()));
+        return Err(Fail::Usage("--context goes with --text, --text-file, --point, --seed and --trace alone".into()));
     }
+    let texts = a.texts()?;
     let mut terminal = a.write.terminal();
-    let generates = session.generates() && !a.text.is_empty();
-    if terminal.shows() && generates && (as_json || a.text.len() > 1) {
+    let generates = session.generates() && !texts.is_empty();
+    if terminal.shows() && generates && (as_json || texts.len() > 1) {
         return Err(Fail::Usage("--stream shows one text as it grows: give one --text and no --json".into()));
     }
     let request = Request {
-        inputs: a.inputs()?,
+        inputs: a.inputs(texts)?,
         point: a.point.clone().map(Json::String),
         seed: a.seed,
         generation: a.write.options(),
@@ -100,22 +123,76 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
 }
 
 impl Args {
+    /// Whether no text is given.
+    fn image_only(&self) -> bool {
+        self.text.is_empty() && self.text_file.is_empty() && self.lines.is_empty()
+    }
+
     /// The files and folders that this command reads.
     fn read(&self) -> Vec<&Path> {
-        let files = self.image.iter().chain(&self.tensors).map(PathBuf::as_path);
+        let files =
+            self.image.iter().chain(&self.text_file).chain(&self.lines).chain(&self.tensors).map(PathBuf::as_path);
         files.chain([Path::new(&self.model)]).collect()
     }
 
-    fn inputs(&self) -> Result<Inputs, Fail> {
+    /// Texts of flags and files. Errors where a flag holds the name of a file.
+    fn texts(&self) -> Result<Vec<String>, Fail> {
+        self.text.iter().try_for_each(|text| no_file(text))?;
+        let from_input = self.text_file.iter().chain(&self.lines).filter(|f| *f == Path::new("-"));
+        if from_input.count() > 1 {
+            return Err(Fail::Usage("standard input can be read once: give `-` once".into()));
+        }
+        let files = self.text_file.iter().map(|file| text_of(file));
+        let mut all: Vec<String> = self.text.iter().cloned().map(Ok).chain(files).collect::<Result<_, Fail>>()?;
+        for file in &self.lines {
+            all.extend(lines(file)?);
+        }
+        Ok(all)
+    }
+
+    fn inputs(&self, texts: Vec<String>) -> Result<Inputs, Fail> {
         Ok(match (&self.tensors, &self.context) {
             (Some(file), _) => Inputs::Tensors(NamedTensors::read(file)?),
-            (None, Some(passage)) => Inputs::Questions { questions: self.text.clone(), passage: passage.clone() },
-            (None, None) if self.text.is_empty() => {
-                Inputs::Images(self.image.iter().map(|file| Image::file(file)).collect())
+            (None, Some(passage)) => {
+                no_file(passage)?;
+                Inputs::Questions { questions: texts, passage: passage.clone() }
             }
-            (None, None) => Inputs::Texts(self.text.clone()),
+            (None, None) if !self.image.is_empty() => Inputs::Images(images(&self.image)?),
+            (None, None) => Inputs::Texts(texts),
         })
     }
+}
+
+/// Errors where a text is `-` or names a file that is there: the file was meant, and its name would be read.
+fn no_file(text: &str) -> Result<(), Fail> {
+    let (at, name) = text.strip_prefix('@').map_or(("", text), |rest| ("@", rest));
+    if text == "-" {
+        return Err(Fail::Usage("--text takes the text itself; to read standard input write --text-file -".into()));
+    }
+    let looks = name.contains(['.', '/', '\\']) || !at.is_empty();
+    let short = !name.is_empty() && name.len() < 256 && !name.contains(char::is_whitespace);
+    if short && looks && Path::new(name).exists() {
+        let what = if Path::new(name).is_dir() { "folder" } else { "file" };
+        return Err(Fail::Usage(format!(
+            "--text takes the text itself, and `{name}` is a {what}; to read a file write --text-file {name}"
+        )));
+    }
+    if short && Path::new(name).is_file() {
+        say::note(&format!("`{name}` is read as a text, though a file of this name is here (--text-file reads it)"));
+    }
+    Ok(())
+}
+
+/// The one text that a file holds; `-` is standard input.
+fn text_of(file: &Path) -> Result<String, Fail> {
+    let bytes = if file == Path::new("-") {
+        standard_input(plain::MAX_LINE_BYTES as u64)?
+    } else {
+        read_capped(file, plain::MAX_FILE_BYTES)?
+    };
+    let text = plain::text_from(bytes, file)?;
+    // The end of the last line is the file's, not the text's.
+    Ok(text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned())
 }
 
 /// Writes maps as files of their names into a folder.
@@ -127,7 +204,7 @@ fn save_maps(dir: &Path, maps: &[Image], read: &[&Path]) -> Result<(), Fail> {
     for map in maps {
         write_atomic(&dir.join(map.name()), &map.bytes()?)?;
     }
-    eprintln!("{} pictures of maps in {}", maps.len(), dir.display());
+    say::note(&format!("{} maps written to {}", maps.len(), dir.display()));
     Ok(())
 }
 
@@ -150,7 +227,10 @@ fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
         return print_json(&doc);
     }
     let mut text: String = answer.results.iter().map(human).collect();
-    for (name, shape) in &answer.outputs {
+    text.push_str(&cosines(&answer.results));
+    // Shapes are for those who ask for them, and for models whose answers are nothing else.
+    let told = answer.results.iter().any(|r| *r != Reply { input: r.input.clone(), ..Reply::default() });
+    for (name, shape) in answer.outputs.iter().filter(|_| !told || a.trace || a.out.is_some()) {
         text.push_str(&format!("output {name} {}\n", json!(shape)));
     }
     if let Some(decisions) = &answer.trace {
@@ -163,13 +243,37 @@ fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
     print(&text)
 }
 
+/// Most texts whose embeddings are compared with each other.
+const COMPARED: usize = 12;
+
+/// Cosine similarities of sentence embeddings, every one with every other, where there are several and not too many.
+fn cosines(replies: &[Reply]) -> String {
+    let all: Vec<&Vec<f32>> = replies.iter().filter_map(|r| r.sentence_embedding.as_ref()).collect();
+    if !(2..=COMPARED).contains(&all.len()) {
+        return String::new();
+    }
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let norm = |a: &[f32]| dot(a, a).sqrt().max(f64::MIN_POSITIVE);
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .enumerate()
+        .map(|(i, a)| {
+            let one = |b: &&Vec<f32>| format!("{:.3}", dot(a, b) / norm(a) / norm(b));
+            std::iter::once((i + 1).to_string()).chain(all.iter().map(one)).collect()
+        })
+        .collect();
+    let numbers: Vec<String> = (1..=all.len()).map(|n| n.to_string()).collect();
+    let header: Vec<&str> = std::iter::once("cosine").chain(numbers.iter().map(String::as_str)).collect();
+    format!("\n{}", aligned(&header, &rows, 0))
+}
+
 /// One sample's answers as lines of text.
 fn human(reply: &Reply) -> String {
-    let one = |label: &str, p: f32| format!("{} {:.1} %", plain(label), 100.0 * f64::from(p));
+    let one = |label: &str, p: f32| format!("{} {:.1} %", one_line(label), 100.0 * f64::from(p));
     let line = |list: &[Label]| list.iter().map(|l| one(&l.label, l.probability)).collect::<Vec<_>>().join(", ");
     let mut text = String::new();
     if !reply.input.is_empty() {
-        text.push_str(&format!("{}\n", plain(&reply.input)));
+        text.push_str(&format!("{}\n", one_line(&reply.input)));
     }
     if let Some(written) = &reply.text {
         text.push_str(&format!("  {written}\n"));
@@ -181,7 +285,7 @@ fn human(reply: &Reply) -> String {
         text.push_str(&format!("  mask: {}\n", line(mask)));
     }
     for token in reply.token_labels.iter().flatten() {
-        text.push_str(&format!("  {}: {}\n", plain(&token.token), one(&token.label, token.probability)));
+        text.push_str(&format!("  {}: {}\n", one_line(&token.token), one(&token.label, token.probability)));
     }
     if let Some(v) = &reply.sentence_embedding {
         let head: Vec<String> = v.iter().take(6).map(|x| format!("{x:.4}")).collect();

@@ -8,17 +8,20 @@ use switchformer_lab::recipe::Recipe;
 use switchformer_lab::recipe::study::Study;
 use switchformer_lab::study::{StudyOptions, run_all};
 use switchformer_lab::train::{INTERRUPT, TrainOptions, run as train};
-use switchformer_nn::error::visible;
 
 use super::{print, print_json, print_raw};
 use crate::fail::Fail;
+use crate::say;
 
 /// `train RECIPE`.
 #[derive(clap::Args)]
+#[command(after_help = "Examples (with a recipe of a clone of the repository; recipes say which data set they need):
+  switchformer train recipes/fashion-vit.toml --print-recipe
+  switchformer train recipes/fashion-vit.toml --set train.steps=500 --out runs/short   # needs Fashion-MNIST")]
 pub(crate) struct Args {
     /// Recipe file
     recipe: PathBuf,
-    /// Folder of the run; a run that is found there goes on [default: runs/<name>]
+    /// Folder of the run; a run that is found there is resumed [default: runs/<name>]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Change a value of the recipe, such as train.steps=500
@@ -34,10 +37,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// Folder of the table that --all writes
-    #[arg(long, value_name = "DIR", default_value = "results")]
-    results: PathBuf,
+    #[arg(long, value_name = "DIR", requires = "all", default_value_if("all", "true", "results"))]
+    results: Option<PathBuf>,
     /// Stop, saved, after this many steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     stop_after: Option<u64>,
     /// Print the resolved recipe and stop
     #[arg(long)]
@@ -54,23 +57,24 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         None => Recipe::read(&a.recipe, &a.sets)?,
     };
     if a.print_recipe {
+        if json {
+            return print_json(&json!({"recipe": recipe.resolved()}));
+        }
         return print_raw(&recipe.resolved());
     }
-    eprintln!("{}", visible(&recipe.resolved()));
     save_on_interrupt();
     let out = folder(a, &recipe.name);
+    say::progress(&format!("recipe {} in {}; --print-recipe shows all its settings", recipe.name, out.display()));
     let options = TrainOptions { out, data: a.data.clone(), stop_after: a.stop_after, quiet: json, shared: None };
     let report = train(&recipe, &options)?;
     if json {
         return print_json(&json!(report));
     }
-    print(&format!(
-        "{} steps in {:.1} minutes, loss {:.4}\ntrained checkpoint: {}\n",
-        report.steps,
-        report.seconds / 60.0,
-        report.loss,
-        report.model.display()
-    ))
+    let (steps, minutes, model) = (report.steps, report.seconds / 60.0, report.model.display());
+    print(&match report.loss {
+        Some(loss) => format!("{steps} steps in {minutes:.1} minutes, loss {loss:.4}\ntrained checkpoint: {model}\n"),
+        None => format!("finished before, after {steps} steps in {minutes:.1} minutes\ntrained checkpoint: {model}\n"),
+    })
 }
 
 /// Trains and measures a study.
@@ -85,7 +89,7 @@ fn all(a: &Args, json: bool) -> Result<(), Fail> {
     save_on_interrupt();
     let options = StudyOptions {
         out: folder(a, &study.name),
-        results: a.results.clone(),
+        results: a.results.clone().unwrap_or_else(|| "results".into()),
         data: a.data.clone(),
         only: a.variant.clone(),
         quiet: json,

@@ -7,32 +7,33 @@ use switchformer_infer::generate::Early;
 use switchformer_infer::{GenerationOptions, Listener};
 use switchformer_nn::{Member, Members};
 
-use super::{Notes, print};
+use super::print;
 use crate::fail::Fail;
+use crate::say::Notes;
 
 /// Flags of models that write.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Text generation (encoder-decoders such as T5)")]
 pub(crate) struct Flags {
-    /// Most tokens that an encoder-decoder writes for a text (default 64)
+    /// Most tokens that an encoder-decoder writes for a text [default: 64]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Beam search with this many beams; the best text is shown
     #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p", "stream"])]
     beams: Option<usize>,
-    /// Power of the length that a beam's sum of log-probabilities is divided by (default 1)
+    /// Length penalty of beam search: exponent of the length, as in Transformers [default: 1]
     #[arg(long, value_name = "X", requires = "beams", allow_negative_numbers = true)]
     length_penalty: Option<f64>,
-    /// When a beam search stops: `no` (by the reference's estimate), `yes` (as many texts as beams), `never` (when
-    /// nothing can improve)
+    /// When beam search stops, as `early_stopping` of Transformers: `yes` (True), `no` (False) or `never`
     #[arg(long, value_name = "WHEN", requires = "beams", value_parser = ["no", "yes", "never"])]
     early_stopping: Option<String>,
-    /// Draw tokens by chance; below 1 sharpens
+    /// Sampling temperature; below 1 is less random
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// Draw among the K likeliest tokens
+    /// Sample among the K most probable tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Draw among the likeliest tokens that together reach this chance
+    /// Nucleus sampling: among the smallest set of tokens whose probabilities sum to P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// End a text before this; may be given several times

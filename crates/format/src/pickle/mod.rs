@@ -46,8 +46,18 @@ pub struct Left {
     pub why: &'static str,
 }
 
+/// Whether the first eight bytes are a length within the file, as in safetensors.
+fn is_length(bytes: &[u8]) -> bool {
+    let first = bytes.first_chunk().map(|b| u64::from_le_bytes(*b));
+    first.is_some_and(|n| n < bytes.len() as u64)
+}
+
 /// Reads a checkpoint. `key` names the entry that holds the tensors; without it, the usual ones are looked for.
 pub fn read(path: &Path, key: Option<&str>) -> Result<Pickled> {
+    if path.is_dir() {
+        let hint = "name the file in it that holds the weights, such as pytorch_model.bin";
+        return Err(Error::format(path, "file.kind", "is a folder", hint));
+    }
     let map = Mapped::open(path)?;
     let bytes = map.bytes();
     let file = Source { path, bytes, max: bytes.len().saturating_mul(MAX_GROWTH).saturating_add(1 << 20) };
@@ -57,6 +67,13 @@ pub fn read(path: &Path, key: Option<&str>) -> Result<Pickled> {
         file.plain(key)
     } else if bytes.get(257..262) == Some(b"ustar") {
         Err(file.fail("pickle.format", "is a tar file of PyTorch before 0.2".into()))
+    } else if bytes.get(8) == Some(&b'{') && is_length(bytes) {
+        Err(Error::format(
+            path,
+            "pickle.format",
+            "is already safetensors",
+            "use it as it is; there is nothing to convert",
+        ))
     } else {
         Err(file.fail("pickle.format", "is no PyTorch checkpoint".into()))
     }

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of Hugging Face's `generate`: candidates by summed log-probability; those that end within the
 //! first `width` are finished at `sum / length^penalty`; the search of a member stops by [`Early`]. Each member is
-//! searched on its own terms, so that batch mates move nothing.
+//! searched on its own terms, so that other samples move nothing.
 
 use serde::{Deserialize, Serialize};
 use switchformer_nn::{Error, Input, Result};

@@ -77,7 +77,7 @@ impl Sampling {
     }
 }
 
-/// The draws of a call: each a function of (the member's seed and own source, step), so neither batch mates nor the order of
+/// The draws of a call: each a function of (the member's seed and own source, step), so neither other samples nor the order of
 /// calls move them.
 pub(super) struct Draws(Vec<Stream>);
 

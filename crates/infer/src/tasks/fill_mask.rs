@@ -31,6 +31,10 @@ pub(crate) fn fill(
             let row: Vec<f32> = scores.get(place)?.to_vec1()?;
             masks.push(best(i, &row, SHOWN, |id| tokenizer.id_to_token(id as u32).unwrap_or_default())?);
         }
+        if masks.is_empty() {
+            let mask = tokenizer.mask_token().unwrap_or_default();
+            listener.note(&format!("text {} holds no {mask}, so nothing is filled in", i + 1));
+        }
         reply.masks = Some(masks);
     }
     Ok(())

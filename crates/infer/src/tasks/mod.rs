@@ -47,9 +47,23 @@ fn scores_of(out: &Output, sample: usize, text: &Encoding) -> Option<Tensor> {
 
 /// Texts as the tokenizer cuts them.
 pub(crate) fn texts(session: &Session, texts: &[String], listener: &mut dyn Listener) -> Result<Given> {
-    let encoded = session.tokenizer()?.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-    for (e, text) in encoded.iter().zip(texts).filter(|(e, _)| e.truncated) {
-        listener.note(&format!("a text of {} characters was cut to {} tokens", text.chars().count(), e.ids.len()));
+    let tokenizer = session.tokenizer()?;
+    let encoded = tokenizer.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+    for (i, (e, text)) in encoded.iter().zip(texts).enumerate() {
+        let n = i + 1;
+        if e.truncated {
+            let characters = text.chars().count();
+            listener.note(&format!("text {n} of {characters} characters was cut to {} tokens", e.ids.len()));
+        }
+        let (unknown, own) = (tokenizer.unknown_tokens(e), e.special_mask.iter().filter(|s| **s == 0).count());
+        if unknown > 0 {
+            listener.note(&format!(
+                "{unknown} of the {own} tokens of text {n} are not in the vocabulary and read as unknown"
+            ));
+        }
+        if text.trim().is_empty() {
+            listener.note(&format!("text {n} is empty"));
+        }
     }
     let of = |pick: fn(&Encoding) -> &[u32]| encoded.iter().map(pick).collect::<Vec<_>>();
     let mut input = Input::tokens(&of(|e| &e.ids))?;

@@ -93,9 +93,10 @@ pub fn bootstrap(
     Interval::percentile(resampled(stats, score, draws(stats.len(), samples, seed)?)?, level)
 }
 
-/// The share of `trials` above the observed difference, with the observation itself counted as one trial.
+/// The share of `trials` at or above the observed difference, with the observation itself counted as one trial. A trial that
+/// equals the observation is as extreme; sacreBLEU counts those above alone, which differs where scores tie.
 fn p_value(trials: &[f64], observed: f64) -> f64 {
-    (trials.iter().filter(|&&t| t > observed).count() + 1) as f64 / (trials.len() + 1) as f64
+    (trials.iter().filter(|&&t| t >= observed - 1e-12).count() + 1) as f64 / (trials.len() + 1) as f64
 }
 
 fn difference(first: &Stats, second: &Stats, score: impl Fn(&[f64]) -> f64) -> Result<f64> {

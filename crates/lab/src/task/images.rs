@@ -147,7 +147,7 @@ impl Task for Images {
         Ok(vec![preprocessor(size, self.data.channels(), [norm.mean, norm.std])])
     }
 
-    /// Accuracy with its 95 % interval, work of an image, and images a second in batches of 64.
+    /// Accuracy with its 95 % interval, work of an image, and images/s in batches of 64.
     fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
         let test = self.source.test()?;
         let test = fitted(opened, &test)?;
@@ -162,7 +162,7 @@ impl Task for Images {
             ("accuracy low", low),
             ("accuracy high", high),
             ("multiply-adds (M)", answers.macs as f64 / n.max(1) as f64 / 1e6),
-            ("images a second", first.len() as f64 / ms * 1e3),
+            ("images/s", first.len() as f64 / ms * 1e3),
         ];
         Ok(figures.map(|(name, value)| (name.to_string(), value)).into_iter().collect())
     }

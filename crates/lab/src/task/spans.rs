@@ -218,9 +218,9 @@ impl Task for Spans {
             let read: usize = batches.iter().map(|b| b.size).sum();
             // Vocabularies cut a text into other tokens; its bytes are the same for all.
             let nats = figures["loss"] * labels / self.tested.max(1) as f64;
-            figures.insert("nats a kB".into(), 1e3 * nats);
-            figures.insert("kB a second".into(), self.tested as f64 / 1e3 / begun.elapsed().as_secs_f64());
-            figures.insert("tokens a kB".into(), 1e3 * read as f64 / self.tested.max(1) as f64);
+            figures.insert("nats/kB".into(), 1e3 * nats);
+            figures.insert("kB/s".into(), self.tested as f64 / 1e3 / begun.elapsed().as_secs_f64());
+            figures.insert("tokens/kB".into(), 1e3 * read as f64 / self.tested.max(1) as f64);
             figures.insert("vocabulary".into(), self.words.tokenizer.vocab_size() as f64);
             figures.insert("million parameters".into(), opened.n_params as f64 / 1e6);
             figures.insert("MB".into(), opened.file_bytes as f64 / 1e6);

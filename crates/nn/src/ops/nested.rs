@@ -47,7 +47,7 @@ pub struct PackedNested(OnceLock<PackedCodes>);
 
 impl PackedNested {
     /// Projection in integers: activations are rounded to 8 bits row by row, the sums of groups are exact. The same bits
-    /// for a row on every processor, whatever its batch mates, up to an activation that follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
+    /// for a row on every processor, whatever other rows are in the batch, up to an activation that follows. Shapes: x `[rows, in]`, b `[out]` -> `[rows, out]`.
     ///
     /// Falls back to float activations for other types than f32 and for rows above 131,071 values.
     pub fn linear_int8(

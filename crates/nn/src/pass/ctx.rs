@@ -94,7 +94,7 @@ impl<'a> Ctx<'a> {
     }
 
     /// A random stream for what is chosen for one member, which depends on its seed (the point's where it has none of its
-    /// own) and the place in the model alone: not on batch mates or threads.
+    /// own) and the place in the model alone: not on other samples or threads.
     pub fn rng_of(&self, member: u32, place: &str) -> Stream {
         Stream::named(place).fork(self.members.seed(member).unwrap_or_else(|| self.point.seed()))
     }

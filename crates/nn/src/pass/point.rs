@@ -81,7 +81,10 @@ impl Point {
     /// The point that a JSON object describes; else what is wrong with it.
     fn of(value: Value) -> Result<Self, String> {
         let Value::Object(map) = value else { return Err("not a JSON object".into()) };
-        let axes: BTreeMap<_, _> = map.into_iter().filter(|(_, v)| !v.is_null()).collect();
+        let axes: BTreeMap<_, _> = map.into_iter().collect();
+        if let Some((name, _)) = axes.iter().find(|(_, v)| v.is_null()) {
+            return Err(format!("`{name}` is null; leave it out for its default"));
+        }
         if axes.get(SEED).is_some_and(|s| s.as_u64().is_none()) {
             return Err("seed must be a whole number".into());
         }
@@ -158,6 +161,11 @@ impl Point {
         self.axes.keys().map(String::as_str).filter(|k| *k != SEED)
     }
 
+    /// Every axis that is set, and its value, `seed` excluded.
+    pub fn settings_given(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.axes.iter().map(|(axis, value)| (axis.as_str(), value)).filter(|(axis, _)| *axis != SEED)
+    }
+
     /// Seed of every random decision of a request.
     pub fn seed(&self) -> u64 {
         self.axes.get(SEED).and_then(Value::as_u64).unwrap_or(0)
@@ -196,6 +204,7 @@ mod tests {
             ("{\"a\":1,\"a\":2}", "duplicate key"),
             ("[8]", "not a JSON object"),
             ("{\"seed\":-1}", "seed must be a whole number"),
+            ("{\"bits\":null}", "`bits` is null"),
         ] {
             let e = Point::parse(text).unwrap_err().to_string();
             assert!(e.contains(says) && !e.contains("download") && e.matches("point").count() == 1, "{e}");

@@ -72,7 +72,8 @@ impl Switch for Bits {
         }
     }
     fn points(&self, _: &Host, can: &Views) -> Vec<NamedSetting> {
-        can.0.iter().skip(1).map(|bits| NamedSetting::new(format!("bits-{bits}"), *bits)).collect()
+        let named = |bits: &u8| NamedSetting::new(format!("bits-{bits}"), format!("{bits}-bit weights"), *bits);
+        can.0.iter().skip(1).map(named).collect()
     }
     fn train(&self) -> Option<&dyn TrainSwitch> {
         Some(self)
@@ -136,6 +137,9 @@ impl Switch for ActivationBits {
                 "activation_bits takes 8; leave it out for f32",
             )),
         }
+    }
+    fn points(&self, _: &Host, (): &()) -> Vec<NamedSetting> {
+        vec![NamedSetting::new("int8", "8-bit weights and 8-bit activations, multiplied as integers", STORED)]
     }
 }
 

@@ -170,7 +170,10 @@ impl Switch for Heads {
         can.with_order(chosen).map(|all| Some(KeptHeads::new(all)))
     }
     fn points(&self, _: &Host, can: &Attentions) -> Vec<NamedSetting> {
-        let named = |keep: f64| NamedSetting::new(format!("heads-{keep}"), json!({"keep": keep}));
+        let named = |keep: f64| {
+            let about = format!("{:.0} % of the attention heads", 100.0 * keep);
+            NamedSetting::new(format!("heads-{keep}"), about, json!({"keep": keep}))
+        };
         if self.available(Some(can)) { vec![named(0.75), named(0.5)] } else { Vec::new() }
     }
     fn adds(&self) -> bool {

@@ -175,11 +175,17 @@ impl Switch for Exit {
             Setting::Confidence(Confidence { confidence }) => Box::new(ConfidenceExit { threshold: confidence, exits }),
         })
     }
-    fn points(&self, _: &Host, can: &Exits) -> Vec<NamedSetting> {
+    fn points(&self, host: &Host, can: &Exits) -> Vec<NamedSetting> {
         let depths = can.depths();
-        let mut all: Vec<_> = depths.iter().map(|d| NamedSetting::new(format!("exit-{d}"), *d)).collect();
+        let after = |d: &usize| {
+            NamedSetting::new(format!("exit-{d}"), format!("stops after {d} of {} blocks", host.n_blocks), *d)
+        };
+        let mut all: Vec<_> = depths.iter().map(after).collect();
         if !depths.is_empty() {
-            let sure = |c: f64| NamedSetting::new(format!("sure-{c}"), json!({"confidence": c}));
+            let sure = |c: f64| {
+                let about = format!("stops at the first exit head that is at least {:.0} % sure", 100.0 * c);
+                NamedSetting::new(format!("sure-{c}"), about, json!({"confidence": c}))
+            };
             all.extend([sure(0.9), sure(0.7), NamedSetting { alone: false, ..sure(0.8) }]);
         }
         all

@@ -84,7 +84,7 @@ impl Switch for Tokens {
     }
     fn values(&self, _: &Host, can: Option<&()>) -> String {
         match can {
-            Some(()) => VALUES.into(),
+            Some(()) => SHORT.into(),
             None => "this model answers per token, so none may be dropped".into(),
         }
     }
@@ -103,6 +103,9 @@ impl Switch for Tokens {
             }
             _ => return Err(wrong("give either `layers`, or `keep` with an optional `after`".into())),
         };
+        if layers.is_empty() {
+            return Err(wrong("tokens are dropped after no block; name some in `after`, or leave `tokens` out".into()));
+        }
         layers.sort_by_key(|l| l.after);
         if let Some(twice) = layers.windows(2).find(|w| w[0].after == w[1].after) {
             return Err(wrong(format!("two layers act after block {}", twice[0].after)));
@@ -125,19 +128,25 @@ impl Switch for Tokens {
     }
     fn points(&self, host: &Host, (): &()) -> Vec<NamedSetting> {
         let early: Vec<usize> = [1, 2].into_iter().filter(|a| *a < host.n_blocks).collect();
-        let named = |name: &str, method: &str, keep: f64| {
-            NamedSetting::new(format!("{name}-{keep}"), json!({"method": method, "keep": keep, "after": early}))
+        let blocks: Vec<String> = early.iter().map(usize::to_string).collect();
+        let named = |name: &str, how: &str, method: &str, keep: f64| {
+            let after = if early.len() == 1 { "block" } else { "blocks" };
+            let about =
+                format!("{how} keeps {:.0} % of the tokens after {after} {}", 100.0 * keep, blocks.join(" and "));
+            NamedSetting::new(format!("{name}-{keep}"), about, json!({"method": method, "keep": keep, "after": early}))
         };
         vec![
-            named("tprune", "zero-tprune", 0.8),
-            named("tprune", "zero-tprune", 0.6),
-            named("class-attn", "class-attention", 0.6),
-            named("random", "random", 0.6),
+            named("tprune", "Zero-TPrune", "zero-tprune", 0.8),
+            named("tprune", "Zero-TPrune", "zero-tprune", 0.6),
+            named("class-attn", "the class token's attention", "class-attention", 0.6),
+            named("random", "chance (a baseline)", "random", 0.6),
         ]
     }
 }
 
 /// The values of the axis.
+const SHORT: &str = "{\"method\": zero-tprune | random | class-attention, \"keep\": 0..1, \"after\": [blocks]}";
+/// With the long form, which sets every layer.
 const VALUES: &str = "{\"method\": zero-tprune | random | class-attention, \"keep\": 0..1, \"after\": [blocks]} or \"layers\": [{after, keep, rank_iters, similar, var_range}]";
 
 /// A layer with the defaults.

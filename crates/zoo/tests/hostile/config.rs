@@ -27,7 +27,7 @@ pub fn config_cases(t: &mut Table) {
     t.bert("config/depth 100,000", &|f| put(f, CONFIG, "[".repeat(100_000)), "json.depth", &[CONFIG, "deeper than 32"]);
     let wide = format!("{{\"model_type\":\"bert\",\"a\":[{}0]}}", "{\"\":0},".repeat(100_000));
     t.bert("config/grows a hundredfold", &|f| put(f, CONFIG, wide.clone()), "json.size", &[CONFIG, "memory"]);
-    t.bert("config/a folder", &|f| drop(f.remove(CONFIG)), "file.kind", &[CONFIG, "regular file"]);
+    t.bert("config/a folder", &|f| drop(f.remove(CONFIG)), "file.kind", &[CONFIG, "is a folder"]);
     t.on_disk(|dir| std::fs::create_dir(dir.join(CONFIG)).unwrap());
     t.bert(
         "config/number beyond f64",

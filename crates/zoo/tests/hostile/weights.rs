@@ -105,7 +105,7 @@ pub fn safetensors_cases(t: &mut Table) {
         "tensors.missing",
         &["word_embeddings", "config.json"],
     );
-    t.bert("safetensors/a folder", &|f| drop(f.remove(MODEL)), "file.kind", &[MODEL, "regular file"]);
+    t.bert("safetensors/a folder", &|f| drop(f.remove(MODEL)), "file.kind", &[MODEL, "is a folder"]);
     t.on_disk(|dir| std::fs::create_dir(dir.join(MODEL)).unwrap());
     #[cfg(unix)]
     {

@@ -8,7 +8,7 @@
 //! The gate is f32 in every form of the experts and reads the rows as they are, in training with jitter; a factor is
 //! the raw probability, or its share among the chosen.
 //! Departs from the papers: no row is dropped unless the point sets a capacity, so that a result does not depend on
-//! batch mates; then the rule is Hugging Face's (a fixed number per member and expert, in order of position). Balance
+//! other samples; then the rule is Hugging Face's (a fixed number per member and expert, in order of position). Balance
 //! is per bank, over the choices before any drop.
 
 mod group;

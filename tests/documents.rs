@@ -1,0 +1,143 @@
+//! Every command in README, docs and help runs as it is printed, or says in its line what it needs.
+
+#![allow(clippy::unwrap_used)]
+#![cfg(unix)]
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder that looks like a fresh clone, with the program on the path of its shell.
+fn clone() -> tempfile::TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    for name in ["README.md", "assets", "crates", "docs", "fixtures", "recipes", "results"] {
+        symlink(root().join(name), temp.path().join(name)).unwrap();
+    }
+    std::fs::create_dir(temp.path().join("bin")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_switchformer"), temp.path().join("bin/switchformer")).unwrap();
+    temp
+}
+
+fn shell(dir: &Path, command: &str) -> Output {
+    let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
+    Command::new("sh").args(["-e", "-c", command]).current_dir(dir).env("PATH", path).output().unwrap()
+}
+
+/// The same command at a size that a test can pay for.
+fn small(command: &str) -> String {
+    let command = command.replace("cargo run --release -- ", "switchformer ");
+    let short = |verb: &str, with: &str| (command.contains(verb) && !command.contains(with)).then(|| with.to_string());
+    let more = [
+        short("switchformer tour", "--rounds 3"),
+        short("switchformer tour", "--images 64")
+            .filter(|_| !command.contains("--model") && !command.contains("--image")),
+        short("switchformer bench", "--iters 1"),
+        short("switchformer bench", "--warmup 0"),
+    ];
+    let more: Vec<String> = more.into_iter().flatten().collect();
+    // Later settings of a flag are errors, so what is printed is taken out first.
+    let mut words: Vec<&str> = command.split(' ').collect();
+    for flag in more.iter().filter_map(|m| m.split(' ').next()) {
+        if let Some(at) = words.iter().position(|w| *w == flag) {
+            words.drain(at..at + 2);
+        }
+    }
+    format!("{} {}", words.join(" "), more.join(" "))
+}
+
+/// What a line of a code block runs: nothing where it is no command of ours, or says that it needs something.
+fn command(line: &str) -> Option<String> {
+    let (command, note) = line.split_once("  #").unwrap_or((line, ""));
+    let command = command.trim().trim_start_matches("$ ");
+    let ours = ["switchformer ", "cargo run --release -- ", "printf "].iter().any(|start| command.starts_with(start));
+    (ours && !note.contains("needs")).then(|| command.to_string())
+}
+
+/// The commands of the code blocks of a page, lines that end in `\` joined with the next.
+fn commands(page: &str) -> Vec<String> {
+    // Inside a block: whether it holds commands.
+    let (mut block, mut all, mut open) = (None, Vec::new(), String::new());
+    for line in page.lines() {
+        if let Some(kind) = line.trim_start().strip_prefix("```") {
+            block = if block.is_some() { None } else { Some(matches!(kind, "" | "sh")) };
+        } else if block == Some(true) {
+            match line.strip_suffix('\\') {
+                Some(part) => open.push_str(part),
+                None => all.extend(command(&(std::mem::take(&mut open) + line))),
+            }
+        }
+    }
+    all
+}
+
+fn run_all(from: &str, commands: &[String], home: &Path) {
+    for command in commands {
+        let out = shell(home, &small(command));
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{from}: {command}: {err}");
+    }
+}
+
+#[test]
+fn the_commands_of_pages_run() {
+    let mut pages = vec![root().join("README.md"), root().join("ARCHITECTURE.md")];
+    for dir in ["docs", "docs/jobs"] {
+        pages.extend(std::fs::read_dir(root().join(dir)).unwrap().map(|e| e.unwrap().path()));
+    }
+    pages.retain(|p| p.extension().is_some_and(|e| e == "md"));
+    pages.sort();
+    let mut n = 0;
+    for page in pages {
+        let all = commands(&std::fs::read_to_string(&page).unwrap());
+        let home = clone();
+        run_all(&page.display().to_string(), &all, home.path());
+        n += all.len();
+    }
+    assert!(n >= 20, "{n} commands");
+}
+
+#[test]
+fn the_examples_of_help_run() {
+    let help = |args: &str| {
+        let out = Command::new(env!("CARGO_BIN_EXE_switchformer")).args(args.split(' ')).output().unwrap();
+        assert!(out.status.success(), "{args}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let verbs = [
+        "run",
+        "tour",
+        "bench",
+        "eval",
+        "compress",
+        "convert",
+        "train",
+        "list",
+        "describe",
+        "points",
+        "inspect",
+        "doctor",
+        "completions",
+        "man",
+    ];
+    let overview = help("help");
+    for verb in verbs {
+        assert!(overview.contains(&format!("\n  {verb} ")), "{verb} is not in the overview");
+        let page = help(&format!("help {verb}"));
+        assert!(page.ends_with(&help(&format!("{verb} --help"))), "{verb}");
+        let all: Vec<String> = page.lines().filter(|l| l.starts_with("  ")).filter_map(command).collect();
+        assert!(!all.is_empty(), "{verb} has no example that runs as it is");
+        run_all(verb, &all, clone().path());
+    }
+    for topic in ["points", "switches", "folders", "exit-codes"] {
+        assert!(overview.contains(topic) && help(&format!("help {topic}")).starts_with("# "), "{topic}");
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let man = format!("man --out {}", temp.path().join("man").display());
+    help(&man);
+    let pages = std::fs::read_dir(temp.path().join("man")).unwrap().count();
+    assert!(pages > verbs.len(), "{pages} pages");
+}
