@@ -218,10 +218,10 @@ fn the_tour_measures_and_reports() {
         let from = format!("{}/crates/data/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
         std::fs::copy(from, temp.path().join("imgs").join(name)).unwrap();
     }
-    let labelled = ["tour", "--images", "64", "--rounds", "3", "--json"];
+    let labelled = ["tour", "--images", "32", "--rounds", "3", "--json"];
     let texts = ["tour", "--model", albert.to_str().unwrap(), "--text", "texts.txt", "--rounds", "3", "--json"];
     let images = ["tour", "--image", "imgs", "example:3", "--rounds", "3", "--json"];
-    for (args, quality, n) in [(&labelled[..], "accuracy", 64), (&texts, "agreement", 5), (&images, "agreement", 3)] {
+    for (args, quality, n) in [(&labelled[..], "accuracy", 32), (&texts, "agreement", 5), (&images, "agreement", 3)] {
         let doc = document(&run_in(temp.path(), args));
         let (tour, points) = (&doc["tour"], doc["tour"]["points"].as_array().unwrap());
         assert_eq!(

@@ -33,7 +33,7 @@ fn small(command: &str) -> String {
     let short = |verb: &str, with: &str| (command.contains(verb) && !command.contains(with)).then(|| with.to_string());
     let more = [
         short("switchformer tour", "--rounds 3"),
-        short("switchformer tour", "--images 64")
+        short("switchformer tour", "--images 32")
             .filter(|_| !command.contains("--model") && !command.contains("--image")),
         short("switchformer bench", "--iters 1"),
         short("switchformer bench", "--warmup 0"),
