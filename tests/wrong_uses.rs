@@ -197,7 +197,7 @@ const NOTED: &[(&str, &[&str])] = &[
     ("run models/albert --text C[Foo]C", &["not in the vocabulary"]),
     ("run vit-tiny-patch16-224 --image imgs/cat.png", &["RANDOM weights"]),
     ("run default --image imgs/cat.png --nested", &["--nested changes nothing"]),
-    ("run default --image imgs/cat.png --threads 1000", &["1000 threads on"]),
+    ("run default --image imgs/cat.png --threads 100", &["100 threads on"]),
     ("bench default --batch 1 --iters 1 --point sure-0.9", &["inputs are random"]),
 ];
 
