@@ -8,7 +8,7 @@ use serde_json::Value;
 use switchformer_nn::store::write_atomic;
 
 use crate::error::Result;
-use crate::page::{FAINT, INK, PAPER, font, plot, standalone};
+use crate::page::{FAINT, INK, PAPER, chart, font, letters, plot, standalone};
 
 /// Largest metrics file that is read.
 const MAX_METRICS: u64 = 256 << 20;
@@ -160,23 +160,7 @@ fn drawn(axis: &str, curves: &[(&str, &Curve)]) -> Result<Markup> {
     };
     let steps = thin.iter().flat_map(|t| t.1.iter()).map(|p| p.0).fold(1.0, f64::max);
     plot(axis, |area, narrow| -> Result<(), Box<dyn std::error::Error>> {
-        let size = if narrow { 11 } else { 13 };
-        let mut chart = ChartBuilder::on(area)
-            .margin(10)
-            .x_label_area_size(44)
-            .y_label_area_size(if narrow { 54 } else { 70 })
-            .build_cartesian_2d(0.0..steps, low..high)?;
-        chart
-            .configure_mesh()
-            .x_desc("step")
-            .y_desc(axis)
-            .x_labels(if narrow { 4 } else { 10 })
-            .label_style(font(size, &INK))
-            .axis_desc_style(font(size, &INK))
-            .axis_style(INK)
-            .bold_line_style(FAINT)
-            .light_line_style(TRANSPARENT)
-            .draw()?;
+        let mut chart = chart(area, narrow, ("step", 0.0..steps), (axis, low..high))?;
         for ((name, curve), colour) in thin.iter().zip(COLOURS) {
             let line = chart.draw_series(LineSeries::new(curve.iter().copied(), colour.stroke_width(2)))?;
             line.label(*name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
@@ -185,7 +169,7 @@ fn drawn(axis: &str, curves: &[(&str, &Curve)]) -> Result<Markup> {
             .configure_series_labels()
             .border_style(FAINT)
             .background_style(PAPER)
-            .label_font(font(size, &INK))
+            .label_font(font(letters(narrow), &INK))
             .draw()?;
         Ok(())
     })

@@ -1,8 +1,11 @@
 //! One self-contained HTML page and its plots. No outside resource; light and dark; a plot is drawn once for wide windows and
 //! once for narrow ones.
 
+use std::ops::Range;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::error::{Error, Result};
@@ -61,6 +64,41 @@ where
         div.plot.wide role="img" aria-label=(label) { (PreEscaped(wide)) }
         div.plot.narrow role="img" aria-label=(label) { (PreEscaped(narrow)) }
     })
+}
+
+/// Axes and grid of a plot.
+pub(crate) type Chart<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Size of the letters of a plot.
+pub(crate) fn letters(narrow: bool) -> i32 {
+    if narrow { 11 } else { 13 }
+}
+
+/// A chart with its axes drawn, in the look that all plots share.
+pub(crate) fn chart<'a>(
+    area: &Area<'a>,
+    narrow: bool,
+    (x_title, x): (&str, Range<f64>),
+    (y_title, y): (&str, Range<f64>),
+) -> Result<Chart<'a>, Box<dyn std::error::Error>> {
+    let style = font(letters(narrow), &INK);
+    let mut chart = ChartBuilder::on(area)
+        .margin(10)
+        .x_label_area_size(44)
+        .y_label_area_size(if narrow { 54 } else { 70 })
+        .build_cartesian_2d(x, y)?;
+    chart
+        .configure_mesh()
+        .x_desc(x_title)
+        .y_desc(y_title)
+        .x_labels(if narrow { 4 } else { 10 })
+        .label_style(style.clone())
+        .axis_desc_style(style)
+        .axis_style(INK)
+        .bold_line_style(FAINT)
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    Ok(chart)
 }
 
 /// Text of a plot.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::json;
 use switchformer_data::FashionMnist;
 use switchformer_infer::Session;
-use switchformer_lab::tour::page::{self, NOISY, STAR, Setting, kib, percent, told};
+use switchformer_lab::tour::page::{self, NOISY, STAR, Setting, kib, percent, spread, told};
 use switchformer_lab::tour::{Contestant, Samples, Tour, contestants, tour};
 use switchformer_nn::machine;
 use switchformer_nn::store::{apart, write_atomic};
@@ -200,7 +200,7 @@ fn text(made: &Tour, s: &Setting) -> String {
                 p.name.clone(),
                 told(made.quality, p.verdict).to_string(),
                 percent(made.quality, p.quality),
-                format!("{:.2}{}", p.speedup_batch32.median, if p.noisy { NOISY } else { " " }),
+                format!("{}{}", spread(&p.speedup_batch32), if p.noisy { NOISY } else { " " }),
                 format!("{:.3}", p.ms_batch32.median),
                 format!("{:.3}", p.ms_batch1.median),
                 format!("{:.2}", p.flops / 1e6),
@@ -235,7 +235,7 @@ fn text(made: &Tour, s: &Setting) -> String {
         aligned(&header, &rows, 3)
     );
     out.push_str(&format!(
-        "{STAR} Pareto-optimal by paired tests. speed-up: over full, in batches. ms: per sample, in batches of {0} (b{0}) and \
+        "{STAR} Pareto-optimal by paired tests. speed-up: over full, in batches, with quartiles. ms: per sample, in batches of {0} (b{0}) and \
          alone (b1).\n\n",
         made.batch
     ));

@@ -12,10 +12,10 @@ use switchformer_nn::error::visible;
 use switchformer_nn::{Output, Trace};
 use switchformer_tensor::Tensor;
 
-use super::{Measured, Quality, Samples, Tour, Verdict};
+use super::{Measured, Quality, Samples, Spread, Tour, Verdict};
 use crate::error::Result;
 use crate::measure::argmax;
-use crate::page::{FAINT, INK, Labels, PAPER, font, plot, standalone};
+use crate::page::{INK, Labels, PAPER, chart, font, letters, plot, standalone};
 
 /// Pictures of a report.
 const PICTURES: usize = 12;
@@ -271,6 +271,11 @@ fn upper(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + chars.as_str())
 }
 
+/// A median with its quartiles.
+pub fn spread(s: &Spread) -> String {
+    format!("{:.2} ({:.2}-{:.2})", s.median, s.q1, s.q3)
+}
+
 /// Bytes in KiB, rounded.
 pub fn kib(bytes: u64) -> u64 {
     (bytes + 512) / 1024
@@ -318,11 +323,10 @@ fn table(tour: &Tour, things: &str) -> Markup {
                 td { (percent(tour.quality, p.quality)) }
                 td { (percent(tour.quality, p.quality_ci[0])) " to " (percent(tour.quality, p.quality_ci[1])) }
                 td { (told(tour.quality, p.verdict)) }
-                td title=(format!("quartiles {:.2} to {:.2}", p.speedup_batch32.q1, p.speedup_batch32.q3)) {
-                    (format!("{:.2}", p.speedup_batch32.median)) @if p.noisy { " " (NOISY) } }
+                td { (spread(&p.speedup_batch32)) @if p.noisy { " " (NOISY) } }
                 td title=(format!("quartiles {:.3} to {:.3}", p.ms_batch32.q1, p.ms_batch32.q3)) { (format!("{:.3}", p.ms_batch32.median)) }
                 td title=(format!("quartiles {:.3} to {:.3}", p.ms_batch1.q1, p.ms_batch1.q3)) { (format!("{:.3}", p.ms_batch1.median)) }
-                td { (format!("{:.2}", p.speedup_batch1.median)) }
+                td { (spread(&p.speedup_batch1)) }
                 td { (format!("{:.2}", p.flops / 1e6)) }
                 td { (format!("{:.2}", p.mean_depth)) }
                 td { (kib(p.weight_bytes)) }
@@ -347,7 +351,7 @@ fn legend(tour: &Tour) -> Markup {
             li { (STAR) " Pareto-optimal: no other point is clearly faster and as good, or better and as fast, by paired tests." }
             li { (NOISY) " Times varied much: the quartiles of the speed-up (of full: of its times) lie more than a quarter of the median apart. Medians of such points may mislead; the recommendation asks that three rounds in four were faster." }
             li { (quality) }
-            li { "Times are medians; a speed-up is the median of ratios to full in the same round. Hold the pointer over a figure for its quartiles, and over a name for the point as JSON." }
+            li { "Times are medians; a speed-up is the median of ratios to full in the same round, in brackets the quartiles. Hold the pointer over a time for its quartiles, and over a name for the point as JSON." }
             li { "MFLOP: two operations per multiply-add, counted while running; ranking tokens is not included." }
             li { "Weights: what the point needs, where a 4-bit weight counts 4 bits and a word table counts whole. In memory: the stored 8-bit integers stay whole at every width." }
             @if !tour.left_out.is_empty() { li { "Left out, because some tokens have no answer there: " (tour.left_out.join(", ")) "." } }
@@ -427,23 +431,9 @@ fn scatter(tour: &Tour, axis: &str, cost: impl Fn(&Measured) -> f64) -> Result<M
     let best: Vec<bool> = points.iter().map(|p| p.front).collect();
     let label = format!("{} against {axis}", tour.quality.title());
     plot(&label, |area, narrow| -> Result<(), Box<dyn std::error::Error>> {
-        let size = if narrow { 11 } else { 13 };
-        let mut chart = ChartBuilder::on(area)
-            .margin(10)
-            .x_label_area_size(44)
-            .y_label_area_size(if narrow { 46 } else { 60 })
-            .build_cartesian_2d(0.0..top, 100.0 * (low - pad)..100.0 * (high + pad))?;
-        chart
-            .configure_mesh()
-            .x_desc(axis)
-            .y_desc(tour.quality.title())
-            .x_labels(if narrow { 5 } else { 10 })
-            .label_style(font(size, &INK))
-            .axis_desc_style(font(size, &INK))
-            .axis_style(INK)
-            .bold_line_style(FAINT)
-            .light_line_style(TRANSPARENT)
-            .draw()?;
+        let size = letters(narrow);
+        let percent = 100.0 * (low - pad)..100.0 * (high + pad);
+        let chart = chart(area, narrow, (axis, 0.0..top), (tour.quality.title(), percent))?;
         let at = |i: usize| chart.plotting_area().map_coordinate(&(pairs[i].0, 100.0 * pairs[i].1));
         let radius = |i: usize| if best[i] { 6 } else { 4 };
         let dots: Vec<((i32, i32), i32)> = (0..points.len()).map(|i| (at(i), radius(i))).collect();
