@@ -204,7 +204,7 @@ impl Opened {
         if let Some(parts) = parts.filter(|parts| parts.len() > 1) {
             let mut point = Point::new();
             for part in parts {
-                for (axis, value) in part.point.settings_given() {
+                for (axis, value) in part.point.values() {
                     if point.axes().any(|a| a == axis) {
                         return Err(Error::point(format!("`{name}` sets {axis} twice"), "leave out one of the names"));
                     }

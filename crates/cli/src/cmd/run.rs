@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 use switchformer_data::plain;
 use switchformer_infer::{Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request};
+use switchformer_lab::tour::cosine;
 use switchformer_nn::error::plain as one_line;
 use switchformer_nn::json::read_capped;
 use switchformer_nn::store::{SavedMap, apart, safetensors_bytes, saved, write_atomic};
@@ -252,13 +253,11 @@ fn cosines(replies: &[Reply]) -> String {
     if !(2..=COMPARED).contains(&all.len()) {
         return String::new();
     }
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let norm = |a: &[f32]| dot(a, a).sqrt().max(f64::MIN_POSITIVE);
     let rows: Vec<Vec<String>> = all
         .iter()
         .enumerate()
         .map(|(i, a)| {
-            let one = |b: &&Vec<f32>| format!("{:.3}", dot(a, b) / norm(a) / norm(b));
+            let one = |b: &&Vec<f32>| format!("{:.3}", cosine(a, b));
             std::iter::once((i + 1).to_string()).chain(all.iter().map(one)).collect()
         })
         .collect();

@@ -226,7 +226,8 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
     (0..n).map(|i| Ok(Said::Vector(out.of(hidden, i)?.mean(0)?.to_vec1()?))).collect()
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+/// Cosine of two vectors; 1 where one has no length.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     if norms > 0.0 { dot(a, b) / norms } else { 1.0 }

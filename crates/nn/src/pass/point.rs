@@ -162,7 +162,7 @@ impl Point {
     }
 
     /// Every axis that is set, and its value, `seed` excluded.
-    pub fn settings_given(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub fn values(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.axes.iter().map(|(axis, value)| (axis.as_str(), value)).filter(|(axis, _)| *axis != SEED)
     }
 
