@@ -598,6 +598,9 @@ fn old_checkpoints_are_converted() {
     ));
     assert_eq!(single["elements"], made["elements"]);
     assert!(types("one.safetensors").iter().all(|t| !t.contains("16") && t != "F64"));
+    let made = document(&run_in(temp.path(), &["convert", &file("old.pth"), "new/folder", "--json"]));
+    assert_eq!(made["out"], json!("new/folder/model.safetensors"));
+    assert!(types("new/folder/model.safetensors").contains(&"BF16".to_string()));
     fails(&["convert", &file("module.pth"), "x.safetensors"], 1, &["pickle.global", "state_dict"]);
 }
 

@@ -7,6 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -69,6 +71,28 @@ fn fetched(command: &str) -> bool {
     command.split(' ').any(|word| word.starts_with("models/") && root().join(word).is_dir())
 }
 
+/// The JSON blocks of a page, in order.
+fn json_blocks(page: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    text.split("```json\n").skip(1).map(|b| serde_json::from_str(b.split("```").next().unwrap()).unwrap()).collect()
+}
+
+/// Whether what a page shows is in what the program says: all its keys, the first items of lists, numbers to their digits.
+fn shows(page: &Value, said: &Value) -> bool {
+    match (page, said) {
+        (Value::Object(page), Value::Object(said)) => {
+            page.iter().all(|(key, value)| said.get(key).is_some_and(|s| shows(value, s)))
+        }
+        (Value::Array(page), Value::Array(said)) => {
+            page.len() <= said.len() && page.iter().zip(said).all(|(p, s)| shows(p, s))
+        }
+        (Value::Number(page), Value::Number(said)) if page.is_f64() => {
+            (page.as_f64().unwrap() - said.as_f64().unwrap()).abs() < 0.006
+        }
+        _ => page == said,
+    }
+}
+
 /// The commands of the code blocks of a page, lines that end in `\` joined with the next.
 fn commands(page: &str) -> Vec<String> {
     // Inside a block: whether it holds commands.
@@ -110,6 +134,42 @@ fn the_commands_of_pages_run() {
         n += all.len();
     }
     assert!(n >= 20, "{n} commands");
+}
+
+#[test]
+fn the_json_of_pages_is_what_the_program_says() {
+    let home = clone();
+    let shape = |page: &str, said: &[u8]| {
+        let said: Value = serde_json::from_slice(said).unwrap();
+        let all = json_blocks(page);
+        assert!(all.len() == 1 && shows(&all[0], &said), "{page}: {said}");
+    };
+    let out = shell(home.path(), "switchformer run default --image example:7 --point exit-3 --json");
+    shape("docs/jobs/run.md", &out.stdout);
+    let out = shell(home.path(), "switchformer --json run ./models/x --text a");
+    assert!(out.stdout.is_empty() && out.status.code() == Some(1));
+    shape("docs/exit-codes.md", &out.stderr);
+}
+
+#[test]
+fn the_points_of_the_page_on_folders_work() {
+    let [refers, plan] = json_blocks("docs/folders.md").try_into().unwrap();
+    let (home, model) = (clone(), root().join("fixtures/rxnmapper-albert"));
+    let dir = home.path().join("own");
+    std::fs::create_dir(&dir).unwrap();
+    for entry in std::fs::read_dir(&model).unwrap() {
+        let name = entry.unwrap().file_name();
+        std::fs::copy(model.join(&name), dir.join(&name)).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+    config["switch"] = refers["switch"].clone();
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    std::fs::write(dir.join("switch.json"), plan.to_string()).unwrap();
+    let out = shell(home.path(), "switchformer points own");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("fast"), "{}", String::from_utf8_lossy(&out.stderr));
+    let out = shell(home.path(), "switchformer run own --text 'CCO>>[MASK]C=O' --point fast --json");
+    let said: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(said["point"], plan["points"]["fast"]["point"]);
 }
 
 #[test]

@@ -108,6 +108,29 @@ fn files_keep_to_their_size() {
     assert!(wrong.is_empty(), "files over 700 lines: {wrong:?}");
 }
 
+#[test]
+fn every_room_has_its_page() {
+    for (room, _) in ARROWS {
+        let dir = root().join("crates").join(room);
+        let page = std::fs::read_to_string(dir.join("README.md")).unwrap_or_default();
+        assert!(page.starts_with(&format!("# {room}\n")), "crates/{room}/README.md");
+        let lib = std::fs::read_to_string(dir.join("src/lib.rs")).unwrap();
+        assert!(lib.contains("#![doc = include_str!(\"../README.md\")]"), "the page of {room} is not its front page");
+    }
+}
+
+#[test]
+fn results_open_with_what_to_conclude() {
+    for entry in std::fs::read_dir(root().join("results")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "md") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let second = text.lines().find(|l| !l.is_empty() && !l.starts_with('#'));
+            assert!(second.is_some_and(|l| l.starts_with("**In short.** ")), "{}", path.display());
+        }
+    }
+}
+
 /// A family is one file, or one folder whose files share its name, in the folder of its field.
 #[test]
 fn every_model_file_is_registered_and_has_goldens() {

@@ -129,6 +129,7 @@ const FAIL: &[(&str, i32, &[&str])] = &[
     ("convert models/albert/model.safetensors x.safetensors", 1, &["already safetensors"]),
     ("convert models/albert out", 1, &["is a folder"]),
     ("convert absent.pth out", 1, &["absent.pth"]),
+    ("convert weights.bin out.pth", 2, &["name it out.safetensors", "folder"]),
     // Texts and images.
     ("run models/albert --text -", 2, &["--text-file -"]),
     ("run models/albert --text notes.txt", 2, &["`notes.txt` is a file", "--text-file notes.txt"]),
@@ -187,6 +188,7 @@ const FAIL: &[(&str, i32, &[&str])] = &[
     ("train absent.toml", 1, &["absent.toml"]),
     ("train notes.txt", 1, &["notes.txt"]),
     ("train recipe.toml", 1, &["recipe.toml", "missing field `data`"]),
+    ("train recipe.toml --set train.lr2=1", 1, &["recipe.toml", "with --set train.lr2=1"]),
     ("train models/albert", 1, &["models/albert"]),
 ];
 

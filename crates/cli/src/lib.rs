@@ -1,4 +1,4 @@
-//! The command line: parse, call, print, write files. Everything else lives in the library crates.
+#![doc = include_str!("../README.md")]
 
 mod cmd;
 mod fail;

@@ -1,4 +1,4 @@
-//! Other forms of a checkpoint: each reads a folder and writes a new one that opens like any other.
+#![doc = include_str!("../README.md")]
 
 pub mod error;
 pub mod fold;

@@ -1,7 +1,4 @@
-//! Readers, transforms and tokenizers.
-//!
-//! Everything here may be fed files from strangers: sizes are bounded before memory is taken,
-//! panics of third-party decoders become errors, and every error has a stable [`Error::code`].
+#![doc = include_str!("../README.md")]
 
 pub mod batch;
 mod bigbench;

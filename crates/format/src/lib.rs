@@ -1,9 +1,4 @@
-//! Files of checkpoints, read without trust and written whole: no tensors in here.
-//!
-//! [`json`] is the one JSON reader of the tree; [`Folder`] and [`Files`] open a checkpoint and check every header;
-//! [`Names`] maps the tensor names of other generations; [`ConfigMap`] reads bounded numbers; [`pickle`] reads PyTorch's
-//! files and runs nothing; [`store`] writes and never leaves half a file. What goes wrong is an [`Error`] with a stable
-//! code.
+#![doc = include_str!("../README.md")]
 
 pub mod config;
 pub mod error;

@@ -1,6 +1,4 @@
-//! Requests and answers: a checkpoint folder is opened once as a [`Session`] and answers every [`Request`].
-//!
-//! Nothing here prints or reads arguments, so that the command line, a server and bindings answer alike.
+#![doc = include_str!("../README.md")]
 
 pub mod answer;
 pub mod error;

@@ -1,14 +1,4 @@
-//! CPU kernels on slices: GEMM, attention over packed rows, norms, activations, nested integers.
-//!
-//! Every matrix is a row-major `&[f32]`; the caller owns every output buffer. Inputs' gradients
-//! (`dx`, `dq`, …) are **overwritten**; parameters' gradients (`dw`, `db`, `dgamma`, `dbeta`,
-//! embedding tables) are **accumulated** (`+=`), so one parameter may be used several times in a
-//! step: zero them at the start of it.
-//!
-//! A length that does not match its shape is a programmer error and panics. No result depends on
-//! the number of threads: work is split over independent rows, segments or heads, and sums across
-//! rows are taken over fixed chunks in a fixed order. Results may differ in the last bits between
-//! instruction sets (see [`isa`]).
+#![doc = include_str!("../README.md")]
 #![allow(unsafe_code)]
 #![allow(clippy::too_many_arguments)]
 

@@ -103,6 +103,17 @@ impl Error {
         Error::Nn(switchformer_nn::Error::shape(at, want, got))
     }
 
+    /// The same error; where a recipe is wrong, the settings that were laid over its file are named beside it.
+    pub(crate) fn with_settings(self, overrides: &[String]) -> Error {
+        match self {
+            Error::Recipe { path, what } if !overrides.is_empty() && !what.contains("--set") => {
+                let all: Vec<String> = overrides.iter().map(|o| format!("--set {o}")).collect();
+                Error::Recipe { path, what: format!("{what} (with {})", all.join(" ")) }
+            }
+            other => other,
+        }
+    }
+
     /// A file or folder cannot be read or written.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Error {
         Error::Nn(switchformer_nn::Error::io(path, source))

@@ -1,4 +1,4 @@
-//! Training, measurement and reports.
+#![doc = include_str!("../README.md")]
 
 pub mod checkpoint;
 pub mod curves;

@@ -250,6 +250,9 @@ fn table(study: &Study, done: &[RunResult]) -> String {
     let mut seen = std::collections::BTreeSet::new();
     variants.retain(|v| seen.insert(*v));
     let mut text = format!("# {}\n\n", study.name);
+    if !study.conclusion.is_empty() {
+        let _ = writeln!(text, "**In short.** {}\n", study.conclusion.trim());
+    }
     let intervals = done.iter().flat_map(|r| r.figures.values()).flat_map(|f| f.keys()).any(|k| k.ends_with(ENDS[0]));
     let _ = writeln!(
         text,
@@ -274,8 +277,9 @@ fn table(study: &Study, done: &[RunResult]) -> String {
                     let values = |name: &str| -> Vec<f64> {
                         own.iter().filter_map(|r| r.figures.get(point)?.get(name).copied()).collect()
                     };
+                    let d = decimals(&values(name));
                     let [low, high] = ENDS.map(|end| mean(&values(&format!("{name}{end}"))));
-                    let interval = low.zip(high).map_or_else(String::new, |(l, h)| format!(" [{l:.3}, {h:.3}]"));
+                    let interval = low.zip(high).map_or_else(String::new, |(l, h)| format!(" [{l:.d$}, {h:.d$}]"));
                     mean_and_spread(&values(name)) + &interval
                 })
                 .collect();
@@ -297,16 +301,51 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// Decimal places that are worth printing of values of this size.
+fn decimals(values: &[f64]) -> usize {
+    match mean(values).unwrap_or_default().abs() {
+        1e3.. => 0,
+        10.0.. => 1,
+        _ => 3,
+    }
+}
+
 fn mean_and_spread(values: &[f64]) -> String {
     let Some(mean) = mean(values) else { return String::new() };
+    let d = decimals(values);
     let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-    if values.len() == 1 { format!("{mean:.3}") } else { format!("{mean:.3} ({:.3})", high - low) }
+    if values.len() == 1 { format!("{mean:.d$}") } else { format!("{mean:.d$} ({:.d$})", high - low) }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// The tables of results are what their records and recipes give today.
+    #[test]
+    fn published_tables_are_those_of_their_records() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let temp = tempfile::tempdir().unwrap();
+        let mut n = 0;
+        for entry in fs::read_dir(root.join("results")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            let study = Study::read(&root.join("recipes").join(format!("{name}.toml")), &[]).unwrap();
+            fs::copy(&path, temp.path().join(format!("{name}.json"))).unwrap();
+            let o = StudyOptions { out: temp.path().join("runs"), results: temp.path().into(), ..Default::default() };
+            let done = write_table(&study, &o).unwrap();
+            assert_eq!(done.len(), study.runs.len(), "{name}: results of recipes that are no more");
+            let [old, new] = [path.with_extension("md"), temp.path().join(format!("{name}.md"))]
+                .map(|p| fs::read_to_string(p).unwrap());
+            assert!(old == new, "results/{name}.md: `switchformer train recipes/{name}.toml --all` writes it anew");
+            n += 1;
+        }
+        assert!(n >= 8);
+    }
 
     #[test]
     fn the_table_has_a_row_for_each_variant_and_point() {

@@ -1,11 +1,4 @@
-//! The contract every model and switch is written against.
-//!
-//! [`Ctx`] carries what a call may need, [`Rows`] describes a ragged batch without padding, the leaf traits
-//! ([`Linear`], [`Ffn`], [`Attention`]) and [`Staged`] are the seams where a switch attaches, and [`Weights`] loads
-//! published checkpoints strictly.
-//!
-//! `pass` is what flows through a model and what runs it, [`layers`] are parts of models, [`maps`] those of rows that form an
-//! image, [`ops`] the operations under both with their tape, [`weights`] the way from files to layers.
+#![doc = include_str!("../README.md")]
 
 pub mod init;
 pub mod layers;

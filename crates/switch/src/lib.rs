@@ -1,8 +1,4 @@
-//! The switches. Each is one file at a seam and one line in [`SWITCHES`]; none knows a model by name.
-//!
-//! A switch owns one axis of the operating point. [`Switches`] holds what a loaded checkpoint offers and resolves a
-//! point against it, once: typed settings that layers read, and the rules that [`switchformer_nn::run`] applies. A
-//! [`Form`] is another form of a layer; a [`Plan`] says which forms a checkpoint has and what its switches keep.
+#![doc = include_str!("../README.md")]
 
 pub mod form;
 pub mod host;

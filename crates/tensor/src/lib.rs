@@ -1,10 +1,4 @@
-//! A small tensor: shared storage, strided views, and reverse-mode gradients of the operations that the models use.
-//!
-//! A tensor may be hollow: a shape without numbers, which operations pass on; see [`dry`].
-//!
-//! It is no framework. What is hot has a kernel and a backward pass of its own in `nn::ops`; here are the type that carries
-//! numbers between them, views that copy nothing, and plain operations, each with a gradient or none to ask for: an
-//! operation on whole numbers, a comparison and a largest place have no gradient and take none.
+#![doc = include_str!("../README.md")]
 
 mod custom;
 pub mod dry;

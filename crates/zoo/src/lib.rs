@@ -1,4 +1,4 @@
-//! The models, one readable file each, and the registry through which everything else reaches them.
+#![doc = include_str!("../README.md")]
 
 pub mod assemble;
 pub mod entry;

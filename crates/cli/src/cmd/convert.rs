@@ -17,7 +17,7 @@ use crate::fail::Fail;
 pub(crate) struct Args {
     /// A file of torch.save, zipped or of the old kind (.pth, .pt, .bin)
     file: PathBuf,
-    /// File to write, or a folder that gets model.safetensors; must not exist
+    /// File to write, NAME.safetensors, which must not exist; or a folder, which gets model.safetensors and is made where there is none
     out: PathBuf,
     /// Entry of the file that holds the tensors, such as `model` or `ema.model` [default: the usual ones]
     #[arg(long, value_name = "NAME")]
@@ -36,9 +36,22 @@ enum Type {
     F32,
 }
 
+/// The file that OUT stands for: itself where it is called so, else one in the folder.
+fn target(out: &Path) -> Result<PathBuf, Fail> {
+    match out.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") if !out.is_dir() => Ok(out.to_path_buf()),
+        Some("bin" | "pt" | "pth" | "ckpt" | "onnx" | "gguf") if !out.is_dir() => Err(Fail::Usage(format!(
+            "{} would not be such a file: name it {}, or name a folder",
+            out.display(),
+            out.with_extension("safetensors").display()
+        ))),
+        _ => Ok(out.join("model.safetensors")),
+    }
+}
+
 /// Writes the tensors and says what they were.
 pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
-    let out = if a.out.is_dir() { a.out.join("model.safetensors") } else { a.out.clone() };
+    let out = target(&a.out)?;
     unused(&out)?;
     let mut read = read(&a.file, a.key.as_deref())?;
     if a.dtype == Type::F32 {
@@ -47,6 +60,9 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         }
     }
     let bytes = safetensors_bytes(&read.tensors)?;
+    if let Some(dir) = out.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(|e| switchformer_nn::Error::io(dir, e))?;
+    }
     write_atomic(&out, &bytes)?;
     let elements: usize = read.tensors.values().map(|t| t.shape.iter().product::<usize>()).sum();
     if as_json {

@@ -257,8 +257,14 @@ impl Recipe {
 
     /// Reads a recipe of one run and applies `key.sub=value` overrides (TOML values). Errors name file, key and value.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe> {
+        Recipe::read_one(path, overrides).map_err(|e| e.with_settings(overrides))
+    }
+
+    fn read_one(path: &Path, overrides: &[String]) -> Result<Recipe> {
         let mut table = Recipe::table(path, overrides)?;
-        table.remove("note"); // of a study's results
+        // Of a study's results.
+        table.remove("conclusion");
+        table.remove("note");
         if table.contains_key("variant") {
             let what = "holds several variants; train them with --all, or one with --variant NAME".into();
             return Err(Error::Recipe { path: path.to_path_buf(), what });

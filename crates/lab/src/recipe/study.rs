@@ -7,6 +7,7 @@
 //! model = { num_experts = 4 }
 //! ```
 //!
+//! `conclusion` and `note` are printed above the table of results; they are no part of what a run is known by.
 //! The tables of a variant are laid over those of the file, key by key. A file may be based on another (`base`).
 
 use std::path::Path;
@@ -22,6 +23,8 @@ const MAX_RUNS: usize = 1_000;
 pub struct Study {
     /// Name of the study, of its folder and of its results.
     pub name: String,
+    /// What a reader should conclude, once there are results (`conclusion`).
+    pub conclusion: String,
     /// What a reader of the results must know, in the file's own words (`note`).
     pub note: String,
     /// All runs: every variant with the first seed, then with the next.
@@ -40,6 +43,10 @@ pub struct StudyRun {
 impl Study {
     /// Reads a recipe with its variants and seeds, and applies overrides to all of them.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Study> {
+        Study::read_all(path, overrides).map_err(|e| e.with_settings(overrides))
+    }
+
+    fn read_all(path: &Path, overrides: &[String]) -> Result<Study> {
         let bad = |what: String| Error::Recipe { path: path.to_path_buf(), what };
         let mut base = Recipe::table(path, overrides)?;
         let seeds: Vec<u64> = match base.remove("seeds") {
@@ -50,10 +57,11 @@ impl Study {
             None => vec![toml::Table::new()],
             Some(list) => list.try_into().map_err(|_| bad("write variants as [[variant]] tables".into()))?,
         };
-        let note = match base.remove("note") {
-            None => String::new(),
-            Some(note) => note.try_into().map_err(|_| bad("note must be a text".into()))?,
+        let mut text = |key: &str| match base.remove(key) {
+            None => Ok(String::new()),
+            Some(text) => text.try_into().map_err(|_| bad(format!("{key} must be a text"))),
         };
+        let (conclusion, note) = (text("conclusion")?, text("note")?);
         if seeds.is_empty() || variants.is_empty() || seeds.len().saturating_mul(variants.len()) > MAX_RUNS {
             return Err(bad(format!("needs a seed and a variant at least, and at most {MAX_RUNS} runs")));
         }
@@ -79,7 +87,7 @@ impl Study {
         if let Some(twice) = names.windows(2).find(|w| w[0] == w[1]) {
             return Err(bad(format!("{} occurs twice; variants and seeds must differ", twice[0])));
         }
-        Ok(Study { name, note, runs })
+        Ok(Study { name, conclusion, note, runs })
     }
 
     /// The first run of a variant. Errors list the variants.
