@@ -86,18 +86,43 @@ def digest(array):
     return hashlib.sha256(np.ascontiguousarray(array, dtype=np.float32).tobytes()).hexdigest() + str(tuple(array.shape))
 
 
+class Stacked:
+    """A tensor on disk that the module holds in parts."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    @property
+    def grad(self):
+        return torch.cat([p.grad for p in self.parts])
+
+
+def held(found, name, shape):
+    """The parameter, or parameters, that a tensor on disk became."""
+    whole = seeded(name, shape)
+    cuts = [np.split(whole, n) for n in (1, 2, 3) if shape[0] % n == 0]
+    parts = [[found.get(digest(p)) for p in cut] for cut in cuts]
+    (first, *more) = next(all_of for all_of in parts if all(p is not None for p in all_of))
+    return Stacked([first, *more]) if more else first
+
+
 class Loaded:
     """A reference module with seeded weights, its config.json, its on-disk layout and the way from disk names to
     parameters."""
 
-    def __init__(self, module, config, tensors):
+    def __init__(self, module, config, tensors, fixed=()):
         self.module, self.config, self.tensors = module, config, tensors
         found = {}
         for _, p in module.named_parameters():  # tied parameters come once
             found.setdefault(digest(p.detach().numpy()), p)
-        self.params = {name: found[digest(seeded(name, shape))] for name, shape in tensors.items()}
+        # Buffers and fixed tables may be on disk, and are no parameters.
+        buffers = {n for n, _ in module.named_buffers()}
+        tables = {n for n, _ in module.named_parameters() if n.endswith(tuple(fixed))}
+        own = {name: shape for name, shape in tensors.items() if name not in buffers | tables}
+        self.params = {name: held(found, name, shape) for name, shape in own.items()}
         self.n_params = sum(p.numel() for p in module.parameters())
-        stored = sum(int(np.prod(s, dtype=np.int64)) for s in tensors.values())
+        self.n_params -= sum(p.numel() for n, p in module.named_parameters() if n in tables)
+        stored = sum(int(np.prod(s, dtype=np.int64)) for s in own.values())
         assert self.n_params == stored, (self.n_params, stored)
         assert len({id(p) for p in self.params.values()}) == len(self.params)
 
@@ -113,11 +138,11 @@ def reseed(folder):
     return {name: list(a.shape) for name, a in sorted(old.items())}
 
 
-def from_transformers(cls, config, more=None, fields=None):
+def from_transformers(cls, config, more=None, fields=None, fixed=()):
     """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails.
 
     more: tensors (name -> shape) that published files have and save_pretrained leaves out; fields: what their
-    config.json says otherwise (None takes a field away)."""
+    config.json says otherwise (None takes a field away); fixed: ends of names of tables that are no parameters."""
     with tempfile.TemporaryDirectory() as folder:
         cls(config).save_pretrained(folder)
         path = os.path.join(folder, "model.safetensors")
@@ -134,7 +159,7 @@ def from_transformers(cls, config, more=None, fields=None):
         )
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[key], (key, info[key])
-    return Loaded(module.eval(), written, tensors)
+    return Loaded(module.eval(), written, tensors, fixed)
 
 
 def from_timm(module, config):
@@ -156,7 +181,8 @@ def from_buffered(module, config, without=("num_batches_tracked",)):
 # --- one run --------------------------------------------------------------------------------------------------------
 
 BLOCKS = {"BertLayer", "RobertaLayer", "TransformerBlock", "AlbertLayer", "ViTLayer", "DeiTLayer", "Block",
-          "T5Block", "MT5Block", "SwitchTransformersBlock"}
+          "T5Block", "MT5Block", "SwitchTransformersBlock", "Dinov2Layer", "Dinov2WithRegistersLayer", "CLIPEncoderLayer",
+          "SiglipEncoderLayer", "BeitLayer"}
 
 
 class Taps:
@@ -268,6 +294,7 @@ def check_f64(module, call, kwargs, outs):
     with torch.no_grad():
         wide = call({k: v.double() if v.is_floating_point() else v for k, v in kwargs.items()})
     module.float()
+
     worst = max(float((wide[k].float() - t.detach()).abs().max()) for k, t in outs.items())
     assert worst < TOLERANCE / 5, worst
     return worst
@@ -423,7 +450,7 @@ def with_labels(inputs, key, classes, per_token):
     return {**inputs, "labels": labels}
 
 
-def text_cases(family, classes, config, grads, pad, token_types=True, dim=32):
+def text_cases(family, classes, config, grads, pad, token_types=True, dim=32, taps=True):
     """encoder, masked_lm, sequence and token cases. classes: case -> module class; config(**kw) -> config object;
     grads: case -> suffixes of tensor names."""
     folder = ROOT / family
@@ -439,12 +466,23 @@ def text_cases(family, classes, config, grads, pad, token_types=True, dim=32):
             inputs = with_labels(inputs, f"golden.{family}.{case}.labels", count, case != "sequence")
             loss = ce_loss
         run_case(
-            folder / case, loaded, inputs, loss, first(loaded.tensors, *grads[case]), rows=rows,
+            folder / case, loaded, inputs, loss, first(loaded.tensors, *grads[case]), rows=rows, taps=taps,
             note="Padded rows of taps, of attention probabilities (query rows) and of outputs are stored as zeros; "
             "labels are -100 and the probe is zero there. out.loss: "
             + ("mean over all b*n*d elements of last_hidden_state * in.probe." if case == "encoder"
                else "mean cross-entropy over labels that are not -100."),
         )
+
+
+def text_question(family, cls, config, grads, pad, token_types=True):
+    """A head that finds answers; outputs, loss and gradients only."""
+    loaded = from_transformers(cls, config())
+    inputs = text_inputs(family, pad, token_types=token_types)
+    lengths = inputs["attention_mask"].sum(1)
+    labels = np.stack([lengths // 2, lengths - 2], 1).astype(np.int64)
+    run_case(ROOT / family / "question", loaded, {**inputs, "labels": labels}, span_loss,
+             first(loaded.tensors, *grads), rows=inputs["attention_mask"], taps=False,
+             note="As the question case of bert, without taps.")
 
 
 def text_untied(family, cls, config, grads, pad, token_types=True):

@@ -87,3 +87,22 @@ fn answers_are_stretches_of_the_passage() {
     fails(&["eval", "--metric", "squad", "--ref", set], "--hyp");
     fails(&["eval", "--metric", "bleu", "--model", home, "--ref", set], "squad");
 }
+
+#[test]
+fn questions_without_answers_are_scored_and_the_passage_plays_no_part() {
+    // `make.py` there asked the public implementation; no answer of the set stands in its passage.
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/lab/tests/fixtures/squad_v2");
+    let file = |name: &str| home.join(name).display().to_string();
+    let (given, set) = (file("given.json"), file("set.json"));
+    let doc = document(&["eval", "--json", "--metric", "squad", "--hyp", &given, "--ref", &set]);
+    let want: Value = serde_json::from_slice(&std::fs::read(file("expected.json")).unwrap()).unwrap();
+    let near = |got: &Value, name: &str| {
+        let (got, want) = (got.as_f64().unwrap(), want[name].as_f64().unwrap());
+        assert!((got - want).abs() < 1e-10, "{name}: {got} {want}");
+    };
+    near(&doc["scores"][0]["score"], "exact");
+    near(&doc["scores"][1]["score"], "f1");
+    for name in ["HasAns_exact", "HasAns_f1", "HasAns_total", "NoAns_exact", "NoAns_f1", "NoAns_total"] {
+        near(&doc["details"][name], name);
+    }
+}

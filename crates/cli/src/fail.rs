@@ -113,6 +113,13 @@ fn in_flags(misfit: Misfit) -> String {
         Misfit::ManyPasses => "--out holds the outputs of one pass: give decoder_input_ids with --tensors".into(),
         Misfit::NoMaps { .. } => format!("--save-maps: {misfit}"),
         Misfit::EmptyStop => "--stop \"\" would end every text before it starts".into(),
+        Misfit::WritesToOneText => "this model writes an answer to one text: leave --pair out".into(),
+        Misfit::NoTokenClasses => "--aggregate is for models that classify tokens".into(),
+        Misfit::NoEmbeddings { option } | Misfit::OptionOfTexts { option } => {
+            format!("--{}: {misfit}", option.replace('_', "-"))
+        }
+        Misfit::TwoPrompts => "a prompt is given by --prompt or by --prompt-name, not by both".into(),
+        Misfit::NoSuchDim => "--dim N keeps N numbers of a dense embedding, at least 1".into(),
         Misfit::Nothing
         | Misfit::NothingToGenerate
         | Misfit::MapsOfImages

@@ -83,7 +83,9 @@ pub(crate) fn open(name: &str, nested: bool) -> Result<Session, Fail> {
             if nested && holds_integers(&folder)? {
                 say::note(&format!("`{name}` already stores 8-bit weights: --nested changes nothing"));
             }
-            Ok(Session::folder(folder, options)?)
+            let session = Session::folder(folder, options)?;
+            session.notes().iter().for_each(|text| say::note(text));
+            Ok(session)
         }
         Named::Size(config) => {
             fits(name, &config)?;

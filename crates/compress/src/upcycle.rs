@@ -40,7 +40,8 @@ impl LeafMaker for Reader {
     }
     fn ffn(&self, w: &Weights, s: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
         let mut tensors = SavedMap::new();
-        let inner = s.inner.iter().map(|name| (*name, [s.hidden, s.dim]));
+        let stored = s.stored();
+        let inner = stored.parts.iter().map(|name| (*name, [stored.out_dim, s.dim]));
         for (name, shape) in inner.chain([(s.outer, [s.dim, s.hidden])]) {
             let mut keep = |suffix: &str, shape: &[usize]| -> Result<()> {
                 let name = format!("{name}.{suffix}");

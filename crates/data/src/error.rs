@@ -94,9 +94,9 @@ impl Error {
         Error::file(path, "tokenizer.parse", what, "download it again")
     }
 
-    pub(crate) fn no_tokenizer(dir: &Path) -> Self {
+    pub(crate) fn no_tokenizer(dir: &Path, files: &str) -> Self {
         let hint = "fetch the model's tokenizer files";
-        Error::file(dir, "tokenizer.missing", "holds neither tokenizer.json nor vocab.txt", hint)
+        Error::file(dir, "tokenizer.missing", format!("holds no tokenizer: neither {files}"), hint)
     }
 
     pub(crate) fn unsafe_tokenizer(path: &Path, kind: &str) -> Self {

@@ -5,8 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use switchformer_format::contents;
 
 use crate::error::{Error, Result, read_file};
+use crate::jpeg::{self, Refused};
 
 /// Largest file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -116,10 +118,11 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Opens a PNG, JPEG, WebP, BMP or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
+/// Opens a PNG, JPEG, WebP, BMP, PPM or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
 ///
-/// Alpha is dropped as Pillow's `convert("RGB")` does, 16-bit samples keep their high byte, palettes
-/// are looked up, and an EXIF orientation is applied as transformers' `load_image` does.
+/// The bytes are those of Pillow's `convert`: alpha is dropped, palettes are looked up, colours keep the high byte of 16 bits
+/// (gray of 16 bits is cut at 255), and inks of printers become red, green and blue. An EXIF orientation is applied as
+/// transformers' `load_image` does.
 pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
     let path = path.as_ref();
     decode(&read(path)?, path)
@@ -142,16 +145,15 @@ pub fn decode(bytes: &[u8], label: &Path) -> Result<Picture> {
 }
 
 fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
-    let bad_format = |kind| unreadable(path, kind);
     if bytes.is_empty() {
         return Err(truncated(path));
     }
-    let format = image::guess_format(bytes).map_err(|_| bad_format("unknown format"))?;
-    // Another crate in the build may switch on more decoders; only these five are vetted here.
+    let format = image::guess_format(bytes).map_err(|_| unsupported(bytes, path))?;
+    // Another crate in the build may switch on more decoders; only these are vetted here.
     match format {
-        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif => {}
-        ImageFormat::Jpeg => check_jpeg(bytes, path)?,
-        _ => return Err(bad_format("unsupported format")),
+        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Pnm => {}
+        ImageFormat::Jpeg => return decode_jpeg(bytes, path),
+        _ => return Err(unsupported(bytes, path)),
     }
 
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -178,6 +180,11 @@ fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
     let mut pixels = DynamicImage::from_decoder(decoder).map_err(|e| map_error(&e, path))?;
     pixels.apply_orientation(orientation);
 
+    picture(pixels, path)
+}
+
+/// The bytes of decoded pixels, as Pillow's `convert` makes them 8-bit and drops alpha.
+fn picture(pixels: DynamicImage, path: &Path) -> Result<Picture> {
     let (w, h) = (pixels.width() as usize, pixels.height() as usize);
     let high = |v: &u16| (v >> 8) as u8;
     let (channels, data) = match pixels {
@@ -185,52 +192,37 @@ fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
         DynamicImage::ImageLumaA8(b) => (1, b.as_raw().chunks_exact(2).map(|p| p[0]).collect()),
         DynamicImage::ImageRgb8(b) => (3, b.into_raw()),
         DynamicImage::ImageRgba8(b) => (3, drop_alpha(b.as_raw())),
-        DynamicImage::ImageLuma16(b) => (1, b.as_raw().iter().map(high).collect()),
+        // Pillow holds such a picture as 16-bit numbers, and what is above 255 becomes 255.
+        DynamicImage::ImageLuma16(b) => (1, b.as_raw().iter().map(|&v| v.min(255) as u8).collect()),
         DynamicImage::ImageLumaA16(b) => (1, b.as_raw().chunks_exact(2).map(|p| high(&p[0])).collect()),
         DynamicImage::ImageRgb16(b) => (3, b.as_raw().iter().map(high).collect()),
         DynamicImage::ImageRgba16(b) => {
             (3, b.as_raw().chunks_exact(4).flat_map(|p| [high(&p[0]), high(&p[1]), high(&p[2])]).collect())
         }
-        _ => return Err(bad_format("unsupported sample type")),
+        _ => return Err(unreadable(path, "unsupported sample type")),
     };
     Picture::new(w, h, channels, data)
 }
 
-fn drop_alpha(rgba: &[u8]) -> Vec<u8> {
-    rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect()
+fn decode_jpeg(bytes: &[u8], path: &Path) -> Result<Picture> {
+    let (w, h, channels, data, orientation) = jpeg::decode(bytes).map_err(|refused| match refused {
+        Refused::Truncated => truncated(path),
+        Refused::TooLarge => too_large(path, "a JPEG beyond the limits"),
+        Refused::Unsupported => unreadable(path, "unsupported variant of JPEG"),
+        Refused::Damaged => damaged(path, "damaged data"),
+    })?;
+    let (width, height) = (w as u32, h as u32);
+    let pixels = match channels {
+        1 => image::GrayImage::from_raw(width, height, data).map(DynamicImage::from),
+        _ => image::RgbImage::from_raw(width, height, data).map(DynamicImage::from),
+    };
+    let mut pixels = pixels.ok_or_else(|| damaged(path, "damaged data"))?;
+    pixels.apply_orientation(orientation);
+    picture(pixels, path)
 }
 
-/// Finds what the JPEG decoder lets pass in silence: four colour channels (CMYK, whose inversion is
-/// not standardised) and a picture cut short (the rest would come out gray).
-fn check_jpeg(bytes: &[u8], path: &Path) -> Result<()> {
-    let truncated = || truncated(path);
-    let mut at = 2;
-    loop {
-        while bytes.get(at).is_some_and(|&b| b != 0xFF) {
-            at += 1;
-        }
-        while bytes.get(at) == Some(&0xFF) {
-            at += 1;
-        }
-        let marker = *bytes.get(at).ok_or_else(truncated)?;
-        at += 1;
-        match marker {
-            // Stuffed zero, restart markers and TEM stand alone; D9 ends the picture.
-            0x00 | 0x01 | 0xD0..=0xD8 => continue,
-            0xD9 => return Ok(()),
-            _ => {}
-        }
-        let length = match bytes.get(at..at + 2) {
-            Some(&[a, b]) => usize::from(u16::from_be_bytes([a, b])).max(2),
-            _ => return Err(truncated()),
-        };
-        // SOF0..SOF15 without DHT, JPG and DAC: the eighth byte counts the components.
-        let is_frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
-        if is_frame && bytes.get(at + 7) == Some(&4) {
-            return Err(unreadable(path, "CMYK JPEG"));
-        }
-        at += length;
-    }
+fn drop_alpha(rgba: &[u8]) -> Vec<u8> {
+    rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect()
 }
 
 fn shape_error(width: usize, height: usize, channels: usize, len: usize) -> Error {
@@ -242,9 +234,30 @@ fn truncated(path: &Path) -> Error {
     Error::file(path, "image.truncated", "ends before the picture is complete", "copy or download it again")
 }
 
+/// Names a format that is not decoded here, or what the file is in place of a picture.
+fn unsupported(bytes: &[u8], path: &Path) -> Error {
+    // The brand in the first box of an ISO media file.
+    let brand = match bytes {
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => brand.get(..4),
+        _ => None,
+    };
+    let kind = match (brand, bytes) {
+        (Some(b"avif" | b"avis"), _) => "AVIF",
+        (Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1"), _) => "HEIC",
+        (_, [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..]) => "TIFF",
+        (_, [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..]) => "JPEG XL",
+        (_, [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..]) => "JPEG 2000",
+        (_, [b'8', b'B', b'P', b'S', ..]) => "Photoshop",
+        (_, [b'%', b'P', b'D', b'F', ..]) => "PDF",
+        _ => return unreadable(path, contents::kind(bytes).unwrap_or("unknown format")),
+    };
+    let hint = "convert it to PNG or JPEG, for instance with `magick IN out.png`";
+    Error::file(path, "image.format", format!("is of the format {kind}, which is not read here"), hint)
+}
+
 fn unreadable(path: &Path, kind: &str) -> Error {
     let what = format!("is not a picture that can be read here ({kind})");
-    Error::file(path, "image.format", what, "save it as PNG or RGB JPEG")
+    Error::file(path, "image.format", what, "save it as PNG or JPEG")
 }
 
 fn damaged(path: &Path, kind: &str) -> Error {

@@ -9,7 +9,7 @@ use crate::bigbench::{FILE, examples};
 use crate::debian::Split;
 use crate::error::{Error, Result};
 use crate::pairs::{Aligned, Pairing, words};
-use crate::text::MAX_TEXT_BYTES;
+use crate::plain::MAX_LINE_BYTES;
 
 /// Where the folder is looked for when none is named: what scripts/fetch-models.sh makes.
 pub const PLACE: &str = "models/multiemo";
@@ -26,7 +26,7 @@ pub fn pairs(dir: &Path, language: &str) -> Result<Aligned> {
         let path = dir.join(folder(language)).join(FILE);
         let bad = |kind| Error::dataset(&path, kind);
         let all: Vec<String> = examples(&path)?.iter().map(|e| words(&e.input)).collect();
-        if all.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
+        if all.iter().any(|text| text.len() > MAX_LINE_BYTES) {
             return Err(bad("a sentence has more than 1 MiB"));
         }
         Ok((path, all))

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::error::{Error, Result, open_file, read_file};
-use crate::text::MAX_TEXT_BYTES;
 
 /// Largest file of text, packed and unpacked, in bytes.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 /// Longest line, in bytes: what a tokenizer takes at once.
-pub const MAX_LINE_BYTES: usize = MAX_TEXT_BYTES;
+pub const MAX_LINE_BYTES: usize = 1 << 20;
 /// Most files of a folder of documents.
 const MAX_FILES: usize = 100_000;
 /// Ends of the names of files of documents.

@@ -1,9 +1,10 @@
-//! Turning a picture into model input, as transformers' ViT and DeiT image processors do.
+//! Turning a picture into model input, as transformers' image processors do.
 
 use crate::error::{Error, Result};
 use crate::image::{MAX_PIXELS, MAX_SIDE, Picture};
-use crate::preprocess_config::{Middle, Preprocessor, Size};
-use crate::resize::resize;
+use crate::preprocess_config::{Middle, Preprocessor};
+use crate::processors::{Backend, Size};
+use crate::resize::{resize, resize_torchvision};
 
 /// Longest output side, in pixels.
 const MAX_OUTPUT_SIDE: usize = 4096;
@@ -37,31 +38,40 @@ impl Preprocessor {
 
         let mut picture = picture.to_channels(channels)?;
         if let Some((_, filter)) = self.resize {
-            picture = resize(&picture, width, height, filter)?;
+            picture = match self.backend {
+                Backend::Pillow => resize(&picture, width, height, filter)?,
+                Backend::Torchvision => resize_torchvision(&picture, width, height, filter)?,
+            };
         }
         if self.crop.is_some() {
             picture = center_crop(&picture, out_height, out_width, self.middle)?;
         }
 
-        // A byte has 256 values, so each channel is a table; the order of roundings is transformers'
-        // (scaled in double precision, then single precision throughout).
+        // A byte has 256 values, so each channel is a table.
         let mut data = Vec::with_capacity(picture.data().len());
         for c in 0..channels {
-            let table: Vec<f32> = (0..=255u8)
-                .map(|byte| {
-                    let v = match self.rescale {
-                        Some(factor) => (f64::from(byte) * factor) as f32,
-                        None => f32::from(byte),
-                    };
-                    match &normalize {
-                        Some((mean, std)) => (v - mean[c]) / std[c],
-                        None => v,
-                    }
-                })
-                .collect();
+            let constants = normalize.as_ref().map(|(mean, std)| (mean[c], std[c]));
+            let table: Vec<f32> = (0..=255u8).map(|byte| self.value(byte, constants)).collect();
             data.extend(picture.data().iter().skip(c).step_by(channels).map(|&b| table[usize::from(b)]));
         }
         Ok(Pixels { channels, height: out_height, width: out_width, data })
+    }
+
+    /// The number of a byte in a channel of this mean and deviation, rounded step by step as the reference's library does.
+    fn value(&self, byte: u8, constants: Option<(f32, f32)>) -> f32 {
+        let x = f32::from(byte);
+        match (self.backend, self.rescale, constants) {
+            // Both steps are one, with the constants scaled instead of the pixels.
+            (Backend::Torchvision, Some(factor), Some((mean, std))) => {
+                let by = (1.0 / factor) as f32;
+                (x - mean * by) / (std * by)
+            }
+            (Backend::Torchvision, Some(factor), None) => x * factor as f32,
+            (Backend::Pillow, Some(factor), None) => (f64::from(byte) * factor) as f32,
+            (Backend::Pillow, Some(factor), Some((mean, std))) => ((f64::from(byte) * factor) as f32 - mean) / std,
+            (_, None, Some((mean, std))) => (x - mean) / std,
+            (_, None, None) => x,
+        }
     }
 
     /// The output's height and width when they do not depend on the picture.
@@ -130,13 +140,13 @@ fn center_crop(picture: &Picture, height: usize, width: usize, middle: Middle) -
 /// Where the crop begins in the picture; negative where padding comes first.
 fn start(have: usize, want: usize, middle: Middle) -> isize {
     match middle {
-        Middle::Down if have >= want => ((have - want) / 2) as isize,
+        Middle::Down | Middle::Low if have >= want => ((have - want) / 2) as isize,
         Middle::Down => -((want - have).div_ceil(2) as isize),
         Middle::Even if have >= want => {
             let border = have - want;
             // Halves go to the even pixel: 1 -> 0, 3 -> 2, 5 -> 2, 7 -> 4.
             (border / 2 + usize::from(border % 4 == 3)) as isize
         }
-        Middle::Even => -(((want - have) / 2) as isize),
+        Middle::Low | Middle::Even => -(((want - have) / 2) as isize),
     }
 }

@@ -6,39 +6,19 @@ use serde_json::{Map, Value};
 use switchformer_format::json;
 
 use crate::error::{Error, Result, read_json};
+use crate::processors::{Backend, Family, IMAGENET, Size};
 use crate::resize::Filter;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_SIDE: u64 = 4096;
 
-/// Which processor class of transformers a configuration belongs to; decides the defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// `ViTImageProcessor`: resize to 224 x 224 bilinear.
-    Vit,
-    /// `DeiTImageProcessor`: resize to 256 x 256 bicubic, centre crop 224 x 224.
-    Deit,
-}
-
-/// What a picture is resized to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
-    /// Both sides given, the aspect ratio is not kept.
-    Exact {
-        /// Height in pixels.
-        height: usize,
-        /// Width in pixels.
-        width: usize,
-    },
-    /// The shorter side given, the aspect ratio is kept.
-    ShortestEdge(usize),
-}
-
 /// Which pixel a centred crop begins at when the border is an odd number of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Middle {
-    /// The one before, as in transformers.
+    /// The one before; missing borders are larger above and at the left. As transformers does with Pillow.
     Down,
+    /// The one before; missing borders are larger below and at the right. As transformers does with torchvision.
+    Low,
     /// The even one, as in torchvision, and so in timm.
     Even,
 }
@@ -56,23 +36,91 @@ pub struct Preprocessor {
     pub rescale: Option<f64>,
     /// Then subtract the mean and divide by the standard deviation of each channel, if set.
     pub normalize: Option<(Vec<f32>, Vec<f32>)>,
+    /// Whose rounding the steps follow.
+    pub backend: Backend,
 }
 
+/// Share of a side that `ConvNextImageProcessor` crops, and from which size on it stretches instead.
+const CROP_PCT: f64 = 224.0 / 256.0;
+const STRETCHED: usize = 384;
+
+/// Keys that change nothing here: metadata, how tensors are returned, and what concerns label maps.
+const NO_EFFECT: [&str; 34] = [
+    "_commit_hash",
+    "_name_or_path",
+    "_processor_class",
+    "_valid_kwargs_names",
+    "_valid_processor_keys",
+    "architectures",
+    "auto_map",
+    "crop_pct",
+    "crop_size",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "feature_extractor_type",
+    "image_mean",
+    "image_processor_type",
+    "image_seq_length",
+    "image_size",
+    "image_std",
+    "input_data_format",
+    "max_size",
+    "model_input_names",
+    "model_type",
+    "name_or_path",
+    "num_channels",
+    "pad_size",
+    "patch_size",
+    "processor_class",
+    "reduce_labels",
+    "resample",
+    "rescale_factor",
+    "return_tensors",
+    "size",
+    "transformers_version",
+];
+/// Steps that are known; any other that is switched on would change the pixels.
+const STEPS: [&str; 6] =
+    ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels"];
+
 impl Preprocessor {
-    /// The class's own defaults for three channels (mean and standard deviation 0.5).
+    /// The class's own defaults for three channels.
     pub fn default_for(family: Family) -> Self {
-        let half = vec![0.5; 3];
-        let (side, filter, crop) = match family {
-            Family::Vit => (224, Filter::Bilinear, None),
-            Family::Deit => (256, Filter::Bicubic, Some((224, 224))),
-        };
+        let class = family.class();
+        let (size, crop) = family.steps(class.size, CROP_PCT);
+        let crop = crop.or(class.crop.filter(|(_, on)| *on).map(|(side, _)| side));
         Self {
-            resize: Some((Size::Exact { height: side, width: side }, filter)),
-            crop,
+            resize: Some((size, class.filter)),
+            crop: crop.map(|side| (side, side)),
             middle: Middle::Down,
             rescale: Some(1.0 / 255.0),
-            normalize: Some((half.clone(), half)),
+            normalize: Some((class.mean.to_vec(), class.std.to_vec())),
+            backend: Backend::Pillow,
         }
+    }
+
+    /// The class's defaults at the size of a model: for folders that do not say how images are prepared. A class that crops
+    /// keeps its border.
+    pub fn sized_for(family: Family, (height, width): (usize, usize)) -> Self {
+        let plain = Self::default_for(family);
+        let class = family.class();
+        let wider = |side: usize| match (class.size, class.crop) {
+            (Size::Exact { height, .. }, Some((crop, true))) => side * height / crop,
+            _ => side,
+        };
+        let (size, crop) = match (class.size, height == width) {
+            (Size::ShortestEdge(_), true) => match family.steps(Size::ShortestEdge(height), CROP_PCT) {
+                (size, None) if class.crop.is_some() => (size, Some((height, width))),
+                (size, crop) => (size, crop.map(|side| (side, side))),
+            },
+            _ => {
+                let size = Size::Exact { height: wider(height), width: wider(width) };
+                (size, plain.crop.map(|_| (height, width)))
+            }
+        };
+        Self { resize: plain.resize.map(|(_, filter)| (size, filter)), crop, ..plain }
     }
 
     /// Reads a `preprocessor_config.json`; `fallback` is the family when the file names none; fails with `file.*`, `json.*` or `preprocessor.unsupported`.
@@ -84,6 +132,12 @@ impl Preprocessor {
     /// Reads the same from bytes; `label` stands in for the path in errors.
     pub fn from_bytes(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Self> {
         from_value(&json::parse(bytes, label)?, label, fallback)
+    }
+
+    /// Reads the `image_processor` of a `processor_config.json`; `None` where the file has none.
+    pub fn from_joint(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Option<Self>> {
+        let doc = json::parse(bytes, label)?;
+        doc.get("image_processor").map(|value| from_value(value, label, fallback)).transpose()
     }
 
     /// The steps of timm's evaluation, from the `pretrained_cfg` of its `config.json` (`{"architecture": ..}`); `None` where the
@@ -109,7 +163,7 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
-    fn refuse<T>(&self, field: &str, value: &Value, hint: &'static str) -> Result<T> {
+    fn refuse<T>(&self, field: &str, value: &Value, hint: &str) -> Result<T> {
         let mut text: String = value.to_string().chars().take(60).collect();
         if text.len() < value.to_string().len() {
             text.push_str("...");
@@ -155,16 +209,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number, `{"height", "width"}` or `{"shortest_edge"}`.
+    /// A whole number, `[height, width]`, `{"height", "width"}` or `{"shortest_edge"}`.
     fn size(&self, name: &str, square: bool) -> Result<Option<Size>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let hint = "give a number, {\"height\", \"width\"} or {\"shortest_edge\"}";
+        if let Some([height, width]) = value.as_array().map(Vec::as_slice) {
+            return Ok(Some(Size::Exact { height: self.side(name, height)?, width: self.side(name, width)? }));
+        }
         let Value::Object(map) = value else {
             if !value.is_number() {
                 return self.refuse(name, value, hint);
             }
             let side = self.side(name, value)?;
-            return Ok(Some(if square { Size::Exact { height: side, width: side } } else { Size::ShortestEdge(side) }));
+            return Ok(Some(if square { Size::square(side) } else { Size::ShortestEdge(side) }));
         };
         let set: Vec<(&str, &Value)> = map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.as_str(), v)).collect();
         match set.as_slice() {
@@ -184,66 +241,65 @@ fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Pr
         return Err(Error::file(path, "preprocessor.unsupported", "holds no JSON object", "give one"));
     };
     let fields = Fields { map, path };
-    let family = family(&fields, fallback)?;
-    let defaults = Preprocessor::default_for(family);
+    let (family, backend) = family(&fields, fallback)?;
+    let class = family.class();
+    check_keys(&fields, family)?;
 
-    // A step that is not known here and switched on would silently change the result.
-    const STEPS: [&str; 5] = ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"];
-    for (name, value) in map {
-        if name.starts_with("do_")
-            && !STEPS.contains(&name.as_str())
-            && !matches!(value, Value::Bool(false) | Value::Null)
-        {
-            return fields.refuse(
-                name,
-                value,
-                "only do_resize, do_center_crop, do_rescale, do_normalize and do_convert_rgb are supported",
-            );
+    let square = fields.flag("default_to_square", class.square)?;
+    let (mut resize, mut crop) = (None, None);
+    if fields.flag("do_resize", true)? {
+        let mut size = fields.size("size", square)?.unwrap_or(class.size);
+        if family == Family::Clip && fields.flag("use_square_size", false)? {
+            size = Size::square(224);
         }
-    }
-    if let Some(v) = fields.get("data_format")
-        && !matches!(v.as_str(), Some("channels_first" | "FIRST"))
-    {
-        return fields.refuse("data_format", v, "only \"channels_first\" is supported");
-    }
-    // Pictures always get the channels of the model, so this only has to be well formed.
-    fields.flag("do_convert_rgb", false)?;
-
-    let square = fields.flag("default_to_square", true)?;
-    let (default_size, default_filter) =
-        defaults.resize.unwrap_or((Size::Exact { height: 224, width: 224 }, Filter::Bilinear));
-    let resize = if fields.flag("do_resize", true)? {
-        let size = fields.size("size", square)?.unwrap_or(default_size);
+        if family == Family::ConvNext && !matches!(size, Size::ShortestEdge(_)) {
+            return fields.refuse("size", &map["size"], "this class takes {\"shortest_edge\"}");
+        }
+        let share = match fields.get("crop_pct").filter(|_| family == Family::ConvNext) {
+            None => CROP_PCT,
+            Some(v) => match v.as_f64() {
+                Some(share) if share > 0.01 && share <= 1.0 => share,
+                _ => return fields.refuse("crop_pct", v, "give a number above 0.01 and at most 1"),
+            },
+        };
         let filter = match fields.get("resample") {
-            None => default_filter,
+            None => class.filter,
             Some(v) => match v.as_u64().and_then(Filter::from_pillow) {
+                Some(Filter::Box | Filter::Hamming) if backend == Backend::Torchvision => {
+                    return fields.refuse(
+                        "resample",
+                        v,
+                        "torchvision, which classes called Fast use, has no such filter",
+                    );
+                }
                 Some(f) => f,
                 None => return fields.refuse("resample", v, "give a Pillow filter code from 0 to 5"),
             },
         };
-        Some((size, filter))
-    } else {
-        None
-    };
+        let (size, side) = family.steps(size, share);
+        resize = Some((size, filter));
+        crop = side.map(|side| (side, side));
+    }
 
-    let crop = if fields.flag("do_center_crop", defaults.crop.is_some())? {
-        match fields.size("crop_size", true)? {
+    if fields.flag("do_center_crop", class.crop.is_some_and(|(_, on)| on))? && family != Family::Segformer {
+        if crop.is_some() {
+            return fields.refuse("do_center_crop", &Value::Bool(true), "this class crops already, by crop_pct");
+        }
+        crop = match fields.size("crop_size", true)? {
             Some(Size::Exact { height, width }) => Some((height, width)),
             Some(Size::ShortestEdge(_)) => {
                 return fields.refuse("crop_size", &map["crop_size"], "give a number or {\"height\", \"width\"}");
             }
-            None => match defaults.crop {
-                Some(crop) => Some(crop),
+            None => match class.crop {
+                Some((side, _)) => Some((side, side)),
                 None => return fields.refuse("crop_size", &Value::Null, "do_center_crop needs a crop_size"),
             },
-        }
-    } else {
-        None
-    };
+        };
+    }
 
     let rescale = if fields.flag("do_rescale", true)? {
         match fields.get("rescale_factor") {
-            None => defaults.rescale,
+            None => Some(1.0 / 255.0),
             Some(v) => match v.as_f64() {
                 Some(f) if f.is_finite() && f != 0.0 => Some(f),
                 _ => return fields.refuse("rescale_factor", v, "give a finite number other than 0"),
@@ -254,13 +310,52 @@ fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Pr
     };
 
     let normalize = if fields.flag("do_normalize", true)? {
-        let mean = fields.numbers("image_mean", false)?.unwrap_or_else(|| vec![0.5; 3]);
-        let std = fields.numbers("image_std", true)?.unwrap_or_else(|| vec![0.5; 3]);
+        let mean = fields.numbers("image_mean", false)?.unwrap_or_else(|| class.mean.to_vec());
+        let std = fields.numbers("image_std", true)?.unwrap_or_else(|| class.std.to_vec());
         Some((mean, std))
     } else {
         None
     };
-    Ok(Preprocessor { resize, crop, middle: Middle::Down, rescale, normalize })
+    let middle = if backend == Backend::Torchvision { Middle::Low } else { Middle::Down };
+    Ok(Preprocessor { resize, crop, middle, rescale, normalize, backend })
+}
+
+/// Refuses by name what would change the pixels and is not known here. Null and false switch nothing on.
+fn check_keys(fields: &Fields<'_>, family: Family) -> Result<()> {
+    for (name, value) in fields.map {
+        let known = NO_EFFECT.contains(&name.as_str())
+            || STEPS.contains(&name.as_str())
+            || (family == Family::Clip && name == "use_square_size");
+        if !known && !matches!(value, Value::Bool(false) | Value::Null) {
+            let hint = match name.starts_with("do_") {
+                true => "only do_resize, do_center_crop, do_rescale, do_normalize and do_convert_rgb are supported",
+                false => "remove it if it has no effect on the pixels",
+            };
+            return fields.refuse(name, value, hint);
+        }
+    }
+    if let Some(v) = fields.get("data_format")
+        && !matches!(v.as_str(), Some("channels_first" | "FIRST"))
+    {
+        return fields.refuse("data_format", v, "only \"channels_first\" is supported");
+    }
+    // Pictures always get the channels of the model, and label maps are not read: these only have to be well formed.
+    fields.flag("do_convert_rgb", false)?;
+    fields.flag("do_reduce_labels", false)?;
+    Ok(())
+}
+
+impl Family {
+    /// What is resized to and then cropped for a stated size.
+    fn steps(self, size: Size, share: f64) -> (Size, Option<usize>) {
+        match size {
+            Size::ShortestEdge(edge) if self == Family::ConvNext => match edge < STRETCHED {
+                true => (Size::ShortestEdge((edge as f64 / share) as usize), Some(edge)),
+                false => (Size::square(edge), None),
+            },
+            size => (size, None),
+        }
+    }
 }
 
 /// timm resizes the shorter side to the input's over `crop_pct`, rounded down, and crops the middle.
@@ -299,33 +394,29 @@ fn timm(fields: &Fields<'_>) -> Result<Preprocessor> {
             }
         },
     };
-    let mean = fields.numbers("mean", false)?.unwrap_or_else(|| vec![0.485, 0.456, 0.406]);
-    let std = fields.numbers("std", true)?.unwrap_or_else(|| vec![0.229, 0.224, 0.225]);
+    let mean = fields.numbers("mean", false)?.unwrap_or_else(|| IMAGENET.0.to_vec());
+    let std = fields.numbers("std", true)?.unwrap_or_else(|| IMAGENET.1.to_vec());
     Ok(Preprocessor {
         resize: Some((size, filter)),
         crop: Some((side, side)),
         middle: Middle::Even,
         rescale: Some(1.0 / 255.0),
         normalize: Some((mean, std)),
+        backend: Backend::Pillow,
     })
 }
 
 /// The newer field wins, as in transformers.
-fn family(fields: &Fields<'_>, fallback: Option<Family>) -> Result<Family> {
-    let hint = "ViTImageProcessor, ViTFeatureExtractor, DeiTImageProcessor and DeiTFeatureExtractor are supported";
+fn family(fields: &Fields<'_>, fallback: Option<Family>) -> Result<(Family, Backend)> {
     for name in ["image_processor_type", "feature_extractor_type"] {
         let Some(value) = fields.get(name) else { continue };
-        let class = value.as_str().unwrap_or_default();
-        // "Fast" and "Pil" name back ends of the same class; the steps are the same.
-        let class = class.strip_suffix("Fast").or_else(|| class.strip_suffix("Pil")).unwrap_or(class);
-        return match class {
-            "ViTImageProcessor" | "ViTFeatureExtractor" => Ok(Family::Vit),
-            "DeiTImageProcessor" | "DeiTFeatureExtractor" => Ok(Family::Deit),
-            _ => fields.refuse(name, value, hint),
+        return match value.as_str().and_then(Family::named) {
+            Some(found) => Ok(found),
+            None => fields.refuse(name, value, &Family::known()),
         };
     }
     match fallback {
-        Some(family) => Ok(family),
-        None => fields.refuse("image_processor_type", &Value::Null, hint),
+        Some(family) => Ok((family, Backend::Pillow)),
+        None => fields.refuse("image_processor_type", &Value::Null, &Family::known()),
     }
 }

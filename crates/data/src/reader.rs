@@ -64,14 +64,10 @@ impl Reader {
         Ok(Reader { tokenizer, max_len, overlap })
     }
 
-    /// The windows of a passage, none where it has no token; fails as [`Tokenizer::encode_pairs`] does, and with
-    /// `tokenizer.encode` where the tokenizer does not tell the second text from the first.
+    /// The windows of a passage, none where it has no token; fails as [`Tokenizer::encode_pairs`] does.
     pub fn windows(&self, question: &str, passage: &str) -> Result<Vec<Window>> {
         let whole = self.tokenizer.encode_pairs(&[(question, passage)])?.pop().unwrap_or_default();
-        if !whole.type_ids.contains(&1) {
-            return Err(Error::encode(0, "it does not tell the second text from the first"));
-        }
-        let words = |i: usize, of: u32| whole.special_mask[i] == 0 && whole.type_ids[i] == of;
+        let words = |i: usize, of: u8| whole.sequence_ids[i] == Some(of);
         let n = whole.ids.len();
         let Some(first) = (0..n).find(|i| words(*i, 1)) else { return Ok(Vec::new()) };
         let end = (first..n).find(|i| !words(*i, 1)).unwrap_or(n);

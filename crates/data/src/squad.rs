@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use switchformer_format::json;
 
 use crate::error::{Error, Result, read_file};
+use crate::plain::MAX_LINE_BYTES;
 use crate::plain::text_from;
-use crate::text::MAX_TEXT_BYTES;
 
 /// Largest file, in bytes.
 pub const MAX_BYTES: u64 = 128 << 20;
@@ -39,7 +39,8 @@ pub struct Question {
     pub passage: usize,
     /// The text.
     pub text: String,
-    /// Byte ranges of the right answers in the passage; one at least, repeated where annotators agree.
+    /// Byte ranges of the right answers in the passage; one at least unless they were not read, repeated where annotators
+    /// agree.
     pub answers: Vec<Range<usize>>,
 }
 
@@ -50,6 +51,18 @@ pub enum Offsets {
     Exact,
     /// Take the nearest place where the answer stands, the first of two as near; refuse what stands nowhere.
     Nearest,
+    /// Read no answers, and questions without one too: for passages and questions alone.
+    Unread,
+}
+
+/// The right answers of a file's questions by their text alone, for scoring: where they stand plays no part, and questions may
+/// have none (v2.0).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct References {
+    /// Names of the questions and their answers, in the order of the file.
+    pub questions: Vec<(String, Vec<String>)>,
+    /// Whether the file is of v2.0, by its `version` or by a question without an answer; it is scored by other rules.
+    pub unanswerable: bool,
 }
 
 /// The passages and questions of a file, in its order.
@@ -65,6 +78,7 @@ pub struct Squad {
 
 #[derive(Deserialize)]
 struct File {
+    version: Option<String>,
     data: Option<Vec<Article>>,
 }
 
@@ -115,7 +129,7 @@ impl Squad {
             for (p, paragraph) in paragraphs.into_iter().enumerate() {
                 let at = format!("{at}.paragraphs[{p}]");
                 let context = paragraph.context.ok_or_else(|| refuse(at.clone(), "there is no \"context\""))?;
-                if context.len() > MAX_TEXT_BYTES {
+                if context.len() > MAX_LINE_BYTES {
                     return Err(refuse(at, "the context is longer than 1 MiB"));
                 }
                 let starts = Starts::of(&context);
@@ -149,6 +163,39 @@ impl Squad {
     }
 }
 
+impl References {
+    /// Reads a file, plain or gzip'd; fails with `file.*`, `text.*`, `json.*` or `squad.layout`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = text_from(read_file(path, MAX_BYTES)?, path)?;
+        let file: File = parse(&text, path)?;
+        let mut ids = HashSet::new();
+        let mut out = References { questions: Vec::new(), unanswerable: false };
+        out.unanswerable = file.version.is_some_and(|v| v.trim_start_matches('v').starts_with("2."));
+        let articles = file.data.ok_or_else(|| layout(path, "the top", "there is no \"data\""))?;
+        for (a, article) in articles.into_iter().enumerate() {
+            for (p, paragraph) in article.paragraphs.unwrap_or_default().into_iter().enumerate() {
+                for (q, qa) in paragraph.qas.unwrap_or_default().into_iter().enumerate() {
+                    let refuse = |kind| layout(path, &format!("data[{a}].paragraphs[{p}].qas[{q}]"), kind);
+                    let id = qa.id.ok_or_else(|| refuse("there is no \"id\""))?;
+                    if !ids.insert(id.clone()) {
+                        return Err(refuse("another question has the same \"id\""));
+                    }
+                    let answers = qa.answers.ok_or_else(|| refuse("there is no list of \"answers\""))?;
+                    let texts = answers.into_iter().map(|a| a.text).collect::<Option<Vec<String>>>();
+                    let texts = texts.ok_or_else(|| refuse("an answer has no \"text\""))?;
+                    out.unanswerable |= texts.is_empty();
+                    out.questions.push((id, texts));
+                }
+            }
+        }
+        if out.questions.is_empty() {
+            return Err(Error::no_text(path, "no question"));
+        }
+        Ok(out)
+    }
+}
+
 /// Predictions for a file: one JSON object from question names to answers; fails with `file.*`, `text.*`, `json.*` or `squad.layout`.
 pub fn predictions(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
     let path = path.as_ref();
@@ -178,8 +225,11 @@ impl Qa {
     ) -> std::result::Result<(Question, usize), (Option<usize>, &'static str)> {
         let id = self.id.ok_or((None, "there is no \"id\""))?;
         let text = self.question.ok_or((None, "there is no \"question\""))?;
-        if id.len() > MAX_ID || text.len() > MAX_TEXT_BYTES {
+        if id.len() > MAX_ID || text.len() > MAX_LINE_BYTES {
             return Err((None, "the id is longer than 256 bytes or the question than 1 MiB"));
+        }
+        if offsets == Offsets::Unread {
+            return Ok((Question { id, passage, text, answers: Vec::new() }, 0));
         }
         let given = self.answers.filter(|a| !a.is_empty());
         let given = given.ok_or((None, "there are no \"answers\"; questions without one (v2.0) are not read"))?;
@@ -206,7 +256,7 @@ impl Answer {
         let start = self.answer_start.ok_or("there is no \"answer_start\"")?;
         let stated = match (starts.byte(start), offsets) {
             (Some(byte), _) => byte,
-            (None, Offsets::Nearest) => context.len(),
+            (None, Offsets::Nearest | Offsets::Unread) => context.len(),
             (None, Offsets::Exact) => return Err("\"answer_start\" is beyond the end of the context"),
         };
         // White space around an answer is no part of it; some offsets count it and some do not.

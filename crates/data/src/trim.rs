@@ -13,7 +13,7 @@ use switchformer_format::json::parse_growing;
 use crate::error::{Error, Result, read_file};
 use crate::plain;
 use crate::text::{MAX_TOKENIZER_BYTES, Tokenizer};
-use crate::text_config::{bert_json, optional_json};
+use crate::text_config::optional_json;
 
 /// How many times its text a tokenizer may take in memory: entries of a vocabulary are short.
 const GROWTH: usize = 16;
@@ -71,12 +71,8 @@ impl Vocabulary {
         if path.exists() {
             return Self::from_bytes(&read_file(&path, MAX_TOKENIZER_BYTES)?, &path);
         }
-        let path = dir.join("vocab.txt");
-        if !path.exists() {
-            return Err(Error::no_tokenizer(dir));
-        }
-        let config = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-        Self::from_bytes(&bert_json(&read_file(&path, MAX_TOKENIZER_BYTES)?, &config, &path)?, &path)
+        // Other files become the tokenizer.json that they stand for.
+        Self::from_bytes(&Tokenizer::load(dir, None)?.to_json()?, dir)
     }
 
     /// Reads a `tokenizer.json` in memory; `label` stands in for the path in errors; fails with `json.*` or `tokenizer.*`.

@@ -440,3 +440,33 @@ fn sentences_that_do_not_answer_each_other_are_refused() {
     let error = multiemo::pairs(&opinions("multiemo-long", &[&long], &["x"]).0, "it").unwrap_err();
     assert_eq!(error.code(), "dataset.invalid");
 }
+
+#[test]
+fn references_are_texts_alone_and_questions_may_have_none() {
+    use switchformer_data::squad::References;
+    let dir = Scratch::new("references");
+    let put = |text: &str| dir.put("set.json", text.as_bytes());
+    let set = |version: &str, qas: &str| {
+        format!(
+            r#"{{"version": "{version}", "data": [{{"paragraphs": [{{"context": "Elsewhere.", "qas": [{qas}]}}]}}]}}"#
+        )
+    };
+    let one = r#"{"id": "1", "question": "?", "answers": [{"text": "the River", "answer_start": 500}]}"#;
+    let none = r#"{"id": "2", "question": "?", "is_impossible": true, "answers": []}"#;
+    let plain = References::open(put(&set("1.1", one))).unwrap();
+    assert_eq!(plain.questions, [("1".to_string(), vec!["the River".to_string()])]);
+    assert!(!plain.unanswerable && References::open(put(&set("v2.0", one))).unwrap().unanswerable);
+    let both = References::open(put(&set("x", &format!("{one},{none}")))).unwrap();
+    assert!(both.unanswerable && both.questions[1].1.is_empty());
+    let read = Squad::open(dir.0.join("set.json"), Offsets::Unread).unwrap();
+    assert_eq!((read.questions.len(), read.questions[0].answers.len()), (2, 0));
+    for (qas, says) in [
+        (format!("{one},{one}"), "same \"id\""),
+        (r#"{"id": "1"}"#.into(), "no list of \"answers\""),
+        (r#"{"id": "1", "answers": [{}]}"#.into(), "no \"text\""),
+        (r#"{"answers": []}"#.into(), "no \"id\""),
+    ] {
+        let error = References::open(put(&set("1.1", &qas))).unwrap_err();
+        assert!(error.code() == "squad.layout" && error.to_string().contains(says), "{error}");
+    }
+}

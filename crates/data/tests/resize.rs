@@ -7,7 +7,7 @@ mod common;
 use common::{MANIFEST, bytes, fixture, floats, hashed};
 use serde_json::{Value, json};
 use std::path::Path;
-use switchformer_data::{Family, Filter, Picture, Preprocessor, Size, image, resize};
+use switchformer_data::{Backend, Family, Filter, Middle, Picture, Preprocessor, Size, image, resize};
 
 fn input(label: &str) -> Picture {
     match label.strip_prefix("hashed:") {
@@ -66,6 +66,41 @@ fn pipelines_agree_with_transformers() {
 }
 
 #[test]
+fn processors_agree_with_transformers_in_both_forms() {
+    let cases: Value = serde_json::from_slice(&std::fs::read(fixture("processors/cases.json")).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let config = case["config"].to_string();
+        let steps = Preprocessor::from_bytes(config.as_bytes(), Path::new("config"), None).unwrap();
+        let picture = image::open(fixture(&format!("processors/{}", case["picture"].as_str().unwrap()))).unwrap();
+        let got = steps.apply(&picture, 3).unwrap();
+        assert_eq!(json!([got.channels, got.height, got.width]), case["shape"], "{config}");
+        for (at, value) in case["at"].as_array().unwrap().iter().zip(case["values"].as_array().unwrap()) {
+            let got = got.data[at.as_u64().unwrap() as usize];
+            assert_eq!(got, value.as_f64().unwrap() as f32, "{config} at {at}");
+        }
+    }
+    assert!(cases.as_array().unwrap().len() > 120);
+}
+
+#[test]
+fn a_folder_without_a_processor_is_read_at_the_size_of_its_model() {
+    let of = |family, sides| {
+        let steps = Preprocessor::sized_for(family, sides);
+        (steps.resize.unwrap().0, steps.crop)
+    };
+    let square = |side| Size::Exact { height: side, width: side };
+    assert_eq!(of(Family::Vit, (384, 384)), (square(384), None));
+    assert_eq!(of(Family::Vit, (32, 48)), (Size::Exact { height: 32, width: 48 }, None));
+    // facebook/deit-base-distilled-patch16-384 says 438 and 384.
+    assert_eq!(of(Family::Deit, (384, 384)), (square(438), Some((384, 384))));
+    assert_eq!(of(Family::Bit, (256, 256)), (Size::ShortestEdge(256), Some((256, 256))));
+    assert_eq!(of(Family::ConvNext, (224, 224)), (Size::ShortestEdge(256), Some((224, 224))));
+    assert_eq!(of(Family::ConvNext, (384, 384)), (square(384), None));
+    assert_eq!(Preprocessor::sized_for(Family::Deit, (224, 224)), Preprocessor::default_for(Family::Deit));
+    assert_eq!(Preprocessor::sized_for(Family::Bit, (224, 224)), Preprocessor::default_for(Family::Bit));
+}
+
+#[test]
 fn without_resizing_values_are_bit_identical() {
     let case = MANIFEST["pipeline"].as_array().unwrap().iter().find(|c| c["name"] == "no-resize").unwrap();
     let config = serde_json::to_vec(&case["config"]).unwrap();
@@ -80,7 +115,7 @@ fn read(value: Value) -> Result<Preprocessor, switchformer_data::Error> {
 
 #[test]
 fn classes_have_their_defaults() {
-    for class in ["ViTImageProcessor", "ViTFeatureExtractor", "ViTImageProcessorFast"] {
+    for class in ["ViTImageProcessor", "ViTFeatureExtractor", "ViTImageProcessorPil"] {
         assert_eq!(read(json!({"image_processor_type": class})).unwrap(), Preprocessor::default_for(Family::Vit));
     }
     for class in ["DeiTImageProcessor", "DeiTFeatureExtractor"] {
@@ -89,6 +124,8 @@ fn classes_have_their_defaults() {
         assert_eq!(got.resize, Some((Size::Exact { height: 256, width: 256 }, Filter::Bicubic)));
         assert_eq!(got.crop, Some((224, 224)));
     }
+    let fast = read(json!({"image_processor_type": "ViTImageProcessorFast"})).unwrap();
+    assert_eq!((fast.backend, fast.middle), (Backend::Torchvision, Middle::Low));
     // The newer field wins.
     let both = json!({"image_processor_type": "DeiTImageProcessor", "feature_extractor_type": "ViTFeatureExtractor"});
     assert_eq!(read(both).unwrap(), Preprocessor::default_for(Family::Deit));
@@ -107,6 +144,7 @@ fn sizes_are_read_in_every_form() {
     assert_eq!(size(json!(32)), Size::Exact { height: 32, width: 32 });
     assert_eq!(size(json!({"width": 7, "height": 5})), Size::Exact { height: 5, width: 7 });
     assert_eq!(size(json!({"shortest_edge": 9})), Size::ShortestEdge(9));
+    assert_eq!(size(json!([5, 7])), Size::Exact { height: 5, width: 7 });
     let value = json!({"image_processor_type": "ViTImageProcessor", "size": 9, "default_to_square": false});
     assert_eq!(read(value).unwrap().resize.unwrap().0, Size::ShortestEdge(9));
 }
@@ -114,13 +152,13 @@ fn sizes_are_read_in_every_form() {
 #[test]
 fn unsupported_values_are_refused_by_name() {
     let cases = [
-        ("image_processor_type", json!("CLIPImageProcessor")),
+        ("image_processor_type", json!("EfficientNetImageProcessor")),
         ("image_processor_type", json!(3)),
         ("size", json!(0)),
         ("size", json!(4097)),
         ("size", json!(-1)),
         ("size", json!(22.5)),
-        ("size", json!([224, 224])),
+        ("size", json!([224])),
         ("size", json!("big")),
         ("size", json!({})),
         ("size", json!({"height": 5})),
@@ -133,7 +171,8 @@ fn unsupported_values_are_refused_by_name() {
         ("do_resize", json!(1)),
         ("do_center_crop", json!(true)),
         ("do_pad", json!(true)),
-        ("do_reduce_labels", json!(true)),
+        ("do_flip_channel_order", json!(true)),
+        ("size_divisor", json!(32)),
         ("rescale_factor", json!(0)),
         ("rescale_factor", json!("1/255")),
         ("image_mean", json!([0.5, 0.5])),
@@ -153,6 +192,18 @@ fn unsupported_values_are_refused_by_name() {
         assert!(text.contains(named), "{text}");
     }
     assert_eq!(read(json!([])).unwrap_err().code(), "preprocessor.unsupported");
+    for config in [
+        json!({"image_processor_type": "ViTImageProcessorFast", "resample": 4}),
+        json!({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 5, "width": 5}}),
+        json!({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0}),
+        json!({"image_processor_type": "ConvNextImageProcessor", "size": 224, "do_center_crop": true, "crop_size": 9}),
+    ] {
+        assert_eq!(read(config.clone()).unwrap_err().code(), "preprocessor.unsupported", "{config}");
+    }
+    // What has no effect in transformers has none here.
+    let noted = json!({"image_processor_type": "ViTImageProcessor", "do_reduce_labels": true, "pad_size": null,
+        "processor_class": "X", "device": null, "do_pad": false, "_valid_processor_keys": ["images"], "crop_pct": 0.9});
+    assert_eq!(read(noted).unwrap(), Preprocessor::default_for(Family::Vit));
     let bad = Preprocessor::from_bytes(b"{\"size\": ", Path::new("c"), None).unwrap_err();
     assert_eq!(bad.code(), "json.syntax");
     let twice = r#"{"image_processor_type": "ViTImageProcessor", "size": 8, "size": 9}"#;

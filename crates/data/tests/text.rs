@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{MANIFEST, Scratch, fixture};
 use serde_json::{Value, json};
-use switchformer_data::text::{MAX_PIECE_BYTES, MAX_TEXT_BYTES};
+use switchformer_data::text::{MAX_PIECE_BYTES, MAX_RUN_BYTES, MAX_TEXT_BYTES};
 use switchformer_data::{Encoding, Tokenizer};
 
 fn vocab() -> Vec<u8> {
@@ -83,7 +83,8 @@ fn from_value(value: &Value, max: Option<usize>) -> Result<Tokenizer, switchform
 fn padding_and_truncation_sections_are_replaced() {
     let ids = |max| from_value(&padded(), max).unwrap().encode(&["A b c d zz"]).unwrap().remove(0).ids;
     assert_eq!(ids(None), [1, 2, 3, 4, 0]);
-    assert_eq!(ids(Some(2)), [1, 2]);
+    // The side that is dropped is the file's, as transformers has it.
+    assert_eq!(ids(Some(2)), [4, 0]);
 }
 
 #[test]
@@ -115,7 +116,9 @@ fn tokenizer_json_goes_before_vocab_txt() {
     assert_eq!(Tokenizer::load(&dir.0, None).unwrap().token_to_id("[CLS]"), Some(2));
     dir.put("tokenizer.json", padded().to_string().as_bytes());
     let tokenizer = Tokenizer::load(&dir.0, None).unwrap();
-    assert_eq!((tokenizer.token_to_id("d"), tokenizer.vocab_size()), (Some(4), 5));
+    assert_eq!((tokenizer.token_to_id("d"), tokenizer.vocab_size()), (Some(4), 6));
+    // The token that the file pads with is added where no vocabulary has it.
+    assert_eq!(tokenizer.token_to_id("[PAD]"), Some(5));
     assert_eq!(tokenizer.id_to_token(3).as_deref(), Some("c"));
     assert_eq!(tokenizer.id_to_token(77), None);
 }
@@ -138,8 +141,9 @@ fn special_token_names_and_windows_line_ends_are_read() {
     let tokenizer = Tokenizer::from_vocab(text.as_bytes(), &named, Path::new("v"), None).unwrap();
     let plain = bert(None).encode(&["hello world"]).unwrap();
     assert_eq!(tokenizer.encode(&["hello world"]).unwrap(), plain);
-    let lacks = Tokenizer::from_vocab(text.as_bytes(), &Value::Null, Path::new("v"), None).unwrap_err();
-    assert_eq!(lacks.code(), "tokenizer.parse");
+    // A special token that the vocabulary lacks comes behind it, as transformers has it.
+    let lacks = Tokenizer::from_vocab(text.as_bytes(), &Value::Null, Path::new("v"), None).unwrap();
+    assert_eq!(lacks.token_to_id("[CLS]"), Some(lacks.vocab_size() as u32 - 1));
     let odd = Tokenizer::from_vocab(&vocab(), &json!({"do_lower_case": "yes"}), Path::new("v"), None);
     assert_eq!(odd.unwrap_err().code(), "tokenizer.parse");
     assert_eq!(
@@ -268,6 +272,7 @@ fn whole(json: &[u8], text: &str, special: bool) -> Encoding {
     Encoding {
         ids: e.get_ids().to_vec(),
         type_ids: e.get_type_ids().to_vec(),
+        sequence_ids: e.get_special_tokens_mask().iter().map(|s| (*s == 0).then_some(0)).collect(),
         special_mask: e.get_special_tokens_mask().to_vec(),
         offsets: e.get_offsets().to_vec(),
         truncated: false,
@@ -352,22 +357,22 @@ fn too_long_texts_are_refused_by_code() {
     assert_eq!(e.code(), "tokenizer.too_long");
     assert!(e.to_string().contains("text 2"));
 
-    let run = "x".repeat(MAX_PIECE_BYTES);
-    assert!(tokenizer.encode(&[&run]).is_ok());
-    assert!(tokenizer.encode(&[&format!("{run} {run}")]).is_ok());
-    let e = tokenizer.encode(&[&format!("dog {run}x dog")]).unwrap_err();
+    // A word of any length is one word, whatever stands around it.
+    let run = "x".repeat(MAX_PIECE_BYTES + 5000);
+    assert_eq!(tokenizer.encode(&[&run]).unwrap()[0].ids, [2, 1, 3]);
+    let e = &tokenizer.encode(&[&format!("dog {run} dog")]).unwrap()[0];
+    assert_eq!(e.ids, tokenizer.encode(&["dog xxxxxxxx\u{2603} dog"]).unwrap()[0].ids);
+    assert_eq!(e.offsets[2], (4, 4 + run.len()));
+    let e = bert(None).encode(&[&"x".repeat(MAX_RUN_BYTES + 1)]).unwrap_err();
+    assert_eq!(e.code(), "tokenizer.too_long");
+    let e = bert(None).encode(&[&format!("dog {}", "x".repeat(MAX_RUN_BYTES + 1))]).unwrap_err();
     assert_eq!(e.code(), "tokenizer.long_run");
-    // Characters of several bytes at the limit.
-    let wide = "\u{4e2d}".repeat(MAX_PIECE_BYTES / 3 + 1);
-    assert_eq!(tokenizer.encode(&[&wide]).unwrap_err().code(), "tokenizer.long_run");
-    assert!(tokenizer.encode(&[&format!("{} {}", &wide[3..], &wide[3..])]).is_ok());
 
-    // Where a cut could change ids, the limit is one piece.
-    let mut meta = byte_level();
-    meta["pre_tokenizer"] =
-        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
-    let tokenizer = from_value(&meta, Some(16)).unwrap();
-    let e = tokenizer.encode(&[&"a ".repeat(MAX_PIECE_BYTES)]).unwrap_err();
+    // A pattern of the file's own, whose time may grow faster than a text, gets one piece of bounded length.
+    let mut odd = byte_level();
+    odd["pre_tokenizer"] =
+        json!({"type": "Split", "pattern": {"Regex": "a*b"}, "behavior": "Isolated", "invert": false});
+    let e = from_value(&odd, Some(16)).unwrap().encode(&[&"a ".repeat(MAX_PIECE_BYTES)]).unwrap_err();
     assert_eq!(e.code(), "tokenizer.too_long");
     assert!(e.to_string().contains("65536"), "{e}");
 }

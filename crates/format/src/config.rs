@@ -1,40 +1,82 @@
 //! Bounded, typed access to a published `config.json`. Every number that sizes something passes through here.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// A `config.json` object with bounded getters that name the field in every error.
+/// A `config.json` object with bounded getters that name the field in every error, and a record of what was read.
 #[derive(Clone, Debug)]
 pub struct ConfigMap {
     map: Map<String, Value>,
     /// Where it stands in the document, such as `text_config.`; empty for the whole of it.
     place: String,
+    /// Fields of the whole document that somebody asked for; copies share it.
+    read: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl ConfigMap {
     /// Wraps a parsed document; it must be an object.
     pub fn new(value: Value) -> Result<Self> {
         match value {
-            Value::Object(map) => Ok(ConfigMap { map, place: String::new() }),
+            Value::Object(map) => Ok(ConfigMap { map, place: String::new(), read: Arc::default() }),
             other => Err(Error::config("config.json", format!("must be an object, found {}", kind(&other)))),
         }
     }
 
     /// The raw value, with `null` read as absent.
     pub fn get(&self, field: &str) -> Option<&Value> {
+        if self.place.is_empty() {
+            self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(field.to_string());
+        }
         self.map.get(field).filter(|v| !v.is_null())
+    }
+
+    /// The same document with another value in a field.
+    pub fn with(mut self, field: &str, value: Value) -> ConfigMap {
+        self.map.insert(field.to_string(), value);
+        self
+    }
+
+    /// Fields at the top of the document that hold something and that nobody has asked for.
+    pub fn unread(&self) -> Vec<&str> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.map.iter().filter(|(name, value)| !value.is_null() && !read.contains(*name));
+        held.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// The same document with values for fields that it does not give.
+    pub fn with_defaults(&self, defaults: &[(&str, Value)]) -> ConfigMap {
+        let mut filled = self.clone();
+        for (field, value) in defaults {
+            if self.get(field).is_none() {
+                filled.map.insert((*field).to_string(), value.clone());
+            }
+        }
+        filled
     }
 
     /// The object in a field, whose errors name the field in front of their own; `None` where it is absent.
     pub fn sub(&self, field: &str) -> Result<Option<ConfigMap>> {
         match self.get(field) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(ConfigMap { map: map.clone(), place: self.at(field) + "." })),
+            Some(Value::Object(map)) => {
+                Ok(Some(ConfigMap { map: map.clone(), place: self.at(field) + ".", read: self.read.clone() }))
+            }
             Some(other) => Err(Error::config(self.at(field), format!("must be an object, found {}", kind(other)))),
         }
+    }
+
+    /// The same where absent fields have these values: the defaults of a family that reads another's fields.
+    pub fn or(&self, defaults: &[(&str, Value)]) -> ConfigMap {
+        let mut filled = self.clone();
+        for (field, value) in defaults.iter().filter(|(field, _)| self.get(field).is_none()) {
+            filled.map.insert((*field).to_string(), value.clone());
+        }
+        filled
     }
 
     /// The dotted name of a field in the document.
@@ -242,12 +284,10 @@ impl ConfigMap {
         }
     }
 
-    /// Class names in index order where `id2label` gives them.
-    pub fn labels(&self) -> Vec<String> {
-        let Some(Value::Object(map)) = self.get("id2label") else { return Vec::new() };
-        (0..map.len())
-            .map(|i| map.get(&i.to_string()).and_then(Value::as_str).map_or_else(|| i.to_string(), str::to_string))
-            .collect()
+    /// Name of a class: what `id2label` says, else `LABEL_i`, as Hugging Face has it.
+    pub fn label(&self, i: usize) -> String {
+        let named = self.get("id2label").and_then(|map| map.get(i.to_string())?.as_str());
+        named.map_or_else(|| format!("LABEL_{i}"), str::to_string)
     }
 
     /// The first entry of `architectures`.
@@ -289,7 +329,7 @@ fn kind(v: &Value) -> &'static str {
     }
 }
 
-fn brief(v: &Value) -> String {
+pub(crate) fn brief(v: &Value) -> String {
     let text = v.to_string();
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}...", &text[..cut]),

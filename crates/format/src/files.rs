@@ -273,7 +273,7 @@ fn check_shard(folder: &Folder, index: &Path, shard: &str) -> Result<()> {
     }
     let Folder::Disk(dir) = folder else { return Ok(()) };
     let path = dir.join(shard);
-    let real = path.canonicalize().map_err(|e| Error::io(&path, e))?;
+    let real = path.canonicalize().map_err(|e| folder.explained(shard, Error::io(&path, e)))?;
     let home = dir.canonicalize().map_err(|e| Error::io(dir, e))?;
     // Hub caches link snapshots/<revision>/x to ../../blobs/<hash>.
     let blobs = home.parent().and_then(Path::parent).map(|p| p.join("blobs"));

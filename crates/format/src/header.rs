@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::contents;
 use crate::error::{Error, Result};
 
 /// Largest header in bytes.
@@ -40,7 +41,11 @@ pub(crate) struct Entry {
 
 /// Reads and checks the header of a whole file; entries come in order of their data.
 pub(crate) fn read(bytes: &[u8], path: &Path) -> Result<Vec<Entry>> {
-    let head = head(bytes, path)?;
+    let other = |e: Error| match &e {
+        Error::Format { code, .. } => contents::instead(bytes, path, code, "a safetensors file").unwrap_or(e),
+        _ => e,
+    };
+    let head = head(bytes, path).map_err(other)?;
     let start = 8 + head.len();
     let mut entries = parse(head, path)?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));

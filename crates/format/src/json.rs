@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::contents;
 use crate::error::{Error, Result, no_file};
 use crate::objects;
 
@@ -64,7 +65,9 @@ fn whole<'a, S: DeserializeSeed<'a>>(bytes: &'a [u8], path: &Path, seed: S) -> R
         } else {
             "json.syntax"
         };
-        Error::format(path, code, format!("not valid JSON: {e}"), "download the file again or repair it")
+        let other = if code == "json.syntax" { contents::instead(bytes, path, code, "JSON") } else { None };
+        let bad = || Error::format(path, code, format!("not valid JSON: {e}"), "download the file again or repair it");
+        other.unwrap_or_else(bad)
     };
     let value = seed.deserialize(&mut de).map_err(bad)?;
     de.end().map_err(bad)?;

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod account;
 pub mod config;
+pub mod contents;
 pub mod error;
 pub mod files;
 pub mod folder;
@@ -13,6 +15,7 @@ pub mod pickle;
 pub mod rng;
 pub mod store;
 
+pub use account::{Handling, Key};
 pub use config::ConfigMap;
 pub use error::{Error, Result};
 pub use files::{Files, Stored, inspect, inspect_folder};

@@ -15,7 +15,11 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn expected() -> SavedMap {
-    let bytes = std::fs::read(fixture("expected.safetensors")).unwrap();
+    tensors_of("expected.safetensors")
+}
+
+fn tensors_of(file: &str) -> SavedMap {
+    let bytes = std::fs::read(fixture(file)).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let saved = |t: safetensors::tensor::TensorView| Saved {
         dtype: t.dtype(),
@@ -155,10 +159,10 @@ fn loops_and_shared_values_end() {
     // A dictionary within itself, beside a tensor.
     let tensor = one_tensor(4, 0, &[4], &[1]);
     let body = &tensor[3..tensor.len() - 1];
-    let own = [b"\x80\x02}q\0X\x05\0\0\0modelh\0s".to_vec(), b".".to_vec()].concat();
+    let own = [b"\x80\x02}q\0", body, b"X\x05\0\0\0modelh\0s."].concat();
     refused(&own, "pickle.format", "deeper");
     // Sixteen levels of dictionaries, each holding the next ten times: 10^16 entries on 300 bytes.
-    let mut bomb = b"\x80\x02}q\0".to_vec();
+    let mut bomb = [b"\x80\x02}q\0", body].concat();
     for level in 1..=15u8 {
         bomb.extend(b"}");
         bomb.extend([b'q', level]);
@@ -168,7 +172,7 @@ fn loops_and_shared_values_end() {
         }
     }
     bomb.extend(b"0}X\x05\0\0\0modelh\x0fs.");
-    refused(&bomb, "limit", "entries");
+    refused(&bomb, "limit", "tensors");
     // Nested tuples that double: cheap, as nothing is copied.
     let mut doubled = b"\x80\x02)".to_vec();
     doubled.extend(b"2\x86".repeat(100_000));
@@ -271,6 +275,45 @@ fn no_tensor_is_lost_without_a_word() {
     let got = try_pickle(&whole(&beside), &[0; 16]).unwrap();
     assert_eq!((got.key.as_deref(), got.left[0].name.as_str(), got.left.len()), (Some("model"), "ema", 1));
     refused(&whole(&dict(&[(text("model"), dict(&[(int(0), pair())]))])), "pickle.key", "no text");
+}
+
+#[test]
+fn the_usual_entry_is_taken_though_tensors_stand_beside_it() {
+    // The layout of PyTorch's ImageNet example: the best accuracy is a tensor.
+    let model = || dict(&[(text("module.a"), pair())]);
+    let found = |entries: &[(Vec<u8>, Vec<u8>)]| {
+        let got = try_pickle(&whole(&dict(entries)), &[0; 16]).unwrap();
+        let left: Vec<String> = got.left.iter().map(|l| l.name.clone()).collect();
+        (got.key, got.prefix, got.tensors.into_keys().collect::<Vec<_>>().join(","), left.join(","))
+    };
+    let said = |key: &str, prefix, names: &str, left: &str| (Some(key.to_string()), prefix, names.into(), left.into());
+    let module = Some("module.");
+    assert_eq!(
+        found(&[(text("best_acc1"), pair()), (text("state_dict"), model())]),
+        said("state_dict", module, "a", "best_acc1")
+    );
+    assert_eq!(
+        found(&[(text("ema"), model()), (text("optimizer"), dict(&[(text("s"), pair())]))]),
+        said("ema", module, "a", "optimizer")
+    );
+    let inner = dict(&[(text("state_dict"), model()), (text("epoch"), int(3))]);
+    assert_eq!(found(&[(text("loss"), pair()), (text("model"), inner)]), said("model.state_dict", module, "a", "loss"));
+    // An entry of a usual name without tensors is not the model.
+    let settings = dict(&[(text("width"), int(3))]);
+    assert_eq!(found(&[(text("w"), pair()), (text("model"), settings)]), (None, None, "w".into(), String::new()));
+}
+
+#[test]
+fn every_type_of_safetensors_is_converted_and_what_has_none_is_named() {
+    let want = tensors_of("types.safetensors");
+    for file in ["types.pth", "types-old.pth"] {
+        let got = read(&fixture(file), None).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert_eq!(got.tensors, want, "{file}");
+        let left: Vec<(&str, &str)> = got.left.iter().map(|l| (l.name.as_str(), l.why.as_str())).collect();
+        let [(a, wide), (b, sparse), (c, quantized)] = left[..] else { panic!("{left:?}") };
+        assert_eq!([a, b, c], ["wide", "sparse", "quantized"]);
+        assert!(wide.contains("ComplexDouble") && sparse.contains("to_dense") && quantized.contains("dequantize"));
+    }
 }
 
 #[test]

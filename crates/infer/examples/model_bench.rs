@@ -52,7 +52,7 @@ fn main() -> Result<()> {
             let written = |max_tokens: usize| {
                 time(|| {
                     let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
-                    let how = GenerationConfig { max_tokens, choice: Choice::Greedy };
+                    let how = GenerationConfig::new(max_tokens, Choice::Greedy);
                     write(&opened, &point, &source, &how, &mut streamer).map(drop)
                 })
             };

@@ -10,7 +10,7 @@ use crate::generate::End;
 use crate::named::NamedTensors;
 use crate::request::{Image, strict};
 
-strict!(Answer, Decision, Reply, Label, TokenLabel, Span);
+strict!(Answer, Decision, Reply, Label, Number, TokenLabel, Entity, Span);
 
 /// The answer to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,18 +123,33 @@ impl Shape {
 pub struct Reply {
     /// The text or question, or the image's name; empty for tensors.
     pub input: String,
+    /// The second text of a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pair: Option<String>,
     /// Likeliest classes or answers, best first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
+    /// Numbers that a model of regression answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Vec<Number>>,
+    /// Raw scores of all classes, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logits: Option<Vec<f32>>,
     /// Likeliest tokens for every mask of the text, best first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masks: Option<Vec<Vec<Label>>>,
     /// Likeliest class of every token of the text; special tokens are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_labels: Option<Vec<TokenLabel>>,
+    /// Tokens joined to entities, where the request asks for it; those of class `O` are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<Vec<Entity>>,
     /// Sentence embedding, pooled as the checkpoint says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentence_embedding: Option<Vec<f32>>,
+    /// Sparse embedding: the weight of every token that has one.
+    #[serde(deserialize_with = "weights", skip_serializing_if = "Option::is_none")]
+    pub sparse_embedding: Option<BTreeMap<String, f32>>,
     /// Generated text, or the likeliest answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -152,6 +167,11 @@ pub struct Reply {
     pub answers: Option<Vec<Span>>,
 }
 
+/// Weights by token, no token twice.
+fn weights<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeMap<String, f32>>, D::Error> {
+    json::distinct(d).map(Some)
+}
+
 impl Reply {
     /// A reply that says nothing yet.
     pub(crate) fn to(input: impl Into<String>) -> Reply {
@@ -166,6 +186,30 @@ pub struct Label {
     /// Its name.
     pub label: String,
     /// Its probability.
+    pub probability: f32,
+}
+
+/// A number by the name of what it measures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct Number {
+    /// Its name.
+    pub label: String,
+    /// The number.
+    pub value: f32,
+}
+
+/// Tokens of a text that are one entity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct Entity {
+    /// Its class, without the part that tells a first token (`B-`) from others (`I-`).
+    pub label: String,
+    /// Its text, as the tokenizer joins tokens.
+    pub word: String,
+    /// Its first byte in the text, and the one after its last.
+    pub bytes: [usize; 2],
+    /// Mean probability of its parts.
     pub probability: f32,
 }
 
@@ -195,13 +239,40 @@ pub struct Span {
     pub score: f32,
 }
 
-/// The `k` likeliest entries of a sample's scores `[n]` with their probabilities. Errors where a score is not finite.
-pub(crate) fn best(sample: usize, logits: &[f32], k: usize, name: impl Fn(usize) -> String) -> Result<Vec<Label>> {
+/// How scores become probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// One class of all.
+    Softmax,
+    /// Each class for itself.
+    Sigmoid,
+}
+
+/// Probabilities of a sample's scores `[n]`. Errors where a score is not finite.
+pub(crate) fn probabilities(sample: usize, logits: &[f32], scale: Scale) -> Result<Vec<f32>> {
     Error::unless_finite("logits", sample, logits)?;
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f32 = logits.iter().map(|v| (v - top).exp()).sum();
+    Ok(logits
+        .iter()
+        .map(|v| match scale {
+            Scale::Softmax => (v - top).exp() / total,
+            Scale::Sigmoid => 1.0 / (1.0 + (-v).exp()),
+        })
+        .collect())
+}
+
+/// The `k` likeliest entries of a sample's scores `[n]` with their probabilities. Errors where a score is not finite.
+pub(crate) fn best(
+    sample: usize,
+    logits: &[f32],
+    scale: Scale,
+    k: usize,
+    name: impl Fn(usize) -> String,
+) -> Result<Vec<Label>> {
+    let probabilities = probabilities(sample, logits, scale)?;
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-    let label = |i: &usize| Label { label: name(*i), probability: (logits[*i] - top).exp() / total };
+    let label = |i: &usize| Label { label: name(*i), probability: probabilities[*i] };
     Ok(order.iter().take(k).map(label).collect())
 }

@@ -39,9 +39,35 @@ pub enum Misfit {
     /// Texts without a passage for a model that extracts answers.
     #[error("this model finds answers in a passage; give questions and their passage")]
     NeedsPassage,
+    /// Pairs for a model that writes.
+    #[error("this model writes an answer to one text; give texts instead of pairs")]
+    WritesToOneText,
+    /// Entities of a model that classifies no tokens.
+    #[error("entities are joined from classes of tokens, and this model has none; leave the aggregation out")]
+    NoTokenClasses,
     /// Options of generation for anything else than texts to a model that generates.
     #[error("generation options are for texts to a model that writes, such as t5; leave them out")]
     NothingToGenerate,
+    /// Options of embeddings where the folder makes none.
+    #[error(
+        "{option} is for embeddings, and this folder says nothing of how texts become one (modules.json); leave it out"
+    )]
+    NoEmbeddings {
+        /// The option.
+        option: &'static str,
+    },
+    /// A prompt for what is no text.
+    #[error("{option} is for texts; leave it out, or give texts")]
+    OptionOfTexts {
+        /// The option.
+        option: &'static str,
+    },
+    /// A prompt and the name of one.
+    #[error("a prompt is given by its text or by its name; leave out prompt or prompt_name")]
+    TwoPrompts,
+    /// An embedding of no numbers, or a sparse one cut.
+    #[error("dim is how many numbers of a dense embedding are kept, at least 1; change it or leave it out")]
+    NoSuchDim,
     /// Raw outputs of a task that takes many passes.
     #[error("raw outputs are those of one pass, and this takes several; give tensors in place of texts")]
     ManyPasses,

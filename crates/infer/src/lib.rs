@@ -1,17 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+pub mod account;
 pub mod answer;
 pub mod error;
 pub mod generate;
 pub mod named;
-pub mod pooling;
 pub mod request;
+pub mod sentence;
 pub mod session;
 pub mod tasks;
 
-pub use answer::{Answer, Decision, Label, Reply, Shape, Span, TokenLabel};
+pub use answer::{Answer, Decision, Entity, Label, Number, Reply, Shape, Span, TokenLabel};
 pub use error::{Error, Misfit, Result};
 pub use named::NamedTensors;
-pub use pooling::Pooling;
-pub use request::{GenerationOptions, Image, Inputs, Request};
+pub use request::{Aggregation, GenerationOptions, Image, Inputs, Request};
+pub use sentence::{Sentence, Similarity};
 pub use session::{Listener, Session};

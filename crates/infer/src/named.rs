@@ -34,7 +34,7 @@ impl NamedTensors {
     pub fn read(file: &Path) -> Result<NamedTensors> {
         inspect(file)?;
         let map = switchformer_tensor::safetensors::load(file).map_err(|e| {
-            NnError::format(file, "safetensors.header", e.to_string(), "write it with safetensors' save_file")
+            NnError::format(file, "safetensors.header", e.to_string(), "give each tensor in a type that is read")
         })?;
         Ok(NamedTensors { source: file.display().to_string(), map: map.into_iter().collect() })
     }

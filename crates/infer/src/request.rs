@@ -10,8 +10,8 @@ use serde_json::Value as Json;
 use switchformer_data::{Picture, image};
 use switchformer_nn::{json, objects};
 
-use crate::error::{Misfit, Result};
-use crate::generate::{Beams, Choice, Early, GenerationConfig, Sampling};
+use crate::error::{Error, Misfit, Result};
+use crate::generate::{Beams, Choice, Early, GenerationConfig, Rules, Sampling, Settings};
 use crate::named::NamedTensors;
 
 /// Serde for types that read an object from an object alone, and so does everything inside. A type derives its own methods
@@ -50,6 +50,18 @@ pub struct Request {
     /// How text is generated; for models that do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<GenerationOptions>,
+    /// How classes of tokens are joined to entities; for models that classify tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregation: Option<Aggregation>,
+    /// Text to put in front of every text, for embeddings; empty for none, in place of the folder's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Such a text by its name in the folder, such as `query`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_name: Option<String>,
+    /// How many numbers of an embedding are kept; all that there are, or as many as the folder says, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dim: Option<usize>,
     /// Whether the answer tells every decision of the switches.
     #[serde(default, skip_serializing_if = "is_off")]
     pub trace: bool,
@@ -73,7 +85,19 @@ fn is_off(flag: &bool) -> bool {
 impl Request {
     /// A request at the checkpoint's default point, for the replies alone.
     pub fn new(inputs: Inputs) -> Request {
-        Request { inputs, point: None, seed: None, generation: None, trace: false, tensors: false, maps: false }
+        Request {
+            inputs,
+            point: None,
+            seed: None,
+            generation: None,
+            aggregation: None,
+            prompt: None,
+            prompt_name: None,
+            dim: None,
+            trace: false,
+            tensors: false,
+            maps: false,
+        }
     }
 }
 
@@ -83,6 +107,8 @@ impl Request {
 pub enum Inputs {
     /// Texts, each on its own.
     Texts(Vec<String>),
+    /// Pairs of texts, each read as one input: a query and a passage, a premise and a hypothesis.
+    Pairs(Vec<[String; 2]>),
     /// Questions about one passage.
     Questions {
         /// The questions.
@@ -94,6 +120,20 @@ pub enum Inputs {
     Images(Vec<Image>),
     /// Inputs as the model takes them, by Hugging Face's names.
     Tensors(NamedTensors),
+}
+
+/// How classes of tokens are joined to entities. Names are Hugging Face's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    /// Neighbours of one class are one entity.
+    Simple,
+    /// The same for words, which have the class of their first token.
+    First,
+    /// The same for words, which have the likeliest class of their mean probabilities.
+    Average,
+    /// The same for words, which have the class of their surest token.
+    Max,
 }
 
 /// An encoded image (PNG, JPEG, WebP, BMP or GIF): `{"name": .., "bytes": base64}` in JSON.
@@ -171,7 +211,7 @@ impl<'de> Deserialize<'de> for Image {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct GenerationOptions {
-    /// Most tokens of a text (64 by default).
+    /// Most tokens of a text (what the checkpoint says, else 64).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// Beam search with this many beams; the best text is the answer.
@@ -192,49 +232,91 @@ pub struct GenerationOptions {
     /// Sample among the fewest likeliest tokens whose probabilities sum to this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
+    /// Sample among tokens with at least this share of the likeliest one's probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_p: Option<f64>,
+    /// Least tokens of a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_tokens: Option<usize>,
+    /// Makes tokens that were written less likely (above 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f64>,
+    /// No run of this many tokens is written twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_repeat_ngram_size: Option<usize>,
     /// Texts that end the generated one; they are left out of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
 }
 
-/// Most tokens of a text where a request does not say.
+/// Most tokens of a text where neither a request nor the checkpoint says.
 const MAX_TOKENS: usize = 64;
 
 impl GenerationOptions {
-    /// The settings of the decoder. Errors on options that would have no effect beside each other.
-    pub(crate) fn writing(&self) -> Result<GenerationConfig, Misfit> {
+    /// The settings of the decoder: those of the checkpoint, and in front of them what is given here. Errors on options that
+    /// would have no effect beside each other.
+    pub(crate) fn writing(&self, own: &Settings) -> Result<GenerationConfig> {
         if self.stop.iter().any(String::is_empty) {
-            return Err(Misfit::EmptyStop);
+            return Err(Misfit::EmptyStop.into());
         }
         let first = |given: &[(bool, &'static str)]| given.iter().find(|(is, _)| *is).map(|(_, name)| *name);
         let sampled = first(&[
             (self.temperature.is_some(), "temperature"),
             (self.top_k.is_some(), "top_k"),
             (self.top_p.is_some(), "top_p"),
+            (self.min_p.is_some(), "min_p"),
         ]);
         let searched = first(&[
             (self.length_penalty.is_some(), "length_penalty"),
             (self.early_stopping.is_some(), "early_stopping"),
         ]);
-        let choice = match (self.beams, sampled, searched) {
-            (Some(_), Some(option), _) => return Err(Misfit::BesideBeams { option }),
-            (None, _, Some(option)) => return Err(Misfit::WithoutBeams { option }),
-            (Some(width), None, _) => Choice::Beams(Beams {
+        // One beam is greedy; a request for samples turns the checkpoint's own search off.
+        let asked = self.beams.filter(|n| *n > 1);
+        let beams = if self.beams.is_some() || sampled.is_some() { asked } else { own.beams };
+        if let (Some(_), Some(option)) = (asked, sampled) {
+            return Err(Misfit::BesideBeams { option }.into());
+        }
+        if let (None, Some(option)) = (beams, searched) {
+            return Err(Misfit::WithoutBeams { option }.into());
+        }
+        let choice = match beams {
+            Some(_) if own.sample && asked.is_none() => {
+                let hint = "give beams, or an option of sampling such as the temperature";
+                return Err(Error::input(
+                    "the checkpoint asks for beam search with samples, which is not supported",
+                    hint,
+                ));
+            }
+            Some(width) => Choice::Beams(Beams {
                 width,
-                length_penalty: self.length_penalty.unwrap_or(1.0),
-                early: self.early_stopping.unwrap_or_default(),
+                length_penalty: self.length_penalty.or(own.length_penalty).unwrap_or(1.0),
+                early: self.early_stopping.or(own.early).unwrap_or_default(),
                 keep: 1,
             }),
-            (None, Some(_), None) => {
-                let plain = Sampling::default();
+            None if sampled.is_some() || (own.sample && self.beams.is_none()) => {
+                let base = own.sampling;
                 Choice::Sample(Sampling {
-                    temperature: self.temperature.unwrap_or(plain.temperature),
-                    top_k: self.top_k,
-                    top_p: self.top_p.unwrap_or(plain.top_p),
+                    temperature: self.temperature.unwrap_or(base.temperature),
+                    top_k: self.top_k.or(base.top_k),
+                    top_p: self.top_p.unwrap_or(base.top_p),
+                    min_p: self.min_p.unwrap_or(base.min_p),
+                    ..base
                 })
             }
-            (None, None, None) => Choice::Greedy,
+            None => Choice::Greedy,
         };
-        Ok(GenerationConfig { max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS), choice })
+        let rules = Rules {
+            min_tokens: self.min_tokens.unwrap_or(own.rules.min_tokens),
+            repetition_penalty: self.repetition_penalty.unwrap_or(own.rules.repetition_penalty),
+            no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(own.rules.no_repeat_ngram_size),
+            ..own.rules.clone()
+        };
+        Ok(GenerationConfig {
+            max_tokens: self.max_tokens.or(own.max_tokens).unwrap_or(MAX_TOKENS),
+            choice,
+            rules,
+            start: own.start,
+            ends: own.ends.clone(),
+        })
     }
 }

@@ -27,7 +27,7 @@ fn toy_model(family: &str, changes: &Json) -> Opened {
 fn write(opened: &Opened, seed: u64, source: &[Vec<u32>], max_tokens: usize, choice: Choice) -> Vec<Vec<Generation>> {
     let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
     let point = Point::new().with("seed", seed);
-    let how = GenerationConfig { max_tokens, choice };
+    let how = GenerationConfig::new(max_tokens, choice);
     generate::write(opened, &point, &Input::tokens(source).unwrap(), &how, &mut streamer).unwrap().0
 }
 
@@ -212,7 +212,7 @@ fn draws_follow_the_seed_and_the_source_alone() {
 fn first_tokens_are_drawn_by_their_chances() {
     let opened = toy_model("t5", &json!({}));
     let source = sequences(50, &[6]);
-    let s = Sampling { temperature: 1.5, top_k: Some(8), top_p: 0.9 };
+    let s = Sampling { temperature: 1.5, top_k: Some(8), top_p: 0.9, ..Sampling::default() };
     let pair = Input::pair(Input::tokens(&source).unwrap(), Input::tokens(&[[0u32]]).unwrap()).unwrap();
     let logits = opened.run(&Point::new(), &pair).unwrap().0;
     let row = &logits.get_rows("logits").unwrap().0.to_vec2::<f32>().unwrap()[0];
@@ -245,7 +245,7 @@ fn texts_stop_by_token_rule_or_length_and_are_heard_as_written() {
     let stop = |text: &[u32]| text.len() == 4 || text == &plain[0][..2];
     let mut token = |member: usize, t: u32| heard[member].push(t);
     let mut streamer = Streamer { stop: &stop, token: &mut token };
-    let how = GenerationConfig { max_tokens: 6, choice: Choice::Greedy };
+    let how = GenerationConfig::new(6, Choice::Greedy);
     let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut streamer).unwrap();
     assert_eq!((texts[0][0].tokens.len(), texts[0][0].end), (2, End::Stop));
     for (i, t) in texts.iter().enumerate() {
@@ -262,7 +262,7 @@ fn texts_stop_by_token_rule_or_length_and_are_heard_as_written() {
     let beams = Choice::Beams(Beams { width: 3, length_penalty: 1.0, early: Early::Yes, keep: 3 });
     let mut silent = |_: usize, _: u32| panic!("beams tell nothing");
     let mut streamer = Streamer { stop: &|text| text.len() == 3, token: &mut silent };
-    let how = GenerationConfig { max_tokens: 6, choice: beams };
+    let how = GenerationConfig::new(6, beams);
     let (texts, _) = generate::write(&opened, &Point::new(), &source, &how, &mut streamer).unwrap();
     assert!(texts.iter().flatten().all(|t| t.tokens.len() <= 3) && texts.iter().all(|t| t.len() == 3));
     assert!(texts.iter().flatten().any(|t| t.end == End::Stop));
@@ -286,7 +286,7 @@ fn a_cancelled_member_ends_and_leaves_the_others_as_they_are() {
             };
             let mut streamer = Streamer { stop: &stop, token: &mut |_, _| {} };
             let point = Point::new().with("seed", 5);
-            let how = GenerationConfig { max_tokens: 6, choice };
+            let how = GenerationConfig::new(6, choice);
             let texts = generate::write(&opened, &point, &input, &how, &mut streamer).unwrap().0;
             assert_eq!((&texts[0], &texts[2]), (&whole[0], &whole[2]), "{choice:?} after {after}");
             let [gone] = texts[1].as_slice() else { panic!("{choice:?}: {:?}", texts[1]) };
@@ -305,14 +305,8 @@ fn settings_out_of_bounds_are_refused_by_name() {
     let refused = |choice: Choice, word: &str| {
         let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
         let source = Input::tokens(&sequences(50, &[3])).unwrap();
-        let e = generate::write(
-            &opened,
-            &Point::new(),
-            &source,
-            &GenerationConfig { max_tokens: 3, choice },
-            &mut streamer,
-        )
-        .err();
+        let e =
+            generate::write(&opened, &Point::new(), &source, &GenerationConfig::new(3, choice), &mut streamer).err();
         let e = e.unwrap_or_else(|| panic!("{choice:?} is accepted"));
         assert!(matches!(e, Error::Input { .. }) && e.to_string().contains(word), "{choice:?}: {e}");
     };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use switchformer_data::Tokenizer;
-use switchformer_infer::Pooling;
+use switchformer_infer::Sentence;
 use switchformer_nn::{Ctx, Folder, Input, Point, Taps, Trace, Weights, run};
 use switchformer_switch::Plan;
 use switchformer_zoo::assemble::{Source, assemble};
@@ -45,8 +45,8 @@ fn texts_become_the_embeddings_of_the_reference() {
     let (point, mut taps, mut trace) = (Point::new(), Taps::none(), Trace::default());
     let mut cx = Ctx::new(&point, &mut taps, &mut trace);
     let out = run(model.trunk(), &[], &mut cx, &Input::tokens(&ids).unwrap()).unwrap();
-    let got = Pooling::read(&folder).unwrap().unwrap().embed(&out, ids.len()).unwrap();
-    let got: Vec<Vec<f32>> = got.iter().map(|t| t.as_ref().unwrap().to_vec1().unwrap()).collect();
+    let got = Sentence::read(&folder).unwrap().unwrap().embed(&out, ids.len(), &Default::default()).unwrap();
+    let got: Vec<Vec<f32>> = got.into_iter().map(Option::unwrap).collect();
     let expected: Vec<Vec<f32>> = field!(want, "embeddings");
     assert_eq!(got.len(), expected.len());
     for (got, want) in got.iter().flatten().zip(expected.iter().flatten()) {

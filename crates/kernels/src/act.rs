@@ -81,6 +81,22 @@ fn silu_grad<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
     s.mul(dy, s.fma(x, q, p))
 }
 
+/// Slope of the sigmoid in the quick GELU.
+const QUICK: f32 = 1.702;
+
+#[inline(always)]
+pub(crate) fn gelu_quick_v<S: Simd>(s: S, x: S::V) -> S::V {
+    s.mul(x, math::sigmoid(s, s.mul(x, s.splat(QUICK))))
+}
+
+#[inline(always)]
+fn gelu_quick_grad<S: Simd>(s: S, x: S::V, dy: S::V) -> S::V {
+    let steep = s.mul(x, s.splat(QUICK));
+    let p = math::sigmoid(s, steep);
+    let q = s.mul(p, s.sub(s.splat(1.0), p));
+    s.mul(dy, s.fma(steep, q, p))
+}
+
 #[inline(always)]
 pub(crate) fn tanh_v<S: Simd>(s: S, x: S::V) -> S::V {
     math::tanh(s, x)
@@ -143,6 +159,7 @@ activation!(
     gelu_erf_backward = gelu_erf_grad
 );
 activation!("GELU by its tanh approximation", gelu_tanh = gelu_tanh_v, gelu_tanh_backward = gelu_tanh_grad);
+activation!("GELU as `x sigmoid(1.702 x)`", gelu_quick = gelu_quick_v, gelu_quick_backward = gelu_quick_grad);
 activation!("ReLU", relu = relu_v, relu_backward = relu_grad);
 activation!("SiLU, `x sigmoid(x)`", silu = silu_v, silu_backward = silu_grad);
 activation!("Hyperbolic tangent", tanh = tanh_v, tanh_backward = tanh_grad);

@@ -95,6 +95,12 @@ pub fn gelu_tanh(x: f64) -> f64 {
     x / (1.0 + (-2.0 * u).exp())
 }
 
+/// GELU as `x sigmoid(1.702 x)`.
+pub fn gelu_quick(x: f64) -> f64 {
+    // The slope as f32 holds it.
+    x / (1.0 + (-f64::from(1.702f32) * x).exp())
+}
+
 /// `max(x, 0)`.
 pub fn relu(x: f64) -> f64 {
     x.max(0.0)

@@ -8,9 +8,10 @@ type Forward = fn(&[f32], &mut [f32]);
 type Backward = fn(&[f32], &[f32], &mut [f32]);
 type Exact = fn(f64) -> f64;
 
-const ALL: [(&str, Forward, Backward, Exact); 5] = [
+const ALL: [(&str, Forward, Backward, Exact); 6] = [
     ("gelu_erf", act::gelu_erf, act::gelu_erf_backward, reference::gelu_erf),
     ("gelu_tanh", act::gelu_tanh, act::gelu_tanh_backward, reference::gelu_tanh),
+    ("gelu_quick", act::gelu_quick, act::gelu_quick_backward, reference::gelu_quick),
     ("relu", act::relu, act::relu_backward, reference::relu),
     ("silu", act::silu, act::silu_backward, reference::silu),
     ("tanh", act::tanh, act::tanh_backward, f64::tanh),

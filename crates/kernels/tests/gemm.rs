@@ -89,10 +89,11 @@ fn large_products_match() {
 #[test]
 fn what_follows_a_product() {
     type Twin = fn(f64) -> f64;
-    let acts: [(Option<Act>, Twin); 6] = [
+    let acts: [(Option<Act>, Twin); 7] = [
         (None, |x| x),
         (Some(Act::GeluErf), reference::gelu_erf),
         (Some(Act::GeluTanh), reference::gelu_tanh),
+        (Some(Act::GeluQuick), reference::gelu_quick),
         (Some(Act::Relu), |x| x.max(0.0)),
         (Some(Act::Silu), |x| x / (1.0 + (-x).exp())),
         (Some(Act::Tanh), f64::tanh),

@@ -107,6 +107,13 @@ impl<'a> Run<'a> {
             None => Manifest { recipe: fingerprint, ..Manifest::default() },
         };
         let held = if recipe.train.valid_every > 0 { task.valid()? } else { Vec::new() };
+        if recipe.train.valid_every > 0 && held.is_empty() {
+            let what =
+                "train.valid_every asks for a validation loss, and no sample of the data is in the validation split";
+            let hint = "give more data (splits are cut by families of names, so few or alike names may all be in one), or \
+                        set train.valid_every = 0";
+            return Err(Error::input(what, hint));
+        }
         Ok(Run { recipe, task, net, optimiser, ema, checkpoints, at, held })
     }
 

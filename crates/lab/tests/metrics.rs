@@ -173,6 +173,16 @@ fn answers_are_scored_as_by_the_squad_script() {
 }
 
 #[test]
+fn a_question_without_an_answer_is_scored_as_by_the_script_of_v2() {
+    let score = |given: Option<&str>, right: &[&str]| Answers::stats_v2(&[given], &[right.to_vec()]).unwrap().total();
+    assert_eq!(score(Some(""), &[]), [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(score(Some("x"), &[]), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(score(Some(""), &["x"]), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(score(None, &[]), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(score(Some("the river"), &["River", "a sea"]), [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
 fn label_scores_are_scikit_learn_s() {
     let labels = &CASES["labels"];
     let truth = strings(&labels["truth"]);

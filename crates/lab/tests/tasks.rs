@@ -211,6 +211,22 @@ fn what_cannot_be_trained_is_refused_and_a_run_that_diverges_keeps_its_state() {
     assert!(refuse("seeds=[1,1]").contains("twice"));
     let missing = run(&one("switch-lm.toml", "experts-1", &[]), &options(temp.path(), "none", temp.path(), None));
     assert!(missing.unwrap_err().to_string().contains("Translation-en"));
+    // Packages of alike names are one family, and a family is in one split.
+    let alike = temp.path().join("alike");
+    std::fs::create_dir(&alike).unwrap();
+    let text = std::fs::read_to_string(data.join("Translation-en")).unwrap();
+    let text: Vec<String> = (0..)
+        .zip(text.lines())
+        .map(|(i, line)| match line.starts_with("Package: ") {
+            true => format!("Package: p{i}"),
+            false => line.to_string(),
+        })
+        .collect();
+    std::fs::write(alike.join("Translation-en"), text.join("\n")).unwrap();
+    let empty =
+        run(&one("switch-lm.toml", "experts-1", &["train.valid_every=1"]), &options(temp.path(), "e", &alike, None));
+    let empty = empty.unwrap_err().to_string();
+    assert!(empty.contains("validation split") && empty.contains("train.valid_every = 0"), "{empty}");
     // A state that has gone bad: one weight is no number.
     let recipe = one("switch-lm.toml", "experts-2", &[]);
     let o = options(temp.path(), "bad", &data, Some(2));

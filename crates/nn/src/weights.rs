@@ -74,6 +74,9 @@ struct Ledger {
     elements: u64,
     notes: Vec<(&'static str, Value)>,
     attentions: Vec<HeadSite>,
+    /// Full name of a tensor -> the name that it is stored under.
+    aliases: BTreeMap<String, String>,
+    remarks: Vec<String>,
 }
 
 /// A checkpoint seen from one dotted path. The model tree mirrors the published names:
@@ -235,6 +238,37 @@ impl Weights {
         }
     }
 
+    /// Reads `part` from `other`, where only the latter is stored: tensors that share memory are stored once, under a name of
+    /// the writer's choice.
+    pub fn stored_as(&self, part: &str, other: &str) {
+        if !self.has(part) && self.has(other) {
+            let (part, other) = (self.name(part), self.name(other));
+            self.ledger().aliases.insert(part, other);
+        }
+    }
+
+    /// Notes down what a user should know of how the checkpoint was read.
+    pub fn remark(&self, text: String) {
+        self.ledger().remarks.push(text);
+    }
+
+    /// What was noted down with [`Weights::remark`].
+    pub fn remarks(&self) -> Vec<String> {
+        self.ledger().remarks.clone()
+    }
+
+    /// Marks what is left over below these first parts of names as known, with a remark: heads that the model does not have.
+    pub fn pass_over(&self, heads: &[&str]) {
+        let of_head = |name: &&String| heads.iter().any(|h| name.split('.').next() == Some(*h));
+        let mut ledger = self.ledger();
+        let names: Vec<String> = self.unused(&ledger).filter(of_head).cloned().collect();
+        if let Some(first) = names.first() {
+            let more = if names.len() > 1 { format!(" and {} more tensors", names.len() - 1) } else { String::new() };
+            ledger.remarks.push(format!("`{first}`{more} belong to another head and are not read"));
+        }
+        ledger.used.extend(names);
+    }
+
     /// Marks `part` as known where it repeats `other`. Errors where both are stored and differ, with what to do, `or`.
     pub fn repeats(&self, part: &str, other: &str, or: &str) -> Result<()> {
         if self.has(part) && self.has(other) && !self.is_copy(part, other) {
@@ -277,9 +311,10 @@ impl Weights {
     /// The full name of a tensor that the source has in this shape; `None` is recorded as missing or misshaped and reported
     /// by [`Weights::finish`].
     fn found(&self, part: &str, shape: &[usize]) -> Result<Option<String>> {
-        let name = self.name(part);
         let n = elements(shape)?;
         let mut ledger = self.ledger();
+        let name = self.name(part);
+        let name = ledger.aliases.get(&name).cloned().unwrap_or(name);
         ledger.elements += n as u64;
         let found = match &self.shared.source {
             Source::Files(f) => f.entries().get(&name).map(|e| e.shape.clone()),
@@ -448,8 +483,8 @@ impl Weights {
         }
         let (w, (height, width)) = (self.at(spec.name), spec.patch);
         let weight = w.conv_matrix("weight", &[spec.dim, spec.channels, height, width])?;
-        let bias = w.tensor("bias", &[spec.dim], ParamKind::Vector)?;
-        Ok(Box::new(Dense::new(self.name(spec.name), weight, Some(bias))))
+        let bias = spec.bias.then(|| w.tensor("bias", &[spec.dim], ParamKind::Vector)).transpose()?;
+        Ok(Box::new(Dense::new(self.name(spec.name), weight, bias)))
     }
 
     /// A tied head in the form that the plan names; the product with the table by default.

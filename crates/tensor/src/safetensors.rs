@@ -8,8 +8,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::storage::{CpuStorage, DType, WithDType, each};
 use crate::{Error, Result, Tensor, bail};
 
-fn dtype(of: Dtype) -> Result<DType> {
-    Ok(match of {
+/// The type that a tensor of a file is held in; `None` where there is none.
+fn dtype(of: Dtype) -> Option<DType> {
+    Some(match of {
         Dtype::U8 => DType::U8,
         Dtype::I16 => DType::I16,
         Dtype::I32 => DType::I32,
@@ -19,8 +20,35 @@ fn dtype(of: Dtype) -> Result<DType> {
         Dtype::F16 => DType::F16,
         Dtype::F32 => DType::F32,
         Dtype::F64 => DType::F64,
-        other => bail!("tensors of {other:?} are not read; give U8, I16, I32, U32, I64, BF16, F16, F32 or F64"),
+        _ => return None,
     })
+}
+
+/// A tensor of a file. Types without one of their own are held in the next wider one; truth values are 0 and 1.
+fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
+    let (bytes, shape) = (view.data(), view.shape());
+    match view.dtype() {
+        Dtype::BOOL => Tensor::from_vec(bytes.iter().map(|b| u8::from(*b != 0)).collect::<Vec<u8>>(), shape),
+        Dtype::I8 => Tensor::from_vec(bytes.iter().map(|b| i16::from(*b as i8)).collect::<Vec<i16>>(), shape),
+        Dtype::U16 => {
+            let values = bytes.as_chunks().0.iter().map(|b| i32::from(u16::from_le_bytes(*b)));
+            Tensor::from_vec(values.collect::<Vec<i32>>(), shape)
+        }
+        Dtype::U64 => {
+            let values = bytes.as_chunks().0.iter().map(|b| i64::try_from(u64::from_le_bytes(*b)));
+            match values.collect::<std::result::Result<Vec<i64>, _>>() {
+                Ok(values) => Tensor::from_vec(values, shape),
+                Err(_) => bail!("`{name}` of U64 holds a number beyond {}", i64::MAX),
+            }
+        }
+        other => match dtype(other) {
+            Some(dtype) => Tensor::from_raw_buffer(bytes, dtype, shape),
+            None => bail!(
+                "`{name}` is of {other:?}, which is not read; give BOOL, U8, I8, U16, I16, U32, I32, U64, I64, BF16, F16, \
+                 F32 or F64"
+            ),
+        },
+    }
 }
 
 /// The type's name in a file.
@@ -49,7 +77,7 @@ pub fn load_bytes(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| Error::tensor(e.to_string()))?;
     let mut all = HashMap::new();
     for (name, view) in file.iter() {
-        all.insert(name.to_string(), Tensor::from_raw_buffer(view.data(), dtype(view.dtype())?, view.shape())?);
+        all.insert(name.to_string(), tensor(name, &view)?);
     }
     Ok(all)
 }

@@ -225,3 +225,24 @@ fn what_does_not_fit_is_an_error_and_no_panic() {
     assert_eq!(t.index_select(&index, 1).unwrap().dims(), [2, 0]);
     assert_eq!(Tensor::cat(&[&empty, &t], 0).unwrap().dims(), [2, 3]);
 }
+
+#[test]
+fn whole_numbers_of_every_width_and_truth_values_are_read() {
+    use safetensors::tensor::{Dtype, TensorView};
+    let of = |dtype, bytes: &[u8], n: usize| {
+        let view = TensorView::new(dtype, vec![n], bytes).unwrap();
+        let file = safetensors::serialize([("x", view)], None).unwrap();
+        switchformer_tensor::safetensors::load_bytes(&file)
+    };
+    let values = |dtype, bytes: &[u8], n| {
+        let t = of(dtype, bytes, n).unwrap().remove("x").unwrap();
+        t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap()
+    };
+    assert_eq!(values(Dtype::BOOL, &[1, 0, 255], 3), [1.0, 0.0, 1.0]);
+    assert_eq!(values(Dtype::I8, &[0x80, 5], 2), [-128.0, 5.0]);
+    assert_eq!(values(Dtype::U16, &[0xff, 0xff, 1, 0], 2), [65535.0, 1.0]);
+    assert_eq!(values(Dtype::U64, &7u64.to_le_bytes(), 1), [7.0]);
+    assert!(of(Dtype::U64, &u64::MAX.to_le_bytes(), 1).unwrap_err().to_string().contains("`x` of U64"));
+    let narrow = of(Dtype::F8_E4M3, &[1, 2], 2).unwrap_err().to_string();
+    assert!(narrow.contains("`x` is of F8_E4M3") && narrow.contains("give BOOL, U8"), "{narrow}");
+}

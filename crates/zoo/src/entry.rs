@@ -17,6 +17,12 @@ pub enum HeadKind {
     MaskedLm,
     /// Scores of classes for a text.
     SequenceClassification,
+    /// One score for each way to go on.
+    MultipleChoice,
+    /// Whether one text follows another.
+    NextSentence,
+    /// Scores over the vocabulary for every token, and whether one text follows another.
+    PreTraining,
     /// Scores of classes for every token.
     TokenClassification,
     /// Scores of every token as first and as last of an answer.
@@ -64,12 +70,15 @@ pub enum Trait {
     NoExitHeads,
     /// Maps shrink and widen from stage to stage.
     Pyramid,
+    /// The reference gives the rows of the last map as a map, `[b, c, h, w]`.
+    MapOutput,
     /// Feed-forwards hold a convolution, so no bank of experts can take their place.
     ConvolutionalFfn,
     /// The published layout has experts of its own.
     OwnExperts,
-    /// Images are enlarged and their middle is cut out, as by DeiT's processor, where a folder does not say how.
-    CroppedImages,
+    /// No softmax attention that a plan or a switch could take the place of: rows never attend to each other, or scores are
+    /// more than the attention leaf knows.
+    NoAttention,
     /// Computes with signs: the loss jumps where one changes, and the gradient passes straight through.
     Signs,
 }
@@ -143,6 +152,8 @@ impl Entry {
     pub fn build(&self, config: &ConfigMap, w: &Weights) -> Result<Box<dyn Model>> {
         self.architecture(config)?;
         let model = (self.load)(config, w)?;
+        // Files of several heads are usual: what belongs to another one is no fault.
+        w.pass_over(self.heads);
         w.finish()?;
         Ok(model)
     }

@@ -12,6 +12,7 @@ use switchformer_switch::leaf::bits::NestedInt;
 use switchformer_switch::rule::cancel::Cancel;
 use switchformer_switch::{Form, NamedPoint, Plan, Resolved, Switches};
 
+use crate::account;
 use crate::assemble::{Assembled, Source, assemble};
 use crate::entry::{Entry, HeadKind};
 use crate::registry::find;
@@ -49,6 +50,8 @@ pub struct Opened {
     pub n_params: u64,
     /// Bytes of the weight files.
     pub file_bytes: u64,
+    /// What a user should know of how the folder was read.
+    pub notes: Vec<String>,
 }
 
 impl Opened {
@@ -60,6 +63,23 @@ impl Opened {
     /// Opens a folder, strictly.
     pub fn folder(folder: &Folder, options: OpenOptions) -> Result<Opened> {
         let (entry, config) = read_config(folder)?;
+        Opened::of_config(folder, entry, config, options)
+    }
+
+    /// Opens a folder for one head, whatever architecture its config names: sentence-transformers reads the rows of files that
+    /// were saved while another head was trained. Errors where the family has no such head.
+    pub fn folder_for(folder: &Folder, head: HeadKind, options: OpenOptions) -> Result<Opened> {
+        let (entry, config) = read_config(folder)?;
+        if entry.head_of(&config).is_ok_and(|h| h == head) {
+            return Opened::of_config(folder, entry, config, options);
+        }
+        let Some((name, _)) = entry.architectures.iter().find(|(_, h)| *h == head) else {
+            return Err(Error::unsupported("model_type", entry.name, format!("a family with the head {head:?}")));
+        };
+        Opened::of_config(folder, entry, config.with("architectures", serde_json::json!([name])), options)
+    }
+
+    fn of_config(folder: &Folder, entry: &'static Entry, config: ConfigMap, options: OpenOptions) -> Result<Opened> {
         let mut plan = Plan::read(folder, &config)?;
         if options.nested && !plan.forms.iter().any(|f| f.form == NestedInt.name()) {
             plan.forms.push(NestedInt::everywhere());
@@ -78,6 +98,7 @@ impl Opened {
             .map(|f| folder.blob(f).map(|b| b.bytes().len() as u64))
             .sum::<Result<u64>>()?;
         let n_params = made.n_params();
+        let notes = made.source.model.remarks();
         let Assembled { model, switches, .. } = made;
         for (place, point) in plan.all_points() {
             switches.resolve(point).map_err(|e| match e {
@@ -87,7 +108,7 @@ impl Opened {
                 e => e,
             })?;
         }
-        Ok(Opened { entry, config, model, switches, plan, n_params, file_bytes })
+        Ok(Opened { entry, config, model, switches, plan, n_params, file_bytes, notes })
     }
 
     /// A model with name-seeded random weights: a published variant by name, or any config.
@@ -104,7 +125,7 @@ impl Opened {
         let made = assemble(entry, &config, &plan, source)?;
         let n_params = made.n_params();
         let Assembled { model, switches, .. } = made;
-        Ok(Opened { entry, config, model, switches, plan, n_params, file_bytes: 0 })
+        Ok(Opened { entry, config, model, switches, plan, n_params, file_bytes: 0, notes: Vec::new() })
     }
 
     /// The full config of a published variant, with `-` or timm's `_` in its name. Errors list the known names.
@@ -240,12 +261,32 @@ impl Opened {
     }
 }
 
+/// Which other file's contents these are, by keys that it alone has.
+fn misplaced(config: &ConfigMap) -> Option<&'static str> {
+    let telling = [
+        ("pre_tokenizer", "tokenizer.json"),
+        ("tokenizer_class", "tokenizer_config.json"),
+        ("image_processor_type", "preprocessor_config.json"),
+        ("image_mean", "preprocessor_config.json"),
+        ("weight_map", "model.safetensors.index.json"),
+        ("word_embedding_dimension", "1_Pooling/config.json"),
+        ("_from_model_config", "generation_config.json"),
+    ];
+    telling.iter().find(|(key, _)| config.get(key).is_some()).map(|(_, file)| *file)
+}
+
 /// Entry and config of a folder.
 pub fn read_config(folder: &Folder) -> Result<(&'static Entry, ConfigMap)> {
     let config = ConfigMap::new(timm::canonical(folder.json("config.json", MAX_CONFIG)?)?)?;
     let model_type = config.text("model_type", "")?;
     if model_type.is_empty() {
-        return Err(Error::config("model_type", "is missing; it names the model family, such as \"bert\""));
+        let what = match misplaced(&config) {
+            Some(file) => format!("is missing: this config.json has the contents of a {file}; fetch config.json again"),
+            None => "is missing; it names the model family, such as \"bert\"".into(),
+        };
+        return Err(Error::config("model_type", what));
     }
-    Ok((find(&model_type)?, config))
+    let entry = find(&model_type)?;
+    account::check(&config)?;
+    Ok((entry, config))
 }

@@ -3,12 +3,11 @@
 pub(crate) use switchformer_nn::Mixer;
 pub(crate) use switchformer_nn::attention::Shrink;
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
-use switchformer_nn::init::Init;
-use switchformer_nn::layers::{Activation, LayerNorm, project_onto};
+use switchformer_nn::layers::{Activation, LayerNorm, LayerScale, project_onto};
 use switchformer_nn::maps::positions_at;
 use switchformer_nn::maps::{Conv, Depthwise, maps_of, mean_rows, pixel_rows};
+use switchformer_nn::ops::Beside;
 use switchformer_nn::ops::Epilogue;
-use switchformer_nn::ops::{self, Beside};
 use switchformer_nn::staged::State;
 use switchformer_nn::{
     Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result, Rows, Size, Staged, Tensor, Weights,
@@ -109,26 +108,8 @@ impl MapPositions {
     }
 }
 
-/// Learned factors per channel of the two branches of a block, `gamma_1` and `gamma_2`, where it has any.
-pub(crate) struct Factors(Option<[Tensor; 2]>);
-
-impl Factors {
-    /// Factors stored in `shape` that start at `start`; none where that is absent.
-    pub(crate) fn load(w: &Weights, shape: &[usize], start: Option<f32>) -> Result<Self> {
-        let Some(start) = start else { return Ok(Factors(None)) };
-        let w = w.with_init(Init::Constant(start));
-        let one = |name: &str| -> Result<Tensor> { w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ())) };
-        Ok(Factors(Some([one("gamma_1")?, one("gamma_2")?])))
-    }
-
-    /// A branch times its factors. Shapes: x `[total, dim]` -> the same.
-    pub(crate) fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
-        match &self.0 {
-            Some(factors) => ops::scale_columns(&x, &factors[branch]),
-            None => Ok(x),
-        }
-    }
-}
+/// Names of the factors of the branches of a block.
+pub(crate) const FACTORS: [&str; 2] = ["gamma_1", "gamma_2"];
 
 /// Applies `f` to every stretch of neighbours of one size, for layers whose windows depend on the map.
 /// Shapes: x `[total, from]` -> `[total, width]`.
@@ -234,12 +215,12 @@ struct ConvFfn {
 
 impl ConvFfn {
     /// On its residual, times the factors of a block. Shapes: x and residual `[total, dim]` -> `[total, dim]`.
-    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows, f: &Factors) -> Result<Tensor> {
+    fn forward_onto(&self, cx: &mut Ctx, x: &Tensor, residual: &Tensor, rows: &Rows, f: &LayerScale) -> Result<Tensor> {
         let act = matches!(self.inside, Inside::BehindRelu).then_some(Activation::Relu);
         let hidden = self.fc1.forward_with(cx, x, &Epilogue { act, ..Epilogue::default() })?;
         let beside = Beside { input: matches!(self.inside, Inside::Added), act: Some(self.act) };
         let mixed = self.conv.forward_beside(cx, &hidden, rows, beside)?;
-        if f.0.is_none() {
+        if f.is_none() {
             return project_onto(cx, self.fc2.as_ref(), &mixed, residual, "ffn");
         }
         let fed = self.fc2.forward(cx, &mixed)?;
@@ -266,7 +247,7 @@ pub(crate) struct Block {
     mixer: Box<dyn Mixer>,
     norm2: LayerNorm,
     ffn: ConvFfn,
-    factors: Factors,
+    factors: LayerScale,
 }
 
 impl BlockSpec {
@@ -291,7 +272,7 @@ impl Block {
                 act: spec.act,
                 inside: spec.inside,
             },
-            factors: Factors::load(w, &[dim], spec.factors)?,
+            factors: LayerScale::load(w, &FACTORS, &[dim], spec.factors)?,
         })
     }
 }
@@ -299,7 +280,7 @@ impl Block {
 impl Mixer for Block {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = if self.factors.0.is_none() {
+        let x = if self.factors.is_none() {
             self.mixer.forward_onto(cx, &normed, rows, x)?
         } else {
             let mixed = self.mixer.forward(cx, &normed, rows)?;

@@ -7,6 +7,8 @@ use switchformer_nn::staged::State;
 use switchformer_nn::weights::TiedSpec;
 use switchformer_nn::{Ctx, Linear, Output, ParamKind, Result, Tensor, Weights};
 
+use crate::entry::HeadKind;
+
 /// The masked-LM head of the BERT family: dense, activation, norm, then the word table, or a projection of its own where
 /// the config says `"tie_word_embeddings": false`.
 pub(crate) struct MaskedLm {
@@ -30,28 +32,43 @@ pub(crate) struct MaskedLmNames {
 }
 
 impl MaskedLmNames {
-    /// Marks the whole head as known: a pre-training file that is opened for something else.
-    pub(crate) fn skip(&self, w: &Weights) {
-        w.skip(self.bias);
-        for part in [self.dense, self.norm, self.decoder] {
-            ["weight", "bias"].iter().for_each(|suffix| w.skip(&format!("{part}.{suffix}")));
+    /// Finds a word table that the writer of a file kept under the name of the projection tied to it. To be called before the
+    /// table is loaded.
+    pub(crate) fn find_words(&self, c: &ConfigMap, w: &Weights) -> Result<()> {
+        if c.flag("tie_word_embeddings", true)? {
+            w.stored_as(&format!("{}.weight", self.words), &format!("{}.weight", self.decoder));
         }
+        Ok(())
     }
 
     /// The projection onto the vocabulary from rows as wide as the word table.
-    fn load_decoder(&self, c: &ConfigMap, w: &Weights, words: &Embedding) -> Result<Box<dyn Linear>> {
-        let (weight, bias) = (format!("{}.weight", self.decoder), format!("{}.bias", self.decoder));
-        if bias != self.bias {
-            w.repeats(&bias, self.bias, "remove from the file the one that is not meant")?;
+    pub(crate) fn load_decoder(&self, c: &ConfigMap, w: &Weights, words: &Embedding) -> Result<Box<dyn Linear>> {
+        let (weight, mut bias) = (format!("{}.weight", self.decoder), self.bias.to_string());
+        let own_bias = format!("{}.bias", self.decoder);
+        if own_bias != bias && w.has(&own_bias) {
+            // The reference adds the projection's own where one is stored; most files repeat the head's.
+            if w.is_copy(&own_bias, &bias) {
+                w.skip(&own_bias);
+            } else {
+                w.skip(&bias);
+                bias = own_bias;
+            }
         }
-        if c.flag("tie_word_embeddings", true)? {
-            let or = "set \"tie_word_embeddings\" to false in config.json to read it, or remove it from the file";
-            w.repeats(&weight, &format!("{}.weight", self.words), or)?;
-            return w.tied(&TiedSpec { name: self.decoder, table: words, bias: Some(self.bias) });
+        let table = format!("{}.weight", self.words);
+        let tied = c.flag("tie_word_embeddings", true)?;
+        let copy = w.is_copy(&weight, &table);
+        if tied && (copy || !w.has(&weight) || !w.has(&table)) {
+            w.skip(&weight);
+            return w.tied(&TiedSpec { name: self.decoder, table: words, bias: Some(&bias) });
+        }
+        if tied {
+            w.remark(format!(
+                "config.json ties `{weight}` to the word table, and the file stores another tensor under it: that one is used"
+            ));
         }
         let (vocab, dim) = words.table().dims2()?;
         let weight = w.tensor(&weight, &[vocab, dim], ParamKind::Matrix)?;
-        let bias = w.tensor(self.bias, &[vocab], ParamKind::Vector)?;
+        let bias = w.tensor(&bias, &[vocab], ParamKind::Vector)?;
         Ok(Box::new(Dense::new(w.name(self.decoder), weight, Some(bias))))
     }
 }
@@ -90,6 +107,16 @@ pub(crate) struct Pooler {
 }
 
 impl Pooler {
+    /// The pooler of a bare encoder; none where the folder was saved without one.
+    pub(crate) fn if_stored(w: &Weights, name: &str, dim: usize, act: Activation) -> Result<Option<Self>> {
+        let stored = ["weight", "bias"].iter().any(|part| w.has(&format!("{name}.{part}")));
+        if stored || w.is_open() {
+            return Pooler::load(w, name, dim, act).map(Some);
+        }
+        w.remark("the folder stores no pooler, so there is no pooler_output".into());
+        Ok(None)
+    }
+
     pub(crate) fn load(w: &Weights, name: &str, dim: usize, act: Activation) -> Result<Self> {
         Ok(Pooler { dense: w.linear(name, dim, dim, true)?, act })
     }
@@ -111,6 +138,76 @@ pub(crate) enum TextHead {
     Token(Box<dyn Linear>),
     /// Where an answer begins and ends: two scores for every row.
     Question(Box<dyn Linear>),
+    /// Both heads of pre-training: logits over the vocabulary, and whether a text follows the other.
+    PreTraining(MaskedLm, Pooler, Box<dyn Linear>),
+}
+
+/// The heads of a family that answers as BERT does, by their published names.
+pub(crate) struct TextHeads {
+    /// The masked-LM head.
+    pub(crate) lm: MaskedLmNames,
+    /// Its activation; that of the blocks where absent.
+    pub(crate) lm_act: Option<Activation>,
+    /// The pooler of the bare encoder, where the family has one.
+    pub(crate) pooler: Option<&'static str>,
+    /// What pools for the classifier: the dense layer and its activation.
+    pub(crate) pooled_by: (&'static str, Activation),
+    /// The classifier of texts.
+    pub(crate) classifier: &'static str,
+    /// Whether one text follows another.
+    pub(crate) next: Option<&'static str>,
+}
+
+/// Sizes that a head needs.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadSizes {
+    /// Width of a row.
+    pub(crate) dim: usize,
+    /// Activation of the blocks.
+    pub(crate) act: Activation,
+    /// Epsilon of the norms.
+    pub(crate) eps: f64,
+}
+
+impl TextHeads {
+    /// Loads the head of a kind. Tensors of other heads may be in the file; the loader passes over them.
+    pub(crate) fn load(
+        &self,
+        kind: HeadKind,
+        c: &ConfigMap,
+        w: &Weights,
+        sizes: HeadSizes,
+        words: &Embedding,
+    ) -> Result<TextHead> {
+        let HeadSizes { dim, act, eps } = sizes;
+        let lm = || MaskedLm::load(c, w, &self.lm, dim, words, self.lm_act.unwrap_or(act), eps);
+        let (dense, pool) = self.pooled_by;
+        let pooler = || Pooler::load(w, dense, dim, pool);
+        let next = || w.linear(self.next.unwrap_or_default(), dim, 2, true);
+        let head = match kind {
+            HeadKind::MaskedLm => TextHead::MaskedLm(lm()?),
+            HeadKind::SequenceClassification => {
+                TextHead::Sequence(pooler()?, w.linear(self.classifier, dim, c.n_labels()?, true)?)
+            }
+            HeadKind::MultipleChoice => TextHead::Sequence(pooler()?, w.linear(self.classifier, dim, 1, true)?),
+            HeadKind::NextSentence => TextHead::Sequence(pooler()?, next()?),
+            HeadKind::PreTraining => TextHead::PreTraining(lm()?, pooler()?, next()?),
+            HeadKind::TokenClassification => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
+            HeadKind::QuestionAnswering => {
+                c.only("num_labels", &[2.into()])?;
+                TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
+            }
+            _ => {
+                let pooler = self.pooler.map(|name| Pooler::if_stored(w, name, dim, Activation::Tanh)).transpose()?;
+                TextHead::Encoder(pooler.flatten())
+            }
+        };
+        // Published pre-training files carry a pooler that some heads do not read.
+        if let Some(pooler) = self.pooler {
+            ["weight", "bias"].iter().for_each(|part| w.skip(&format!("{pooler}.{part}")));
+        }
+        Ok(head)
+    }
 }
 
 impl TextHead {
@@ -129,6 +226,11 @@ impl TextHead {
             TextHead::Sequence(pooler, classifier) => {
                 let pooled = pooler.forward(cx, &state)?;
                 out.member("logits", classifier.forward(cx, &pooled)?)
+            }
+            TextHead::PreTraining(lm, pooler, next) => {
+                let pooled = pooler.forward(cx, &state)?;
+                let out = out.member("seq_relationship_logits", next.forward(cx, &pooled)?);
+                out.rows("prediction_logits", lm.forward(cx, &state.x)?, &state.rows)
             }
             TextHead::Token(classifier) => out.rows("logits", classifier.forward(cx, &state.x)?, &state.rows),
             TextHead::Question(both) => {

@@ -108,6 +108,7 @@ mod tests {
             ("ecoformer_pvt_v2", "qkv_bias", json!(false), ("ecoformer_pvt_v2_b0", json!(null))),
             ("cswin", "split_size", json!([3, 5, 7]), ("CSWin_64_12211_tiny_224", json!(null))),
             ("swin", "square_windows", json!(true), ("swin_tiny_patch4_window7_224", json!(null))),
+            ("svt", "layer_norm_eps", json!(1e-5), ("svt_s", json!(null))),
             ("swinv2", "image_size", json!(null), ("swinv2_tiny_window8_256", json!(256))),
             ("crossvit", "img_size", json!(224), ("crossvit_9_240", json!(240))),
         ] {

@@ -14,10 +14,7 @@ use switchformer_nn::{
     Attention, AttentionSpec, Ctx, KeyValues, Linear, Mixer, Model, Output, Point, Result, Rows, Taps, Tensor, Trace,
     Weights, run,
 };
-use switchformer_zoo::{Entry, ZOO};
-
-/// Families without softmax attention.
-const WITHOUT: [&str; 1] = ["activator"];
+use switchformer_zoo::{Entry, Trait, ZOO};
 
 /// Makes attentions that answer zeros, and counts them and their uses.
 #[derive(Clone, Default)]
@@ -81,11 +78,11 @@ fn a_form_in_place_of_attention_is_asked_for_at_every_site_and_used() {
         let zeros = Zeros::default();
         let model = build(entry, &Weights::seeded().with_leaves(Arc::new(zeros.clone())));
         let made = zeros.made.load(Ordering::Relaxed);
-        assert_eq!(made == 0, WITHOUT.contains(&entry.name), "{} asked {made} times", entry.name);
+        assert_eq!(made == 0, entry.is(Trait::NoAttention), "{} asked {made} times", entry.name);
         let mut taps = Taps::all();
         answer(model.as_ref(), &mut taps);
         assert_eq!(zeros.used.load(Ordering::Relaxed), made, "{}: every leaf is used", entry.name);
-        if !WITHOUT.contains(&entry.name) {
+        if !entry.is(Trait::NoAttention) {
             let maps = taps.recorded().iter().filter(|(name, _)| name.ends_with(".probs")).count();
             assert_eq!(maps, 0, "{} has attention beside the leaf", entry.name);
         }
@@ -94,7 +91,7 @@ fn a_form_in_place_of_attention_is_asked_for_at_every_site_and_used() {
 
 #[test]
 fn every_attention_gives_its_maps_and_keys() {
-    for entry in ZOO.iter().filter(|e| !WITHOUT.contains(&e.name)) {
+    for entry in ZOO.iter().filter(|e| !e.is(Trait::NoAttention)) {
         let zeros = Zeros::default();
         build(entry, &Weights::seeded().with_leaves(Arc::new(zeros.clone())));
         let sites = zeros.made.load(Ordering::Relaxed);

@@ -83,7 +83,8 @@ fn learns(at: &str, p: &Param, grads: &Grads) -> Vec<f32> {
         let part = largest(&g[from * width..(from + rows) * width]);
         // Keys that are turned by their place (RMT) have a bias that differs from place to place.
         let turned = name.ends_with("retention.k_proj.bias");
-        let key = (p.names.len() == 3 && i == 1 && !turned) || name.ends_with("key.bias") || name.ends_with("wk.bias");
+        let apart = ["key.bias", "wk.bias", "encoder_attn.k_proj.bias"].iter().any(|own| name.ends_with(own));
+        let key = (p.names.len() == 3 && i == 1 && !turned) || apart;
         if key && p.kind == ParamKind::Vector && name.ends_with(".bias") {
             assert!(part < 1e-4 * top, "{at}: {name} moves the loss by {part:e}, softmax should not see it");
         } else {

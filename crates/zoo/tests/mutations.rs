@@ -462,7 +462,7 @@ fn bombs() -> Vec<Bomb> {
         (0..180_000).map(|i| format!("\"bert.encoder.layer.{i}.attention.self.query.weight\":\"a\"")).collect();
     all.push(bomb(
         "index of 180,000 names",
-        "io",
+        "checkpoint.missing",
         with(&shards, INDEX, format!("{{\"weight_map\":{{{}}}}}", spread.join(","))),
     ));
     let many: Vec<String> = (0..180_000).map(|i| format!("\"t{i}\":\"shard-{i}\"")).collect();

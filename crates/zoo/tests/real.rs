@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use common::{far, flat};
-use switchformer_infer::Pooling;
+use switchformer_infer::Sentence;
 use switchformer_nn::{Folder, Input, Point, Taps};
 use switchformer_tensor::{DType, Tensor};
 use switchformer_zoo::{OpenOptions, Opened};
@@ -86,11 +86,12 @@ fn minilm_sentences(want: &HashMap<String, Tensor>) -> Input {
 
 /// Embeddings of the sentences of the fixture, `[n, dim]`.
 fn minilm_embeds(opened: &Opened, point: &Point, want: &HashMap<String, Tensor>) -> Tensor {
-    let pooling = Pooling::read(&Folder::disk(&root("models/all-MiniLM-L6-v2")).unwrap()).unwrap().unwrap();
+    let pooling = Sentence::read(&Folder::disk(&root("models/all-MiniLM-L6-v2")).unwrap()).unwrap().unwrap();
     let input = minilm_sentences(want);
     let (out, _) = opened.run(point, &input).unwrap();
-    let all = pooling.embed(&out, input.n()).unwrap().into_iter().collect::<Option<Vec<_>>>();
-    Tensor::stack(&all.unwrap(), 0).unwrap()
+    let all = pooling.embed(&out, input.n(), &Default::default()).unwrap().into_iter().collect::<Option<Vec<_>>>();
+    let all = all.unwrap();
+    Tensor::from_vec(all.concat(), (all.len(), all[0].len())).unwrap()
 }
 
 #[test]
@@ -102,7 +103,9 @@ fn minilm_embeds_sentences_as_the_reference_does() {
 
 #[test]
 fn minilm_in_integers_stays_near_the_reference() {
-    let Some(opened) = fetched_as("all-MiniLM-L6-v2", OpenOptions { nested: true }) else { return };
+    let Some(opened) = fetched_as("all-MiniLM-L6-v2", OpenOptions { nested: true }) else {
+        return;
+    };
     let want = expected("minilm");
     let point = Point::parse(r#"{"bits": 8, "activation_bits": 8}"#).unwrap();
     let got = minilm_embeds(&opened, &point, &want).to_vec2::<f32>().unwrap();

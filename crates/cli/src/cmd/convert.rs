@@ -81,7 +81,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         text.push_str(&format!("`{prefix}` removed from every name\n"));
     }
     for Left { name, why } in &read.left {
-        text.push_str(&format!("not written: `{}` {why}\n", plain(name)));
+        text.push_str(&format!("not written: `{}` {}\n", plain(name), plain(why)));
     }
     if let [first, ..] = read.skipped.as_slice() {
         text.push_str(&format!(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use switchformer_data::squad::{Offsets, predictions};
+use switchformer_data::squad::{Offsets, References, predictions};
 use switchformer_data::{Squad, plain};
 use switchformer_infer::tasks::extract_answer::answer_all;
 use switchformer_lab::metric::{
@@ -174,11 +174,17 @@ impl Args {
     }
 
     fn squad(&self) -> Result<Case, Fail> {
-        // Only the texts of the answers matter here, so where they stand need not be right.
-        let mut set = Squad::open(self.only_reference()?, Offsets::Nearest)?;
-        set.questions.truncate(self.limit.unwrap_or(usize::MAX));
-        let found = self.model.as_deref().map(|model| found(model, self.point.as_deref(), &set));
-        let accepted: Vec<Vec<&str>> = (0..set.questions.len()).map(|i| set.answers(i)).collect();
+        // Only the texts of the answers matter here, so where they stand plays no part.
+        let References { mut questions, unanswerable } = References::open(self.only_reference()?)?;
+        questions.truncate(self.limit.unwrap_or(usize::MAX));
+        let answered_by = |model: &str| {
+            let mut set = Squad::open(self.only_reference()?, Offsets::Unread)?;
+            set.questions.truncate(questions.len());
+            found(model, self.point.as_deref(), &set)
+        };
+        let found = self.model.as_deref().map(answered_by);
+        let texts = |(_, answers): &'_ (String, Vec<String>)| answers.clone();
+        let accepted: Vec<Vec<String>> = questions.iter().map(texts).collect();
         let mut systems = Vec::new();
         let mut counts = Vec::new();
         let mut all = Vec::new();
@@ -190,7 +196,7 @@ impl Args {
         }
         for (given, from) in all {
             let answers: Vec<Option<&str>> =
-                set.questions.iter().map(|q| given.get(&q.id).map(String::as_str)).collect();
+                questions.iter().map(|(id, _)| given.get(id).map(String::as_str)).collect();
             let answered = answers.iter().flatten().count();
             if answered == 0 {
                 return Err(Fail::Usage(format!(
@@ -198,15 +204,29 @@ impl Args {
                     self.refs[0].display()
                 )));
             }
-            systems.push(Answers::stats(&answers, &accepted)?);
-            counts.push((set.questions.len() - answered, given.len() - answered));
+            systems.push(match unanswerable {
+                true => Answers::stats_v2(&answers, &accepted)?,
+                false => Answers::stats(&answers, &accepted)?,
+            });
+            counts.push((questions.len() - answered, given.len() - answered));
+        }
+        let mut details = json!({"unanswered": counts[0].0, "answers_to_no_question": counts[0].1});
+        if unanswerable {
+            // The names of the script of v2.0.
+            let sums = systems[0].total();
+            let parts = [("HasAns_exact", 3, 5), ("HasAns_f1", 4, 5), ("NoAns_exact", 6, 7), ("NoAns_f1", 6, 7)];
+            for (name, sum, n) in parts.iter().filter(|(_, _, n)| sums[*n] > 0.0) {
+                details[*name] = json!(100.0 * sums[*sum] / sums[*n]);
+            }
+            details["HasAns_total"] = json!(sums[5] as u64);
+            details["NoAns_total"] = json!(sums[7] as u64);
         }
         Ok(Case {
             systems,
             scores: vec![("exact match", Box::new(Answers::exact)), ("F1", Box::new(Answers::f1))],
             signature: None,
             right: Vec::new(),
-            details: json!({"unanswered": counts[0].0, "answers_to_no_question": counts[0].1}),
+            details,
         })
     }
 

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use switchformer_infer::Session;
+use switchformer_infer::account::{Account, account};
 use switchformer_lab::measure::{peak_memory, reset_peak};
+use switchformer_nn::error::visible;
 use switchformer_nn::init::Stream;
 use switchformer_nn::weights::{inspect, inspect_folder};
 use switchformer_nn::{Folder, Input, Point, machine};
@@ -13,6 +16,7 @@ use super::table::{aligned, thousands};
 use super::{print, print_json};
 use crate::fail::Fail;
 use crate::model::{Named, named};
+use crate::say;
 
 /// `inspect PATH`.
 #[derive(clap::Args)]
@@ -42,7 +46,12 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
             .iter()
             .map(|t| json!({"name": t.name, "dtype": format!("{:?}", t.dtype), "shape": t.shape}))
             .collect();
-        return print_json(&json!({"tensors": list, "elements": elements}));
+        let settings: Vec<_> = a
+            .settings()?
+            .iter()
+            .map(|s| json!({"file": s.file, "key": s.key, "handling": s.handling, "why": s.why}))
+            .collect();
+        return print_json(&json!({"tensors": list, "elements": elements, "settings": settings}));
     }
     let rows: Vec<Vec<String>> =
         tensors.iter().map(|t| vec![t.name.clone(), format!("{:?}", t.dtype), format!("{:?}", t.shape)]).collect();
@@ -51,7 +60,16 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         aligned(&["tensor", "type", "shape"], &rows, 2),
         tensors.len(),
         thousands(elements)
-    ))
+    ))?;
+    let settings = a.settings()?;
+    if settings.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = settings
+        .into_iter()
+        .map(|s| vec![s.file, visible(&s.key).to_string(), s.handling.to_string(), s.why])
+        .collect();
+    print(&format!("\n{}", aligned(&["file", "setting", "what becomes of it", ""], &rows, 3)))
 }
 
 /// What a path is.
@@ -61,6 +79,18 @@ enum Of {
 }
 
 impl Args {
+    /// What becomes of the settings in the files of a folder; nothing of a lone file. A folder that does not open is told so.
+    fn settings(&self) -> Result<Vec<Account>, Fail> {
+        let Of::Folder(folder) = self.of()? else { return Ok(Vec::new()) };
+        match Session::folder(folder.clone(), OpenOptions::default()) {
+            Ok(session) => Ok(account(&folder, &session)?),
+            Err(e) => {
+                say::note(&format!("it does not open, so its settings are not told: {e}"));
+                Ok(Vec::new())
+            }
+        }
+    }
+
     fn of(&self) -> Result<Of, Fail> {
         let kind = self.path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if self.path.is_file() && !matches!(kind, "pt" | "pth" | "bin" | "ckpt" | "json" | "toml") {

@@ -1,11 +1,13 @@
 //! `run`: a model on text, images or tensors.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use switchformer_data::plain;
-use switchformer_infer::{Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request};
-use switchformer_lab::tour::cosine;
+use switchformer_infer::{
+    Aggregation, Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request, Sentence, Similarity,
+};
 use switchformer_nn::error::plain as one_line;
 use switchformer_nn::json::read_capped;
 use switchformer_nn::store::{SavedMap, apart, safetensors_bytes, saved, write_atomic};
@@ -41,6 +43,13 @@ pub(crate) struct Args {
     /// The passage in which a question-answering model finds the answer to each text
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["image", "tensors"])]
     context: Option<String>,
+    /// Second texts, each read as a pair with its --text; one --text goes with all of them. For rerankers and models that
+    /// compare two texts
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["image", "tensors", "context"])]
+    pair: Vec<String>,
+    /// Join classes of tokens to entities; words have the class of their first token, of the mean, or of the surest token
+    #[arg(long, value_name = "HOW", value_parser = ["simple", "first", "average", "max"])]
+    aggregate: Option<String>,
     /// Images (png, jpeg, webp, bmp, gif), folders of images, or `example:0` .. `example:3999`: embedded test images
     #[arg(long, value_name = "FILE|DIR", num_args = 1.., conflicts_with = "tensors")]
     image: Vec<PathBuf>,
@@ -57,6 +66,15 @@ pub(crate) struct Args {
     /// Operating point: a name such as bits-4 (`points MODEL` lists them), or JSON such as '{"bits": 4}'
     #[arg(long)]
     point: Option<String>,
+    /// Put TEXT in front of every text that is embedded; '' for nothing, in place of the folder's default prompt
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt_name", "image", "tensors", "context"])]
+    prompt: Option<String>,
+    /// Put a prompt of the folder in front of every text that is embedded, such as query or document
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "tensors", "context"])]
+    prompt_name: Option<String>,
+    /// Keep the first N numbers of each embedding (Matryoshka models); their length is not 1 then
+    #[arg(long, value_name = "N", conflicts_with_all = ["image", "context"])]
+    dim: Option<usize>,
     /// Write all raw outputs to a safetensors file, under Hugging Face's names; padded places are zero
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -97,6 +115,15 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         point: a.point.clone().map(Json::String),
         seed: a.seed,
         generation: a.write.options(),
+        aggregation: a.aggregate.as_deref().map(|how| match how {
+            "first" => Aggregation::First,
+            "average" => Aggregation::Average,
+            "max" => Aggregation::Max,
+            _ => Aggregation::Simple,
+        }),
+        prompt: a.prompt.clone(),
+        prompt_name: a.prompt_name.clone(),
+        dim: a.dim,
         trace: a.trace,
         tensors: a.out.is_some(),
         maps: a.save_maps.is_some(),
@@ -120,7 +147,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         print("\n")?;
         answer.results.clear();
     }
-    report(a, as_json, &answer)
+    report(a, as_json, &answer, session.sentence().map_or(Similarity::Cosine, Sentence::similarity))
 }
 
 impl Args {
@@ -159,8 +186,24 @@ impl Args {
                 Inputs::Questions { questions: texts, passage: passage.clone() }
             }
             (None, None) if !self.image.is_empty() => Inputs::Images(images(&self.image)?),
+            (None, None) if !self.pair.is_empty() => Inputs::Pairs(pairs(&texts, &self.pair)?),
             (None, None) => Inputs::Texts(texts),
         })
+    }
+}
+
+/// Each second text with its first one, or all with the one that there is.
+fn pairs(firsts: &[String], seconds: &[String]) -> Result<Vec<[String; 2]>, Fail> {
+    seconds.iter().try_for_each(|text| no_file(text))?;
+    let pair = |(a, b): (&String, &String)| [a.clone(), b.clone()];
+    match firsts {
+        [one] => Ok(seconds.iter().map(|b| pair((one, b))).collect()),
+        _ if firsts.len() == seconds.len() => Ok(firsts.iter().zip(seconds).map(pair).collect()),
+        _ => Err(Fail::Usage(format!(
+            "{} texts and {} second ones: give as many of --pair as of --text, or one --text",
+            firsts.len(),
+            seconds.len()
+        ))),
     }
 }
 
@@ -216,7 +259,7 @@ fn write_out(file: &Path, tensors: &NamedTensors) -> Result<(), Fail> {
     Ok(write_atomic(file, &safetensors_bytes(&map)?)?)
 }
 
-fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
+fn report(a: &Args, as_json: bool, answer: &Answer, similarity: Similarity) -> Result<(), Fail> {
     if as_json {
         let mut doc = json!({
             "model": a.model, "point": answer.point, "outputs": answer.outputs, "results": answer.results,
@@ -228,7 +271,7 @@ fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
         return print_json(&doc);
     }
     let mut text: String = answer.results.iter().map(human).collect();
-    text.push_str(&cosines(&answer.results));
+    text.push_str(&similarities(&answer.results, similarity));
     // Shapes are for those who ask for them, and for models whose answers are nothing else.
     let told = answer.results.iter().any(|r| *r != Reply { input: r.input.clone(), ..Reply::default() });
     for (name, shape) in answer.outputs.iter().filter(|_| !told || a.trace || a.out.is_some()) {
@@ -247,9 +290,18 @@ fn report(a: &Args, as_json: bool, answer: &Answer) -> Result<(), Fail> {
 /// Most texts whose embeddings are compared with each other.
 const COMPARED: usize = 12;
 
-/// Cosine similarities of sentence embeddings, every one with every other, where there are several and not too many.
-fn cosines(replies: &[Reply]) -> String {
-    let all: Vec<&Vec<f32>> = replies.iter().filter_map(|r| r.sentence_embedding.as_ref()).collect();
+/// Embeddings as vectors: sparse ones over the tokens of all of them.
+fn vectors(replies: &[Reply]) -> Vec<Vec<f32>> {
+    let tokens: BTreeSet<&String> =
+        replies.iter().flat_map(|r| r.sparse_embedding.iter().flat_map(BTreeMap::keys)).collect();
+    let sparse = |w: &BTreeMap<String, f32>| tokens.iter().map(|t| w.get(*t).copied().unwrap_or(0.0)).collect();
+    let one = |r: &Reply| r.sentence_embedding.clone().or_else(|| r.sparse_embedding.as_ref().map(sparse));
+    replies.iter().filter_map(one).collect()
+}
+
+/// How alike embeddings are, every one to every other, where there are several and not too many.
+fn similarities(replies: &[Reply], similarity: Similarity) -> String {
+    let all = vectors(replies);
     if !(2..=COMPARED).contains(&all.len()) {
         return String::new();
     }
@@ -257,12 +309,12 @@ fn cosines(replies: &[Reply]) -> String {
         .iter()
         .enumerate()
         .map(|(i, a)| {
-            let one = |b: &&Vec<f32>| format!("{:.3}", cosine(a, b));
+            let one = |b: &Vec<f32>| format!("{:.3}", similarity.of(a, b));
             std::iter::once((i + 1).to_string()).chain(all.iter().map(one)).collect()
         })
         .collect();
     let numbers: Vec<String> = (1..=all.len()).map(|n| n.to_string()).collect();
-    let header: Vec<&str> = std::iter::once("cosine").chain(numbers.iter().map(String::as_str)).collect();
+    let header: Vec<&str> = std::iter::once(similarity.name()).chain(numbers.iter().map(String::as_str)).collect();
     format!("\n{}", aligned(&header, &rows, 0))
 }
 
@@ -273,6 +325,12 @@ fn human(reply: &Reply) -> String {
     let mut text = String::new();
     if !reply.input.is_empty() {
         text.push_str(&format!("{}\n", one_line(&reply.input)));
+    }
+    if let Some(second) = &reply.pair {
+        text.push_str(&format!("  and: {}\n", one_line(second)));
+    }
+    for number in reply.values.iter().flatten() {
+        text.push_str(&format!("  {} {:.4}\n", one_line(&number.label), number.value));
     }
     if let Some(written) = &reply.text {
         text.push_str(&format!("  {written}\n"));
@@ -286,9 +344,25 @@ fn human(reply: &Reply) -> String {
     for token in reply.token_labels.iter().flatten() {
         text.push_str(&format!("  {}: {}\n", one_line(&token.token), one(&token.label, token.probability)));
     }
+    for e in reply.entities.iter().flatten() {
+        text.push_str(&format!("  {}: {}\n", one_line(&e.word), one(&e.label, e.probability)));
+    }
+    if reply.entities.as_ref().is_some_and(Vec::is_empty) {
+        text.push_str("  no entities\n");
+    }
     if let Some(v) = &reply.sentence_embedding {
         let head: Vec<String> = v.iter().take(6).map(|x| format!("{x:.4}")).collect();
         text.push_str(&format!("  embedding of {} [{}, ...] (--json or --out for all)\n", v.len(), head.join(", ")));
+    }
+    if let Some(w) = &reply.sparse_embedding {
+        let mut best: Vec<(&String, &f32)> = w.iter().collect();
+        best.sort_by(|a, b| b.1.total_cmp(a.1));
+        let head: Vec<String> = best.iter().take(8).map(|(t, w)| format!("{} {w:.2}", one_line(t.as_str()))).collect();
+        text.push_str(&format!(
+            "  sparse embedding of {} tokens: {} (--json or --out for all)\n",
+            w.len(),
+            head.join(", ")
+        ));
     }
     text
 }

@@ -36,6 +36,18 @@ pub(crate) struct Flags {
     /// Nucleus sampling: among the smallest set of tokens whose probabilities sum to P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
+    /// Sample among tokens with at least this share of the most probable one's probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true, conflicts_with = "beams")]
+    min_p: Option<f64>,
+    /// Least tokens of a text
+    #[arg(long, value_name = "N")]
+    min_tokens: Option<usize>,
+    /// Makes tokens that were written less likely (above 1)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    repetition_penalty: Option<f64>,
+    /// Write no run of N tokens twice
+    #[arg(long, value_name = "N")]
+    no_repeat_ngram_size: Option<usize>,
     /// End a text before this; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -53,6 +65,10 @@ impl Flags {
             (self.temperature.is_some(), "--temperature"),
             (self.top_k.is_some(), "--top-k"),
             (self.top_p.is_some(), "--top-p"),
+            (self.min_p.is_some(), "--min-p"),
+            (self.min_tokens.is_some(), "--min-tokens"),
+            (self.repetition_penalty.is_some(), "--repetition-penalty"),
+            (self.no_repeat_ngram_size.is_some(), "--no-repeat-ngram-size"),
             (!self.stop.is_empty(), "--stop"),
             (self.stream, "--stream"),
         ];
@@ -74,6 +90,10 @@ impl Flags {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
+            min_tokens: self.min_tokens,
+            repetition_penalty: self.repetition_penalty,
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
             stop: self.stop.clone(),
         })
     }

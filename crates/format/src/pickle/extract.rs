@@ -13,8 +13,24 @@ use crate::store::{Saved, SavedMap};
 type Fail<'a> = &'a dyn Fn(&'static str, String) -> Error;
 
 /// Keys under which scripts keep the tensors of a model, the likeliest first.
-const KEYS: [&str; 8] =
-    ["state_dict", "model", "model_state_dict", "module", "net", "network", "params", "model_state"];
+const KEYS: [&str; 15] = [
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "net",
+    "network",
+    "params",
+    "model_state",
+    "weights",
+    // Averages of the weights, where there is nothing else.
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema_model",
+    "params_ema",
+    "ema",
+];
 /// What wrappers for several devices and for compilation put before every name.
 const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
 /// Deepest dictionary within dictionaries.
@@ -59,23 +75,19 @@ pub(super) fn find<'a>(p: &'a Pickle, key: Option<&str>, fail: Fail) -> Result<F
         let names: Vec<&str> = pairs.iter().filter_map(|(k, _)| p.text(*k)).take(12).collect();
         names.join(", ")
     };
+    let mut visits = 0;
     let (root, key) = match key {
         Some(key) => {
             let found = key.split('.').try_fold(p.root, entry);
             let what = || fail("pickle.key", format!("has no entry {key}; it has {}", listed()));
             (found.ok_or_else(what)?, Some(key.to_string()))
         }
-        None if pairs.iter().any(|(_, v)| is_tensor(p, *v)) => (p.root, None),
-        None => {
-            let found = KEYS
-                .iter()
-                .find_map(|k| entry(p.root, k).filter(|v| matches!(p.get(*v), Obj::Dict(_))).map(|v| (v, k)));
-            let what = || fail("pickle.key", format!("holds no tensors under a usual name; it has {}", listed()));
-            found.map(|(v, k)| (v, Some((*k).to_string()))).ok_or_else(what)?
-        }
+        None => usual(p, &mut visits, fail)?,
     };
-    let mut found =
-        Found { places: BTreeMap::new(), key, prefix: None, skipped: Vec::new(), left: Vec::new(), visits: 0 };
+    if key.is_none() && !pairs.iter().any(|(_, v)| is_tensor(p, *v)) {
+        return Err(fail("pickle.key", format!("holds no tensors under a usual name; it has {}", listed())));
+    }
+    let mut found = Found { places: BTreeMap::new(), key, prefix: None, skipped: Vec::new(), left: Vec::new(), visits };
     collect(p, root, "", 0, &mut found, fail)?;
     if found.places.is_empty() {
         let what = match found.left.first() {
@@ -98,13 +110,42 @@ pub(super) fn find<'a>(p: &'a Pickle, key: Option<&str>, fail: Fail) -> Result<F
         let taken = taken.split('.').next().unwrap_or_default().to_string();
         for (k, v) in pairs.iter().filter(|(k, _)| p.text(*k) != Some(&taken)) {
             if holds(p, *v, &mut found.visits, fail)? {
-                found
-                    .left
-                    .push(Left { name: shown(p, *k), why: "lies beside what was taken (--key names another entry)" });
+                let why = "lies beside what was taken (--key names another entry)".into();
+                found.left.push(Left { name: shown(p, *k), why });
             }
         }
     }
     Ok(found)
+}
+
+/// The dictionary of the model where nobody named it, and its keys: the usual entry of a checkpoint, though tensors such as the
+/// best accuracy stand beside it; below it another one, where nothing else there holds tensors; else the outermost.
+fn usual(p: &Pickle, visits: &mut usize, fail: Fail) -> Result<(Id, Option<String>)> {
+    let (mut root, mut path): (Id, Vec<&str>) = (p.root, Vec::new());
+    while path.len() < MAX_DEPTH {
+        let Obj::Dict(pairs) = p.get(root) else { break };
+        let mut found = None;
+        for key in KEYS {
+            // As in Python, the last of equal keys counts.
+            let value = pairs.iter().rev().find(|(k, _)| p.text(*k) == Some(key)).map(|(_, v)| *v);
+            if let Some(value) = value.filter(|v| matches!(p.get(*v), Obj::Dict(_)))
+                && holds(p, value, visits, fail)?
+            {
+                found = Some((value, key));
+                break;
+            }
+        }
+        let Some((value, key)) = found else { break };
+        if !path.is_empty() {
+            let mut others = pairs.iter().filter(|(_, v)| *v != value);
+            if others.try_fold(false, |any, (_, v)| Ok::<_, Error>(any || holds(p, *v, visits, fail)?))? {
+                break;
+            }
+        }
+        path.push(key);
+        root = value;
+    }
+    Ok((root, (!path.is_empty()).then(|| path.join("."))))
 }
 
 /// A key for a message.
@@ -170,7 +211,14 @@ fn collect<'a>(p: &'a Pickle, dict: Id, path: &str, depth: usize, found: &mut Fo
         }
         let text = p.text(*k).is_some();
         if text && is_tensor(p, *v) {
-            let place = place(p, *v, 0).map_err(|what| fail("pickle.tensor", format!("{name}: {what}")))?;
+            let place = match place(p, *v, 0) {
+                Ok(place) => place,
+                Err(Unread::Kind(why)) => {
+                    found.left.push(Left { name, why });
+                    continue;
+                }
+                Err(Unread::Broken(what)) => return Err(fail("pickle.tensor", format!("{name}: {what}"))),
+            };
             if found.places.contains_key(&name) {
                 return Err(fail("pickle.tensor", format!("two tensors are called {name}, one would be lost")));
             }
@@ -179,7 +227,7 @@ fn collect<'a>(p: &'a Pickle, dict: Id, path: &str, depth: usize, found: &mut Fo
             collect(p, *v, &name, depth + 1, found, fail)?;
         } else if holds(p, *v, &mut found.visits, fail)? {
             let why = if text { "is a list or an object that holds tensors" } else { "has a key that is no text" };
-            found.left.push(Left { name, why });
+            found.left.push(Left { name, why: why.into() });
         } else {
             found.skipped.push(name);
         }
@@ -217,7 +265,27 @@ fn sizes(p: &Pickle, id: Id) -> Option<Vec<usize>> {
     }
 }
 
-fn place(p: &Pickle, id: Id, depth: usize) -> std::result::Result<Place<'_>, String> {
+/// Why a tensor is not read.
+enum Unread {
+    /// Safetensors has no such kind; the others can still be written.
+    Kind(String),
+    /// The file contradicts itself.
+    Broken(String),
+}
+
+impl From<&str> for Unread {
+    fn from(what: &str) -> Self {
+        Unread::Broken(what.into())
+    }
+}
+
+impl From<String> for Unread {
+    fn from(what: String) -> Self {
+        Unread::Broken(what)
+    }
+}
+
+fn place(p: &Pickle, id: Id, depth: usize) -> std::result::Result<Place<'_>, Unread> {
     let (name, args) = maker(p, id).ok_or("is no tensor")?;
     match (name, args) {
         ("_rebuild_parameter" | "_rebuild_parameter_with_state", [inner, ..]) if depth < 4 => {
@@ -227,19 +295,47 @@ fn place(p: &Pickle, id: Id, depth: usize) -> std::result::Result<Place<'_>, Str
             Obj::Global(_, name) => strided(p, name, p.tuple(*inner)),
             _ => Err("is made by something that is no name".into()),
         },
+        ("_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor", _) => {
+            Err(Unread::Kind("is sparse, which safetensors cannot hold (save .to_dense())".into()))
+        }
+        ("_rebuild_qtensor", _) => {
+            Err(Unread::Kind("is quantized, which safetensors cannot hold (save .dequantize())".into()))
+        }
+        ("_rebuild_meta_tensor_no_storage", _) => Err(Unread::Kind("is on the meta device and has no elements".into())),
+        ("_rebuild_nested_tensor" | "_rebuild_wrapper_subclass", _) => {
+            Err(Unread::Kind("is of a tensor class of its own, which safetensors cannot hold".into()))
+        }
         _ => strided(p, name, args),
     }
 }
 
-fn strided<'a>(p: &'a Pickle, name: &str, args: &[Id]) -> std::result::Result<Place<'a>, String> {
+fn strided<'a>(p: &'a Pickle, name: &str, args: &[Id]) -> std::result::Result<Place<'a>, Unread> {
+    let mut untyped = None;
     let (storage, offset, shape, strides, negative) = match (name, args) {
         ("_rebuild_tensor", [s, o, n, by]) => (s, o, n, by, false),
         // What follows is whether it is trained, its hooks and its notes.
         ("_rebuild_tensor_v2", [s, o, n, by] | [s, o, n, by, _] | [s, o, n, by, _, _]) => (s, o, n, by, false),
         ("_rebuild_tensor_v2", [s, o, n, by, _, _, notes]) => (s, o, n, by, negated(p, *notes)?),
-        _ => return Err(format!("is made by {name} of {} values, which is not read", args.len())),
+        // Elements of types without a storage class of their own: bytes, and the type beside them.
+        ("_rebuild_tensor_v3", [s, o, n, by, _, _, dtype] | [s, o, n, by, _, _, dtype, _]) => {
+            let notes = args.get(7).map_or(Ok(false), |notes| negated(p, *notes))?;
+            untyped = Some(*dtype);
+            (s, o, n, by, notes)
+        }
+        _ => return Err(format!("is made by {name} of {} values, which is not read", args.len()).into()),
     };
-    let (storage, dtype, elements) = outside(p, *storage)?;
+    let (storage, mut dtype, mut elements) = outside(p, *storage)?;
+    if let Some(id) = untyped {
+        let Obj::Global(_, name) = p.get(id) else { return Err("its type is no name".into()) };
+        let bytes = elements.checked_mul(dtype.bitsize() / 8).ok_or("its storage has no size")?;
+        dtype =
+            element(name).ok_or_else(|| Unread::Kind(format!("is of {name:.60}, which safetensors cannot hold")))?;
+        let width = dtype.bitsize() / 8;
+        if bytes % width != 0 {
+            return Err("its storage ends inside an element".into());
+        }
+        elements = bytes / width;
+    }
     let offset = p.size(*offset).ok_or("its offset is not a whole number")?;
     let shape = sizes(p, *shape).ok_or("its shape is not a list of whole numbers")?;
     let strides = sizes(p, *strides).ok_or("its strides are not a list of whole numbers")?;
@@ -251,11 +347,11 @@ fn strided<'a>(p: &'a Pickle, name: &str, args: &[Id]) -> std::result::Result<Pl
         .zip(&strides)
         .try_fold(offset, |at, (n, s)| n.saturating_sub(1).checked_mul(*s).and_then(|step| at.checked_add(step)));
     if !shape.contains(&0) && last.is_none_or(|last| last >= elements) {
-        return Err(format!("{shape:?} reaches beyond the {elements} elements of its storage"));
+        return Err(format!("{shape:?} reaches beyond the {elements} elements of its storage").into());
     }
     let floats = matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
     if negative && !floats {
-        return Err(format!("has the negative bit, which {dtype:?} cannot have"));
+        return Err(format!("has the negative bit, which {dtype:?} cannot have").into());
     }
     Ok(Place { storage, dtype, elements, offset, shape, strides, negative })
 }
@@ -280,19 +376,39 @@ fn negated(p: &Pickle, notes: Id) -> std::result::Result<bool, String> {
     Ok(negative)
 }
 
-/// Name, type and number of elements of a storage.
-fn outside(p: &Pickle, id: Id) -> std::result::Result<(&str, Dtype, usize), String> {
-    let Obj::Outside(what) = p.get(id) else { return Err("its storage is not kept outside of the pickle".into()) };
+/// The type that torch calls by a name and has no storage class for.
+fn element(name: &str) -> Option<Dtype> {
+    Some(match name {
+        "uint16" => Dtype::U16,
+        "uint32" => Dtype::U32,
+        "uint64" => Dtype::U64,
+        "float8_e4m3fn" => Dtype::F8_E4M3,
+        "float8_e5m2" => Dtype::F8_E5M2,
+        "float8_e8m0fnu" => Dtype::F8_E8M0,
+        "float8_e4m3fnuz" => Dtype::F8_E4M3FNUZ,
+        "float8_e5m2fnuz" => Dtype::F8_E5M2FNUZ,
+        _ => return None,
+    })
+}
+
+/// Class, name and number of elements of a storage.
+fn described(p: &Pickle, id: Id) -> std::result::Result<(&str, &str, Id), &'static str> {
+    let Obj::Outside(what) = p.get(id) else { return Err("its storage is not kept outside of the pickle") };
     let [kind, class, name, _, elements, rest @ ..] = p.tuple(*what) else {
-        return Err("its storage is not described as usual".into());
+        return Err("its storage is not described as usual");
     };
     let (Some("storage"), Obj::Global(_, class), Some(name)) = (p.text(*kind), p.get(*class), p.text(*name)) else {
-        return Err("its storage is not described as usual".into());
+        return Err("its storage is not described as usual");
     };
     if rest.iter().any(|r| !matches!(p.get(*r), Obj::None)) {
-        return Err("its storage is a view of another one".into());
+        return Err("its storage is a view of another one");
     }
-    let dtype = match class.as_str() {
+    Ok((class, name, *elements))
+}
+
+/// The type of the elements of a storage of this class.
+fn stored(class: &str) -> Option<Dtype> {
+    Some(match class {
         "FloatStorage" => Dtype::F32,
         "DoubleStorage" => Dtype::F64,
         "HalfStorage" => Dtype::F16,
@@ -301,16 +417,29 @@ fn outside(p: &Pickle, id: Id) -> std::result::Result<(&str, Dtype, usize), Stri
         "IntStorage" => Dtype::I32,
         "ShortStorage" => Dtype::I16,
         "CharStorage" => Dtype::I8,
-        "ByteStorage" => Dtype::U8,
+        "ByteStorage" | "UntypedStorage" => Dtype::U8,
         "BoolStorage" => Dtype::BOOL,
-        other => return Err(format!("its elements are of {other:.60}, which is not read")),
-    };
-    Ok((name, dtype, p.size(*elements).ok_or("its storage has no size")?))
+        "ComplexFloatStorage" => Dtype::C64,
+        _ => return None,
+    })
+}
+
+/// Name, type and number of elements of a storage.
+fn outside(p: &Pickle, id: Id) -> std::result::Result<(&str, Dtype, usize), Unread> {
+    let (class, name, elements) = described(p, id)?;
+    let unknown = || Unread::Kind(format!("is of {class:.60}, which safetensors cannot hold"));
+    Ok((name, stored(class).ok_or_else(unknown)?, p.size(elements).ok_or("its storage has no size")?))
 }
 
 /// Every storage that any value mentions, with the bytes of an element.
 pub(super) fn storages(p: &Pickle) -> BTreeMap<&str, usize> {
-    p.ids().filter_map(|id| outside(p, id).ok()).map(|(name, dtype, _)| (name, dtype.bitsize() / 8)).collect()
+    let width = |class: &str| match class {
+        "ComplexDoubleStorage" => Some(16),
+        "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => Some(1),
+        "QInt32Storage" => Some(4),
+        _ => stored(class).map(|dtype| dtype.bitsize() / 8),
+    };
+    p.ids().filter_map(|id| described(p, id).ok()).filter_map(|(c, name, _)| Some((name, width(c)?))).collect()
 }
 
 impl Found<'_> {

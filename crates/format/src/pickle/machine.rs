@@ -41,7 +41,23 @@ pub(super) enum Obj {
 /// Module and names that may occur; an empty list allows any name of the module and of those below it. None of them is run:
 /// the first are what tensors are made of, the rest is harmless by-catch of training scripts.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("torch._utils", &["_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state"]),
+    (
+        "torch._utils",
+        &[
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+            // Named in a message and left out.
+            "_rebuild_sparse_tensor",
+            "_rebuild_sparse_csr_tensor",
+            "_rebuild_qtensor",
+            "_rebuild_meta_tensor_no_storage",
+            "_rebuild_nested_tensor",
+            "_rebuild_wrapper_subclass",
+        ],
+    ),
     ("torch._tensor", &["_rebuild_from_type_v2"]),
     ("torch.storage", &["TypedStorage", "UntypedStorage"]),
     ("torch.nn.parameter", &["Parameter"]),
@@ -97,7 +113,14 @@ pub(super) fn rebuilds(name: &str) -> bool {
 
 fn dtype_name(name: &str) -> bool {
     let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    matches!(letters, "float" | "bfloat" | "int" | "uint" | "bool" | "half" | "double" | "long" | "complex" | "strided")
+    // The formats of 8 and 4 bits end in a letter or in digits: float8_e4m3fn, float4_e2m1fn_x2.
+    let narrow = name.starts_with("float8_") || name.starts_with("float4_");
+    let layout = matches!(name, "strided" | "sparse_coo" | "sparse_csr" | "sparse_csc" | "sparse_bsr" | "sparse_bsc");
+    let quantized = matches!(letters, "qint" | "quint" | "per_tensor_affine" | "per_channel_affine");
+    narrow
+        || layout
+        || quantized
+        || matches!(letters, "float" | "bfloat" | "int" | "uint" | "bool" | "half" | "double" | "long" | "complex")
 }
 
 /// One pickle, read.

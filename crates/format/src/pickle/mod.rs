@@ -9,6 +9,7 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
+use crate::contents;
 use crate::error::{Error, Result};
 use crate::mmap::Mapped;
 use crate::store::SavedMap;
@@ -43,7 +44,7 @@ pub struct Left {
     /// Its keys, joined by dots.
     pub name: String,
     /// The reason, to follow the name.
-    pub why: &'static str,
+    pub why: String,
 }
 
 /// Whether the first eight bytes are a length within the file, as in safetensors.
@@ -75,7 +76,8 @@ pub fn read(path: &Path, key: Option<&str>) -> Result<Pickled> {
             "use it as it is; there is nothing to convert",
         ))
     } else {
-        Err(file.fail("pickle.format", "is no PyTorch checkpoint".into()))
+        let other = contents::instead(bytes, path, "pickle.format", "a PyTorch checkpoint");
+        Err(other.unwrap_or_else(|| file.fail("pickle.format", "is no PyTorch checkpoint".into())))
     }
 }
 

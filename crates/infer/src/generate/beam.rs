@@ -5,9 +5,9 @@
 //! searched on its own terms, so that other samples move nothing.
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::{Error, Input, Result};
+use switchformer_nn::{Error, Result};
 
-use super::{Decoder, End, Ends, Generation};
+use super::{Before, Decoder, End, Ends, Generation};
 
 /// Most beams per member.
 pub const MAX_BEAMS: usize = 64;
@@ -142,15 +142,22 @@ fn log_softmax(row: &[f32]) -> Vec<f64> {
 }
 
 /// The best texts of each member.
-pub(super) fn search(writer: &mut Decoder, source: &Input, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Generation>>> {
+pub(super) fn search(writer: &mut Decoder, before: &Before, ends: &Ends, b: &Beams) -> Result<Vec<Vec<Generation>>> {
     b.check()?;
-    let (mut memory, mut logits) = writer.begin(source)?;
+    let (mut memory, mut logits) = writer.begin(before.source)?;
     // All beams of a member start as one.
     let start =
         |from: usize| Search { running: vec![Beam { tokens: Vec::new(), sum: 0.0, from }], finished: Vec::new() };
-    let mut searches: Vec<Search> = (0..source.n()).map(start).collect();
+    let mut searches: Vec<Search> = (0..before.source.n()).map(start).collect();
     loop {
-        let scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
+        let mut scores: Vec<Vec<f64>> = logits.iter().map(|row| log_softmax(row)).collect();
+        if !before.rules.are_none() {
+            for (member, search) in searches.iter().enumerate() {
+                for beam in &search.running {
+                    before.apply(member, &beam.tokens, &mut scores[beam.from])?;
+                }
+            }
+        }
         for (member, search) in (0..).zip(&mut searches).filter(|(_, s)| !s.running.is_empty()) {
             if writer.members.cancelled(member) { search.cancel(b) } else { search.step(&scores, ends, b) }
         }

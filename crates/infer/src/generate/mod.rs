@@ -4,7 +4,11 @@
 //! the point and the seed.
 
 mod beam;
+mod rules;
 mod sample;
+mod settings;
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use switchformer_nn::{BlockRule, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
@@ -14,7 +18,10 @@ use switchformer_switch::leaf::experts::Loads;
 use switchformer_zoo::Opened;
 
 pub use beam::{Beams, Early, MAX_BEAMS};
+pub use rules::Rules;
+use rules::Text;
 pub use sample::Sampling;
+pub use settings::{SETTINGS, Settings};
 
 /// Most tokens that one call writes per member.
 pub const MAX_WRITTEN: usize = 1 << 14;
@@ -31,12 +38,25 @@ pub enum Choice {
 }
 
 /// How to write.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
     /// Most tokens per member.
     pub max_tokens: usize,
     /// How the next token is chosen.
     pub choice: Choice,
+    /// What changes its scores before.
+    pub rules: Rules,
+    /// The token that stands before the first written one, in place of the model's.
+    pub start: Option<u32>,
+    /// Tokens that end a text, in place of the model's.
+    pub ends: Option<Vec<u32>>,
+}
+
+impl GenerationConfig {
+    /// At most this many tokens, chosen so, from the scores as they are.
+    pub fn new(max_tokens: usize, choice: Choice) -> GenerationConfig {
+        GenerationConfig { max_tokens, choice, rules: Rules::default(), start: None, ends: None }
+    }
 }
 
 /// Why a text ended.
@@ -94,8 +114,7 @@ impl Ends<'_> {
 /// The likeliest continuation of at most `max_tokens` per member; see [`write()`].
 pub fn greedy(opened: &Opened, point: &Point, source: &Input, max_tokens: usize) -> Result<(Vec<Vec<u32>>, Trace)> {
     let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
-    let (all, trace) =
-        write(opened, point, source, &GenerationConfig { max_tokens, choice: Choice::Greedy }, &mut streamer)?;
+    let (all, trace) = write(opened, point, source, &GenerationConfig::new(max_tokens, Choice::Greedy), &mut streamer)?;
     Ok((all.into_iter().map(|m| m.into_iter().flat_map(|w| w.tokens).collect()).collect(), trace))
 }
 
@@ -118,6 +137,16 @@ pub fn write(
     if !(1..=MAX_WRITTEN).contains(&how.max_tokens) {
         return Err(Error::input(format!("{} tokens to write", how.max_tokens), format!("1 to {MAX_WRITTEN}")));
     }
+    let (vocab, _) = opened.model.spec().text_size()?;
+    how.rules.check(vocab)?;
+    let inner = |token: &u32| (*token as usize) < vocab;
+    if !how.start.iter().chain(how.ends.iter().flatten()).all(inner) {
+        return Err(Error::input("a start or end token", format!("must be below {vocab}, the size of the vocabulary")));
+    }
+    let decoder = &Decode {
+        start: how.start.unwrap_or(decoder.start),
+        ends: how.ends.clone().unwrap_or_else(|| decoder.ends.clone()),
+    };
     let Resolved { point, rules } = opened.switches.resolve(point)?;
     let mut writer = Decoder {
         decoder,
@@ -129,15 +158,16 @@ pub fn write(
         loads: Loads::default(),
     };
     let ends = Ends { tokens: &decoder.ends, stop: streamer.stop, max: how.max_tokens };
+    let before = Before { rules: &how.rules, start: decoder.start, ends: &decoder.ends, max: how.max_tokens, source };
     let written = match &how.choice {
-        Choice::Greedy => one_by_one(&mut writer, source, &ends, streamer.token, &mut |_, _, row| likeliest(row))?,
+        Choice::Greedy => one_by_one(&mut writer, &before, &ends, streamer.token, &mut |_, _, row| likeliest(row))?,
         Choice::Sample(s) => {
             s.check()?;
             let draws = sample::Draws::new(point.seed(), source)?;
             let mut pick = |member: usize, step: usize, row: &[f32]| s.pick(row, draws.at(member, step));
-            one_by_one(&mut writer, source, &ends, streamer.token, &mut pick)?
+            one_by_one(&mut writer, &before, &ends, streamer.token, &mut pick)?
         }
-        Choice::Beams(b) => beam::search(&mut writer, source, &ends, b)?,
+        Choice::Beams(b) => beam::search(&mut writer, &before, &ends, b)?,
     };
     writer.loads.give(&mut writer.trace);
     Ok((written, writer.trace))
@@ -195,20 +225,49 @@ impl Decoder<'_> {
     }
 }
 
+/// What is done to scores before a token is chosen.
+struct Before<'a> {
+    rules: &'a Rules,
+    start: u32,
+    ends: &'a [u32],
+    max: usize,
+    source: &'a Input,
+}
+
+impl Before<'_> {
+    /// Applies the rules to the scores of what may follow `written`.
+    fn apply(&self, member: usize, written: &[u32], row: &mut [f64]) -> Result<()> {
+        let ids = self.source.ids("input_ids")?;
+        let source = &ids.ids[ids.rows.range(member)];
+        self.rules.apply(&Text { start: self.start, written, source, ends: self.ends, max: self.max }, row);
+        Ok(())
+    }
+
+    /// The same for f32 scores; nothing is copied where there is no rule.
+    fn applied<'r>(&self, member: usize, written: &[u32], row: &'r [f32]) -> Result<Cow<'r, [f32]>> {
+        if self.rules.are_none() {
+            return Ok(Cow::Borrowed(row));
+        }
+        let mut wide: Vec<f64> = row.iter().map(|v| f64::from(*v)).collect();
+        self.apply(member, written, &mut wide)?;
+        Ok(Cow::Owned(wide.into_iter().map(|v| v as f32).collect()))
+    }
+}
+
 /// Chooses a token from scores `[vocab]`, given the member and the number of the step.
 type Pick<'a> = &'a mut dyn FnMut(usize, usize, &[f32]) -> u32;
 
 /// One text per member, one token per step.
 fn one_by_one(
     writer: &mut Decoder,
-    source: &Input,
+    before: &Before,
     ends: &Ends,
     heard: &mut dyn FnMut(usize, u32),
     pick: Pick,
 ) -> Result<Vec<Vec<Generation>>> {
-    let (mut memory, mut logits) = writer.begin(source)?;
+    let (mut memory, mut logits) = writer.begin(before.source)?;
     let mut texts: Vec<Generation> =
-        (0..source.n()).map(|_| Generation { tokens: Vec::new(), score: None, end: End::Length }).collect();
+        (0..before.source.n()).map(|_| Generation { tokens: Vec::new(), score: None, end: End::Length }).collect();
     for step in 0.. {
         let mut on = Vec::with_capacity(logits.len());
         for (i, (member, row)) in memory.rows().members().iter().zip(&logits).enumerate() {
@@ -217,7 +276,7 @@ fn one_by_one(
                 continue;
             }
             let member = *member as usize;
-            let token = pick(member, step, row);
+            let token = pick(member, step, &before.applied(member, &texts[member].tokens, row)?);
             texts[member].tokens.push(token);
             heard(member, token);
             match ends.of(&texts[member].tokens) {

@@ -12,11 +12,27 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Only the likeliest tokens that together reach this chance; 1 keeps all.
     pub top_p: f64,
+    /// Only tokens with at least this share of the likeliest one's chance; 0 keeps all.
+    pub min_p: f64,
+    /// Only tokens whose surprise is closest to the expected one, which together reach this chance; 1 keeps all.
+    pub typical_p: f64,
+    /// Only tokens with at least this chance, and the likeliest; 0 keeps all.
+    pub epsilon_cutoff: f64,
+    /// The same with a bound that falls where many tokens are likely; 0 keeps all.
+    pub eta_cutoff: f64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 1.0, top_k: None, top_p: 1.0 }
+        Sampling {
+            temperature: 1.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+        }
     }
 }
 
@@ -33,8 +49,16 @@ impl Sampling {
         if self.top_k == Some(0) {
             return bad("top_k 0".into(), "1 or more");
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return bad(format!("top_p {}", self.top_p), "above 0, up to 1");
+        for (name, share) in [("top_p", self.top_p), ("typical_p", self.typical_p)] {
+            if !(share > 0.0 && share <= 1.0) {
+                return bad(format!("{name} {share}"), "above 0, up to 1");
+            }
+        }
+        let shares = [("min_p", self.min_p), ("epsilon_cutoff", self.epsilon_cutoff), ("eta_cutoff", self.eta_cutoff)];
+        for (name, share) in shares {
+            if !(0.0..1.0).contains(&share) {
+                return bad(format!("{name} {share}"), "0 to below 1");
+            }
         }
         Ok(())
     }
@@ -60,9 +84,40 @@ impl Sampling {
         });
         let n = kept.count().max(1);
         chances.truncate(n);
-        let total: f64 = chances.iter().map(|c| c.1).sum();
-        chances.iter_mut().for_each(|c| c.1 /= total);
+        share_out(&mut chances);
+        if self.min_p > 0.0 {
+            let least = self.min_p * chances.first().map_or(0.0, |c| c.1);
+            chances.retain(|c| c.1 >= least);
+            share_out(&mut chances);
+        }
+        if self.typical_p < 1.0 {
+            self.keep_typical(&mut chances);
+        }
+        if self.epsilon_cutoff > 0.0 {
+            keep_above(&mut chances, self.epsilon_cutoff);
+        }
+        if self.eta_cutoff > 0.0 {
+            let bound = self.eta_cutoff.sqrt() * (-entropy(&chances)).exp();
+            keep_above(&mut chances, bound.min(self.eta_cutoff));
+        }
         chances
+    }
+
+    /// Keeps the tokens whose surprise is closest to the entropy until they reach the share.
+    fn keep_typical(&self, chances: &mut Vec<(u32, f64)>) {
+        let expected = entropy(chances);
+        let off = |p: f64| (-p.ln() - expected).abs();
+        let mut order: Vec<f64> = chances.iter().filter(|c| c.1 > 0.0).map(|c| c.1).collect();
+        order.sort_by(|a, b| off(*a).total_cmp(&off(*b)));
+        let mut sum = 0.0;
+        let last = order.iter().find(|p| {
+            sum += **p;
+            sum >= self.typical_p
+        });
+        if let Some(bound) = last.or(order.last()).map(|p| off(*p)) {
+            chances.retain(|c| c.1 > 0.0 && off(c.1) <= bound);
+            share_out(chances);
+        }
     }
 
     /// The token at a place of the cumulative chances, `at` in `[0, 1)`.
@@ -75,6 +130,24 @@ impl Sampling {
         });
         hit.or(chances.last()).map_or(0, |c| c.0)
     }
+}
+
+/// Makes chances sum to one.
+fn share_out(chances: &mut [(u32, f64)]) {
+    let total: f64 = chances.iter().map(|c| c.1).sum();
+    chances.iter_mut().for_each(|c| c.1 /= total);
+}
+
+/// Expected surprise of chances that sum to one, in nats.
+fn entropy(chances: &[(u32, f64)]) -> f64 {
+    chances.iter().filter(|c| c.1 > 0.0).map(|c| -c.1 * c.1.ln()).sum()
+}
+
+/// Keeps what reaches a chance, and the likeliest.
+fn keep_above(chances: &mut Vec<(u32, f64)>, least: f64) {
+    let top = chances.first().map_or(0.0, |c| c.1);
+    chances.retain(|c| c.1 >= least.min(top));
+    share_out(chances);
 }
 
 /// The draws of a call: each a function of (the member's seed and own source, step), so neither other samples nor the order of
@@ -122,6 +195,16 @@ mod tests {
         // Temperature comes first: at 0.5 the chances are squared, 16 : 4 : 1 : 1 of 22.
         assert_eq!(tokens(Sampling { top_p: 0.72, temperature: 0.5, ..s }, &row), [3]);
         assert_eq!(tokens(Sampling { top_p: 0.73, temperature: 0.5, ..s }, &row), [3, 1]);
+        assert_eq!(tokens(Sampling { min_p: 0.4, ..s }, &row), [3, 1]);
+        assert_eq!(tokens(Sampling { min_p: 0.2, ..s }, &row), [3, 1, 0, 2]);
+        // The entropy is 1.75 bits: the token of 2 bits is closest, then the likeliest of 1 bit, then those of 3 bits.
+        assert_eq!(tokens(Sampling { typical_p: 0.2, ..s }, &row), [1]);
+        assert_eq!(tokens(Sampling { typical_p: 0.7, ..s }, &row), [3, 1]);
+        assert_eq!(tokens(Sampling { typical_p: 0.8, ..s }, &row), [3, 1, 0, 2]);
+        assert_eq!(tokens(Sampling { epsilon_cutoff: 0.2, ..s }, &row), [3, 1]);
+        assert_eq!(tokens(Sampling { epsilon_cutoff: 0.9, ..s }, &row), [3]);
+        // sqrt(0.2) / 2^1.75 is 0.133: between the chances of 0.25 and 0.125.
+        assert_eq!(tokens(Sampling { eta_cutoff: 0.2, ..s }, &row), [3, 1]);
     }
 
     #[test]

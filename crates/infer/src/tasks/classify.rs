@@ -1,22 +1,87 @@
-//! Classes of whole texts and images.
+//! Classes of whole texts and images, and numbers.
 
 use switchformer_nn::Output;
+use switchformer_zoo::HeadKind;
 
-use crate::answer::{Reply, best};
+use super::Given;
+use crate::answer::{Label, Number, Reply, Scale, best, probabilities};
 use crate::error::Result;
 use crate::session::Session;
 
 /// Classes that are told.
 const SHOWN: usize = 5;
 
-/// The likeliest classes of each sample that has scores.
+/// What scores of classes mean, as `problem_type` says.
+#[derive(Clone, Copy)]
+enum Problem {
+    Regression,
+    Classes(Scale),
+}
+
+/// The likeliest classes of each sample that has scores, or its numbers; and the scores themselves.
 pub(crate) fn fill(session: &Session, out: &Output, replies: &mut [Reply]) -> Result<()> {
-    let labels = session.opened.config.labels();
+    let config = &session.opened.config;
+    let problem = config.one_of(
+        "problem_type",
+        "",
+        &[
+            ("", None),
+            ("regression", Some(Problem::Regression)),
+            ("multi_label_classification", Some(Problem::Classes(Scale::Sigmoid))),
+            ("single_label_classification", Some(Problem::Classes(Scale::Softmax))),
+        ],
+    )?;
     for (i, reply) in replies.iter_mut().enumerate() {
-        if let Some(scores) = out.of("logits", i).ok().filter(|t| t.dims().len() == 1) {
-            let name = |i: usize| labels.get(i).cloned().unwrap_or_else(|| i.to_string());
-            reply.labels = Some(best(i, &scores.to_vec1::<f32>()?, SHOWN, name)?);
+        let Some(scores) = out.of("logits", i).ok().filter(|t| t.dims().len() == 1) else { continue };
+        let scores = scores.to_vec1::<f32>()?;
+        let problem = match problem {
+            // One class alone is yes or no, whatever the config calls it.
+            Some(Problem::Classes(_)) | None if scores.len() == 1 => Problem::Classes(Scale::Sigmoid),
+            Some(stated) => stated,
+            None => Problem::Classes(Scale::Softmax),
+        };
+        match problem {
+            Problem::Regression => {
+                probabilities(i, &scores, Scale::Sigmoid)?;
+                let number = |(i, value): (usize, &f32)| Number { label: config.label(i), value: *value };
+                reply.values = Some(scores.iter().enumerate().map(number).collect());
+            }
+            Problem::Classes(scale) => reply.labels = Some(best(i, &scores, scale, SHOWN, |i| config.label(i))?),
         }
+        reply.logits = Some(scores);
+    }
+    Ok(())
+}
+
+/// Whether the second text of each pair follows the first.
+pub(crate) fn next_sentence(out: &Output, name: &str, replies: &mut [Reply]) -> Result<()> {
+    for (i, reply) in replies.iter_mut().enumerate() {
+        let Some(scores) = out.of(name, i).ok() else { continue };
+        let scores = scores.to_vec1::<f32>()?;
+        let names = ["follows", "does not follow"];
+        reply.labels = Some(best(i, &scores, Scale::Softmax, 2, |i| names.get(i).copied().unwrap_or_default().into())?);
+        reply.logits = Some(scores);
+    }
+    Ok(())
+}
+
+/// The probability of each second text among all that stand beside the same first one.
+pub(crate) fn choices(session: &Session, out: &Output, given: &Given, replies: &mut [Reply]) -> Result<()> {
+    debug_assert_eq!(session.head(), HeadKind::MultipleChoice);
+    let mut from = 0;
+    while from < replies.len() {
+        let same = given.names[from..].iter().take_while(|name| **name == given.names[from]).count();
+        let mut scores = Vec::with_capacity(same);
+        for i in from..from + same {
+            scores.extend(out.of("logits", i)?.to_vec1::<f32>()?);
+        }
+        let shares = probabilities(from, &scores, Scale::Softmax)?;
+        for ((reply, probability), score) in replies[from..].iter_mut().zip(shares).zip(&scores) {
+            let label = reply.pair.clone().unwrap_or_default();
+            reply.labels = Some(vec![Label { label, probability }]);
+            reply.logits = Some(vec![*score]);
+        }
+        from += same;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use switchformer_nn::Output;
 
 use super::{Given, scores_of};
-use crate::answer::{Reply, best};
+use crate::answer::{Reply, Scale, best};
 use crate::error::Result;
 use crate::session::{Listener, Session};
 
@@ -14,6 +14,7 @@ const SHOWN: usize = 5;
 pub(crate) fn fill(
     session: &Session,
     out: &Output,
+    name: &str,
     given: &Given,
     replies: &mut [Reply],
     listener: &mut dyn Listener,
@@ -25,11 +26,11 @@ pub(crate) fn fill(
         return Ok(());
     };
     for ((i, reply), text) in replies.iter_mut().enumerate().zip(&given.encoded) {
-        let Some(scores) = scores_of(out, i, text) else { continue };
+        let Some(scores) = scores_of(out, name, i, text) else { continue };
         let mut masks = Vec::new();
         for place in (0..text.ids.len()).filter(|p| text.ids[*p] == mask) {
             let row: Vec<f32> = scores.get(place)?.to_vec1()?;
-            masks.push(best(i, &row, SHOWN, |id| tokenizer.id_to_token(id as u32).unwrap_or_default())?);
+            masks.push(best(i, &row, Scale::Softmax, SHOWN, |id| tokenizer.word_of(id as u32).unwrap_or_default())?);
         }
         if masks.is_empty() {
             let mask = tokenizer.mask_token().unwrap_or_default();

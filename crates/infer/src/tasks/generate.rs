@@ -27,7 +27,7 @@ pub(crate) fn replies(
     options: &GenerationOptions,
     listener: &mut dyn Listener,
 ) -> Result<(Vec<Reply>, Trace)> {
-    let (tokenizer, how, stop) = (session.tokenizer()?, options.writing()?, &options.stop);
+    let (tokenizer, how, stop) = (session.tokenizer()?, options.writing(session.settings())?, &options.stop);
     // A failure inside the callbacks ends the generation and is told afterwards.
     let failed: RefCell<Option<Error>> = RefCell::new(None);
     let decode = |tokens: &[u32]| {

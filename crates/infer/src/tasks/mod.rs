@@ -26,43 +26,75 @@ pub(crate) struct Given {
     pub(crate) encoded: Vec<Encoding>,
     /// Name of each sample in replies.
     pub(crate) names: Vec<String>,
+    /// Second texts of pairs; none where there are no pairs.
+    pub(crate) seconds: Vec<String>,
+    /// Tokens of a prompt in front of every text that the pooling leaves out.
+    pub(crate) prompt_tokens: usize,
 }
 
 impl Given {
     /// Samples without texts.
     fn new(input: Input, names: Vec<String>) -> Given {
-        Given { input, encoded: Vec::new(), names }
+        Given { input, encoded: Vec::new(), names, seconds: Vec::new(), prompt_tokens: 0 }
     }
 
     /// A reply for each sample that says nothing yet.
     pub(crate) fn replies(&self) -> Vec<Reply> {
-        self.names.iter().map(Reply::to).collect()
+        let mut replies: Vec<Reply> = self.names.iter().map(Reply::to).collect();
+        replies.iter_mut().zip(&self.seconds).for_each(|(reply, second)| reply.pair = Some(second.clone()));
+        replies
     }
 }
 
-/// Scores of the tokens of a text `[tokens, ..]`; `None` for a sample that has none.
-fn scores_of(out: &Output, sample: usize, text: &Encoding) -> Option<Tensor> {
-    out.of("logits", sample).ok().filter(|t| matches!(t.dims(), [n, _] if *n == text.ids.len()))
+/// Scores of the tokens of a text `[tokens, ..]` in an output; `None` for a sample that has none.
+fn scores_of(out: &Output, name: &str, sample: usize, text: &Encoding) -> Option<Tensor> {
+    out.of(name, sample).ok().filter(|t| matches!(t.dims(), [n, _] if *n == text.ids.len()))
 }
 
-/// Texts as the tokenizer cuts them.
-pub(crate) fn texts(session: &Session, texts: &[String], listener: &mut dyn Listener) -> Result<Given> {
+/// Texts as the tokenizer cuts them, each behind a prompt, which may be empty.
+pub(crate) fn texts(session: &Session, texts: &[String], prompt: &str, listener: &mut dyn Listener) -> Result<Given> {
+    let prompt_tokens = session.prompt_tokens(prompt)?;
+    let prompted: Vec<String> = texts.iter().map(|text| format!("{prompt}{text}")).collect();
+    let encoded = session.tokenizer()?.encode(&prompted.iter().map(String::as_str).collect::<Vec<_>>())?;
+    for (i, _) in texts.iter().enumerate().filter(|(_, text)| text.trim().is_empty()) {
+        listener.note(&format!("text {} is empty", i + 1));
+    }
+    let lengths: Vec<usize> = texts.iter().map(|t| t.chars().count()).collect();
+    let given = tokens(session, encoded, &lengths, listener, texts.to_vec(), Vec::new())?;
+    Ok(Given { prompt_tokens, ..given })
+}
+
+/// Pairs of texts as the tokenizer joins and cuts them.
+pub(crate) fn pairs(session: &Session, pairs: &[[String; 2]], listener: &mut dyn Listener) -> Result<Given> {
+    let both: Vec<(&str, &str)> = pairs.iter().map(|[a, b]| (a.as_str(), b.as_str())).collect();
+    let encoded = session.tokenizer()?.encode_pairs(&both)?;
+    let lengths: Vec<usize> = both.iter().map(|(a, b)| a.chars().count() + b.chars().count()).collect();
+    let [firsts, seconds] = [0, 1].map(|i| pairs.iter().map(|pair| pair[i].clone()).collect());
+    tokens(session, encoded, &lengths, listener, firsts, seconds)
+}
+
+/// Tokens as the model reads them; notes say what was cut and what is unknown.
+fn tokens(
+    session: &Session,
+    encoded: Vec<Encoding>,
+    lengths: &[usize],
+    listener: &mut dyn Listener,
+    names: Vec<String>,
+    seconds: Vec<String>,
+) -> Result<Given> {
     let tokenizer = session.tokenizer()?;
-    let encoded = tokenizer.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-    for (i, (e, text)) in encoded.iter().zip(texts).enumerate() {
+    tokenizer.notes().iter().for_each(|note| listener.note(note));
+    let what = if seconds.is_empty() { "text" } else { "pair" };
+    for ((i, e), characters) in encoded.iter().enumerate().zip(lengths) {
         let n = i + 1;
         if e.truncated {
-            let characters = text.chars().count();
-            listener.note(&format!("text {n} of {characters} characters was cut to {} tokens", e.ids.len()));
+            listener.note(&format!("{what} {n} of {characters} characters was cut to {} tokens", e.ids.len()));
         }
         let (unknown, own) = (tokenizer.unknown_tokens(e), e.special_mask.iter().filter(|s| **s == 0).count());
         if unknown > 0 {
             listener.note(&format!(
-                "{unknown} of the {own} tokens of text {n} are not in the vocabulary and read as unknown"
+                "{unknown} of the {own} tokens of {what} {n} are not in the vocabulary and read as unknown"
             ));
-        }
-        if text.trim().is_empty() {
-            listener.note(&format!("text {n} is empty"));
         }
     }
     let of = |pick: fn(&Encoding) -> &[u32]| encoded.iter().map(pick).collect::<Vec<_>>();
@@ -72,7 +104,7 @@ pub(crate) fn texts(session: &Session, texts: &[String], listener: &mut dyn List
     if session.opened.model.spec().takes(types) {
         input = input.with(types, Part::tokens(&of(|e| &e.type_ids))?)?;
     }
-    Ok(Given { input, encoded, names: texts.to_vec() })
+    Ok(Given { input, encoded, names, seconds, prompt_tokens: 0 })
 }
 
 /// Images as the folder's image processor makes them.

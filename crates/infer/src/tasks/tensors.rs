@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use switchformer_nn::{Input, Output, Value};
+use switchformer_nn::{Input, Output, Rows, Value};
 use switchformer_tensor::Tensor;
+use switchformer_zoo::entry::Trait;
 
 use super::Given;
 use crate::error::{Misfit, Result};
@@ -28,22 +29,48 @@ pub(crate) fn given(session: &Session, tensors: &NamedTensors) -> Result<Given> 
 
 /// Outputs under their published names, spread over the padded places; other places are zero. What differs in shape from
 /// sample to sample, or is not there for some, has a tensor for each sample: `logits.0`.
-pub(crate) fn padded(out: &Output, given: &Given, embeddings: &[Option<Tensor>]) -> Result<NamedTensors> {
+pub(crate) fn padded(
+    session: &Session,
+    out: &Output,
+    given: &Given,
+    embeddings: &[Option<Vec<f32>>],
+) -> Result<NamedTensors> {
     let mut map = BTreeMap::new();
     for (name, value) in out.values() {
         match value {
+            Value::PerRow(t, rows) if session.opened.entry.is(Trait::MapOutput) => {
+                let all = maps(t, rows)?;
+                match all.windows(2).all(|pair| pair[0].dims() == pair[1].dims()) {
+                    true => drop(map.insert(name.clone(), Tensor::stack(&all, 0)?)),
+                    false => each(&mut map, name, &all.into_iter().map(Some).collect::<Vec<_>>()),
+                }
+            }
             Value::PerMember(t) => drop(map.insert(name.clone(), t.clone())),
             Value::PerRow(t, rows) => drop(map.insert(name.clone(), given.input.unpack(name, t, rows)?)),
             Value::Each(all) => each(&mut map, name, all),
         }
     }
     let name = "sentence_embedding";
+    let embeddings: Vec<Option<Tensor>> = embeddings
+        .iter()
+        .map(|v| v.as_ref().map(|v| Tensor::from_vec(v.clone(), v.len())).transpose())
+        .collect::<switchformer_nn::Result<_>>()?;
     match embeddings.iter().cloned().collect::<Option<Vec<_>>>() {
         Some(all) if all.is_empty() => {}
         Some(all) => drop(map.insert(name.into(), Tensor::stack(&all, 0)?)),
-        None => each(&mut map, name, embeddings),
+        None => each(&mut map, name, &embeddings),
     }
     Ok(NamedTensors::new(map))
+}
+
+/// Rows of each sample as a map. Shapes: t `[total, c]` -> `[c, h, w]` each.
+fn maps(t: &Tensor, rows: &Rows) -> switchformer_nn::Result<Vec<Tensor>> {
+    let sizes = rows.sizes()?.iter().enumerate();
+    let one = |(i, (h, w)): (usize, &(usize, usize))| {
+        let own = t.narrow(0, rows.range(i).start, rows.len(i))?;
+        own.t()?.contiguous()?.reshape((t.dims2()?.1, *h, *w))
+    };
+    sizes.map(one).collect()
 }
 
 fn each(map: &mut BTreeMap<String, Tensor>, name: &str, all: &[Option<Tensor>]) {

@@ -22,6 +22,8 @@ pub fn folder(dir: &Path, family: &str, architecture: &str, changes: Json) -> Se
     publish(dir, entry, config);
     let words = WORDS.iter().map(|w| w.to_string()).chain((WORDS.len()..50).map(|i| format!("w{i}")));
     std::fs::write(dir.join("vocab.txt"), words.collect::<Vec<_>>().join("\n")).unwrap();
+    // Every family reads these words, not the files of its own tokenizer.
+    std::fs::write(dir.join("tokenizer_config.json"), r#"{"tokenizer_class": "BertTokenizer"}"#).unwrap();
     Session::open(dir, OpenOptions::default()).unwrap()
 }
 

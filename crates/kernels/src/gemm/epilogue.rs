@@ -1,6 +1,6 @@
 //! What follows a product, applied to strips of rows that are still in the first-level cache.
 
-use crate::act::{gelu_erf_v, gelu_tanh_v, relu_v, silu_v, tanh_v};
+use crate::act::{gelu_erf_v, gelu_quick_v, gelu_tanh_v, relu_v, silu_v, tanh_v};
 use crate::dispatch::dispatch;
 use crate::simd::{Simd, map_in_place, zip_in_place};
 
@@ -11,6 +11,8 @@ pub enum Act {
     GeluErf,
     /// GELU by its tanh approximation.
     GeluTanh,
+    /// GELU as `x sigmoid(1.702 x)`.
+    GeluQuick,
     /// ReLU.
     Relu,
     /// SiLU.
@@ -61,6 +63,7 @@ fn apply_body<S: Simd>(s: S, then: &Epilogue<'_>, y: &mut [f32], row: usize, col
         None => {}
         Some(Act::GeluErf) => map_in_place!(S, s, y, |v| gelu_erf_v(s, v)),
         Some(Act::GeluTanh) => map_in_place!(S, s, y, |v| gelu_tanh_v(s, v)),
+        Some(Act::GeluQuick) => map_in_place!(S, s, y, |v| gelu_quick_v(s, v)),
         Some(Act::Relu) => map_in_place!(S, s, y, |v| relu_v(s, v)),
         Some(Act::Silu) => map_in_place!(S, s, y, |v| silu_v(s, v)),
         Some(Act::Tanh) => map_in_place!(S, s, y, |v| tanh_v(s, v)),

@@ -1,9 +1,12 @@
-//! Exact match and F1 of short answers, as the SQuAD v1.1 script computes them.
+//! Exact match and F1 of short answers, as the scripts of SQuAD v1.1 and v2.0 compute them.
 //!
 //! Both sides are normalised: lower case, no ASCII punctuation, no words a / an / the, single spaces. Exact match is 1
 //! if they are then equal; F1 is `2 P R / (P + R)` of the bags of words, 0 without a common word (so an empty
 //! answer never scores, unlike in SQuAD 2.0). The best of the accepted answers counts; the score is the mean in percent
 //! (Rajpurkar et al. 2016).
+//!
+//! In v2.0 a question may have no answer, and the right one is then the empty text; two empty texts agree wholly, an empty and
+//! another not at all. A question that nothing was said about scores 0; the script of v2.0 ends with an error there.
 
 use std::collections::HashMap;
 
@@ -35,6 +38,34 @@ impl Answers {
                 }
             }
             stats.push_dense(&[exact, f1, 1.0]);
+        }
+        Ok(stats)
+    }
+
+    /// Statistics by the rules of v2.0, `[questions, 8]`: exact match, F1, 1; the same of questions with an answer; exact
+    /// match and 1 of those without.
+    pub fn stats_v2<S: AsRef<str>, T: AsRef<str>>(given: &[Option<S>], accepted: &[Vec<T>]) -> Result<Stats> {
+        super::same_length(given.len(), [accepted.len()])?;
+        let mut stats = Stats::new(8);
+        for (given, accepted) in given.iter().zip(accepted) {
+            let mut right: Vec<String> =
+                accepted.iter().map(|r| normalize(r.as_ref())).filter(|r| !r.is_empty()).collect();
+            if right.is_empty() {
+                right.push(String::new());
+            }
+            let (mut exact, mut f1) = (0.0f64, 0.0f64);
+            if let Some(given) = given {
+                let given = normalize(given.as_ref());
+                for right in &right {
+                    let same = f64::from(u8::from(given == *right));
+                    exact = exact.max(same);
+                    f1 = f1.max(if given.is_empty() || right.is_empty() { same } else { overlap(&given, right) });
+                }
+            }
+            match accepted.is_empty() {
+                true => stats.push_dense(&[exact, f1, 1.0, 0.0, 0.0, 0.0, exact, 1.0]),
+                false => stats.push_dense(&[exact, f1, 1.0, exact, f1, 1.0, 0.0, 0.0]),
+            }
         }
         Ok(stats)
     }

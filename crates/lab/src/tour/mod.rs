@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 use switchformer_data::fashion::Dataset;
-use switchformer_infer::{Image, Inputs, Session};
+use switchformer_infer::sentence::Ask;
+use switchformer_infer::{Image, Inputs, Session, Similarity};
 use switchformer_nn::{Input, Output, Point};
 use switchformer_switch::{FULL, NamedPoint};
 
@@ -212,12 +213,12 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
             _ => Err(Error::input(NEITHER, TIME_IT)),
         }
     };
+    if let Some(sentence) = session.sentence() {
+        let ask = Ask { prompt: session.prompt_tokens(session.default_prompt())?, dim: None };
+        return Ok(sentence.embed(out, n, &ask)?.into_iter().flatten().map(Said::Vector).collect());
+    }
     if out.values().contains_key("logits") {
         return (0..n).map(|i| Ok(Said::Classes(rows("logits", i)?))).collect();
-    }
-    if let Some(pooling) = session.pooling() {
-        let all = pooling.embed(out, n)?.into_iter().flatten();
-        return all.map(|v| Ok(Said::Vector(v.to_vec1()?))).collect();
     }
     let hidden = "last_hidden_state";
     if !out.values().contains_key(hidden) {
@@ -227,10 +228,9 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
 }
 
 /// Cosine of two vectors; 1 where one has no length.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    let norms = (dot(a, a) * dot(b, b)).sqrt();
-    if norms > 0.0 { dot(a, b) / norms } else { 1.0 }
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let empty = |v: &[f32]| v.iter().all(|x| *x == 0.0);
+    if empty(a) || empty(b) { 1.0 } else { Similarity::Cosine.of(a, b) }
 }
 
 /// Quality of an answer: by its label, or beside the answer at `full`; `None` where they cannot be compared.

@@ -87,14 +87,15 @@ pub(super) fn pictures(
     let input = samples.input(session, 0..n)?;
     let host = session.opened.switches.host();
     let prefix = host.prefix_rows.unwrap_or(0);
-    let labels = session.opened.config.labels();
+    let config = &session.opened.config;
     let name = |i: usize| match samples {
         Samples::Labelled(_) => LABELS.get(i).map_or_else(|| i.to_string(), ToString::to_string),
-        _ => labels.get(i).cloned().unwrap_or_else(|| i.to_string()),
+        _ => config.label(i),
     };
     let contents: Vec<Content> = match (samples, session.opened.model.spec().image_size()) {
         (Samples::Texts(texts), _) => {
-            let encoded = session.tokenizer()?.encode(&texts[..n].iter().map(String::as_str).collect::<Vec<_>>())?;
+            let texts: Vec<String> = texts[..n].iter().map(|t| format!("{}{t}", session.default_prompt())).collect();
+            let encoded = session.tokenizer()?.encode(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
             // A piece begins where the one before it ended, so that all together are the text.
             let pieces = |text: &str, offsets: &[(usize, usize)]| {
                 let mut from = 0;
@@ -105,7 +106,7 @@ pub(super) fn pictures(
                 };
                 offsets.iter().map(piece).collect()
             };
-            encoded.iter().zip(texts).map(|(e, text)| Content::Text(pieces(text, &e.offsets))).collect()
+            encoded.iter().zip(&texts).map(|(e, text)| Content::Text(pieces(text, &e.offsets))).collect()
         }
         (_, Ok((channels, _, patch))) => {
             let all = input.pixels(channels)?;

@@ -5,11 +5,12 @@ use switchformer_tensor::Tensor;
 use crate::attention::{AttentionNames, AttentionSpec};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::leaf::{Attention, Ffn, Linear, PlainMlp};
 use crate::ops;
 use crate::ops::Epilogue;
 use crate::rows::Rows;
-use crate::weights::{FfnSpec, LinearSpec, Weights};
+use crate::weights::{FfnSpec, ParamKind, Weights};
 
 pub mod attention;
 mod batch_norm;
@@ -150,8 +151,7 @@ impl Ffn for GatedMlp {
 
 /// The dense form of a feed-forward network: plain where there is one inner projection, gated where there are two.
 pub fn dense_ffn(w: &Weights, s: &FfnSpec) -> Result<Box<dyn Ffn>> {
-    let inner = LinearSpec { parts: s.inner, fused: None, in_dim: s.dim, out_dim: s.hidden, bias: s.bias };
-    let (inner, outer) = (w.linear_of(&inner)?, w.linear(s.outer, s.hidden, s.dim, s.bias)?);
+    let (inner, outer) = (w.linear_of(&s.stored())?, w.linear(s.outer, s.hidden, s.dim, s.bias)?);
     Ok(if s.inner.len() == 2 {
         Box::new(GatedMlp::new(inner, s.act, outer))
     } else {
@@ -177,6 +177,33 @@ pub fn check_heads(dim: usize, heads: usize) -> Result<()> {
     Err(Error::config("num_attention_heads", format!("is {heads}, which does not divide the width {dim}")))
 }
 
+/// Learned factors per channel of the branches of a block, where it has any.
+#[derive(Clone, Debug, Default)]
+pub struct LayerScale(Option<Vec<Tensor>>);
+
+impl LayerScale {
+    /// Factors of these names, stored in `shape`, that start at `start`; none where that is absent.
+    pub fn load(w: &Weights, names: &[&str], shape: &[usize], start: Option<f32>) -> Result<Self> {
+        let Some(start) = start else { return Ok(LayerScale(None)) };
+        let w = w.with_init(Init::Constant(start));
+        let one = |name: &str| -> Result<Tensor> { w.tensor(name, shape, ParamKind::Vector)?.reshape((1, ())) };
+        names.iter().map(|name| one(name)).collect::<Result<_>>().map(|all| LayerScale(Some(all)))
+    }
+
+    /// Whether there are no factors.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// A branch times its factors. Shapes: x `[total, dim]` -> the same.
+    pub fn scaled(&self, branch: usize, x: Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Some(factors) => ops::scale_columns(&x, &factors[branch]),
+            None => Ok(x),
+        }
+    }
+}
+
 /// A Transformer encoder block, norm first (ViT) or norm last (BERT).
 pub struct EncoderBlock {
     norm_first: bool,
@@ -184,6 +211,7 @@ pub struct EncoderBlock {
     norm1: LayerNorm,
     ffn: Box<dyn Ffn>,
     norm2: LayerNorm,
+    scale: LayerScale,
 }
 
 /// Sizes and published names of an encoder block.
@@ -218,6 +246,12 @@ impl BlockSpec<'_> {
     pub fn attention_spec(&self) -> AttentionSpec {
         AttentionSpec { bias: [self.qkv_bias; 3], ..AttentionSpec::new(self.attention, self.dim, self.heads) }
     }
+
+    /// The plain feed-forward of the block.
+    pub fn ffn_spec(&self) -> FfnSpec<'_> {
+        let (dim, hidden) = (self.dim, self.mlp_dim);
+        FfnSpec { inner: &self.fc[..1], outer: self.fc[1], dim, hidden, act: self.act, bias: true }
+    }
 }
 
 impl EncoderBlock {
@@ -228,30 +262,57 @@ impl EncoderBlock {
 
     /// Loads a block around another attention, made from [`BlockSpec::attention_spec`].
     pub fn load_around(w: &Weights, s: &BlockSpec, attention: &AttentionSpec) -> Result<Self> {
+        EncoderBlock::load_parts(w, s, w.attention(attention)?, |w| w.ffn(&s.ffn_spec()))
+    }
+
+    /// Loads a block around another attention and another feed-forward.
+    pub fn load_parts(
+        w: &Weights,
+        s: &BlockSpec,
+        attn: Box<dyn Attention>,
+        ffn: impl FnOnce(&Weights) -> Result<Box<dyn Ffn>>,
+    ) -> Result<Self> {
         Ok(EncoderBlock {
             norm_first: s.norm_first,
-            attn: w.attention(attention)?,
+            attn,
             norm1: w.layer_norm(s.norm1, s.dim, s.eps)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &s.fc[..1],
-                outer: s.fc[1],
-                dim: s.dim,
-                hidden: s.mlp_dim,
-                act: s.act,
-                bias: true,
-            })?,
+            ffn: ffn(w)?,
             norm2: w.layer_norm(s.norm2, s.dim, s.eps)?,
+            scale: LayerScale::default(),
         })
+    }
+
+    /// The block with factors on both branches.
+    pub fn with_scale(self, scale: LayerScale) -> Self {
+        EncoderBlock { scale, ..self }
+    }
+
+    /// The attention of rows, on a residual.
+    fn mix(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
+        if self.scale.is_none() {
+            return self.attn.forward_onto(cx, x, rows, residual);
+        }
+        let mixed = self.attn.forward(cx, x, rows)?;
+        cx.onto(residual, self.scale.scaled(0, mixed)?, "attn")
+    }
+
+    /// The feed-forward of rows, on a residual.
+    fn feed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows, residual: &Tensor) -> Result<Tensor> {
+        if self.scale.is_none() {
+            return self.ffn.forward_onto(cx, x, rows, residual);
+        }
+        let fed = self.ffn.forward(cx, x, rows)?;
+        cx.onto(residual, self.scale.scaled(1, fed)?, "ffn")
     }
 
     /// Shapes: x `[total, dim]` -> `[total, dim]`.
     pub fn forward(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if self.norm_first {
-            let x = self.attn.forward_onto(cx, &self.norm1.forward(x)?, rows, x)?;
-            self.ffn.forward_onto(cx, &self.norm2.forward(&x)?, rows, &x)
+            let x = self.mix(cx, &self.norm1.forward(x)?, rows, x)?;
+            self.feed(cx, &self.norm2.forward(&x)?, rows, &x)
         } else {
-            let x = self.norm1.forward(&self.attn.forward_onto(cx, x, rows, x)?)?;
-            self.norm2.forward(&self.ffn.forward_onto(cx, &x, rows, &x)?)
+            let x = self.norm1.forward(&self.mix(cx, x, rows, x)?)?;
+            self.norm2.forward(&self.feed(cx, &x, rows, &x)?)
         }
     }
 }

@@ -75,9 +75,8 @@ impl Conv {
     }
 
     /// Size of what comes out. A map smaller than the kernel gives nothing.
-    pub fn size(&self, (h, w): Size) -> Size {
-        let side = |n: usize| (n + 2 * self.pad).checked_sub(self.kernel).map_or(0, |n| n / self.stride + 1);
-        (side(h), side(w))
+    pub fn size(&self, map: Size) -> Size {
+        slid(map, [self.kernel, self.stride, self.pad])
     }
 
     /// Shapes: x `[total, channels]` -> `[total', out]`.
@@ -150,6 +149,12 @@ impl Conv {
         }
         Ok((ops::reshape(&places.gather(x)?, &[after.total(), k * k * self.channels])?, after))
     }
+}
+
+/// Size of what a window of `kernel` gives that moves by `stride` over a map with `pad` places around it.
+fn slid((h, w): Size, [kernel, stride, pad]: [usize; 3]) -> Size {
+    let side = |n: usize| (n + 2 * pad).checked_sub(kernel).map_or(0, |n| n / stride + 1);
+    (side(h), side(w))
 }
 
 /// A convolution of every channel with its own odd square kernel; the map keeps its size.

@@ -19,11 +19,11 @@ use crate::rows::{Rows, Size};
 pub use conv::{Conv, Depthwise};
 pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
 pub use patches::{
-    ImageEmbed, PatchEmbed, PositionEmbed, patch_grid, patches_divide, patchify, positions_at, resize_images,
+    ImageEmbed, PatchEmbed, PositionEmbed, Resize, patch_grid, patches_divide, patchify, positions_at, resize_images,
     resize_positions,
 };
 pub use resize::resize_maps;
-pub use window::{Cut, PadOrder, Windows, pair_biases};
+pub use window::{Cut, PadOrder, Windows, pair_biases, pair_biases_behind};
 
 /// Which rows to gather; `None` is a place outside the picture.
 struct Places {

@@ -32,39 +32,71 @@ impl PatchEmbed {
     }
 }
 
-/// Learned rows in front of the patches of an image (class tokens), and learned positions of all rows.
+/// How positions follow a grid of another size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resize {
+    /// Bicubic, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
+    #[default]
+    Plain,
+    /// The same with `antialias=True`.
+    Smooth,
+}
+
+/// Learned rows in front of the patches of an image (class tokens, registers), and learned positions.
 pub struct PositionEmbed {
     /// `[1, 1, dim]` each.
     front: Vec<Tensor>,
-    /// `[1, front + gh * gw, dim]`, for the trained grid.
-    table: Tensor,
+    /// `[1, front + gh * gw, dim]`, for the trained grid, where there are positions.
+    table: Option<Tensor>,
+    /// Rows without positions between those in front and the patches, `[1, n, dim]`.
+    registers: Option<Tensor>,
     grid: Size,
+    resize: Resize,
 }
 
 impl PositionEmbed {
     /// Loads the rows named `front`, and the table `positions` of a grid of patches.
     pub fn load(w: &Weights, front: &[&str], positions: &str, grid: Size, dim: usize) -> Result<Self> {
         let table = |name: &str, n: usize| w.tensor(name, &[1, n, dim], ParamKind::Table);
-        Ok(PositionEmbed {
-            front: front.iter().map(|name| table(name, 1)).collect::<Result<_>>()?,
-            table: table(positions, front.len() + grid.0 * grid.1)?,
-            grid,
-        })
+        let rows = front.iter().map(|name| table(name, 1)).collect::<Result<_>>()?;
+        Ok(PositionEmbed::new(rows, Some(table(positions, front.len() + grid.0 * grid.1)?), grid))
     }
 
-    /// Number of rows in front.
+    /// The same of given tensors. Shapes: front `[1, 1, dim]` each, table `[1, front + gh * gw, dim]`.
+    pub fn new(front: Vec<Tensor>, table: Option<Tensor>, grid: Size) -> Self {
+        PositionEmbed { front, table, registers: None, grid, resize: Resize::Plain }
+    }
+
+    /// With rows that have no positions between those in front and the patches. Shapes: registers `[1, n, dim]`.
+    pub fn with_registers(self, registers: Option<Tensor>) -> Self {
+        PositionEmbed { registers, ..self }
+    }
+
+    /// With positions that follow other grids in this way.
+    pub fn resized_by(self, resize: Resize) -> Self {
+        PositionEmbed { resize, ..self }
+    }
+
+    /// Number of rows in front of the patches.
     pub fn n_front(&self) -> usize {
-        self.front.len()
+        self.front.len() + self.registers.as_ref().map_or(0, |r| r.dims()[1])
     }
 
     /// Patches of `b` images of one size behind the rows in front, with positions, which are resized where the grid is not
     /// the trained one. Shapes: x `[b * gh * gw, dim]` -> `[b * (front + gh * gw), dim]`.
     pub fn forward(&self, x: &Tensor, b: usize, grid: Size) -> Result<Tensor> {
-        let (dim, n) = (x.dims2()?.1, grid.0 * grid.1);
+        let (dim, n, front) = (x.dims2()?.1, grid.0 * grid.1, self.front.len());
         let mut parts = self.front.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>>>()?;
         parts.push(x.reshape((b, n, dim))?);
-        let positions = positions_at(&self.table, self.n_front(), self.grid, grid)?;
-        Tensor::cat(&parts, 1)?.broadcast_add(&positions)?.reshape((b * (self.n_front() + n), dim))
+        let mut all = Tensor::cat(&parts, 1)?;
+        if let Some(table) = &self.table {
+            all = all.broadcast_add(&positions_by(table, front, self.grid, grid, self.resize)?)?;
+        }
+        if let Some(registers) = &self.registers {
+            let between = registers.broadcast_as((b, registers.dims()[1], dim))?;
+            all = Tensor::cat(&[&all.narrow(1, 0, front)?, &between, &all.narrow(1, front, n)?], 1)?;
+        }
+        all.reshape((b * (self.n_front() + n), dim))
     }
 }
 
@@ -82,13 +114,13 @@ impl ImageEmbed {
     /// Errors where it holds no whole patch.
     pub fn load(w: &Weights, spec: &PatchSpec, image: Size, front: &[&str], positions: &str) -> Result<Self> {
         let grid = patch_grid(image, spec.patch, image)?;
-        Ok(ImageEmbed {
-            positions: PositionEmbed::load(w, front, positions, grid, spec.dim)?,
-            patches: PatchEmbed::load(w, spec)?,
-            channels: spec.channels,
-            image,
-            patch: spec.patch,
-        })
+        ImageEmbed::around(w, spec, image, PositionEmbed::load(w, front, positions, grid, spec.dim)?)
+    }
+
+    /// Loads the projection of patches for given positions, those of the grid of a trained image.
+    pub fn around(w: &Weights, spec: &PatchSpec, image: Size, positions: PositionEmbed) -> Result<Self> {
+        let patches = PatchEmbed::load(w, spec)?;
+        Ok(ImageEmbed { positions, patches, channels: spec.channels, image, patch: spec.patch })
     }
 
     /// Number of rows in front of the patches.
@@ -157,11 +189,19 @@ pub fn patches_divide(field: &str, (h, w): Size, (ph, pw): Size) -> Result<()> {
 /// Position vectors for a grid, resized where it is not the trained one; the first `front` rows have no place.
 /// Shapes: table `[1, front + gh0 * gw0, dim]` -> `[1, front + gh * gw, dim]`.
 pub fn positions_at(table: &Tensor, front: usize, from: (usize, usize), to: (usize, usize)) -> Result<Tensor> {
+    positions_by(table, front, from, to, Resize::Plain)
+}
+
+/// The same in either way.
+fn positions_by(table: &Tensor, front: usize, from: Size, to: Size, resize: Resize) -> Result<Tensor> {
     if from == to {
         return Ok(table.clone());
     }
     let flat = table.squeeze(0)?;
-    let patches = resize_positions(&flat.narrow(0, front, from.0 * from.1)?.contiguous()?, from, to)?;
+    let patches = resize_grid(&flat.narrow(0, front, from.0 * from.1)?.contiguous()?, from, to, resize)?;
+    if front == 0 {
+        return patches.unsqueeze(0);
+    }
     Tensor::cat(&[&flat.narrow(0, 0, front)?, &patches], 0)?.unsqueeze(0)
 }
 
@@ -180,39 +220,82 @@ pub fn resize_images(pixels: &Tensor, to: (usize, usize)) -> Result<Tensor> {
 /// Resizes a grid of position vectors bicubically, as PyTorch's `interpolate(mode="bicubic", align_corners=False)`.
 /// Shapes: `[gh0 * gw0, dim]` -> `[gh * gw, dim]`.
 pub fn resize_positions(table: &Tensor, from: (usize, usize), to: (usize, usize)) -> Result<Tensor> {
+    resize_grid(table, from, to, Resize::Plain)
+}
+
+fn resize_grid(table: &Tensor, from: Size, to: Size, resize: Resize) -> Result<Tensor> {
     if from == to {
         return Ok(table.clone());
     }
-    // One axis at a time, four taps per output: a full matrix would take (to * from) values.
+    // One axis at a time, a few taps per output: a full matrix would take (to * from) values.
     let dim = table.dims2()?.1;
-    let rows = resize_axis(&table.reshape((from.0, from.1 * dim))?, to.0)?; // [gh, gw0 * dim]
+    let taps = |from: usize, to: usize| match resize {
+        Resize::Plain => plain_taps(from, to),
+        Resize::Smooth => smooth_taps(from, to),
+    };
+    let rows = resize_axis(&table.reshape((from.0, from.1 * dim))?, taps(from.0, to.0))?; // [gh, gw0 * dim]
     let turned = rows.reshape((to.0, from.1, dim))?.transpose(0, 1)?.contiguous()?; // [gw0, gh, dim]
-    let both = resize_axis(&turned.reshape((from.1, to.0 * dim))?, to.1)?; // [gw, gh * dim]
+    let both = resize_axis(&turned.reshape((from.1, to.0 * dim))?, taps(from.1, to.1))?; // [gw, gh * dim]
     both.reshape((to.1, to.0, dim))?.transpose(0, 1)?.contiguous()?.reshape((to.0 * to.1, dim))
 }
 
-/// Bicubic resize (a = -0.75) along the first dimension. Shapes: `[from, rest]` -> `[to, rest]`.
-fn resize_axis(x: &Tensor, to: usize) -> Result<Tensor> {
-    const A: f64 = -0.75;
-    let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0; // |t| <= 1
-    let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A; // 1 < |t| < 2
-    let from = x.dims2()?.0;
+/// Which input each output reads as its k-th, and by which factor.
+type Taps = Vec<(Vec<u32>, Vec<f32>)>;
+
+/// Cubic convolution at a distance, with this slope at one.
+fn cubic(a: f64, t: f64) -> f64 {
+    let t = t.abs();
+    if t <= 1.0 {
+        ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+    } else if t < 2.0 {
+        ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a
+    } else {
+        0.0
+    }
+}
+
+/// Four neighbours (a = -0.75); places outside the grid repeat its edge.
+fn plain_taps(from: usize, to: usize) -> Taps {
     let scale = from as f64 / to as f64;
-    let mut taps: [(Vec<u32>, Vec<f32>); 4] = Default::default();
+    let mut taps: Taps = vec![Default::default(); 4];
     for o in 0..to {
         let centre = (o as f64 + 0.5) * scale - 0.5;
         let base = centre.floor();
-        let t = centre - base;
-        for (k, weight) in [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)].into_iter().enumerate() {
-            // Positions outside the grid repeat its edge.
-            taps[k].0.push((base as i64 - 1 + k as i64).clamp(0, from as i64 - 1) as u32);
-            taps[k].1.push(weight as f32);
+        for (k, (index, weight)) in taps.iter_mut().enumerate() {
+            index.push((base as i64 - 1 + k as i64).clamp(0, from as i64 - 1) as u32);
+            weight.push(cubic(-0.75, centre - base + 1.0 - k as f64) as f32);
         }
     }
+    taps
+}
+
+/// As many neighbours as a kernel (a = -0.5) reaches that is as wide as the step; places outside the grid do not count.
+fn smooth_taps(from: usize, to: usize) -> Taps {
+    let scale = from as f64 / to as f64;
+    let wide = scale.max(1.0);
+    let reach = (4.0 * wide).ceil() as usize + 1;
+    let mut taps: Taps = vec![Default::default(); reach];
+    for o in 0..to {
+        let centre = (o as f64 + 0.5) * scale;
+        let first = (centre - 2.0 * wide + 0.5).max(0.0) as usize;
+        let end = ((centre + 2.0 * wide + 0.5) as usize).min(from);
+        let factor = |k: usize| cubic(-0.5, ((first + k) as f64 - centre + 0.5) / wide);
+        let total: f64 = (0..end - first).map(factor).sum();
+        for (k, (index, weight)) in taps.iter_mut().enumerate() {
+            let inside = first + k < end;
+            index.push(if inside { first + k } else { from - 1 } as u32);
+            weight.push(if inside { (factor(k) / total) as f32 } else { 0.0 });
+        }
+    }
+    taps
+}
+
+/// Sums of inputs along the first dimension. Shapes: `[from, rest]` -> `[to, rest]`.
+fn resize_axis(x: &Tensor, taps: Taps) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for (index, weight) in taps {
-        let index = Tensor::from_vec(index, to)?;
-        let part = ops::gather(x, &index)?.broadcast_mul(&Tensor::from_vec(weight, (to, 1))?)?;
+        let to = index.len();
+        let part = ops::gather(x, &Tensor::from_vec(index, to)?)?.broadcast_mul(&Tensor::from_vec(weight, (to, 1))?)?;
         sum = Some(match sum {
             Some(s) => (s + part)?,
             None => part,

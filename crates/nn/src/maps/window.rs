@@ -256,7 +256,24 @@ const MAX_PAIRS: usize = 1 << 28;
 /// A table of relative positions as a number for every pair of places of a window. Errors when the window is so large that
 /// the numbers would fill memory. Shapes: table `[(2 h - 1) * (2 w - 1), heads]` -> `[heads, len, len]`.
 pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
-    let (len, heads) = (window.0 * window.1, table.dims2()?.1);
+    biases(table, window, window.0 * window.1, relative_index)
+}
+
+/// The same for a class row in front of the places, whose numbers stand behind those of places: class to place, place to
+/// class, class to itself. Shapes: table `[(2 h - 1) * (2 w - 1) + 3, heads]` -> `[heads, 1 + len, 1 + len]`.
+pub fn pair_biases_behind(table: &Tensor, window: Size) -> Result<Tensor> {
+    let (len, places) = (window.0 * window.1, table.dims2()?.0 as u32 - 3);
+    biases(table, window, 1 + len, |window| {
+        let near = relative_index(window);
+        let class = std::iter::once(places + 2).chain(std::iter::repeat_n(places, len));
+        let place = near.chunks(len.max(1)).flat_map(|row| std::iter::once(places + 1).chain(row.iter().copied()));
+        class.chain(place).collect()
+    })
+}
+
+/// Rows of a table for every pair of `len` rows.
+fn biases(table: &Tensor, window: Size, len: usize, index: impl FnOnce(Size) -> Vec<u32>) -> Result<Tensor> {
+    let heads = table.dims2()?.1;
     let pairs = len.saturating_mul(len).saturating_mul(heads);
     if pairs > MAX_PAIRS {
         return Err(Error::Limit {
@@ -266,7 +283,7 @@ pub fn pair_biases(table: &Tensor, window: Size) -> Result<Tensor> {
             hint: "use smaller windows, or smaller images where a window is the whole map".into(),
         });
     }
-    let index = Tensor::from_vec(relative_index(window), len * len)?;
+    let index = Tensor::from_vec(index(window), len * len)?;
     ops::gather(table, &index)?.t()?.contiguous()?.reshape((heads, len, len))
 }
 
@@ -319,6 +336,14 @@ mod tests {
         // Two missing columns: one before the map, one behind.
         assert_eq!(cut((2, 2), 2, true).0, [4, 4, 4, 3, 4, 4, 2, 4, 4, 1, 4, 4, 0, 4, 4, 4]);
         assert_eq!(cut((2, 4), 1, false).0, [0, 1, 4, 5, 2, 3, 6, 7]);
+    }
+
+    #[test]
+    fn a_class_row_has_three_numbers_of_its_own() {
+        // Places 0..3 of a window 1x2 have three distances; the class row's follow.
+        let table = Tensor::from_vec((0..6).map(|v| v as f32).collect::<Vec<_>>(), (6, 1)).unwrap();
+        let bias = pair_biases_behind(&table, (1, 2)).unwrap();
+        assert_eq!(bias.get(0).unwrap().to_vec2::<f32>().unwrap(), [[5., 3., 3.], [4., 1., 0.], [4., 2., 1.]]);
     }
 
     #[test]

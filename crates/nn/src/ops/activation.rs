@@ -12,6 +12,8 @@ pub enum Activation {
     Gelu,
     /// `gelu_new`, `gelu_pytorch_tanh`: the tanh approximation.
     GeluTanh,
+    /// `quick_gelu`: `x sigmoid(1.702 x)`.
+    GeluQuick,
     /// `relu`.
     Relu,
     /// `silu`, `swish`.
@@ -26,6 +28,7 @@ impl Activation {
         Ok(match name {
             "gelu" => Activation::Gelu,
             "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "quick_gelu" => Activation::GeluQuick,
             "relu" => Activation::Relu,
             "silu" | "swish" => Activation::Silu,
             "tanh" => Activation::Tanh,
@@ -33,7 +36,7 @@ impl Activation {
                 return Err(Error::unsupported(
                     field,
                     other,
-                    "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish, tanh",
+                    "gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, silu, swish, tanh",
                 ));
             }
         })

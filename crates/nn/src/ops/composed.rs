@@ -82,6 +82,7 @@ pub fn activation(x: &Tensor, act: Activation) -> Result<Tensor> {
     Ok(match act {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
+        Activation::GeluQuick => (x * ((x * -1.702)?.exp()? + 1.0)?.recip()?)?,
         Activation::Relu => x.relu()?,
         Activation::Silu => x.silu()?,
         Activation::Tanh => x.tanh()?,

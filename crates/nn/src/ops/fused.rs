@@ -242,6 +242,7 @@ pub(super) fn kernel_act(act: Activation) -> Act {
     match act {
         Activation::Gelu => Act::GeluErf,
         Activation::GeluTanh => Act::GeluTanh,
+        Activation::GeluQuick => Act::GeluQuick,
         Activation::Relu => Act::Relu,
         Activation::Silu => Act::Silu,
         Activation::Tanh => Act::Tanh,
@@ -376,6 +377,7 @@ impl CustomOp1 for ActivationOp {
         match self.0 {
             Activation::Gelu => act::gelu_erf(x, &mut y),
             Activation::GeluTanh => act::gelu_tanh(x, &mut y),
+            Activation::GeluQuick => act::gelu_quick(x, &mut y),
             Activation::Relu => act::relu(x, &mut y),
             Activation::Silu => act::silu(x, &mut y),
             Activation::Tanh => act::tanh(x, &mut y),
@@ -387,6 +389,7 @@ impl CustomOp1 for ActivationOp {
         with([x, dy], |[x, dy]| match self.0 {
             Activation::Gelu => act::gelu_erf_backward(x, dy, &mut dx),
             Activation::GeluTanh => act::gelu_tanh_backward(x, dy, &mut dx),
+            Activation::GeluQuick => act::gelu_quick_backward(x, dy, &mut dx),
             Activation::Relu => act::relu_backward(x, dy, &mut dx),
             Activation::Silu => act::silu_backward(x, dy, &mut dx),
             Activation::Tanh => act::tanh_backward(x, dy, &mut dx),

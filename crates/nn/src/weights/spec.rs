@@ -25,7 +25,8 @@ pub struct LinearSpec<'a> {
 /// The feed-forward network a model file asks for; the loader decides its form.
 #[derive(Clone, Copy, Debug)]
 pub struct FfnSpec<'a> {
-    /// Published name of the projection to the hidden width; two (gate, then value) where the network is gated.
+    /// Published name of the projection to the hidden width; two (gate, then value) where the network is gated. Two of one
+    /// name are stored as one tensor, one part behind the other.
     pub inner: &'a [&'a str],
     /// Published name of the projection back.
     pub outer: &'a str,
@@ -37,6 +38,15 @@ pub struct FfnSpec<'a> {
     pub act: Activation,
     /// Whether the projections have biases.
     pub bias: bool,
+}
+
+impl<'a> FfnSpec<'a> {
+    /// The projection to the hidden width, as it is stored.
+    pub fn stored(&self) -> LinearSpec<'a> {
+        let one = matches!(self.inner, [gate, value] if gate == value);
+        let (parts, out_dim) = if one { (&self.inner[..1], 2 * self.hidden) } else { (self.inner, self.hidden) };
+        LinearSpec { parts, fused: None, in_dim: self.dim, out_dim, bias: self.bias }
+    }
 }
 
 /// The projection of the patches of an image, stored as a convolution `[dim, channels, height, width]`; the loader decides
@@ -51,6 +61,8 @@ pub struct PatchSpec<'a> {
     pub patch: Size,
     /// Output width.
     pub dim: usize,
+    /// Whether there is a bias.
+    pub bias: bool,
 }
 
 /// The product with a table that a model also looks up (a tied head); the loader decides its form.

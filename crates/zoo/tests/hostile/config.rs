@@ -10,8 +10,8 @@ pub fn config_cases(t: &mut Table) {
     const VALUE: &str = "config.value";
     const NO: &str = "config.unsupported";
     let say = "config field `";
-    t.bert("config/missing", &|f| drop(f.remove(CONFIG)), "io", &[CONFIG]);
-    t.bert("config/empty", &|f| put(f, CONFIG, ""), "json.syntax", &[CONFIG, "EOF"]);
+    t.bert("config/missing", &|f| drop(f.remove(CONFIG)), "checkpoint.missing", &[CONFIG]);
+    t.bert("config/empty", &|f| put(f, CONFIG, ""), "json.syntax", &[CONFIG, "is empty"]);
     t.bert("config/not JSON", &|f| put(f, CONFIG, "model: bert"), "json.syntax", &[CONFIG, "line 1"]);
     t.bert("config/not text", &|f| put(f, CONFIG, *b"{\"a\":\"\xff\"}"), "json.syntax", &[CONFIG]);
     t.bert("config/trailing data", &|f| f.get_mut(CONFIG).unwrap().extend(b"{}"), "json.syntax", &[CONFIG, "trailing"]);
@@ -41,13 +41,8 @@ pub fn config_cases(t: &mut Table) {
     t.bert("model_type/a number", &|f| set(f, json!({"model_type": 7})), VALUE, &["model_type", "text"]);
     let long = "x".repeat(500_000) + "\u{1b}[2J";
     t.bert("model_type/half a megabyte", &|f| set(f, json!({"model_type": long})), NO, &["model_type", "xxx..."]);
-    let arch = json!({"architectures": ["BertForMultipleChoice"]});
-    t.bert(
-        "architectures/unknown",
-        &|f| set(f, arch.clone()),
-        NO,
-        &["architectures", "BertForMultipleChoice", "BertModel"],
-    );
+    let arch = json!({"architectures": ["BertLMHeadModel"]});
+    t.bert("architectures/unknown", &|f| set(f, arch.clone()), NO, &["architectures", "BertLMHeadModel", "BertModel"]);
     t.bert(
         "architectures/another model's",
         &|f| set(f, json!({"architectures": ["ViTModel"]})),
@@ -247,7 +242,7 @@ pub fn plan_cases(t: &mut Table) {
         "json.schema",
         &[PLAN, "points"],
     );
-    t.vit("plan/missing", &|f| drop(f.remove(PLAN)), "io", &[PLAN]);
+    t.vit("plan/missing", &|f| drop(f.remove(PLAN)), "checkpoint.missing", &[PLAN]);
     t.vit("plan/not JSON", &|f| put(f, PLAN, "exits: [1]"), "json.syntax", &[PLAN]);
     t.vit("plan/a list", &|f| put(f, PLAN, "[]"), "json.schema", &[PLAN]);
     t.vit("plan/over 4 MiB", &|f| put(f, PLAN, vec![b' '; (4 << 20) + 1]), "limit", &[PLAN, "4194304"]);
@@ -264,7 +259,7 @@ pub fn plan_cases(t: &mut Table) {
         "config.unsupported",
         &["switch.file"],
     );
-    t.vit("exits/no file", &|f| drop(f.remove(EXITS)), "io", &[EXITS]);
+    t.vit("exits/no file", &|f| drop(f.remove(EXITS)), "checkpoint.missing", &[EXITS]);
     t.vit("exits/file empty", &|f| put(f, EXITS, ""), "safetensors.empty", &[EXITS]);
     let turn = |f: &mut Files| {
         tensors(f, EXITS, |m| drop(m.insert("exits.1.classifier.weight".into(), Saved::f32(&[4, 32], &[0.0; 128]))));
@@ -299,7 +294,15 @@ pub fn module_cases(t: &mut Table) {
         &["modules.json", "17"],
     );
     let first = |f: &mut Files| edit(f, MODULES, |m| m.as_array_mut().unwrap().swap(1, 2));
-    t.bert("modules/normalise first", &first, VALUE, &["modules.json", "before Pooling"]);
+    t.bert(
+        "modules/dense first",
+        &|f| {
+            first(f);
+            list(f, 1, "type", "sentence_transformers.models.Dense")
+        },
+        VALUE,
+        &["modules.json", "before Pooling"],
+    );
     t.bert(
         "pooling/path traversal",
         &|f| list(f, 1, "path", "../1_Pooling"),
@@ -308,18 +311,17 @@ pub fn module_cases(t: &mut Table) {
     );
     t.bert("pooling/absolute path", &|f| list(f, 1, "path", "/etc"), VALUE, &["modules.json path", "plain folder"]);
     t.bert("pooling/empty path", &|f| list(f, 1, "path", ""), VALUE, &["modules.json path", "plain folder"]);
-    t.bert("pooling/no config", &|f| drop(f.remove(POOLING)), "io", &["1_Pooling"]);
+    t.bert("pooling/no config", &|f| drop(f.remove(POOLING)), "checkpoint.module", &["1_Pooling", "subfolders"]);
     let mode = |f: &mut Files, v: &str| put(f, POOLING, v);
     t.bert(
         "pooling/unknown mode",
-        &|f| mode(f, r#"{"pooling_mode":"max"}"#),
+        &|f| mode(f, r#"{"pooling_mode":"median"}"#),
         NO,
-        &["1_Pooling/config.json", "max", "mean, cls"],
+        &["1_Pooling/config.json", "median", "lasttoken"],
     );
-    let two = r#"{"pooling_mode_mean_tokens":true,"pooling_mode_max_tokens":true}"#;
-    t.bert("pooling/two modes", &|f| mode(f, two), NO, &["1_Pooling", "max_tokens"]);
-    t.bert("pooling/no mode", &|f| mode(f, "{}"), NO, &["1_Pooling", "mean, cls"]);
-    t.bert("pooling/a list", &|f| mode(f, "[]"), NO, &["1_Pooling", "mean, cls"]);
+    t.bert("pooling/empty list", &|f| mode(f, r#"{"pooling_mode":[]}"#), VALUE, &["1_Pooling", "0 modes"]);
+    t.bert("pooling/flag", &|f| mode(f, r#"{"pooling_mode_cls_token":3}"#), VALUE, &["1_Pooling", "true or false"]);
+    t.bert("pooling/a list", &|f| mode(f, "[]"), VALUE, &["1_Pooling", "object"]);
 }
 
 pub fn folder_cases(t: &mut Table) {
@@ -334,5 +336,5 @@ pub fn folder_cases(t: &mut Table) {
         &["pytorch_model.bin", "run code", "switchformer convert"],
     );
     t.bert("folder/no weights", &|f| drop(f.remove(MODEL)), "checkpoint.missing", &[MODEL, "Hugging Face"]);
-    t.bert("folder/empty", &|f| f.clear(), "io", &[CONFIG]);
+    t.bert("folder/empty", &|f| f.clear(), "checkpoint.missing", &[CONFIG]);
 }

@@ -140,7 +140,7 @@ pub fn index_cases(t: &mut Table) {
     t.shards("index/this folder", &|f| send(f, "."), PATH, &[INDEX, plain]);
     t.shards("index/name of 300 letters", &|f| send(f, &"n".repeat(300)), PATH, &[INDEX, plain]);
     t.shards("index/shard that is no tensor file", &|f| send(f, CONFIG), "safetensors.header", &[CONFIG, "download"]);
-    t.shards("index/missing shard", &|f| drop(f.remove(SHARDS[1])), "io", &[SHARDS[1]]);
+    t.shards("index/missing shard", &|f| drop(f.remove(SHARDS[1])), "checkpoint.missing", &[SHARDS[1]]);
     t.shards("index/empty shard", &|f| put(f, SHARDS[1], ""), "safetensors.empty", &[SHARDS[1]]);
     let lie = |f: &mut Files| edit(f, INDEX, |d| d["weight_map"]["made.up"] = SHARDS[0].into());
     t.shards("index/promises too much", &lie, "index.mismatch", &[SHARDS[0], "made.up", "one revision"]);
@@ -194,7 +194,7 @@ pub fn index_cases(t: &mut Table) {
             std::fs::write(&out, b"secret").unwrap();
             std::os::unix::fs::symlink(out, dir.join(SHARDS[1])).unwrap();
         });
-        t.shards("index/dangling link", &|f| drop(f.remove(SHARDS[1])), "io", &[SHARDS[1]]);
+        t.shards("index/dangling link", &|f| drop(f.remove(SHARDS[1])), "checkpoint.missing", &[SHARDS[1]]);
         t.on_disk(|dir| std::os::unix::fs::symlink("nowhere", dir.join(SHARDS[1])).unwrap());
         t.shards("index/link to itself", &|f| drop(f.remove(SHARDS[1])), "io", &[SHARDS[1]]);
         t.on_disk(|dir| std::os::unix::fs::symlink(SHARDS[1], dir.join(SHARDS[1])).unwrap());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
-use switchformer_infer::Pooling;
+use switchformer_infer::Sentence;
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::init::Stream;
 use switchformer_nn::ops::nested_codes;
@@ -152,7 +152,7 @@ pub fn join(head: &[u8], data: &[u8]) -> Vec<u8> {
 pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
     let folder = Folder::disk(dir)?;
     let opened = Opened::folder(&folder, options)?;
-    let pooling = Pooling::read(&folder)?;
+    let pooling = Sentence::read(&folder)?;
     let Some(input) = small_input(&opened)? else { return Ok(()) };
     let mut points = vec![opened.point(None)?, Point::new()];
     points.extend(opened.plan.points.values().map(|p| p.point.clone()).take(4));
@@ -168,7 +168,9 @@ pub fn open_and_run(dir: &Path, options: OpenOptions) -> Result<()> {
         let cost = opened.cost(&point, &input);
         // A point may be refused; the first one that is decides the code.
         match opened.run(&point, &input) {
-            Ok((out, _)) => drop(cost.and(pooling.as_ref().map(|p| p.embed(&out, input.n())).transpose())?),
+            Ok((out, _)) => {
+                drop(cost.and(pooling.as_ref().map(|p| p.embed(&out, input.n(), &Default::default())).transpose())?)
+            }
             Err(Error::Point { .. }) => {}
             Err(e) => first = first.or(Some(e)),
         }

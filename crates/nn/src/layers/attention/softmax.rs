@@ -2,7 +2,7 @@
 
 use switchformer_tensor::Tensor;
 
-use super::{AttentionSpec, Positions, Scores};
+use super::{AttentionSpec, PairBias, Positions, Scores};
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layers::project_onto;
@@ -144,6 +144,15 @@ impl Made {
 
     fn keys(&self) -> Result<Tensor> {
         self.queries_keys().map(|[_, k]| k)
+    }
+
+    /// Some of the rows: `n` of the queries and of the keys from `first` on.
+    fn narrow(&self, first: [usize; 2], n: [usize; 2]) -> Result<Made> {
+        let some = |t: &Tensor, i: usize| t.narrow(0, first[i], n[i]);
+        Ok(match self {
+            Made::Fused(qkv) => Made::Fused(some(qkv, 0)?),
+            Made::Apart([q, k, v]) => Made::Apart([some(q, 0)?, some(k, 1)?, some(v, 1)?]),
+        })
     }
 }
 
@@ -308,17 +317,57 @@ impl SoftmaxAttention {
 
     /// Whole segments among keys that are projected.
     fn whole(&self, cx: &mut Ctx, made: Made, rows: &Rows, k_rows: &Rows) -> Result<Tensor> {
-        let pairs = match &self.spec.positions {
-            Positions::Pairs(p) => rows.sizes()?.first().map(|size| p.of(*size)).transpose()?,
-            _ => None,
-        };
-        let mut spec = self.asked(rows, k_rows);
-        spec.bias = pairs.as_ref().map(ScoreBias::Pairs).or(spec.bias);
-        self.count_pairs(cx, &spec);
         let mut told = Told::asked(cx, self.spec.tap, rows);
+        let mixed = match &self.spec.positions {
+            Positions::Pairs(p) => self.by_size(cx, made, [rows, k_rows], p.as_ref(), &mut told)?,
+            _ => self.segments(cx, made, [rows, k_rows], None, &mut told)?,
+        };
+        told.put(cx)?;
+        Ok(mixed)
+    }
+
+    /// Segments whose maps are of one size together, as numbers for pairs of places depend on it.
+    fn by_size(
+        &self,
+        cx: &mut Ctx,
+        made: Made,
+        [rows, k_rows]: [&Rows; 2],
+        pairs: &dyn PairBias,
+        told: &mut Told,
+    ) -> Result<Tensor> {
+        let maps = rows.split_maps()?.1;
+        let runs: Vec<&[Size]> = maps.sizes()?.chunk_by(|a, b| a == b).collect();
+        if let [] | [_] = runs.as_slice() {
+            let bias = runs.first().map(|run| pairs.of(run[0])).transpose()?;
+            return self.segments(cx, made, [rows, k_rows], bias.as_ref(), told);
+        }
+        // What rules read is of one size.
+        told.maps = None;
+        let (mut parts, mut from) = (Vec::with_capacity(runs.len()), 0);
+        for run in runs {
+            let members: Vec<usize> = (from..from + run.len()).collect();
+            let [own, k_own] = [rows, k_rows].map(|rows| rows.select(&members).1);
+            let part = made.narrow([rows, k_rows].map(|rows| rows.range(from).start), [own.total(), k_own.total()])?;
+            parts.push(self.segments(cx, part, [&own, &k_own], Some(&pairs.of(run[0])?), told)?);
+            from += run.len();
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    /// Segments among their keys, with numbers for pairs where there are any.
+    fn segments(
+        &self,
+        cx: &mut Ctx,
+        made: Made,
+        [rows, k_rows]: [&Rows; 2],
+        pairs: Option<&Tensor>,
+        told: &mut Told,
+    ) -> Result<Tensor> {
+        let mut spec = self.asked(rows, k_rows);
+        spec.bias = pairs.map(ScoreBias::Pairs).or(spec.bias);
+        self.count_pairs(cx, &spec);
         told.maps(|| made.queries_keys(), &spec)?;
         told.keys(|| made.keys())?;
-        told.put(cx)?;
         self.gathered(cx, made, &spec, self.spec.local.first())
     }
 

@@ -16,7 +16,7 @@ use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Linear, Model, Outp
 use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
-use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
+use crate::text_head::{MaskedLmNames, TextHead, TextHeads};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -28,12 +28,13 @@ pub static ENTRY: Entry = Entry {
         ("AlbertForMaskedLM", HeadKind::MaskedLm),
         ("AlbertForSequenceClassification", HeadKind::SequenceClassification),
         ("AlbertForTokenClassification", HeadKind::TokenClassification),
+        ("AlbertForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
     published: Published::new(include_str!("../../../variants/albert.json")),
-    names: Names::new(&[("albert.**", "**")], &["embeddings.position_ids", "sop_classifier.**"]),
+    names: Names::new(&[("albert.**", "**")], &["embeddings.position_ids"]),
     blocks: &["encoder.albert_layer_groups."],
     prefix: "albert.",
-    heads: &["predictions", "classifier"],
+    heads: &["predictions", "classifier", "qa_outputs", "sop_classifier"],
     traits: &[],
     toy: r#"{"model_type":"albert","architectures":["AlbertForSequenceClassification"],"vocab_size":50,
         "embedding_size":16,"hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,
@@ -44,12 +45,19 @@ pub static ENTRY: Entry = Entry {
 /// Path of the one layer of the one group.
 const SHARED: &str = "encoder.albert_layer_groups.0.albert_layers.0";
 
-const LM: MaskedLmNames = MaskedLmNames {
-    dense: "predictions.dense",
-    norm: "predictions.LayerNorm",
-    decoder: "predictions.decoder",
-    bias: "predictions.bias",
-    words: "embeddings.word_embeddings",
+const HEADS: TextHeads = TextHeads {
+    lm: MaskedLmNames {
+        dense: "predictions.dense",
+        norm: "predictions.LayerNorm",
+        decoder: "predictions.decoder",
+        bias: "predictions.bias",
+        words: "embeddings.word_embeddings",
+    },
+    lm_act: None,
+    pooler: Some("pooler"),
+    pooled_by: ("pooler", Activation::Tanh),
+    classifier: "classifier",
+    next: None,
 };
 
 /// The model.
@@ -66,20 +74,13 @@ pub struct Albert {
 fn read(c: &ConfigMap) -> Result<Config> {
     c.only("num_hidden_groups", &[json!(1)])?;
     c.only("inner_group_num", &[json!(1)])?;
-    let mut filled = c.as_map().clone();
-    let defaults = [
+    Config::read(&c.or(&[
         ("vocab_size", json!(30_000)),
         ("hidden_size", json!(4096)),
         ("num_attention_heads", json!(64)),
         ("intermediate_size", json!(16_384)),
         ("hidden_act", json!("gelu_new")),
-    ];
-    for (field, value) in defaults {
-        if c.get(field).is_none() {
-            filled.insert(field.into(), value);
-        }
-    }
-    Config::read(&ConfigMap::new(filled.into())?)
+    ]))
 }
 
 impl Albert {
@@ -99,24 +100,11 @@ impl Albert {
             norm2: "full_layer_layer_norm",
             fc: ["ffn", "ffn_output"],
         };
+        HEADS.lm.find_words(c, w)?;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, narrow, config.types)?;
         let widen = w.linear("encoder.embedding_hidden_mapping_in", narrow, dim, true)?;
         let shared = EncoderBlock::load(&w.at(SHARED), &spec)?;
-        let pooler = |w: &Weights| Pooler::load(w, "pooler", dim, Activation::Tanh);
-        let architecture = ENTRY.architecture(c)?;
-        if matches!(architecture, "AlbertForMaskedLM" | "AlbertForTokenClassification") {
-            ["pooler.weight", "pooler.bias"].iter().for_each(|t| w.skip(t));
-        }
-        let head = match architecture {
-            "AlbertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, config.eps)?)
-            }
-            "AlbertForSequenceClassification" => {
-                TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
-            }
-            "AlbertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            _ => TextHead::Encoder(Some(pooler(w)?)),
-        };
+        let head = HEADS.load(ENTRY.head_of(c)?, c, w, config.head_sizes(), &embeddings.words)?;
         Ok(Albert { config, embeddings, widen, shared, head })
     }
 }

@@ -14,7 +14,7 @@ use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Resu
 
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
-use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
+use crate::text_head::{HeadSizes, MaskedLmNames, TextHead, TextHeads};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -27,6 +27,9 @@ pub static ENTRY: Entry = Entry {
         ("BertForSequenceClassification", HeadKind::SequenceClassification),
         ("BertForTokenClassification", HeadKind::TokenClassification),
         ("BertForQuestionAnswering", HeadKind::QuestionAnswering),
+        ("BertForMultipleChoice", HeadKind::MultipleChoice),
+        ("BertForNextSentencePrediction", HeadKind::NextSentence),
+        ("BertForPreTraining", HeadKind::PreTraining),
     ],
     published: Published::new(include_str!("../../../variants/bert.json")),
     names: NAMES,
@@ -40,11 +43,10 @@ pub static ENTRY: Entry = Entry {
     load: |config, w| Ok(Box::new(Bert::load(config, w)?)),
 };
 
-/// Old LayerNorm names, the task prefix, and buffers. `cls.seq_relationship` is the next-sentence head that published
-/// pre-training checkpoints carry and no architecture here reads.
+/// Old LayerNorm names, the task prefix, and buffers.
 const NAMES: Names = Names::new(
     &[("bert.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
-    &["embeddings.position_ids", "embeddings.token_type_ids", "cls.seq_relationship.**"],
+    &["embeddings.position_ids", "embeddings.token_type_ids"],
 );
 
 /// Sizes of a text encoder, checked.
@@ -80,6 +82,11 @@ impl Config {
         Ok(config)
     }
 
+    /// What heads need of it.
+    pub(crate) fn head_sizes(&self) -> HeadSizes {
+        HeadSizes { dim: self.dim, act: self.act, eps: self.eps }
+    }
+
     /// A block under the names of BERT and its kin.
     fn block_spec(&self) -> BlockSpec<'static> {
         BlockSpec {
@@ -104,7 +111,8 @@ impl Config {
 /// Summed and normed embeddings of text.
 pub(crate) struct Embeddings {
     pub(crate) words: Embedding,
-    positions: Embedding,
+    /// None where places come otherwise.
+    positions: Option<Embedding>,
     types: Option<Embedding>,
     norm: LayerNorm,
 }
@@ -112,17 +120,27 @@ pub(crate) struct Embeddings {
 impl Embeddings {
     /// Loads tables of width `dim`; `types` of 0 means no segment table.
     pub(crate) fn load(w: &Weights, c: &Config, dim: usize, types: usize) -> Result<Self> {
+        let positions = w.embedding("position_embeddings", c.positions, dim)?;
+        let norm = w.layer_norm("LayerNorm", dim, c.eps)?;
+        Ok(Embeddings { positions: Some(positions), ..Embeddings::unplaced(w, c, dim, types, norm)? })
+    }
+
+    /// The same without a table of positions.
+    pub(crate) fn unplaced(w: &Weights, c: &Config, dim: usize, types: usize, norm: LayerNorm) -> Result<Self> {
         Ok(Embeddings {
             words: w.embedding("word_embeddings", c.vocab, dim)?,
-            positions: w.embedding("position_embeddings", c.positions, dim)?,
+            positions: None,
             types: (types > 0).then(|| w.embedding("token_type_embeddings", types, dim)).transpose()?,
-            norm: w.layer_norm("LayerNorm", dim, c.eps)?,
+            norm,
         })
     }
 
     /// Shapes: ids, types and positions `[total]` -> `[total, dim]`.
     pub(crate) fn forward(&self, ids: &[u32], types: &[u32], positions: &[u32]) -> Result<Tensor> {
-        let mut x = (self.words.forward(ids)? + self.positions.forward(positions)?)?;
+        let mut x = self.words.forward(ids)?;
+        if let Some(table) = &self.positions {
+            x = (x + table.forward(positions)?)?;
+        }
         if let Some(table) = &self.types {
             x = (x + table.forward(types)?)?;
         }
@@ -142,32 +160,10 @@ impl Bert {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
         let dim = config.dim;
+        HEADS.lm.find_words(c, w)?;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, config.types)?;
         let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
-        let pooler = |w: &Weights| Pooler::load(w, "pooler.dense", dim, Activation::Tanh);
-        let architecture = ENTRY.architecture(c)?;
-        if matches!(architecture, "BertForMaskedLM" | "BertForTokenClassification" | "BertForQuestionAnswering") {
-            // Published pre-training files carry a pooler that these heads do not read.
-            ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
-        }
-        let head = match architecture {
-            "BertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, config.eps)?)
-            }
-            "BertForSequenceClassification" => {
-                TextHead::Sequence(pooler(w)?, w.linear("classifier", dim, c.n_labels()?, true)?)
-            }
-            "BertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            "BertForQuestionAnswering" => {
-                c.only("num_labels", &[2.into()])?;
-                TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
-            }
-            _ => {
-                // A pre-training file opened as a bare encoder: its head is known and unused.
-                LM.skip(w);
-                TextHead::Encoder(Some(pooler(w)?))
-            }
-        };
+        let head = HEADS.load(ENTRY.head_of(c)?, c, w, config.head_sizes(), &embeddings.words)?;
         Ok(Bert { config, embeddings, blocks, head })
     }
 }
@@ -178,12 +174,19 @@ pub(crate) fn load_blocks(config: &Config, w: &Weights) -> Result<Vec<EncoderBlo
     (0..config.depth).map(|i| EncoderBlock::load(&w.at(i), &spec)).collect()
 }
 
-const LM: MaskedLmNames = MaskedLmNames {
-    dense: "cls.predictions.transform.dense",
-    norm: "cls.predictions.transform.LayerNorm",
-    decoder: "cls.predictions.decoder",
-    bias: "cls.predictions.bias",
-    words: "embeddings.word_embeddings",
+const HEADS: TextHeads = TextHeads {
+    lm: MaskedLmNames {
+        dense: "cls.predictions.transform.dense",
+        norm: "cls.predictions.transform.LayerNorm",
+        decoder: "cls.predictions.decoder",
+        bias: "cls.predictions.bias",
+        words: "embeddings.word_embeddings",
+    },
+    lm_act: None,
+    pooler: Some("pooler.dense"),
+    pooled_by: ("pooler.dense", Activation::Tanh),
+    classifier: "classifier",
+    next: Some("cls.seq_relationship"),
 };
 
 impl Staged for Bert {

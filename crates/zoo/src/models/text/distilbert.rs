@@ -15,7 +15,7 @@ use switchformer_nn::{AttentionNames, Ctx, Input, InputSpec, Model, Output, Resu
 use super::bert::{Config, Embeddings};
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
-use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
+use crate::text_head::{MaskedLmNames, TextHead, TextHeads};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -27,6 +27,7 @@ pub static ENTRY: Entry = Entry {
         ("DistilBertForMaskedLM", HeadKind::MaskedLm),
         ("DistilBertForSequenceClassification", HeadKind::SequenceClassification),
         ("DistilBertForTokenClassification", HeadKind::TokenClassification),
+        ("DistilBertForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
     published: Published::new(include_str!("../../../variants/distilbert.json")),
     names: Names::new(
@@ -35,7 +36,7 @@ pub static ENTRY: Entry = Entry {
     ),
     blocks: &["transformer.layer."],
     prefix: "distilbert.",
-    heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier"],
+    heads: &["vocab_transform", "vocab_layer_norm", "vocab_projector", "pre_classifier", "classifier", "qa_outputs"],
     traits: &[],
     toy: r#"{"model_type":"distilbert","architectures":["DistilBertForSequenceClassification"],"vocab_size":50,"dim":32,
         "n_layers":3,"n_heads":4,"hidden_dim":64,"max_position_embeddings":32,"num_labels":3}"#,
@@ -45,12 +46,19 @@ pub static ENTRY: Entry = Entry {
 /// The reference hard-codes it.
 const EPS: f64 = 1e-12;
 
-const LM: MaskedLmNames = MaskedLmNames {
-    dense: "vocab_transform",
-    norm: "vocab_layer_norm",
-    decoder: "vocab_projector",
-    bias: "vocab_projector.bias",
-    words: "embeddings.word_embeddings",
+const HEADS: TextHeads = TextHeads {
+    lm: MaskedLmNames {
+        dense: "vocab_transform",
+        norm: "vocab_layer_norm",
+        decoder: "vocab_projector",
+        bias: "vocab_projector.bias",
+        words: "embeddings.word_embeddings",
+    },
+    lm_act: None,
+    pooler: None,
+    pooled_by: ("pre_classifier", Activation::Relu),
+    classifier: "classifier",
+    next: None,
 };
 
 /// Reads the family's own field names into BERT's sizes.
@@ -98,23 +106,11 @@ impl DistilBert {
             norm2: "output_layer_norm",
             fc: ["ffn.lin1", "ffn.lin2"],
         };
+        HEADS.lm.find_words(c, w)?;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, dim, 0)?;
         let layers = w.at("transformer.layer");
         let blocks = (0..config.depth).map(|i| EncoderBlock::load(&layers.at(i), &spec)).collect::<Result<_>>()?;
-        let head = match ENTRY.architecture(c)? {
-            "DistilBertForMaskedLM" => {
-                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, EPS)?)
-            }
-            "DistilBertForSequenceClassification" => TextHead::Sequence(
-                Pooler::load(w, "pre_classifier", dim, Activation::Relu)?,
-                w.linear("classifier", dim, c.n_labels()?, true)?,
-            ),
-            "DistilBertForTokenClassification" => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            _ => {
-                LM.skip(w);
-                TextHead::Encoder(None)
-            }
-        };
+        let head = HEADS.load(ENTRY.head_of(c)?, c, w, config.head_sizes(), &embeddings.words)?;
         Ok(DistilBert { config, embeddings, blocks, head })
     }
 }

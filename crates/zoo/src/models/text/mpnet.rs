@@ -16,7 +16,7 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Input, InputSpec, Model, Output, Result, Staged, Weights};
 
 use super::bert::{Config, Embeddings};
-use super::roberta::{Positions as AfterPadding, load_head};
+use super::roberta::{HEADS, Positions as AfterPadding, load_head};
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
 use crate::text_head::TextHead;
@@ -86,6 +86,7 @@ impl MpNet {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = read(c)?;
         let positions = AfterPadding::read(PAD, config.positions)?;
+        HEADS.lm.find_words(c, w)?;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, config.dim, 0)?;
         let encoder = w.at("encoder");
         let distances = encoder.embedding("relative_attention_bias", BUCKETS, config.heads)?;

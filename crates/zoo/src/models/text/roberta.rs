@@ -15,7 +15,7 @@ use switchformer_nn::{Ctx, Error, Input, InputSpec, Model, Output, Result, Rows,
 use super::bert::{Config, Embeddings, load_blocks};
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
-use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
+use crate::text_head::{MaskedLmNames, TextHead, TextHeads};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -27,30 +27,40 @@ pub static ENTRY: Entry = Entry {
         ("RobertaForMaskedLM", HeadKind::MaskedLm),
         ("RobertaForSequenceClassification", HeadKind::SequenceClassification),
         ("RobertaForTokenClassification", HeadKind::TokenClassification),
+        ("RobertaForQuestionAnswering", HeadKind::QuestionAnswering),
     ],
     published: Published::new(include_str!("../../../variants/roberta.json")),
     names: NAMES,
     blocks: &["encoder.layer."],
     prefix: "roberta.",
-    heads: &["lm_head", "classifier"],
+    heads: &["lm_head", "classifier", "qa_outputs"],
     traits: &[],
     toy: r#"{"model_type":"roberta","architectures":["RobertaForSequenceClassification"],"vocab_size":50,
         "hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,
-        "max_position_embeddings":34,"type_vocab_size":1,"layer_norm_eps":1e-5,"num_labels":3}"#,
-    load: |config, w| Ok(Box::new(Roberta::load(config, w)?)),
+        "max_position_embeddings":34,"type_vocab_size":2,"layer_norm_eps":1e-5,"num_labels":3}"#,
+    load: |config, w| Ok(Box::new(Roberta::load(config, w, &ENTRY)?)),
 };
 
-const NAMES: Names = Names::new(
+pub(crate) const NAMES: Names = Names::new(
     &[("roberta.**", "**"), ("**.gamma", "**.weight"), ("**.beta", "**.bias")],
     &["embeddings.position_ids", "embeddings.token_type_ids"],
 );
 
-const LM: MaskedLmNames = MaskedLmNames {
-    dense: "lm_head.dense",
-    norm: "lm_head.layer_norm",
-    decoder: "lm_head.decoder",
-    bias: "lm_head.bias",
-    words: "embeddings.word_embeddings",
+/// Heads of RoBERTa and its kin.
+pub(crate) const HEADS: TextHeads = TextHeads {
+    lm: MaskedLmNames {
+        dense: "lm_head.dense",
+        norm: "lm_head.layer_norm",
+        decoder: "lm_head.decoder",
+        bias: "lm_head.bias",
+        words: "embeddings.word_embeddings",
+    },
+    // The reference fixes the activation of this head to the exact GELU.
+    lm_act: Some(Activation::Gelu),
+    pooler: Some("pooler.dense"),
+    pooled_by: ("classifier.dense", Activation::Tanh),
+    classifier: "classifier.out_proj",
+    next: None,
 };
 
 /// The model.
@@ -63,12 +73,13 @@ pub struct Roberta {
 }
 
 impl Roberta {
-    fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
+    pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry) -> Result<Self> {
         let config = Config::read(c)?;
         let positions = Positions::read(c.int("pad_token_id", Some(1), MAX_POSITIONS)?, config.positions)?;
+        HEADS.lm.find_words(c, w)?;
         let embeddings = Embeddings::load(&w.at("embeddings"), &config, config.dim, config.types)?;
         let blocks = load_blocks(&config, &w.at("encoder.layer"))?;
-        let head = load_head(ENTRY.head_of(c)?, c, w, &config, &embeddings.words)?;
+        let head = load_head(entry.head_of(c)?, c, w, &config, &embeddings.words)?;
         Ok(Roberta { config, positions, embeddings, blocks, head })
     }
 }
@@ -118,27 +129,7 @@ pub(crate) fn load_head(
     config: &Config,
     words: &Embedding,
 ) -> Result<TextHead> {
-    let dim = config.dim;
-    if kind != HeadKind::Encoder {
-        ["pooler.dense.weight", "pooler.dense.bias"].iter().for_each(|t| w.skip(t));
-    }
-    Ok(match kind {
-        // The reference fixes the activation of this head to the exact GELU.
-        HeadKind::MaskedLm => TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, words, Activation::Gelu, config.eps)?),
-        HeadKind::SequenceClassification => TextHead::Sequence(
-            Pooler::load(w, "classifier.dense", dim, Activation::Tanh)?,
-            w.linear("classifier.out_proj", dim, c.n_labels()?, true)?,
-        ),
-        HeadKind::TokenClassification => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-        HeadKind::QuestionAnswering => {
-            c.only("num_labels", &[2.into()])?;
-            TextHead::Question(w.linear("qa_outputs", dim, 2, true)?)
-        }
-        _ => {
-            LM.skip(w);
-            TextHead::Encoder(Some(Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?))
-        }
-    })
+    HEADS.load(kind, c, w, config.head_sizes(), words)
 }
 
 impl Staged for Roberta {

@@ -16,12 +16,13 @@ use switchformer_nn::layers::{Activation, Embedding, RmsNorm};
 use switchformer_nn::leaf::Dense;
 use switchformer_nn::names::Names;
 use switchformer_nn::{
-    Attention, AttentionNames, AttentionSpec, Ctx, Decode, Error, Ffn, FfnSpec, Ids, Input, InputSpec, Linear, Model,
-    Output, Result, Rows, Side, Staged, State, Stream, Tensor, Weights,
+    Attention, AttentionNames, AttentionSpec, Ctx, Decode, Error, Ffn, FfnSpec, Input, InputSpec, Linear, Model,
+    Output, Result, Rows, Staged, State, Stream, Tensor, Weights,
 };
 
 use crate::entry::{Entry, HeadKind, Trait};
 use crate::published::Published;
+use crate::seq2seq::{self, Seq2Seq, beside_source};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -293,6 +294,10 @@ impl T5 {
     pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults, feed: Feed) -> Result<Self> {
         let config = Config::read(c, defaults)?;
         let w = &w.with_init(Init::FanIn(config.factor)).with_init_at("shared", Init::Normal(config.factor));
+        let tied = config.tied.then_some("lm_head.weight");
+        for other in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"].into_iter().chain(tied) {
+            w.stored_as("shared.weight", other);
+        }
         let shared = w.embedding("shared", config.vocab, config.dim)?;
         for stack in ["encoder", "decoder"] {
             let or = "every table of the family is that one; remove from the file the one that is not meant";
@@ -304,7 +309,7 @@ impl T5 {
         let head = if architecture.ends_with("ForConditionalGeneration") {
             // Recent files call every head tied and store one nevertheless where it is not.
             let copy = w.is_copy("lm_head.weight", "shared.weight");
-            let own = !config.tied || (w.has("lm_head.weight") && !copy);
+            let own = !config.tied || (w.has("lm_head.weight") && w.has("shared.weight") && !copy);
             let linear = if own {
                 w.linear("lm_head", config.dim, config.vocab, false)?
             } else {
@@ -331,16 +336,6 @@ impl T5 {
         }
     }
 
-    /// An embedded text; positions are the columns of the padded tensor, so that gaps keep their distance.
-    fn embed(&self, text: &Ids) -> Result<Stream> {
-        Ok(Stream { x: self.shared.forward(&text.ids)?, rows: text.rows.clone().at_positions(&text.columns)? })
-    }
-
-    /// The text being written, where the architecture writes.
-    fn target<'a>(&self, input: &'a Input) -> Result<Option<&'a Ids>> {
-        self.decoder().map(|_| input.ids("decoder_input_ids")).transpose()
-    }
-
     /// Words of finished rows. Shapes: x `[rows, dim]`, normed -> `[rows, vocab]`.
     fn words(&self, cx: &mut Ctx, lm: &dyn Linear, x: &Tensor) -> Result<Tensor> {
         let scaled = if self.config.scale { (x * (self.config.dim as f64).powf(-0.5))? } else { x.clone() };
@@ -348,43 +343,47 @@ impl T5 {
     }
 }
 
+impl Seq2Seq for T5 {
+    fn encoder_depth(&self) -> usize {
+        self.encoder.blocks.len()
+    }
+    fn decoder_depth(&self) -> Option<usize> {
+        self.decoder().map(|d| d.blocks.len())
+    }
+    fn embed(&self, _: seq2seq::Stack, ids: &[u32], _: &[u32]) -> Result<Tensor> {
+        self.shared.forward(ids)
+    }
+    fn read(&self, cx: &mut Ctx, i: usize, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        self.encoder.blocks[i].forward(cx, x, rows, None)
+    }
+    fn finish_reading(&self, x: Tensor) -> Result<Tensor> {
+        self.encoder.norm.forward(&x)
+    }
+    fn write(&self, cx: &mut Ctx, i: usize, x: &Tensor, rows: &Rows, source: Option<&Stream>) -> Result<Tensor> {
+        match self.decoder() {
+            Some(decoder) => decoder.blocks[i].forward(cx, x, rows, source),
+            None => Err(Error::input("this architecture writes nothing", "open one with a decoder")),
+        }
+    }
+}
+
 impl Staged for T5 {
     fn n_blocks(&self) -> usize {
-        self.encoder.blocks.len() + self.decoder().map_or(0, |d| d.blocks.len())
+        self.blocks_of_both()
     }
     fn first_exit(&self) -> usize {
-        self.decoder().map_or(1, |_| self.encoder.blocks.len() + 1)
+        self.first_written()
     }
     fn resume(&self) -> Option<usize> {
-        self.decoder().map(|_| self.encoder.blocks.len())
+        self.goes_on()
     }
     fn stem(&self, cx: &mut Ctx, input: &Input) -> Result<State> {
-        let Stream { x, mut rows } = self.embed(input.ids("input_ids")?)?;
-        if let Some(memory) = cx.memory.as_deref_mut().filter(|m| !m.is_empty()) {
-            return Ok(State::new(x, memory.place(&rows)?));
-        }
-        let mut target = self.target(input)?.map(|t| self.embed(t)).transpose()?;
-        if let (Some(memory), Some(target)) = (&mut cx.memory, &mut target) {
-            target.rows = memory.place(&target.rows)?;
-            rows = rows.of_members(target.rows.members())?;
-        }
-        Ok(State { x, rows, side: target.map(|t| Side::of("target", t)).unwrap_or_default() })
+        self.stem_of(cx, input)
     }
     fn block(&self, cx: &mut Ctx, idx: usize, state: State) -> Result<State> {
-        let depth = self.encoder.blocks.len();
-        let State { mut x, mut rows, mut side } = state;
-        let Some((decoder, i)) = self.decoder().zip(idx.checked_sub(depth)) else {
-            return Ok(State { x: self.encoder.blocks[idx].forward(cx, &x, &rows, None)?, rows, side });
-        };
-        // The rows are the decoder's already on a later lap, and where a pass goes on with a text.
-        if i == 0 && (side.get("target").is_some() || (cx.memory.is_none() && side.get("source").is_none())) {
-            let target = side.take("target")?;
-            side.push("source", Stream { x: self.encoder.norm.forward(&x)?, rows });
-            (x, rows) = (target.x, target.rows);
-        }
-        Ok(State { x: decoder.blocks[i].forward(cx, &x, &rows, side.get("source"))?, rows, side })
+        self.block_of(cx, idx, state)
     }
-    fn head(&self, cx: &mut Ctx, mut state: State) -> Result<Output> {
+    fn head(&self, cx: &mut Ctx, state: State) -> Result<Output> {
         let (decoder, lm) = match &self.head {
             Head::Encoder => {
                 let x = self.encoder.norm.forward(&state.x)?;
@@ -398,10 +397,7 @@ impl Staged for T5 {
             None => Output::new().rows("last_hidden_state", x, &state.rows),
             Some(lm) => Output::new().rows("logits", self.words(cx, lm.as_ref(), &x)?, &state.rows),
         };
-        Ok(match state.side.pop("source") {
-            Some(read) => out.rows("encoder_last_hidden_state", read.x, &read.rows),
-            None => out,
-        })
+        Ok(beside_source(out, state.side))
     }
 }
 

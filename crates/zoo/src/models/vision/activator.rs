@@ -32,7 +32,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["model."],
     prefix: "",
     heads: &[],
-    traits: &[Trait::NoExitHeads],
+    traits: &[Trait::NoExitHeads, Trait::NoAttention],
     toy: r#"{"model_type":"activator","architectures":["ACTIVATORImageClassification"],"d_model":32,"d_ffn":48,
         "num_layers":3,"image_size":16,"patch_size":4,"in_channels":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Activator::load(config, w)?)),

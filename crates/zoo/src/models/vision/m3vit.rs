@@ -427,7 +427,7 @@ impl M3Vit {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = Config::read(c)?;
         let (channels, patch, dim) = (config.channels, config.patch, config.dim);
-        let patches = PatchSpec { name: "patch_embed.proj", channels, patch, dim };
+        let patches = PatchSpec { name: "patch_embed.proj", channels, patch, dim, bias: true };
         let vector = match config.tasks {
             Tasks::Vector(n) => Some(Arc::new(TaskVector::load(&w.at("gate_task_represent"), config.n_tasks, n)?)),
             _ => None,

@@ -33,7 +33,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["blocks."],
     prefix: "pvt_v2.",
     heads: &["classifier"],
-    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::ConvolutionalFfn],
+    traits: &[Trait::NoExitHeads, Trait::Pyramid, Trait::MapOutput, Trait::ConvolutionalFfn],
     toy: r#"{"model_type":"pvt_v2","architectures":["PvtV2ForImageClassification"],"hidden_sizes":[16,32],
         "depths":[1,2],"num_attention_heads":[2,4],"sr_ratios":[2,1],"mlp_ratios":[2,2],"patch_sizes":[3,3],
         "strides":[2,2],"num_encoder_blocks":2,"image_size":32,"num_channels":1,"num_labels":5}"#,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use switchformer_nn::attention::{PairBias, Pairs, Positions, Rotary};
 use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, check_heads};
+use switchformer_nn::layers::{Activation, BatchNorm, LayerNorm, LayerScale, check_heads};
 use switchformer_nn::maps::{Conv, Cut, Depthwise, Windows, mean_rows};
 use switchformer_nn::names::Names;
 use switchformer_nn::ops::Epilogue;
@@ -23,7 +23,7 @@ use switchformer_nn::{AttentionNames, AttentionSpec, Ctx, Linear, Output, Result
 
 use crate::entry::{Entry, HeadKind, Timm, Trait};
 use crate::published::Published;
-use crate::pyramid::{Factors, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
+use crate::pyramid::{FACTORS, MapHead, Mixer, Pyramid, Shrink, Stages, by_size};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -234,7 +234,7 @@ struct Block {
     fc1: Box<dyn Linear>,
     conv: Depthwise,
     fc2: Box<dyn Linear>,
-    factors: Factors,
+    factors: LayerScale,
 }
 
 impl Block {
@@ -249,7 +249,7 @@ impl Block {
             fc1: ffn.linear("fc1", dim, hidden, true)?,
             conv: Depthwise::load(&ffn.at("dwconv.conv"), hidden, 3)?,
             fc2: ffn.linear("fc2", hidden, dim, true)?,
-            factors: Factors::load(w, &[1, 1, 1, dim], c.scaled[stage].then_some(1e-5))?,
+            factors: LayerScale::load(w, &FACTORS, &[1, 1, 1, dim], c.scaled[stage].then_some(1e-5))?,
         })
     }
 }

@@ -67,8 +67,6 @@ pub static TIMM: Timm = Timm {
     pool: "token",
 };
 
-/// Epsilon of the norms of blocks, stages and the head.
-const EPS: f64 = 1e-6;
 /// Epsilon of the norms behind convolutions, and of batch norms.
 const CONV_EPS: f64 = 1e-5;
 /// Groups of channels that the complex network keeps apart.
@@ -81,6 +79,8 @@ struct Config {
     dims: Vec<usize>,
     heads: Vec<usize>,
     mlp_ratios: Vec<f64>,
+    /// Epsilon of the norms of blocks, stages and the head.
+    eps: f64,
     /// Whether a second head looks at every token.
     token_label: bool,
     channels: usize,
@@ -105,6 +105,7 @@ impl Config {
             dims: c.stages("embed_dims", &[64, 128, 320, 448], Some(n), MAX_DIM)?,
             heads: c.stages("num_heads", &[2, 4, 10, 14], Some(n), MAX_HEADS)?,
             mlp_ratios: c.stage_floats("mlp_ratios", &[8.0, 8.0, 4.0, 4.0], n, 0.01, 64.0)?,
+            eps: c.float("layer_norm_eps", 1e-6, 0.0, 1.0)?,
             token_label: c.flag("token_label", true)?,
             channels: c.size("in_chans", Some(3), 64)?,
             image,
@@ -246,7 +247,7 @@ fn block(c: &Config, w: &Weights, stage: usize) -> Result<Block> {
         attn.attention(&attention(dim, c.heads[stage], None, "attn"))?
     };
     let hidden = (dim as f64 * c.mlp_ratios[stage]) as usize;
-    Block::load(w, &BlockSpec::of_authors(EPS, Inside::Plain), [dim, hidden], mixer)
+    Block::load(w, &BlockSpec::of_authors(c.eps, Inside::Plain), [dim, hidden], mixer)
 }
 
 /// Pixels to the first map: three convolutions with batch norm and ReLU, and one to half the size.
@@ -303,12 +304,12 @@ impl Head {
         let (dim, block) = (c.dims[last], w.at("post_network.0"));
         let hidden = (dim as f64 * c.mlp_ratios[last]) as usize;
         Ok(Head {
-            norm1: block.layer_norm("norm1", dim, EPS)?,
+            norm1: block.layer_norm("norm1", dim, c.eps)?,
             attn: block.at("attn").attention(&attention(dim, c.heads[last], Some(dim), "class_attn"))?,
-            norm2: block.layer_norm("norm2", dim, EPS)?,
+            norm2: block.layer_norm("norm2", dim, c.eps)?,
             fc1: block.linear("mlp.fc1", dim, hidden, true)?,
             fc2: block.linear("mlp.fc2", hidden, dim, true)?,
-            norm: w.layer_norm(&format!("norm{}", last + 1), dim, EPS)?,
+            norm: w.layer_norm(&format!("norm{}", last + 1), dim, c.eps)?,
             head: w.linear("head", dim, labels, true)?,
             aux: if c.token_label { Some(w.linear("aux_head", dim, labels, true)?) } else { None },
         })
@@ -350,7 +351,7 @@ fn load(c: &ConfigMap, w: &Weights) -> Result<Pyramid<Block, Stem, Downsample, H
     };
     let one = |(s, i): (usize, usize)| block(&config, &w.at(format!("block{}", s + 1)).at(i), s);
     let head = Head::load(&config, w, c.n_labels()?)?;
-    let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], EPS);
+    let norm = |s: usize| w.layer_norm(&format!("norm{}", s + 1), config.dims[s], config.eps);
     let mut norms = (0..n - 1).map(|s| norm(s).map(Some)).collect::<Result<Vec<_>>>()?;
     norms.push(Some(head.norm.clone()));
     Ok(Pyramid {

@@ -445,6 +445,7 @@ impl Swin {
                     channels: config.channels,
                     patch: config.patch,
                     dim: config.dim,
+                    bias: true,
                 },
             )?,
             patch_norm: config.patch_norm.then(|| e.layer_norm("norm", config.dim, 1e-5)).transpose()?,

@@ -114,8 +114,13 @@ impl Body {
     /// Loads with the given prefix tokens (`cls_token`, and `distillation_token` for DeiT).
     pub(crate) fn load(config: Config, w: &Weights, prefix: &[&str]) -> Result<Self> {
         let dim = config.dim;
-        let patches =
-            PatchSpec { name: "patch_embeddings.projection", channels: config.channels, patch: config.patch, dim };
+        let patches = PatchSpec {
+            name: "patch_embeddings.projection",
+            channels: config.channels,
+            patch: config.patch,
+            dim,
+            bias: true,
+        };
         let spec = BlockSpec {
             dim,
             heads: config.heads,

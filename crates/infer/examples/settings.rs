@@ -1,0 +1,5 @@
+//! Prints `docs/settings.md`.
+
+fn main() {
+    print!("{}", switchformer_infer::account::page());
+}

@@ -1,0 +1,128 @@
+//! What becomes of the keys of `config.json`: a family's file reads those that it applies or refuses; these have no effect.
+
+use switchformer_nn::Result;
+use switchformer_nn::account::{Handling, Key};
+use switchformer_nn::config::ConfigMap;
+
+const FILE: &str = "config.json";
+
+const fn none(key: &'static str, why: &'static str) -> Key {
+    Key::new(FILE, key, Handling::NoEffect, why)
+}
+
+const ORIGIN: &str = "where the file comes from";
+const TRAINING: &str = "of training alone";
+const RUNTIME: &str = "how the reference computes, not what";
+const TOKENS: &str = "the tokenizer names the token";
+
+/// Keys that no answer depends on, whatever the family.
+pub static NO_EFFECT: &[Key] = &[
+    none("_name_or_path", ORIGIN),
+    none("name_or_path", ORIGIN),
+    none("_commit_hash", ORIGIN),
+    none("transformers_version", ORIGIN),
+    none("adapters", "settings of adapters that are stored elsewhere"),
+    none("auto_map", "code of a repository; nothing in a folder is executed"),
+    none("custom_pipelines", "code of a repository; nothing in a folder is executed"),
+    none("finetuning_task", ORIGIN),
+    none("language", ORIGIN),
+    none("license", ORIGIN),
+    none("tags", ORIGIN),
+    none("directionality", "written by old conversions and read by nobody"),
+    none("pooler_fc_size", "written by old conversions and read by nobody"),
+    none("pooler_num_attention_heads", "written by old conversions and read by nobody"),
+    none("pooler_num_fc_layers", "written by old conversions and read by nobody"),
+    none("pooler_size_per_head", "written by old conversions and read by nobody"),
+    none("pooler_type", "written by old conversions and read by nobody"),
+    none("output_past", "written by old versions and read by nobody"),
+    none("n_special", "written by old versions and read by nobody"),
+    none("net_structure_type", "written by old conversions and read by nobody"),
+    none("down_scale_factor", "written by old conversions and read by nobody"),
+    none("gap_size", "written by old conversions and read by nobody"),
+    none("num_memory_blocks", "written by old conversions and read by nobody"),
+    none("sinusoidal_pos_embds", "the table is stored, whichever way it was made"),
+    none("initializer_range", TRAINING),
+    none("initializer_factor", TRAINING),
+    none("gradient_checkpointing", TRAINING),
+    none("label_smoothing", TRAINING),
+    none("router_aux_loss_coef", TRAINING),
+    none("router_z_loss_coef", TRAINING),
+    none("router_jitter_noise", TRAINING),
+    none("seq_classif_dropout", TRAINING),
+    none("use_mask_token", "a token of pre-training"),
+    none("torch_dtype", "computed in f32, whatever is stored"),
+    none("dtype", "computed in f32, whatever is stored"),
+    none("use_bfloat16", "computed in f32, whatever is stored"),
+    none("use_cache", RUNTIME),
+    none("torchscript", RUNTIME),
+    none("chunk_size_feed_forward", RUNTIME),
+    none("_attn_implementation", RUNTIME),
+    none("_attn_implementation_internal", RUNTIME),
+    none("_attn_implementation_autoset", RUNTIME),
+    none("attn_implementation", RUNTIME),
+    none("_experts_implementation", RUNTIME),
+    none("experts_implementation", RUNTIME),
+    none("reference_compile", RUNTIME),
+    none("return_dict", RUNTIME),
+    none("use_return_dict", RUNTIME),
+    none("output_attentions", "asks for more outputs; taps give them here"),
+    none("output_hidden_states", "asks for more outputs; taps give them here"),
+    none("output_router_logits", "asks for more outputs; --trace tells the choices"),
+    none("is_encoder_decoder", "the architecture says it"),
+    none("label2id", "id2label says it"),
+    none("id2label", "names of classes, for heads that have any"),
+    none("num_labels", "number of classes, for heads that have any"),
+    none("problem_type", "of classifiers"),
+    none("pooler_act", "of a pooler, where one is read"),
+    none("pooler_output_size", "of a pooler, where one is read"),
+    none("encoder_stride", "of a head of pre-training"),
+    none("init_std", TRAINING),
+    none("layerscale_value", "the factors are stored"),
+    none("layer_scale_init_value", "the factors are stored"),
+    none("reshape_hidden_states", "of backbones of detectors"),
+    none("apply_layernorm", "of backbones of detectors"),
+    none("add_fpn", "of a head of segmentation"),
+    none("pool_scales", "of a head of segmentation"),
+    none("use_auxiliary_head", "of a head of segmentation"),
+    none("auxiliary_loss_weight", "of a head of segmentation"),
+    none("auxiliary_channels", "of a head of segmentation"),
+    none("auxiliary_num_convs", "of a head of segmentation"),
+    none("auxiliary_concat_input", "of a head of segmentation"),
+    none("semantic_loss_ignore_index", "of a head of segmentation"),
+    none("tie_word_embeddings", "of heads that score words"),
+    none("tokenizer_class", "the tokenizer's files say it"),
+    none("sentence_transformers", "of rerankers: the answer holds the raw score beside the probability"),
+    none("dense_act_fn", "feed_forward_proj says it"),
+    none("is_gated_act", "feed_forward_proj says it"),
+    none("prefix", "read by pipelines of old versions alone"),
+    none("task_specific_params", "read by pipelines that are asked for one of these tasks alone"),
+    none("bos_token_id", TOKENS),
+    none("eos_token_id", TOKENS),
+    none("pad_token_id", TOKENS),
+    none("sep_token_id", TOKENS),
+    none("cls_token_id", TOKENS),
+    none("mask_token_id", TOKENS),
+    none("unk_token_id", TOKENS),
+    none("decoder_start_token_id", "of models that write"),
+    none("out_features", "of backbones of detectors"),
+    none("out_indices", "of backbones of detectors"),
+    none("stage_names", "of backbones of detectors"),
+];
+
+/// Keys of `config.json` that nothing here knows, after a model was opened. Dropout and its kin are known by name: they act
+/// in training alone.
+pub fn unknown(config: &ConfigMap) -> Vec<String> {
+    let known = |key: &str| drops(key) || NO_EFFECT.iter().any(|k| k.key == key);
+    config.unread().into_iter().filter(|key| !known(key)).map(str::to_string).collect()
+}
+
+/// Whether a key sets dropout or its kin.
+pub fn drops(key: &str) -> bool {
+    ["dropout", "drop_path", "drop_rate", "pdrop", "layerdrop"].iter().any(|d| key.contains(d))
+}
+
+/// Refuses what changes the tensors or the network, whatever the family.
+pub(crate) fn check(config: &ConfigMap) -> Result<()> {
+    config.only("pruned_heads", &[serde_json::json!({})])?;
+    config.only("add_cross_attention", &[false.into()])
+}
