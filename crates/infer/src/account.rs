@@ -61,6 +61,7 @@ fn of_file(file: &str, map: &Map<String, Value>) -> Vec<Account> {
         .map(|key| {
             let (handling, why) = match rows.get(key.as_str()) {
                 Some(row) => (word(row.handling), row.why),
+                None if file == "added_tokens.json" => ("applied", "a token and its id"),
                 None => ("unknown", ""),
             };
             Account { file: file.into(), key: key.clone(), handling, why: why.into() }
