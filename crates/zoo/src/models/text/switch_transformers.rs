@@ -9,7 +9,7 @@
 //! Departs from the reference: as T5; no row is dropped unless the point sets a capacity, and with one the rule is the
 //! reference's, counted over rows (the reference lets padding take places).
 
-use switchformer_nn::config::{ConfigMap, MAX_DEPTH};
+use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_POSITIONS};
 use switchformer_nn::{FfnSpec, Result, Weights};
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating, MAX_EXPERTS};
 
@@ -40,6 +40,13 @@ pub static ENTRY: Entry = Entry {
         "relative_attention_num_buckets":8,"relative_attention_max_distance":16}"#,
     load: |config, w| {
         let sparse = Sparse::read(config)?;
+        if config.get("expert_capacity").is_some() {
+            let most = config.size("expert_capacity", None, MAX_POSITIONS)?;
+            w.remark(format!(
+                "expert_capacity {most} is not applied, and no token is dropped; the reference drops what an expert gets beyond it, \
+                 as --point '{{\"experts\":{{\"router\":\"learned\",\"capacity\":{most}}}}}' does"
+            ));
+        }
         let feed = |w: &Weights, site: Site, f: Ff| sparse.feed(w, site, f);
         Ok(Box::new(T5::load(config, w, &ENTRY, &DEFAULTS, &feed)?))
     },
