@@ -376,7 +376,7 @@ fn a_text_is_written_by_beams_by_chance_or_as_it_grows() {
         (&["--temperature", "0"][..], 1, "temperature"),
         (&["--top-p", "1.5"], 1, "top_p"),
         (&["--top-k", "0"], 1, "top_k"),
-        (&["--beams", "99"], 1, "beams"),
+        (&["--beams", "0"], 1, "beams"),
         (&["--beams", "3", "--length-penalty", "inf"], 1, "length penalty"),
         (&["--beams", "3", "--early-stopping", "maybe"], 2, "early-stopping"),
         (&["--beams", "3", "--temperature", "1"], 2, "temperature"),

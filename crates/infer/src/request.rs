@@ -270,6 +270,9 @@ impl GenerationOptions {
             (self.length_penalty.is_some(), "length_penalty"),
             (self.early_stopping.is_some(), "early_stopping"),
         ]);
+        if self.beams == Some(0) {
+            return Err(Error::input("0 beams", "1 or more; one beam is greedy"));
+        }
         // One beam is greedy; a request for samples turns the checkpoint's own search off.
         let asked = self.beams.filter(|n| *n > 1);
         let beams = if self.beams.is_some() || sampled.is_some() { asked } else { own.beams };

@@ -75,6 +75,7 @@ pub static NO_EFFECT: &[Key] = &[
     none("problem_type", "of classifiers"),
     none("pooler_act", "of a pooler, where one is read"),
     none("pooler_output_size", "of a pooler, where one is read"),
+    none("legacy", "which head scores words, in families that have two"),
     none("summary_type", "of a head for several choices"),
     none("summary_activation", "of a head for several choices"),
     none("summary_use_proj", "of a head for several choices"),
