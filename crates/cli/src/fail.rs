@@ -111,6 +111,12 @@ fn in_flags(misfit: Misfit) -> String {
         Misfit::NoReader => "answers need a model folder with a tokenizer".into(),
         Misfit::NeedsPassage => "this model finds answers in a passage: give it with --context".into(),
         Misfit::ManyPasses => "--out holds the outputs of one pass: give decoder_input_ids with --tensors".into(),
+        Misfit::WithoutBeams { option } => {
+            format!(
+                "--{} is for beam search, and the folder asks for none: give --beams 2 or more",
+                option.replace('_', "-")
+            )
+        }
         Misfit::NoMaps { .. } => format!("--save-maps: {misfit}"),
         Misfit::EmptyStop => "--stop \"\" would end every text before it starts".into(),
         Misfit::WritesToOneText => "this model writes an answer to one text: leave --pair out".into(),
@@ -124,7 +130,6 @@ fn in_flags(misfit: Misfit) -> String {
         | Misfit::NothingToGenerate
         | Misfit::MapsOfImages
         | Misfit::BesideBeams { .. }
-        | Misfit::WithoutBeams { .. }
         | Misfit::UnknownTensor { .. } => misfit.to_string(),
     }
 }

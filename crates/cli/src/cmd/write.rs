@@ -15,17 +15,17 @@ use crate::say::Notes;
 #[derive(clap::Args)]
 #[command(next_help_heading = "Text generation (encoder-decoders such as T5)")]
 pub(crate) struct Flags {
-    /// Most tokens that an encoder-decoder writes for a text [default: 64]
+    /// Most tokens that an encoder-decoder writes for a text [default: the folder's, else 64]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Beam search with this many beams; the best text is shown
     #[arg(long, value_name = "N", conflicts_with_all = ["temperature", "top_k", "top_p", "stream"])]
     beams: Option<usize>,
-    /// Length penalty of beam search: exponent of the length, as in Transformers [default: 1]
-    #[arg(long, value_name = "X", requires = "beams", allow_negative_numbers = true)]
+    /// Length penalty of beam search: exponent of the length, as in Transformers [default: the folder's, else 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     length_penalty: Option<f64>,
     /// When beam search stops, as `early_stopping` of Transformers: `yes` (True), `no` (False) or `never`
-    #[arg(long, value_name = "WHEN", requires = "beams", value_parser = ["no", "yes", "never"])]
+    #[arg(long, value_name = "WHEN", value_parser = ["no", "yes", "never"])]
     early_stopping: Option<String>,
     /// Sampling temperature; below 1 is less random
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
@@ -62,6 +62,8 @@ impl Flags {
         let given = [
             (self.max_tokens.is_some(), "--max-tokens"),
             (self.beams.is_some(), "--beams"),
+            (self.length_penalty.is_some(), "--length-penalty"),
+            (self.early_stopping.is_some(), "--early-stopping"),
             (self.temperature.is_some(), "--temperature"),
             (self.top_k.is_some(), "--top-k"),
             (self.top_p.is_some(), "--top-p"),
