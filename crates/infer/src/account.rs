@@ -85,7 +85,8 @@ pub fn page() -> String {
          A key that is not listed is named in a note when a folder is opened. `switchformer inspect FOLDER` tells what \
          becomes of the keys of a folder.\n\nThis page is made from the tables in the code (`cargo run -p \
          switchformer-infer --example settings`). In `config.json` each family's file applies or refuses what it reads; the keys \
-         listed here are those that have no effect in any family, beside everything with `dropout` or `drop_path` in its name.\n",
+         listed here have no effect in families and heads that do not read them, and so has everything with `dropout` or `drop_path` in its \
+         name. Image processors, `modules.json` and the folders it names are not listed: their readers refuse by name what they do not know.\n",
     );
     let tables = std::iter::once(switchformer_zoo::account::NO_EFFECT).chain(TABLES.iter().copied());
     let mut files: Vec<(&str, Vec<&Key>)> = Vec::new();

@@ -13,6 +13,7 @@ use crate::error::{Misfit, Result};
 use crate::generate::{End, SETTINGS, Settings, Streamer, write};
 use crate::request::{GenerationOptions, Inputs, Request};
 use crate::sentence::{Ask, Sentence};
+use crate::tasks::classify::Problem;
 use crate::tasks::{self, Given};
 
 /// File of the image processor.
@@ -31,6 +32,8 @@ pub struct Session {
     head: HeadKind,
     sentence: Option<Sentence>,
     settings: Settings,
+    /// What scores of classes mean, where the config says.
+    pub(crate) problem: Option<Problem>,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
     reader: OnceLock<Reader>,
@@ -91,6 +94,8 @@ impl Session {
             settings = own;
             notes.extend(said);
         }
+        let classifies = matches!(head, HeadKind::SequenceClassification | HeadKind::ImageClassification);
+        let problem = if classifies { Problem::read(&opened.config)? } else { None };
         let mut unknown = account::unknown(&opened.config);
         // Old files repeat settings of generation here; those of models that write were read above.
         unknown.retain(|key| !SETTINGS.iter().any(|row| row.key == key));
@@ -98,7 +103,7 @@ impl Session {
             notes.push(format!("config.json: not known here and without effect: {}", unknown.join(", ")));
         }
         let (tokenizer, reader, processor) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Session { opened, folder, head, sentence, settings, notes, tokenizer, reader, processor })
+        Ok(Session { opened, folder, head, sentence, settings, problem, notes, tokenizer, reader, processor })
     }
 
     /// What the model's head answers.

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
+use switchformer_infer::account::account;
 use switchformer_infer::{GenerationOptions, Inputs, NamedTensors, Request, Session};
+use switchformer_nn::Folder;
 use switchformer_nn::init::seeded;
 use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
 use switchformer_tensor::Tensor;
@@ -118,6 +120,12 @@ fn keys_that_nothing_knows_are_named_and_others_refused() {
         let e = open().map(|_| ()).unwrap_err().to_string();
         assert!(e.contains(says), "{settings}: {e}");
     }
+    // What belongs to a search goes with a folder that searches.
+    let long = GenerationOptions { length_penalty: Some(2.0), ..Default::default() };
+    fs::write(&file, "{}").unwrap();
+    assert_eq!(open().unwrap().write_tokens(&[3, 1], &long).unwrap_err().code(), "request");
+    fs::write(&file, r#"{"num_beams": 3}"#).unwrap();
+    open().unwrap().write_tokens(&[3, 1], &long).unwrap();
     // Tokens beyond the vocabulary are told when a text is written.
     fs::write(&file, r#"{"suppress_tokens": [999]}"#).unwrap();
     let e = open().unwrap().write_tokens(&[3, 1], &GenerationOptions::default()).unwrap_err().to_string();
@@ -136,6 +144,20 @@ fn keys_that_nothing_knows_are_named_and_others_refused() {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), written.len(), "{written:?}");
+}
+
+#[test]
+fn a_problem_type_is_read_where_classes_are_scored() {
+    let (temp, _) = folder(&cases().join("regression"));
+    let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
+    let told = account(&Folder::disk(temp.path()).unwrap(), &session).unwrap();
+    assert!(told.iter().any(|a| a.key == "problem_type" && a.handling == "applied"));
+    let config = temp.path().join("config.json");
+    let mut doc: Json = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    doc["problem_type"] = json!("guesswork");
+    fs::write(&config, doc.to_string()).unwrap();
+    let e = Session::open(temp.path(), OpenOptions::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("guesswork") && e.contains("multi_label_classification"), "{e}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Classes of whole texts and images, and numbers.
 
 use switchformer_nn::Output;
+use switchformer_nn::config::ConfigMap;
 use switchformer_zoo::HeadKind;
 
 use super::Given;
@@ -11,30 +12,33 @@ use crate::session::Session;
 /// Classes that are told.
 const SHOWN: usize = 5;
 
-/// What scores of classes mean, as `problem_type` says.
-#[derive(Clone, Copy)]
-enum Problem {
+/// What scores of classes mean.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Problem {
     Regression,
     Classes(Scale),
+}
+
+impl Problem {
+    /// What `problem_type` says, where it is given; an unknown one is an error.
+    pub(crate) fn read(config: &ConfigMap) -> Result<Option<Problem>> {
+        let words = [
+            ("", None),
+            ("regression", Some(Problem::Regression)),
+            ("multi_label_classification", Some(Problem::Classes(Scale::Sigmoid))),
+            ("single_label_classification", Some(Problem::Classes(Scale::Softmax))),
+        ];
+        Ok(config.one_of("problem_type", "", &words)?)
+    }
 }
 
 /// The likeliest classes of each sample that has scores, or its numbers; and the scores themselves.
 pub(crate) fn fill(session: &Session, out: &Output, replies: &mut [Reply]) -> Result<()> {
     let config = &session.opened.config;
-    let problem = config.one_of(
-        "problem_type",
-        "",
-        &[
-            ("", None),
-            ("regression", Some(Problem::Regression)),
-            ("multi_label_classification", Some(Problem::Classes(Scale::Sigmoid))),
-            ("single_label_classification", Some(Problem::Classes(Scale::Softmax))),
-        ],
-    )?;
     for (i, reply) in replies.iter_mut().enumerate() {
         let Some(scores) = out.of("logits", i).ok().filter(|t| t.dims().len() == 1) else { continue };
         let scores = scores.to_vec1::<f32>()?;
-        let problem = match problem {
+        let problem = match session.problem {
             // One class alone is yes or no, whatever the config calls it.
             Some(Problem::Classes(_)) | None if scores.len() == 1 => Problem::Classes(Scale::Sigmoid),
             Some(stated) => stated,
