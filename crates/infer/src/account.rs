@@ -46,15 +46,34 @@ pub fn account(folder: &Folder, session: &Session) -> Result<Vec<Account>> {
     files.sort_unstable();
     files.dedup();
     for file in files.into_iter().filter(|file| folder.has(file)) {
-        if let Value::Object(map) = folder.json(file, MAX_CONFIG)? {
-            all.extend(of_file(file, &map));
+        match folder.json(file, MAX_CONFIG)? {
+            Value::Object(map) => all.extend(of_file(file, file, &map)),
+            // The list of modules, each with settings in a folder of its own.
+            Value::Array(entries) => {
+                for entry in entries.iter().filter_map(Value::as_object) {
+                    all.extend(of_file(file, file, entry));
+                    let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default();
+                    let kind = text("type").rsplit('.').next().unwrap_or_default();
+                    let (table, path) = (format!("{kind}/config.json"), format!("{}/config.json", text("path")));
+                    let known = TABLES.iter().flat_map(|t| t.iter()).any(|row| row.file == table);
+                    if known
+                        && folder.has(&path)
+                        && let Value::Object(map) = folder.json(&path, MAX_CONFIG)?
+                    {
+                        all.extend(of_file(&table, &path, &map));
+                    }
+                }
+            }
+            _ => {}
         }
     }
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|a| seen.insert((a.file.clone(), a.key.clone())));
     Ok(all)
 }
 
-/// Keys of one file by the tables.
-fn of_file(file: &str, map: &Map<String, Value>) -> Vec<Account> {
+/// Keys of one file by the tables; `at` is where it lies.
+fn of_file(file: &str, at: &str, map: &Map<String, Value>) -> Vec<Account> {
     let rows: BTreeMap<&str, &Key> =
         TABLES.iter().flat_map(|t| t.iter()).filter(|row| row.file == file).map(|row| (row.key, row)).collect();
     map.keys()
@@ -64,7 +83,7 @@ fn of_file(file: &str, map: &Map<String, Value>) -> Vec<Account> {
                 None if file == "added_tokens.json" => ("applied", "a token and its id"),
                 None => ("unknown", ""),
             };
-            Account { file: file.into(), key: key.clone(), handling, why: why.into() }
+            Account { file: at.into(), key: key.clone(), handling, why: why.into() }
         })
         .collect()
 }
@@ -86,7 +105,7 @@ pub fn page() -> String {
          becomes of the keys of a folder.\n\nThis page is made from the tables in the code (`cargo run -p \
          switchformer-infer --example settings`). In `config.json` each family's file applies or refuses what it reads; the keys \
          listed here have no effect in families and heads that do not read them, and so has everything with `dropout` or `drop_path` in its \
-         name. Image processors, `modules.json` and the folders it names are not listed: their readers refuse by name what they do not know.\n",
+         name. `preprocessor_config.json` is not listed: its reader refuses by name what would change the pixels and is not known.\n",
     );
     let tables = std::iter::once(switchformer_zoo::account::NO_EFFECT).chain(TABLES.iter().copied());
     let mut files: Vec<(&str, Vec<&Key>)> = Vec::new();

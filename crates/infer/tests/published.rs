@@ -147,6 +147,25 @@ fn keys_that_nothing_knows_are_named_and_others_refused() {
 }
 
 #[test]
+fn modules_and_their_settings_are_accounted_for() {
+    let (temp, _) = folder(&cases().join("no-pooler"));
+    let module = |kind: &str, path: &str| json!({"type": format!("sentence_transformers.models.{kind}"), "path": path, "name": path});
+    fs::write(
+        temp.path().join("modules.json"),
+        json!([module("Transformer", ""), module("Pooling", "1_Pooling")]).to_string(),
+    )
+    .unwrap();
+    fs::create_dir(temp.path().join("1_Pooling")).unwrap();
+    fs::write(temp.path().join("1_Pooling/config.json"), r#"{"pooling_mode": "mean", "colour": 1}"#).unwrap();
+    let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
+    let told = account(&Folder::disk(temp.path()).unwrap(), &session).unwrap();
+    let handling = |file: &str, key: &str| told.iter().find(|a| a.file == file && a.key == key).map(|a| a.handling);
+    assert_eq!(handling("modules.json", "path"), Some("applied"));
+    assert_eq!(handling("1_Pooling/config.json", "pooling_mode"), Some("applied"));
+    assert_eq!(handling("1_Pooling/config.json", "colour"), Some("unknown"));
+}
+
+#[test]
 fn a_problem_type_is_read_where_classes_are_scored() {
     let (temp, _) = folder(&cases().join("regression"));
     let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
@@ -158,6 +177,11 @@ fn a_problem_type_is_read_where_classes_are_scored() {
     fs::write(&config, doc.to_string()).unwrap();
     let e = Session::open(temp.path(), OpenOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(e.contains("guesswork") && e.contains("multi_label_classification"), "{e}");
+    // What a reranker says of its scores goes before it.
+    doc["sbert_ce_default_activation_function"] = json!("torch.nn.modules.activation.Tanh");
+    fs::write(&config, doc.to_string()).unwrap();
+    let e = Session::open(temp.path(), OpenOptions::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("Tanh") && e.contains("Identity"), "{e}");
 }
 
 #[test]
