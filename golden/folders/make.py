@@ -153,6 +153,32 @@ def pairs():
              {"results": [{"masks": masks, "logits": numbers(out.seq_relationship_logits[0])}]}, "both heads of pre-training")
 
 
+def rerankers():
+    """Rerankers of sentence-transformers, whose folders say what their scores go through: in its own file, and in two older places."""
+    from sentence_transformers import CrossEncoder
+    identity = "torch.nn.modules.linear.Identity"
+    own = {"__version__": {"sentence_transformers": "6.2.0"}, "activation_fn": identity, "default_prompt_name": None,
+           "model_type": "CrossEncoder", "prompts": {}}
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    bert_file = {"transformer_task": "sequence-classification", "module_output_name": "scores",
+                 "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}}}
+    for name, in_config, files in [
+        ("reranker-own", {}, {"config_sentence_transformers.json": own, "modules.json": modules, "sentence_bert_config.json": bert_file}),
+        ("reranker-v4", {"sentence_transformers": {"activation_fn": identity, "version": "4.0.1"}}, {}),
+        ("reranker-old", {"sbert_ce_default_activation_function": identity}, {}),
+    ]:
+        with tempfile.TemporaryDirectory() as folder:
+            tensors = publish(folder, tf.BertForSequenceClassification(bert(num_labels=1)))
+            vocabulary(folder)
+            config = pathlib.Path(folder) / "config.json"
+            config.write_text(json.dumps({**json.loads(config.read_text()), **in_config}, indent=1))
+            for file, doc in files.items():
+                (pathlib.Path(folder) / file).write_text(json.dumps(doc))
+            scores = CrossEncoder(folder, device="cpu").predict([PAIR, [TEXTS[0], TEXTS[2]]])
+            results = [{"values": [{"label": "LABEL_0", "value": float(s)}]} for s in scores]
+            case(name, folder, tensors, {"inputs": {"pairs": [PAIR, [TEXTS[0], TEXTS[2]]]}}, {"results": results}, "bare scores of pairs")
+
+
 def entities():
     for how in ["simple", "first", "average", "max"]:
         with tempfile.TemporaryDirectory() as folder:
@@ -289,6 +315,7 @@ if __name__ == "__main__":
     classes(one, bert, "regression", "a bare number", num_labels=1, problem_type="regression")
     classes(one, bert, "regressions", "bare numbers", num_labels=3, problem_type="regression")
     pairs()
+    rerankers()
     entities()
     questions()
     tables()

@@ -95,7 +95,11 @@ impl Session {
             notes.extend(said);
         }
         let classifies = matches!(head, HeadKind::SequenceClassification | HeadKind::ImageClassification);
-        let problem = if classifies { Problem::read(&opened.config)? } else { None };
+        let problem = if classifies {
+            Problem::read(&opened.config, sentence.as_ref().and_then(Sentence::activation_fn))?
+        } else {
+            None
+        };
         let mut unknown = account::unknown(&opened.config);
         // Old files repeat settings of generation here; those of models that write were read above.
         unknown.retain(|key| !SETTINGS.iter().any(|row| row.key == key));

@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     key(MODEL, "similarity_fn_name", Applied, "how embeddings are compared"),
     key(MODEL, "truncate_dim", Applied, "how many numbers of an embedding are kept"),
     key(MODEL, "max_active_dims", NULL, "all weights of a sparse embedding are given"),
-    key(MODEL, "activation_fn", NoEffect, "scores of pairs; embeddings do not read it"),
+    key(MODEL, "activation_fn", Applied, "what scores of pairs go through"),
     key(MODEL, "keep_in_fp32_modules", NoEffect, "everything is computed in single precision"),
     key(MODEL, "__version__", NoEffect, "the programs that saved the folder"),
     key(MODEL, "requirements", NoEffect, "versions of Python packages"),

@@ -233,6 +233,11 @@ impl Sentence {
         self.reading.head
     }
 
+    /// What the scores of a reranker go through, by its Python path, where the folder says.
+    pub(crate) fn activation_fn(&self) -> Option<&str> {
+        self.settings.activation_fn.as_deref()
+    }
+
     /// Most tokens of a text, where the folder says.
     pub fn max_tokens(&self) -> Option<usize> {
         self.reading.max_tokens

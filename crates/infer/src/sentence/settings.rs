@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     default_prompt: Option<String>,
     pub(crate) similarity: Option<Similarity>,
     pub(crate) dim: Option<usize>,
+    /// What the scores of a reranker go through, by its Python path.
+    pub(crate) activation_fn: Option<String>,
 }
 
 impl Settings {
@@ -82,7 +84,8 @@ impl Settings {
             None => None,
             Some(_) => Some(file.get(|c| c.size("truncate_dim", None, MAX_DIM))?),
         };
-        Ok(Settings { kind, prompts, default_prompt, similarity, dim })
+        let activation_fn = Some(file.get(|c| c.text("activation_fn", ""))?).filter(|path| !path.is_empty());
+        Ok(Settings { kind, prompts, default_prompt, similarity, dim, activation_fn })
     }
 
     /// The prompt that is put in front of texts where a request says nothing.

@@ -20,8 +20,22 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    /// What `problem_type` says, where it is given; an unknown one is an error.
-    pub(crate) fn read(config: &ConfigMap) -> Result<Option<Problem>> {
+    /// What the folder of a reranker says of its scores (`stated`, or the same in `config.json`, where older ones have it), else
+    /// what `problem_type` says; `None` where neither does. An unknown one is an error.
+    pub(crate) fn read(config: &ConfigMap, stated: Option<&str>) -> Result<Option<Problem>> {
+        let inside = config.sub("sentence_transformers")?.map(|own| own.text("activation_fn", "")).transpose()?;
+        let old = config.text("sbert_ce_default_activation_function", "")?;
+        let paths = [stated.unwrap_or_default(), inside.as_deref().unwrap_or_default(), &old];
+        if let Some(path) = paths.into_iter().find(|path| !path.is_empty()) {
+            return match path.strip_prefix("torch.nn.modules.") {
+                Some("linear.Identity") => Ok(Some(Problem::Regression)),
+                Some("activation.Sigmoid") => Ok(Some(Problem::Classes(Scale::Sigmoid))),
+                _ => {
+                    let known = "torch.nn.modules.linear.Identity, torch.nn.modules.activation.Sigmoid";
+                    Err(switchformer_nn::Error::unsupported("activation_fn of a reranker", path, known).into())
+                }
+            };
+        }
         let words = [
             ("", None),
             ("regression", Some(Problem::Regression)),
