@@ -377,6 +377,7 @@ impl DebertaV2 {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let config = read(c)?;
         let own = w.at("embeddings");
+        LM.iter().try_for_each(|lm| lm.find_words(c, w))?;
         let embeddings = if c.flag("position_biased_input", true)? {
             Embeddings::load(&own, &config, config.dim, config.types)?
         } else {

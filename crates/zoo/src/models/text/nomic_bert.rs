@@ -185,6 +185,7 @@ impl NomicBert {
         let (config, theta) = read(c)?;
         let dim = config.dim;
         let norm = w.layer_norm("emb_ln", dim, config.eps)?;
+        LM.find_words(c, w)?;
         let embeddings = Embeddings::unplaced(&w.at("embeddings"), &config, dim, config.types, norm)?;
         let rotary = rotary(dim / config.heads, theta)?;
         let block = |i| Block::load(&w.at("encoder.layers").at(i), &config, &rotary);
