@@ -1,7 +1,23 @@
 //! Two stacks of blocks, one that reads a text and one that writes another: the streams of the two along one chain of
 //! blocks (decision 11), for families that differ in what their blocks do.
 
-use switchformer_nn::{Ctx, Ids, Input, Output, Result, Rows, Side, State, Stream, Tensor};
+use switchformer_nn::layers::Embedding;
+use switchformer_nn::{Ctx, Ids, Input, Output, Result, Rows, Side, State, Stream, Tensor, Weights};
+
+/// The one word table of both stacks, under whichever of its names the writer of a file kept: that of a stack, or of the head
+/// where that is tied. Errors where a stack has another one.
+pub(crate) fn shared_table(w: &Weights, vocab: usize, dim: usize, tied: bool) -> Result<Embedding> {
+    let stacks = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+    for other in stacks.into_iter().chain(tied.then_some("lm_head.weight")) {
+        w.stored_as("shared.weight", other);
+    }
+    let table = w.embedding("shared", vocab, dim)?;
+    for copy in stacks {
+        let or = "every table of the family is that one; remove from the file the one that is not meant";
+        w.repeats(copy, "shared.weight", or)?;
+    }
+    Ok(table)
+}
 
 /// One of the two stacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,21 +69,26 @@ fn a_masked_lm_head_is_tied_or_its_own_as_the_config_says() {
 }
 
 #[test]
-fn copies_of_t5_s_word_table_are_compared() {
-    for family in ["t5", "mt5", "switch_transformers"] {
+fn copies_of_a_shared_word_table_are_compared_and_found() {
+    for family in ["t5", "mt5", "switch_transformers", "bart", "marian"] {
         let entry = find(family).unwrap();
         let config: Value = serde_json::from_str(entry.toy).unwrap();
         let architecture = config["architectures"][0].as_str().unwrap();
         let own = layout(entry, architecture, &config);
-        let (words, table, _) = own.iter().find(|t| t.0 == "shared.weight").unwrap().clone();
+        let (words, table, _) = own.iter().find(|t| t.0.ends_with("shared.weight")).unwrap().clone();
         for copy in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"] {
+            let copy = words.replace("shared.weight", copy);
+            let moved =
+                own.iter().map(|t| if t.0 == words { (copy.clone(), t.1.clone(), t.2.clone()) } else { t.clone() });
+            load(entry, &config, moved.collect()).unwrap();
             let with = |seed: &str| {
                 let more = (copy.to_string(), table.clone(), seed.to_string());
                 load(entry, &config, own.iter().cloned().chain([more]).collect())
             };
             with(&words).unwrap();
-            let refused = with(copy).unwrap_err().to_string();
-            assert!(refused.contains(copy) && refused.contains(&words), "{refused}");
+            let refused = with(&copy).unwrap_err().to_string();
+            let last = |name: &str| name.trim_start_matches("model.").to_string();
+            assert!(refused.contains(&last(&copy)) && refused.contains(&last(&words)), "{refused}");
         }
     }
 }

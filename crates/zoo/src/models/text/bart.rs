@@ -21,7 +21,7 @@ use switchformer_nn::{
 
 use crate::entry::{Entry, HeadKind, Trait};
 use crate::published::Published;
-use crate::seq2seq::{Seq2Seq, Stack, beside_source};
+use crate::seq2seq::{Seq2Seq, Stack, beside_source, shared_table};
 use crate::text_head::TextHead;
 
 /// Registry entry.
@@ -242,11 +242,7 @@ impl Bart {
     pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults) -> Result<Self> {
         let config = Config::read(c, defaults)?;
         let dim = config.dim;
-        let shared = w.embedding("shared", config.vocab, dim)?;
-        for stack in ["encoder", "decoder"] {
-            let or = "every table of the family is that one; remove from the file the one that is not meant";
-            w.repeats(&format!("{stack}.embed_tokens.weight"), "shared.weight", or)?;
-        }
+        let shared = shared_table(w, config.vocab, dim, config.tied)?;
         let stacks = [w.at("encoder"), w.at("decoder")];
         let [reads, writes] = &stacks;
         let spec = BlockSpec {

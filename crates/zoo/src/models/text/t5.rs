@@ -22,7 +22,7 @@ use switchformer_nn::{
 
 use crate::entry::{Entry, HeadKind, Trait};
 use crate::published::Published;
-use crate::seq2seq::{self, Seq2Seq, beside_source};
+use crate::seq2seq::{self, Seq2Seq, beside_source, shared_table};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -294,15 +294,7 @@ impl T5 {
     pub(crate) fn load(c: &ConfigMap, w: &Weights, entry: &Entry, defaults: &Defaults, feed: Feed) -> Result<Self> {
         let config = Config::read(c, defaults)?;
         let w = &w.with_init(Init::FanIn(config.factor)).with_init_at("shared", Init::Normal(config.factor));
-        let tied = config.tied.then_some("lm_head.weight");
-        for other in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"].into_iter().chain(tied) {
-            w.stored_as("shared.weight", other);
-        }
-        let shared = w.embedding("shared", config.vocab, config.dim)?;
-        for stack in ["encoder", "decoder"] {
-            let or = "every table of the family is that one; remove from the file the one that is not meant";
-            w.repeats(&format!("{stack}.embed_tokens.weight"), "shared.weight", or)?;
-        }
+        let shared = shared_table(w, config.vocab, config.dim, config.tied)?;
         let encoder = Stack::load(&w.at("encoder"), &config, config.depth, false, feed)?;
         let decoder = || Stack::load(&w.at("decoder"), &config, config.decoder_depth, true, feed);
         let architecture = entry.architecture(c)?;
