@@ -214,12 +214,12 @@ impl Sentence {
             (Some(Pool::Rows(_)), Some(HeadKind::Encoder)) => None,
             (Some(Pool::Rows(_)), _) => Some("Pooling needs a Transformer of the task feature-extraction"),
         };
-        let needs = match (self.settings.kind, self.settings.default_prompt()) {
-            (Some(Kind::Pairs), Some((_, text))) if !text.is_empty() => {
-                Some("default_prompt_name is for embeddings, and this folder scores pairs; set it to null")
-            }
-            _ => needs,
-        };
+        if let (Some(Kind::Pairs), Some((_, text))) = (self.settings.kind, self.settings.default_prompt())
+            && !text.is_empty()
+        {
+            let what = "prompts of rerankers are not supported; set default_prompt_name to null";
+            return Err(Error::config("config_sentence_transformers.json: default_prompt_name", what));
+        }
         needs.map_or(Ok(()), |what| Err(Error::config(MODULES, what)))
     }
 
