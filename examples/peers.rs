@@ -3,6 +3,8 @@
 //! `peers encoder`: a BERT-base encoder without embeddings. `PEERS_WEIGHTS` is a safetensors file under the published
 //! names (`encoder.layer.N...`), `PEERS_INPUT` one with `x` `[b, n, 768]` and `lens` `[b]` (i64), `PEERS_OUTPUT`
 //! receives `y` `[sum of lens, 768]`. `PEERS_POINT` is an operating point such as `{"bits": 8}`.
+//! `peers text`: the text encoder in the folder `PEERS_FOLDER`; `PEERS_INPUT` has `input_ids` `[sum of lens]` and `lens`
+//! `[b]` (both i64), `PEERS_OUTPUT` receives `y` `[sum of lens, dim]`, its last hidden state.
 //! `peers train`: forward, backward and AdamW of a pre-norm encoder (dim 256, heads 4, depth 4, 32 x 256 tokens).
 //! `peers t5`: forward, backward and AdamW of the T5 whose config `PEERS_CONFIG` is, without dropout, as
 //! `scripts/peers_t5.py` asks for it. `PEERS_BATCH` is `{"source": [[ids]], "target": [[ids]], "labels": [ids]}`;
@@ -30,6 +32,7 @@ use switchformer_nn::{
 use switchformer_switch::equip;
 use switchformer_switch::leaf::bits::{EightBits, NestedInt, Width};
 use switchformer_tensor::Tensor;
+use switchformer_zoo::{OpenOptions, Opened};
 
 /// Large buffers are kept from one pass to the next.
 #[global_allocator]
@@ -123,6 +126,29 @@ fn encoder() -> Done<Vec<f64>> {
     time(1, || Ok(run(&blocks, &point, &x, &rows).map(drop)?))
 }
 
+/// A text encoder as its folder says, over texts without padding.
+fn text() -> Done<Vec<f64>> {
+    let model = Opened::open(&path("PEERS_FOLDER")?, OpenOptions::default())?;
+    let input = switchformer_tensor::safetensors::load(path("PEERS_INPUT")?)?;
+    let whole = |name: &str| -> Done<Vec<u32>> {
+        let part = input.get(name).ok_or_else(|| format!("PEERS_INPUT has no tensor {name}"))?;
+        Ok(part.to_vec1::<i64>()?.into_iter().map(u32::try_from).collect::<Result<_, _>>()?)
+    };
+    let (ids, mut at) = (whole("input_ids")?, 0);
+    let texts = whole("lens")?.into_iter().map(|n| {
+        let text = ids.get(at..at + n as usize).ok_or("lens add up to more than the input_ids there are");
+        at += n as usize;
+        text
+    });
+    let input = Input::tokens(&texts.collect::<Result<Vec<_>, _>>()?)?;
+    let point = Point::parse(&std::env::var("PEERS_POINT").unwrap_or("{}".into()))?;
+    let (output, _) = model.run(&point, &input)?;
+    let (y, _) = output.get_rows("last_hidden_state").ok_or("the folder is no text encoder")?;
+    let y = y.clone();
+    switchformer_tensor::safetensors::save(&HashMap::from([("y", y)]), path("PEERS_OUTPUT")?)?;
+    time(1, || Ok(model.run(&point, &input).map(drop)?))
+}
+
 fn train() -> Done<Vec<f64>> {
     const DIM: usize = 256;
     const DEPTH: usize = 4;
@@ -211,9 +237,10 @@ fn main() -> Done<()> {
     }
     let (seconds, losses) = match std::env::args().nth(1).as_deref() {
         Some("encoder") => (encoder()?, Vec::new()),
+        Some("text") => (text()?, Vec::new()),
         Some("train") => (train()?, Vec::new()),
         Some("t5") => t5()?,
-        _ => return Err("usage: peers encoder|train|t5".into()),
+        _ => return Err("usage: peers encoder|text|train|t5".into()),
     };
     println!("{}", serde_json::json!({ "seconds": seconds, "losses": losses, "peak": peak() }));
     Ok(())
