@@ -2,20 +2,24 @@
 
     python scripts/referee.py FOLDER.. [--texts FILE] [--images DIR]      folders that people publish
     python scripts/referee.py --random 300 [--seed 1] [--keep DIR]        folders made here: families x heads x files x settings
+    python scripts/referee.py --medium [--texts FILE]                     one folder of middling size for each family
 
 For each folder the reference (transformers or sentence-transformers, in Python) and the program answer the same inputs. Printed:
 the largest difference of every output, every refusal with its code, and every disagreement that the program kept silent about.
-The exit code is 1 where there is one. Needs torch, transformers 5, tokenizers, sentencepiece, Pillow; sentence-transformers
-for folders with modules.json. BINARY names the program (default: target/release/switchformer).
+The exit code is 1 where there is one. Needs torch, transformers 5, tokenizers, sentencepiece, Pillow, torchvision, timm;
+sentence-transformers for its folders. BINARY names the program (default: target/release/switchformer). Where a folder draws tokens,
+the reference draws what the program drew, and each token must have had a chance there, as large as such draws have on average.
 """
 
 import argparse
 import collections
 import inspect
+import itertools
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,14 +29,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers as tf
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+
+import referee_folders as made_of
+import referee_sentences as sentences
+from referee_folders import json_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BINARY = os.environ.get("BINARY", str(ROOT / "target/release/switchformer"))
 CLOSE = 2e-4
-CORPUS = ("The old town lies by the river. Where does it flow? It flows north, slowly, to the sea! hello world, HELLO World; "
-          "über café naïve größe 東京 shows 42 ships.\nA cat sat on the mat and looked at the birds. translate English to German").split("\n")
-TEXTS = ["The old town lies by the river.", "hello WORLD 東京 café", "A cat sat on the mat and looked at the birds, slowly! " * 3, "x"]
+TEXTS = ["", "  two  spaces\nand a line [SEP] </s> <url>", "😀 İstanbul ﬁne Ⅷ 北京 don't e.g. 3.14--!", "The old town lies by the river.", "hello WORLD 東京 café", "A cat sat on the mat and looked at the birds, slowly! " * 3, "x"]
 
 torch.set_num_threads(1)
 tf.logging.set_verbosity_error()
@@ -74,67 +80,187 @@ def reference_class(config):
     return getattr(tf, name, tf.AutoModel)
 
 
+def longest(tok, config):
+    """Tokens of a text that the reference can read."""
+    limit = getattr(config, "max_position_embeddings", None) or 512
+    rows = limit - (2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0)
+    return int(min(tok.model_max_length, rows, 512))
+
+
 def compare_texts(folder, texts):
     """-> {output: largest difference}, notes."""
-    if (folder / "modules.json").exists():
-        from sentence_transformers import SentenceTransformer
-        want = SentenceTransformer(str(folder), device="cpu").encode(texts)
-        doc, _, notes = ours(folder, ["--text", *texts])
-        return {"sentence_embedding": distance([r["sentence_embedding"] for r in doc["results"]], want)}, notes
     config = tf.AutoConfig.from_pretrained(folder)
     tok = tf.AutoTokenizer.from_pretrained(folder)
-    taken = set(inspect.signature(reference_class(config).forward).parameters)
-    model = reference_class(config).from_pretrained(folder).eval()
+    model = reference_class(config).from_pretrained(folder, dtype=torch.float32).eval()
+    if model.can_generate() and config.is_encoder_decoder:
+        return compare_written(folder, texts, model, tok)
+    taken = set(inspect.signature(model.forward).parameters)
+    kind = (config.architectures or [""])[0]
+    if "MaskedLM" in kind and tok.mask_token:
+        texts = [*texts, f"the old {tok.mask_token} lies"]
+    inputs = [tok([t], return_tensors="pt", truncation=True, max_length=longest(tok, config)) for t in texts]
+    if getattr(config, "type_vocab_size", None) == 0:
+        taken -= {"token_type_ids"}
+    inputs = [{k: v for k, v in ids.items() if k in taken} for ids in inputs]
     worst, all_notes = collections.defaultdict(float), set()
-    limit = getattr(config, "max_position_embeddings", None) or 512
-    for text in texts:
-        cut = min(tok.model_max_length, limit - (2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0))
-        ids = tok(text, return_tensors="pt", truncation=True, max_length=int(min(cut, 512)))
-        ids = {k: v for k, v in ids.items() if k in taken}
-        with torch.no_grad():
-            if model.can_generate() and config.is_encoder_decoder:
-                keep = {k: ids[k] for k in ("input_ids", "attention_mask")}
-                own = model.generation_config
-                more = {} if "max_length" in own_settings(folder) or "max_new_tokens" in own_settings(folder) else {"max_new_tokens": 16}
-                if own.do_sample:
-                    continue
-                want = model.generate(**keep, **more)[0].tolist()[1:]
-                doc, _, notes = ours(folder, ["--text", text, "--generate"] + (["--max-tokens", "16"] if more else []))
-                worst["tokens"] = max(worst["tokens"], 0.0 if doc["results"][0]["tokens"] == want else float("inf"))
-                all_notes |= set(notes)
-                continue
-            out = model(**ids)
-        if config.architectures and "QuestionAnswering" in config.architectures[0]:
-            from safetensors.numpy import save_file
-            with tempfile.TemporaryDirectory() as temp:
-                file = pathlib.Path(temp) / "in.safetensors"
+    if "QuestionAnswering" in kind:
+        with tempfile.TemporaryDirectory() as temp:
+            file, answers = pathlib.Path(temp) / "in.safetensors", []
+            for ids in inputs:
                 save_file({k: v.numpy() for k, v in ids.items()}, file)
-                _, raw, notes = ours(folder, ["--tensors", str(file)])
-        else:
-            _, raw, notes = ours(folder, ["--text", text])
-        all_notes |= set(notes)
+                answers.append(ours(folder, ["--tensors", str(file)]))
+    else:
+        answers = [ours(folder, ["--text", *texts])] * len(texts)
+        all_notes |= set(answers[0][2])
+        worst |= compare_replies(kind, answers[0][0]["results"], model, tok, texts, config)
+    for i, (ids, (doc, raw, _)) in enumerate(zip(inputs, answers)):
+        with torch.no_grad():
+            out = model(**ids)
+        at = 0 if "QuestionAnswering" in kind else i
         for name, value in out.items():
-            if torch.is_tensor(value) and name in raw:
-                worst[name] = max(worst[name], distance(raw[name], value.numpy()))
+            if not torch.is_tensor(value) or name not in raw:
+                continue
+            want, got, shape = value[0].numpy(), raw[name][at], doc["outputs"][name]
+            if isinstance(shape, dict):
+                got = got[:shape["rows"][at]]
+            worst[name] = max(worst[name], distance(got, want))
     if not worst:
         raise Refused("no output in common")
     return dict(worst), sorted(all_notes)
 
 
-def own_settings(folder):
-    file = folder / "generation_config.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+def compare_replies(kind, replies, model, tok, texts, config):
+    """What is told of raw scores, beside the pipelines of the reference."""
+    def apart(ours, theirs):
+        """Largest difference of probabilities, classes matched by name; ones too close to tell may change places."""
+        theirs = dict(theirs)
+        ranked = sorted(theirs.values(), reverse=True)
+        off = max((abs(p - theirs.get(label, float("inf"))) for label, p in ours), default=0.0)
+        return max([off, *(abs(p - q) for (_, p), q in zip(ours, ranked))])
+    if "SequenceClassification" in kind:
+        pipe = tf.pipeline("text-classification", model=model, tokenizer=tok)
+        cut = dict(truncation=True, max_length=longest(tok, config))
+        worst = 0.0
+        for text, reply in zip(texts, replies):
+            theirs = [(r["label"], r["score"]) for r in pipe(text, top_k=None, **cut)]
+            pairs = [(v["label"], v.get("probability", v.get("value"))) for v in reply.get("labels") or reply.get("values")]
+            if reply.get("values"):
+                pairs = sorted(pairs, key=lambda p: -p[1])
+            worst = max(worst, apart(pairs, theirs))
+        return {"answer": worst}
+    if "MaskedLM" in kind and tok.mask_token and (reply := replies[-1]).get("masks"):
+        ids = tok([texts[-1]], return_tensors="pt", truncation=True, max_length=longest(tok, config))
+        with torch.no_grad():
+            scores = model(**{k: v for k, v in ids.items() if k in inspect.signature(model.forward).parameters}).logits[0].softmax(-1)
+        at = [i for i, t in enumerate(ids.input_ids[0].tolist()) if t == tok.mask_token_id]
+        if len(at) != len(reply["masks"]):
+            return {"answer": float("inf")}
+        return {"answer": max(float(abs(p["probability"] - q)) for i, m in zip(at, reply["masks"]) for p, q in zip(m, sorted(scores[i].tolist(), reverse=True)))}
+    if "TokenClassification" in kind:
+        worst = 0.0
+        for text, reply in zip(texts, replies):
+            ids = tok([text], return_tensors="pt", truncation=True, max_length=longest(tok, config), return_special_tokens_mask=True, return_offsets_mapping=True)
+            special, places = ids.pop("special_tokens_mask")[0].tolist(), ids.pop("offset_mapping")[0].tolist()
+            with torch.no_grad():
+                shares = model(**{k: v for k, v in ids.items() if k in inspect.signature(model.forward).parameters}).logits[0].softmax(-1)
+            keep = [i for i, s in enumerate(special) if not s]
+            told = reply["token_labels"]
+            if len(told) != len(keep):
+                return {"answer": float("inf")}
+            for i, one in zip(keep, told):
+                bytes_of = [len(text[:p].encode()) for p in places[i]]
+                if bytes_of != one["bytes"] or tok.convert_ids_to_tokens(int(ids["input_ids"][0][i])) != one["token"]:
+                    return {"answer": float("inf")}
+                worst = max(worst, abs(float(shares[i].max()) - one["probability"]))
+        return {"answer": worst}
+    return {}
+
+
+def compare_written(folder, texts, model, tok):
+    """Tokens that a writer writes; where it draws, whether each could be drawn."""
+    worst, all_notes = collections.defaultdict(float), set()
+    taken = set(inspect.signature(model.forward).parameters)
+    own = json_of(folder / "generation_config.json")
+    draws = bool(own.get("do_sample"))
+    more = {} if "max_length" in own or "max_new_tokens" in own else {"max_new_tokens": 16}
+    flags = ["--generate", *(["--max-tokens", "16"] if more else [])]
+    if draws:
+        if own.get("num_beams", 1) > 1:
+            raise Refused("no output in common")
+        surprise, spread = 0.0, 1e-9
+        for seed in range(5):
+            doc, _, notes = ours(folder, ["--text", *texts, *flags, "--seed", str(seed)])
+            all_notes |= set(notes)
+            for text, reply in zip(texts, doc["results"]):
+                same, s, v = drawn(model, written_input(tok, text, taken, model.config), reply["tokens"], more)
+                worst["tokens"] = max(worst["tokens"], 0.0 if same else float("inf"))
+                surprise, spread = surprise + s, spread + v
+        if abs(surprise) / spread ** 0.5 > 5:
+            worst["chances"] = abs(surprise) / spread ** 0.5
+        return dict(worst), sorted(all_notes)
+    doc, _, notes = ours(folder, ["--text", *texts, *flags])
+    for text, reply in zip(texts, doc["results"]):
+        with torch.no_grad():
+            out = model.generate(**written_input(tok, text, taken, model.config), **more, return_dict_in_generate=True, output_scores=True)
+        want = out.sequences[0].tolist()[1:]
+        worst["tokens"] = max(worst["tokens"], 0.0 if reply["tokens"] == want else float("inf"))
+        if "score" in reply and getattr(out, "sequences_scores", None) is not None:
+            worst["score"] = max(worst["score"], distance(reply["score"], out.sequences_scores[0].item()))
+        if reply["tokens"] == want:
+            said = tok.decode(want, skip_special_tokens=True)
+            worst["text"] = max(worst["text"], 0.0 if reply["text"].strip() == said.strip() else float("inf"))
+    return dict(worst), sorted(set(notes))
+
+
+def written_input(tok, text, taken, config):
+    ids = tok([text], return_tensors="pt", truncation=True, max_length=int(min(tok.model_max_length, getattr(config, "max_position_embeddings", None) or 512)))
+    return {k: v for k, v in ids.items() if k in ("input_ids", "attention_mask")}
+
+
+def drawn(model, inputs, tokens, more):
+    """The reference draws `tokens`: -> whether each had a chance and the end is the same, how surprising they were, and the spread of that."""
+    left, state = list(tokens), {"same": True, "surprise": 0.0, "spread": 0.0}
+    true_draw = torch.multinomial
+
+    def forced(probs, num_samples=1, **_):
+        if not left:
+            state["same"] = False
+            return probs.argmax(-1, keepdim=True)
+        token, p = left.pop(0), probs[0].double()
+        if p[token] <= 1e-9:
+            state["same"] = False
+        logs = p.clamp_min(1e-30).log()
+        mean = (p * logs).sum()
+        state["surprise"] += float(logs[token] - mean)
+        state["spread"] += float((p * (logs - mean) ** 2).sum())
+        return torch.tensor([[token]])
+    torch.multinomial = forced
+    try:
+        with torch.no_grad():
+            model.generate(**inputs, **more)
+    finally:
+        torch.multinomial = true_draw
+    return state["same"] and not left, state["surprise"], state["spread"]
 
 
 def compare_images(folder, images):
-    from PIL import Image
-    config = tf.AutoConfig.from_pretrained(folder)
-    processor = tf.AutoImageProcessor.from_pretrained(folder, use_fast=json_of(folder / "preprocessor_config.json").get("image_processor_type", "").endswith("Fast"))
-    model = reference_class(config).from_pretrained(folder).eval()
+    from transformers.image_utils import load_image
+    doc = json_of(folder / "config.json")
     worst, all_notes = collections.defaultdict(float), set()
+    if "architecture" in doc:
+        import timm
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+        answer = lambda image: {"logits": model(transform(image)[None])}  # noqa: E731
+    else:
+        config = tf.AutoConfig.from_pretrained(folder)
+        fast = json_of(folder / "preprocessor_config.json").get("image_processor_type", "").endswith("Fast")
+        processor = tf.AutoImageProcessor.from_pretrained(folder, **({"backend": "torchvision"} if fast else {"backend": "pil"}))
+        model = reference_class(config).from_pretrained(folder, dtype=torch.float32).eval()
+        answer = lambda image: model(**processor(image, return_tensors="pt"))  # noqa: E731
     for image in images:
         with torch.no_grad():
-            out = model(**processor(Image.open(image), return_tensors="pt"))
+            out = answer(load_image(str(image)))
         _, raw, notes = ours(folder, ["--image", str(image)])
         all_notes |= set(notes)
         for name, value in out.items():
@@ -145,216 +271,58 @@ def compare_images(folder, images):
     return dict(worst), sorted(all_notes)
 
 
-def json_of(path):
-    return json.loads(path.read_text()) if path.exists() else {}
+def compare(folder, texts, images):
+    """The comparison for what a folder holds."""
+    config, kind = json_of(folder / "config.json"), json_of(folder / "config_sentence_transformers.json").get("model_type")
+    if kind == "CrossEncoder" or json_of(folder / "referee.json").get("pairs"):
+        return sentences.compare_pairs(folder, texts, ours, distance)
+    if kind == "SparseEncoder":
+        return sentences.compare_sparse(folder, texts, ours, distance)
+    if (folder / "modules.json").exists():
+        return sentences.compare_dense(folder, texts, ours, distance, BINARY)
+    if any(k in config for k in ("image_size", "patch_size", "num_channels", "architecture")):
+        return compare_images(folder, images or made_of.pictures(folder, random.Random(folder.name)))
+    return compare_texts(folder, texts)
 
 
 # --- folders made here ----------------------------------------------------------------------------------------------------------
 
-SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
-BERTLIKE = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert", "electra": "Electra",
-            "albert": "Albert", "mpnet": "MPNet", "distilbert": "DistilBert", "modernbert": "ModernBert", "deberta-v2": "DebertaV2"}
-HEADS = ["Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"]
-WRITERS = {"t5": "T5", "mt5": "MT5", "bart": "Bart"}
-VISION = {"vit": ("ViT", "ViTImageProcessor"), "deit": ("DeiT", "DeiTImageProcessor"), "swin": ("Swin", "ViTImageProcessor"),
-          "pvt_v2": ("PvtV2", "PvtImageProcessor"), "dinov2": ("Dinov2", "BitImageProcessor"), "beit": ("Beit", "BeitImageProcessor"),
-          "convnext": ("ConvNext", "ConvNextImageProcessor")}
-
-
-def tokenizer_files(folder, kind, rng):
-    """Writes a tokenizer of a kind; -> its class and the size of its vocabulary."""
-    import tokenizers as tk
-    if kind == "wordpiece":
-        t = tk.BertWordPieceTokenizer(lowercase=rng.random() < 0.7)
-        t.train_from_iterator(CORPUS, vocab_size=120, show_progress=False)
-        t.save_model(str(folder))
-        settings = {"tokenizer_class": "BertTokenizer"}
-        for key, values in {"do_lower_case": [None, True, False], "strip_accents": [None, None, True, False],
-                            "model_max_length": [None, 24, 12], "truncation_side": [None, None, "left"]}.items():
-            value = rng.choice(values)
-            if value is not None:
-                settings[key] = value
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        n = len((folder / "vocab.txt").read_text().splitlines())
-        if rng.random() < 0.3:
-            (folder / "added_tokens.json").write_text(json.dumps({"<user>": n, "<url>": n + 1}))
-            n += 2
-        if rng.random() < 0.4:
-            tf.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
-        return n
-    if kind == "bytes":
-        t = tk.ByteLevelBPETokenizer()
-        t.train_from_iterator(CORPUS, vocab_size=320, show_progress=False, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-        t.save_model(str(folder))
-        settings = {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": rng.choice([False, False, True])}
-        if rng.random() < 0.4:
-            settings["model_max_length"] = rng.choice([16, 24])
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        if rng.random() < 0.5:
-            tf.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
-        return len(json.loads((folder / "vocab.json").read_text())) if (folder / "vocab.json").exists() else len(tf.AutoTokenizer.from_pretrained(folder))
-    import sentencepiece as spm
-    name = {"t5": "spiece.model", "albert": "spiece.model", "xlmr": "sentencepiece.bpe.model", "deberta": "spm.model"}[kind]
-    own = {"t5": dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
-           "albert": dict(pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols="[CLS],[SEP],[MASK]"),
-           "deberta": dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", pad_piece="[PAD]",
-                           user_defined_symbols="[MASK]"),
-           "xlmr": dict(unk_id=0, bos_id=1, eos_id=2, pad_id=-1)}[kind]
-    prefix = folder / "sp"
-    spm.SentencePieceTrainer.train(sentence_iterator=iter(CORPUS * 20), model_prefix=str(prefix), vocab_size=90, hard_vocab_limit=False,
-                                   minloglevel=2, **own)
-    (folder / "sp.model").rename(folder / name)
-    (folder / "sp.vocab").unlink()
-    cls = {"t5": "T5Tokenizer", "albert": "AlbertTokenizer", "deberta": "DebertaV2Tokenizer", "xlmr": "XLMRobertaTokenizer"}[kind]
-    settings = {"tokenizer_class": cls}
-    if kind == "t5":
-        settings["extra_ids"] = 0
-    if rng.random() < 0.4:
-        settings["model_max_length"] = rng.choice([16, 24])
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tok = tf.AutoTokenizer.from_pretrained(folder)
-    if rng.random() < 0.5:
-        tok.save_pretrained(folder)
-    return len(tok)
-
-
-def text_folder(folder, rng):
-    family = rng.choice(list(BERTLIKE))
-    head = rng.choice(HEADS)
-    kind = {"roberta": "bytes", "xlm-roberta": "xlmr", "camembert": "xlmr", "albert": "albert", "deberta-v2": "deberta"}.get(family, "wordpiece")
-    if kind == "xlmr" and family == "camembert":
-        family = "xlm-roberta"
-    vocab = tokenizer_files(folder, kind, rng)
-    more = dict(SIZES)
-    if family == "distilbert":
-        more = dict(dim=32, n_layers=2, n_heads=4, hidden_dim=40)
-    if family == "albert":
-        more["embedding_size"] = 16
-    if family in ("deberta-v2",) and rng.random() < 0.7:
-        more.update(relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=rng.random() < 0.5,
-                    position_biased_input=False, type_vocab_size=0)
-    if family == "modernbert":
-        more.update(global_attn_every_n_layers=2, local_attention=8, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
-    if family in ("roberta", "xlm-roberta", "mpnet"):
-        more["max_position_embeddings"] = 34
-        more["pad_token_id"] = 1
-    else:
-        more["max_position_embeddings"] = 32
-    if head == "ForSequenceClassification":
-        more["num_labels"] = rng.choice([1, 2, 3, 5])
-        problem = rng.choice([None, None, "regression", "multi_label_classification", "single_label_classification"])
-        if problem:
-            more["problem_type"] = problem
-    if head == "ForTokenClassification":
-        more["num_labels"] = rng.choice([3, 5])
-    if head == "ForMaskedLM" and rng.random() < 0.3:
-        more["tie_word_embeddings"] = False
-    if rng.random() < 0.3 and family not in ("distilbert", "modernbert"):
-        more["hidden_act"] = rng.choice(["relu", "gelu_new", "silu"])
-    config = getattr(tf, BERTLIKE[family] + "Config")(vocab_size=max(vocab, 8), **more)
-    cls = getattr(tf, BERTLIKE[family] + head, None)
-    model = cls(config)
-    if head == "Model" and family in ("bert", "roberta", "albert", "xlm-roberta") and rng.random() < 0.4:
-        model = cls(config, add_pooling_layer=False)
-    return f"{family}/{head}/{kind}", model
-
-
-def writer_folder(folder, rng):
-    family = rng.choice(list(WRITERS))
-    kind = "bytes" if family == "bart" else "t5"
-    vocab = tokenizer_files(folder, kind, rng)
-    if family == "bart":
-        settings = json_of(folder / "tokenizer_config.json")
-        if settings.get("tokenizer_class") == "RobertaTokenizer":
-            settings["tokenizer_class"] = "BartTokenizer"
-            (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        config = tf.BartConfig(vocab_size=vocab, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
-                               encoder_ffn_dim=40, decoder_ffn_dim=40, max_position_embeddings=64, scale_embedding=rng.random() < 0.5)
-        model = tf.BartForConditionalGeneration(config)
-    else:
-        config = getattr(tf, WRITERS[family] + "Config")(
-            vocab_size=vocab, d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4, decoder_start_token_id=0,
-            feed_forward_proj=rng.choice(["relu", "gated-gelu"]), relative_attention_num_buckets=8, relative_attention_max_distance=16)
-        model = getattr(tf, WRITERS[family] + "ForConditionalGeneration")(config)
-    own = {"no_repeat_ngram_size": [0, 0, 2, 3], "repetition_penalty": [1.0, 1.0, 1.5], "num_beams": [1, 1, 3], "length_penalty": [1.0, 0.5],
-           "min_length": [0, 0, 6], "max_length": [None, None, 9], "suppress_tokens": [None, None, [4, 9]], "bad_words_ids": [None, None, [[7], [5, 6]]],
-           "forced_bos_token_id": [None, None, 8], "forced_eos_token_id": [None, None, 1], "early_stopping": [False, True]}
-    for key, values in own.items():
-        value = rng.choice(values)
-        if value is not None:
-            setattr(model.generation_config, key, value)
-    if model.generation_config.num_beams == 1:
-        model.generation_config.length_penalty, model.generation_config.early_stopping = 1.0, False
-    return f"{family}/{kind}", model
-
-
-def vision_folder(folder, rng):
-    family = rng.choice(list(VISION))
-    name, processor = VISION[family]
-    size = rng.choice([32, 48])
-    more = dict(image_size=size, patch_size=8, num_channels=3, num_labels=rng.choice([2, 5]))
-    if family in ("vit", "deit", "dinov2", "beit"):
-        more.update(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
-    if family == "dinov2":
-        more.update(mlp_ratio=2)
-        more.pop("intermediate_size")
-    if family == "swin":
-        more.update(patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4)
-    if family == "pvt_v2":
-        more = dict(image_size=size, num_labels=more["num_labels"], num_encoder_blocks=4, depths=[1] * 4, sr_ratios=[4, 2, 1, 1], hidden_sizes=[8, 16, 24, 32],
-                    num_attention_heads=[1, 2, 2, 4])
-    if family == "convnext":
-        more = dict(image_size=size, num_labels=more["num_labels"], depths=[1, 1, 2, 1], hidden_sizes=[8, 16, 24, 32], patch_size=4)
-    config = getattr(tf, name + "Config")(**more)
-    cls = getattr(tf, name + rng.choice(["ForImageClassification", "Model"]))
-    side = {"shortest_edge": size} if processor in ("BitImageProcessor", "ConvNextImageProcessor") else {"height": size, "width": size}
-    own = {"image_processor_type": processor + rng.choice(["", "Fast"]), "size": side, "do_normalize": rng.random() < 0.8,
-           "image_mean": [0.5, 0.4, 0.6], "image_std": [0.2, 0.3, 0.25], "resample": rng.choice([2, 3])}
-    if processor in ("BitImageProcessor", "BeitImageProcessor", "DeiTImageProcessor"):
-        own["crop_size"] = {"height": size, "width": size}
-        own["do_center_crop"] = True
-    if rng.random() < 0.85:
-        (folder / "preprocessor_config.json").write_text(json.dumps(own))
-    return f"{family}/{cls.__name__}/{own['image_processor_type']}", cls(config)
-
-
-def randomise(model, seed):
-    """Weights large enough that a wrong setting shows."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            scale = 0.3 if p.dim() > 1 else 0.1
-            p.copy_(torch.randn(p.shape, generator=g) * scale + (1.0 if "norm" in name.lower() and name.endswith("weight") and p.dim() == 1 else 0.0))
+MAKERS = [(made_of.text_folder, 5), (made_of.writer_folder, 4), (made_of.vision_folder, 4), (made_of.timm_folder, 2), (sentences.dense_folder, 5),
+          (sentences.sparse_folder, 1), (sentences.pairs_folder, 2)]
 
 
 def made(n, seed, keep):
-    """Random folders: (what, path, image or not)."""
+    """Random folders: (what, path)."""
+    makers, weights = zip(*MAKERS)
     for i in range(n):
         rng = random.Random(f"{seed}-{i}")
-        folder = pathlib.Path(keep) / f"{i:03}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        make = rng.choices([text_folder, writer_folder, vision_folder], [6, 3, 3])[0]
-        try:
-            what, model = make(folder, rng)
-            randomise(model, i)
-            model.save_pretrained(folder)
-        except Exception as e:  # noqa: BLE001 - a folder that the reference cannot make is no case
-            print(f"{i:03} not made: {type(e).__name__}: {str(e)[:120]}")
-            continue
-        yield what, folder
+        make = rng.choices(makers, weights)[0]
+        yield from put(make, rng, pathlib.Path(keep) / f"{i:03}", i)
 
 
-def pictures(keep):
-    from PIL import Image
-    rng = np.random.default_rng(7)
-    all_of = []
-    for i, (w, h) in enumerate([(64, 48), (40, 90)]):
-        small = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
-        path = pathlib.Path(keep) / f"picture-{i}.png"
-        Image.fromarray(small).resize((w, h), Image.BICUBIC).save(path)
-        all_of.append(path)
-    return all_of
+def middling(keep, text):
+    """A folder for each family, wider and deeper than the random ones, with a tokenizer trained on real text."""
+    size = made_of.Size(dim=256, layers=5, heads=8, ff=640, rows=512, side=(224,), words=3000, text=tuple(text))
+    todo = [(made_of.text_folder, f, "ForMaskedLM") for f in made_of.BERTLIKE] + [(made_of.writer_folder, f, None) for f in made_of.WRITERS]
+    todo += [(made_of.vision_folder, f, None) for f in made_of.VISION] + [(made_of.timm_folder, f, None) for f in made_of.TIMM]
+    for i, (make, family, head) in enumerate(todo):
+        more = {"head": head} if head else {}
+        one = lambda folder, rng: make(folder, rng, size, family=family, **more)  # noqa: B023, E731
+        yield from put(one, random.Random(f"middling-{family}"), pathlib.Path(keep) / family, i)
+
+
+def put(make, rng, folder, seed):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        what, model = make(folder, rng)
+        if model is not None:
+            made_of.randomise(model, seed)
+            made_of.save(model, folder, rng)
+    except Exception as e:  # noqa: BLE001 - a folder that the reference cannot make is no case
+        print(f"{folder.name} not made: {type(e).__name__}: {str(e)[:160]}")
+        return
+    yield what, folder
 
 
 def main():
@@ -363,39 +331,47 @@ def main():
     p.add_argument("--texts", type=pathlib.Path)
     p.add_argument("--images", type=pathlib.Path)
     p.add_argument("--random", type=int, default=0)
+    p.add_argument("--medium", action="store_true")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--keep", default=None)
     a = p.parse_args()
     keep = a.keep or tempfile.mkdtemp(prefix="referee-")
     texts = a.texts.read_text().splitlines() if a.texts else TEXTS
     images = sorted(a.images.iterdir()) if a.images else None
-    cases = [(f.name, f) for f in a.folders]
-    agreed, refused, silent = 0, collections.Counter(), []
-    for what, folder in [*cases, *made(a.random, a.seed, keep)]:
+    corpus = sorted(pathlib.Path(ROOT / "docs").rglob("*.md"))
+    every = itertools.chain([(f.name, f) for f in a.folders], middling(keep, [x for f in corpus for x in f.read_text().splitlines()]) if a.medium else [],
+                            made(a.random, a.seed, keep))
+    agreed, failed, refused, silent, noted, families = 0, collections.Counter(), collections.Counter(), [], [], collections.Counter()
+    for what, folder in every:
+        families[what.split("/")[0]] += 1
         try:
-            config = json_of(folder / "config.json")
-            sees = any(k in config for k in ("image_size", "patch_size", "num_channels"))
-            try:
-                worst, notes = compare_images(folder, images or pictures(keep)) if sees else compare_texts(folder, texts)
-            except Refused as e:
-                refused[str(e).split(":")[0] + ": " + what.split("/")[0]] += 1
-                print(f"{folder.name} {what}: refused: {e}")
-                continue
-            bad = {k: v for k, v in worst.items() if not v <= CLOSE}
-            said = [n for n in notes if "effect" in n]
-            if bad and not said:
-                silent.append((folder, what, bad))
-            agreed += not bad
-            text = ", ".join(f"{k} {v:.1e}" for k, v in worst.items())
-            mark = "" if not bad else (" DIFFERS, noted" if said else " DIFFERS")
-            print(f"{folder.name} {what}: {text}{mark}" + (f"  [{'; '.join(notes)[:150]}]" if notes else ""), flush=True)
+            worst, notes = compare(folder, texts, images)
+        except Refused as e:
+            said = re.sub(r"`?/\S+", "PATH", str(e)).replace("PATH is a folder of ", "")
+            refused[" ".join(said.split(": ")[:2])[:100] + " | " + what.split("/")[0]] += 1
+            print(f"{folder.name} {what}: refused: {e}", flush=True)
+            continue
         except Exception as e:  # noqa: BLE001 - the reference itself fails on it
-            print(f"{folder.name} {what}: the reference fails: {type(e).__name__}: {str(e)[:200]}")
-    print(f"\n{agreed} agree, {sum(refused.values())} refused, {len(silent)} differ in silence")
-    for kind, n in refused.most_common():
-        print(f"  refused {n} x {kind}")
-    for folder, what, bad in silent:
-        print(f"  SILENT {folder} {what} {bad}")
+            failed[f"{type(e).__name__} | {what.split('/')[0]}"] += 1
+            print(f"{folder.name} {what}: the reference fails: {type(e).__name__}: {' '.join(str(e).split())[:240]}", flush=True)
+            continue
+        bad = {k: v for k, v in worst.items() if not v <= CLOSE}
+        said = [n for n in notes if "effect" in n]
+        if bad:
+            (noted if said else silent).append((folder, what, bad))
+        agreed += not bad
+        text = ", ".join(f"{k} {v:.1e}" for k, v in worst.items())
+        mark = "" if not bad else (" DIFFERS, noted" if said else " DIFFERS")
+        print(f"{folder.name} {what}: {text}{mark}" + (f"  [{'; '.join(notes)[:150]}]" if notes else ""), flush=True)
+    print(f"\n{agreed} agree, {sum(refused.values())} refused, {sum(failed.values())} fail in the reference, {len(noted)} differ with a note, "
+          f"{len(silent)} differ in silence")
+    print("  drawn: " + ", ".join(f"{n} x {family}" for family, n in sorted(families.items())))
+    for title, counts in [("refused", refused), ("the reference fails", failed)]:
+        for kind, n in counts.most_common():
+            print(f"  {title} {n} x {kind}")
+    for title, all_of in [("NOTED", noted), ("SILENT", silent)]:
+        for folder, what, bad in all_of:
+            print(f"  {title} {folder} {what} {bad}")
     sys.exit(bool(silent))
 
 

@@ -28,8 +28,8 @@ pub mod softmax;
 pub mod threads;
 
 pub use attention::{
-    Attend, Bias, Keys, Packed, Positions, QkvGrad, Rows, RowsMut, Slab, Zones, attend, attend_backward, attend_probs,
-    attend_probs_mean, attention, attention_backward, attention_probs,
+    Attend, Bias, Keys, Packed, PairPlaces, Positions, QkvGrad, Rows, RowsMut, Slab, Zones, attend, attend_backward,
+    attend_probs, attend_probs_mean, attention, attention_backward, attention_probs, pair_scores, pair_scores_backward,
 };
 pub use buffer::unfilled;
 pub use conv::{Depthwise, depthwise, depthwise_backward};

@@ -13,6 +13,7 @@ pub mod fused;
 mod maps;
 mod nested;
 pub mod optim;
+mod pairs;
 mod slab;
 pub mod tape;
 
@@ -33,6 +34,7 @@ pub use dense::{DenseWeight, linear_grouped};
 pub use epilogue::Epilogue;
 pub use maps::AttentionMaps;
 pub use nested::{FEW_ROWS, NestedWeight, PackedNested, nested_linear};
+pub use pairs::pair_scores;
 pub(crate) use slab::{KeyValueSlab, attend_slabs, extend_slabs, packed_keys};
 
 /// Whether the kernels can take these tensors.

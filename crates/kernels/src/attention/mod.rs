@@ -4,12 +4,14 @@
 
 mod backward;
 mod forward;
+mod pairs;
 mod scores;
 mod single;
 mod spec;
 mod tile;
 mod views;
 
+pub use pairs::{PairPlaces, pair_scores, pair_scores_backward};
 pub use spec::{Attend, Bias, Packed, Positions, Zones};
 pub use views::{Keys, QkvGrad, Rows, RowsMut, Slab};
 

@@ -486,6 +486,13 @@ mod tests {
         check(&[x.clone(), var(5, &[7])], |t| scale_rows(&t[0], &t[1]));
         check(&[x.clone(), var(6, &[12, 2]), var(7, &[12])], |t| mix_parts(&t[0], &t[1], &t[2], 2));
         check(from_ref(&x), |t| mean_rows(&t[0], &rows));
+        let (q, k) = (var(10, &[2, 3, 5]), var(11, &[2, 3, 5]));
+        let at = vec![2, 1, 0, 3, 2, 1, 4, 3, 2];
+        check(&[q.clone(), k.clone()], |t| pair_scores(Some(&t[0]), Some(&t[1]), at.clone(), 0.4));
+        check(from_ref(&q), |t| pair_scores(Some(&t[0]), None, at.clone(), 0.4));
+        check(from_ref(&k), |t| pair_scores(None, Some(&t[0]), at.clone(), 0.4));
+        assert!(pair_scores(Some(q.as_tensor()), None, vec![5; 9], 1.0).is_err());
+        assert!(pair_scores(None, None, at, 1.0).is_err());
         for pairs in [Pairs::Neighbours, Pairs::Halves] {
             check(from_ref(&x), |t| rotate(&t[0], 2, &Angles::new(6, &[1.0, 0.1], pairs), &[0, 5, 0, 1, 2, 3, 4]));
             // The third and fourth number of each head stay.

@@ -153,7 +153,10 @@ impl Distances {
 
     /// Rows of the table for every pair of a query and a key, query by query.
     fn rows(&self, positions: &[u32]) -> Vec<u32> {
-        let of = |q: &u32, k: &u32| self.row(i64::from(*q) - i64::from(*k));
+        let (least, most) = positions.iter().fold((u32::MAX, 0), |(a, b), p| (a.min(*p), b.max(*p)));
+        let far = i64::from(most.saturating_sub(least));
+        let known: Vec<u32> = (-far..=far).map(|distance| self.row(distance)).collect();
+        let of = |q: &u32, k: &u32| known[(i64::from(*q) - i64::from(*k) + far) as usize];
         positions.iter().flat_map(|q| positions.iter().map(move |k| of(q, k))).collect()
     }
 }
@@ -225,15 +228,6 @@ impl Disentangled {
         x.reshape((rows, self.heads, dim / self.heads))?.permute((1, 0, 2))?.contiguous()
     }
 
-    /// Products of rows with the vectors of distances, each pair at its own. Shapes: x `[rows, dim]`, vectors
-    /// `[len, dim]`, at `[rows, rows]` -> `[heads, rows, rows]`.
-    fn at_distances(&self, x: &Tensor, vectors: &Tensor, at: &Tensor) -> Result<Tensor> {
-        let n = x.dims()[0];
-        let all = self.by_head(x)?.matmul(&self.by_head(vectors)?.permute((0, 2, 1))?.contiguous()?)?;
-        let at = Tensor::stack(&vec![at.clone(); self.heads], 0)?;
-        all.gather(&at.reshape((self.heads, n, n))?, 2)
-    }
-
     /// What the heads gather. Shapes: x `[total, dim]` -> `[total, dim]`.
     fn mixed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         let [q, k, v] = [&self.query, &self.key, &self.value].map(|p| p.forward(cx, x));
@@ -255,6 +249,8 @@ impl Disentangled {
         };
         let pos_key = project(&self.of_distance[0], self.key.as_ref(), d.c2p)?;
         let pos_query = project(&self.of_distance[1], self.query.as_ref(), d.p2c)?;
+        let pos_key = pos_key.map(|t| self.by_head(&t)).transpose()?;
+        let pos_query = pos_query.map(|t| self.by_head(&t)).transpose()?;
         // Members share this work and each is charged for its own distances, so that its cost is that of it alone.
         let each = (cx.trace.macs - counted) as usize / len;
         cx.trace.macs = counted;
@@ -270,28 +266,20 @@ impl Disentangled {
             let part = |t: &Tensor| t.narrow(0, rows.range(i).start, n)?.contiguous();
             let (q, k, v) = (part(&q)?, part(&k)?, part(&v)?);
             let (first, width) = reach(own(i));
-            let nearby = |t: &Tensor| t.narrow(0, first - from, width)?.contiguous();
-            let at: Vec<u32> = d.rows(own(i)).into_iter().map(|row| row - first as u32).collect();
-            let at = Tensor::from_vec(at, (n, n))?;
-            let mut bias: Option<Tensor> = None;
-            if let Some(keys) = &pos_key {
-                bias = Some(self.at_distances(&q, &nearby(keys)?, &at)?);
-            }
-            if let Some(queries) = &pos_query {
-                // Keys are the rows here; the distance of a pair stays that of its query from its key.
-                let of_keys = self.at_distances(&k, &nearby(queries)?, &at.t()?.contiguous()?)?;
-                let of_keys = of_keys.permute((0, 2, 1))?.contiguous()?;
-                bias = Some(match bias {
-                    Some(bias) => (bias + of_keys)?,
-                    None => of_keys,
-                });
-            }
-            let bias = bias.map(|b| b * self.scale).transpose()?;
+            // Products of rows with the vectors of the distances that the segment has: [heads, n, width].
+            let products = |x: &Tensor, vectors: &Option<Tensor>| -> Result<Option<Tensor>> {
+                let Some(vectors) = vectors else { return Ok(None) };
+                let nearby = vectors.narrow(1, first - from, width)?.contiguous()?;
+                self.by_head(x)?.matmul(&nearby.t()?).map(Some)
+            };
+            let (of_queries, of_keys) = (products(&q, &pos_key)?, products(&k, &pos_query)?);
+            let at = d.rows(own(i)).into_iter().map(|row| row - first as u32).collect();
+            let bias = ops::pair_scores(of_queries.as_ref(), of_keys.as_ref(), at, self.scale)?;
             let kinds = usize::from(pos_key.is_some()) + usize::from(pos_query.is_some());
             cx.count(n * self.out.dims().0 * (2 * n + kinds * width) + width * each);
             let (_, one) = rows.select(&[i]);
             let spec = AttendSpec {
-                bias: bias.as_ref().map(ScoreBias::Pairs),
+                bias: Some(ScoreBias::Pairs(&bias)),
                 ..AttendSpec::new(&one, &one, self.heads, self.scale)
             };
             if let Some(probs) = &mut probs {
