@@ -125,7 +125,8 @@ def pairs_folder(folder, rng):
         put(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder"} | ({"activation_fn": act} if act else {}) | some(rng, {
             "prompts": [None, {}, {"query": "search: "}], "default_prompt_name": [None]}))
     else:
-        put(folder / "referee.json", {"pairs": True, "max_length": 24})
+        put(folder / "referee.json", {"pairs": True})
+        put(folder / "tokenizer_config.json", {"model_max_length": 24} | json_of(folder / "tokenizer_config.json"))
     return f"pairs:{what}/{layout}", None
 
 
