@@ -22,7 +22,15 @@ MODELS = {
     "pvt_v2_b0": "pvt-v2-b0",
     "tnt_s_legacy_patch16_224": "tnt-s-legacy-patch16-224",
     "crossvit_tiny_240": "crossvit-tiny-240",
+    "beit_base_patch16_224": "beit-base-patch16-224",
+    "convnext_tiny": "convnext-tiny",
+    "resnet50": "resnet-50",
+    "vit_base_patch16_clip_224": "clip-vit-base-patch16",
+    "vit_base_patch16_siglip_224": "siglip-base-patch16-224",
+    "vit_small_patch14_dinov2": "dinov2-small",
 }
+# Sides of images other than a model's own: that of DINOv2 as its processor makes them.
+SIDES = {"vit_small_patch14_dinov2": 224}
 
 
 def median_of(call, warmup, iters):
@@ -36,9 +44,9 @@ def median_of(call, warmup, iters):
     return statistics.median(taken)
 
 
-def ours(a, name, batch):
+def ours(a, name, side, batch):
     """Median seconds as `switchformer bench` says."""
-    cmd = [*a.ours.split(), "--threads", str(a.threads), "bench", name, "--batch", str(batch), "--warmup", str(a.warmup), "--iters", str(a.iters), "--json"]
+    cmd = [*a.ours.split(), "--threads", str(a.threads), "bench", name, "--side", str(side), "--batch", str(batch), "--warmup", str(a.warmup), "--iters", str(a.iters), "--json"]
     run = subprocess.run(cmd, capture_output=True, text=True)
     if run.returncode:
         sys.exit(f"{' '.join(cmd)}: {run.stderr}")
@@ -83,11 +91,12 @@ def main():
     for name in a.models:
         if name not in MODELS:
             sys.exit(f"{name}: not one of {', '.join(MODELS)}")
-        model = timm.create_model(name, pretrained=False).eval()
-        side = model.pretrained_cfg["input_size"][-1]
+        own = {"img_size": SIDES[name]} if name in SIDES else {}
+        model = timm.create_model(name, pretrained=False, **own).eval()
+        side = SIDES.get(name, model.pretrained_cfg["input_size"][-1])
         for b in a.batch:
             x = torch.rand(b, 3, side, side) * 2 - 1
-            sides = {"ours": lambda: ours(a, MODELS[name], b), "torch": lambda: median_of(lambda: model(x), a.warmup, a.iters)}
+            sides = {"ours": lambda: ours(a, MODELS[name], side, b), "torch": lambda: median_of(lambda: model(x), a.warmup, a.iters)}
             if a.onnx:
                 run = session_of(model, x, a.threads)
                 sides["onnxruntime"] = lambda: median_of(run, a.warmup, a.iters)

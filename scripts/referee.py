@@ -180,6 +180,17 @@ def compare_written(folder, texts, model, tok):
     """Tokens that a writer writes; where it draws, whether each could be drawn."""
     worst, all_notes = collections.defaultdict(float), set()
     taken = set(inspect.signature(model.forward).parameters)
+    # Raw scores for a text that is given, then what is written freely.
+    ids = written_input(tok, texts[-1], taken, model.config)
+    ids |= {"decoder_input_ids": torch.cat([torch.full((1, 1), model.config.decoder_start_token_id or 0), ids["input_ids"][:, :9]], 1)}
+    with tempfile.TemporaryDirectory() as temp:
+        save_file({k: v.numpy() for k, v in ids.items()}, pathlib.Path(temp) / "in.safetensors")
+        _, raw, _ = ours(folder, ["--tensors", f"{temp}/in.safetensors"])
+    with torch.no_grad():
+        out = model(**ids)
+    for name in ("logits", "encoder_last_hidden_state"):
+        if name in raw:
+            worst[name] = distance(raw[name], out[name].numpy())
     own = json_of(folder / "generation_config.json")
     draws = bool(own.get("do_sample"))
     more = {} if "max_length" in own or "max_new_tokens" in own else {"max_new_tokens": 16}
@@ -338,9 +349,10 @@ def main():
     keep = a.keep or tempfile.mkdtemp(prefix="referee-")
     texts = a.texts.read_text().splitlines() if a.texts else TEXTS
     images = sorted(a.images.iterdir()) if a.images else None
-    corpus = sorted(pathlib.Path(ROOT / "docs").rglob("*.md"))
-    every = itertools.chain([(f.name, f) for f in a.folders], middling(keep, [x for f in corpus for x in f.read_text().splitlines()]) if a.medium else [],
-                            made(a.random, a.seed, keep))
+    lines = [line for f in sorted((ROOT / "docs").rglob("*.md")) for line in f.read_text().splitlines()]
+    if a.medium and not a.texts:
+        texts = [*texts, " ".join(lines)[:3000], " ".join(lines[::7])[:700]]
+    every = itertools.chain([(f.name, f) for f in a.folders], middling(keep, lines) if a.medium else [], made(a.random, a.seed, keep))
     agreed, failed, refused, silent, noted, families = 0, collections.Counter(), collections.Counter(), [], [], collections.Counter()
     for what, folder in every:
         families[what.split("/")[0]] += 1

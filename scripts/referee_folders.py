@@ -173,7 +173,7 @@ def text_folder(folder, rng, size=SMALL, family=None, head=None):
                     position_biased_input=False, type_vocab_size=0)
     if family == "modernbert":
         more.update(global_attn_every_n_layers=2, local_attention=8, pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3)
-        more |= some(rng, {"classifier_pooling": [None, "mean", "cls"], "norm_bias": [None, True], "attention_bias": [None, True], "decoder_bias": [None, False]})
+        more |= some(rng, {"classifier_pooling": [None, "mean", "cls"], "norm_bias": [None, True], "attention_bias": [None, True], "decoder_bias": [None, None, None, False] if size is SMALL else [None]})
     if family in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         more |= dict(max_position_embeddings=size.rows + 2, pad_token_id=1)
     else:
@@ -247,7 +247,7 @@ def writer_folder(folder, rng, size=SMALL, family=None):
         config = getattr(tf, WRITERS[family] + "Config")(
             vocab_size=vocab, d_model=dim, d_kv=dim // heads, d_ff=ff, num_layers=layers, num_heads=heads, decoder_start_token_id=0,
             feed_forward_proj="relu" if own else rng.choice(["relu", "gated-gelu", "gated-silu"]), relative_attention_num_buckets=8,
-            relative_attention_max_distance=16, tie_word_embeddings=rng.random() < (0.9 if own else 0.6), **own)
+            relative_attention_max_distance=16, tie_word_embeddings=size is not SMALL or rng.random() < (0.9 if own else 0.6), **own)
         model = getattr(tf, WRITERS[family] + "ForConditionalGeneration")(config)
     if size is SMALL:
         for key, value in rules(rng, vocab).items():
@@ -370,6 +370,8 @@ def randomise(model, seed):
         for name, p in model.named_parameters():
             fan = p[0].numel() if p.dim() > 1 else 1
             scale = min(0.3, 1.7 / fan ** 0.5) if p.dim() > 1 else 0.1
+            # T5 and its kin do not divide scores by the width of a head.
+            scale *= 0.2 if name.endswith("Attention.q.weight") else 1.0
             is_scale = p.dim() == 1 and name.endswith("weight") and ("norm" in name.lower() or "layernorm" in name.lower() or ".bn" in name)
             p.copy_(torch.randn(p.shape, generator=g) * scale + (1.0 if is_scale else 0.0))
 

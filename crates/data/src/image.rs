@@ -118,7 +118,7 @@ pub fn png(picture: &Picture) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Opens a PNG, JPEG, WebP, BMP, PPM or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
+/// Opens a PNG, JPEG, WebP, BMP, PPM, TIFF (first page) or GIF (first frame) file of any extension; fails with `file.*` or `image.*` codes.
 ///
 /// The bytes are those of Pillow's `convert`: alpha is dropped, palettes are looked up, colours keep the high byte of 16 bits
 /// (gray of 16 bits is cut at 255), and inks of printers become red, green and blue. An EXIF orientation is applied as
@@ -151,7 +151,7 @@ fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
     let format = image::guess_format(bytes).map_err(|_| unsupported(bytes, path))?;
     // Another crate in the build may switch on more decoders; only these are vetted here.
     match format {
-        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Pnm => {}
+        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Pnm | ImageFormat::Tiff => {}
         ImageFormat::Jpeg => return decode_jpeg(bytes, path),
         _ => return Err(unsupported(bytes, path)),
     }
@@ -244,7 +244,6 @@ fn unsupported(bytes: &[u8], path: &Path) -> Error {
     let kind = match (brand, bytes) {
         (Some(b"avif" | b"avis"), _) => "AVIF",
         (Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1"), _) => "HEIC",
-        (_, [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..]) => "TIFF",
         (_, [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..]) => "JPEG XL",
         (_, [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..]) => "JPEG 2000",
         (_, [b'8', b'B', b'P', b'S', ..]) => "Photoshop",

@@ -48,7 +48,9 @@ fn every_layout_is_read_as_pillow_reads_it() {
         assert_eq!((picture.width(), picture.height()), (side("width"), side("height")), "{name}");
         let rgb = base64::engine::general_purpose::STANDARD.decode(want["rgb"].as_str().unwrap()).unwrap();
         let worst = picture.data().iter().zip(&rgb).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        assert_eq!((worst, picture.data().len()), (0, rgb.len()), "{name}");
+        // Another decoder reads the JPEG in a TIFF.
+        let allowed = u8::from(name == "jpeg.tif");
+        assert!(worst <= allowed && picture.data().len() == rgb.len(), "{name}: {worst}");
     }
     assert!(expected.as_object().unwrap().len() > 15);
 }
@@ -63,7 +65,7 @@ fn what_is_not_read_is_named_and_says_what_to_do() {
     let avif = says(&load("pictures/avif.avif"));
     assert!(avif.contains("format AVIF") && avif.contains("convert it to PNG or JPEG"), "{avif}");
     assert!(says(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").contains("HEIC"));
-    assert!(says(b"II*\0\x08\0\0\0").contains("TIFF"));
+    assert!(says(&load("pictures/palette.tif")).contains("unsupported variant"));
     assert!(says(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n").contains("git-lfs pointer"));
     assert!(says(b"<!DOCTYPE html><html>").contains("HTML page"));
 }
@@ -108,6 +110,8 @@ fn every_truncation_is_an_error_and_none_panics() {
         "pictures/ycck.jpg",
         "pictures/420-restart.jpg",
         "pictures/plain.ppm",
+        "pictures/lzw.tif",
+        "pictures/adobe_deflate.tif",
         "lossless.webp",
         "lossy.webp",
         "small.bmp",
@@ -150,6 +154,9 @@ fn flipped_bytes_never_panic() {
         "palette.bmp",
         "animated.gif",
         "pictures/plain.pgm",
+        "pictures/lzw.tif",
+        "pictures/adobe_deflate.tif",
+        "pictures/gray16.tif",
     ] {
         let whole = load(name);
         for at in 0..whole.len().min(1200) {

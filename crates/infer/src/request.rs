@@ -136,7 +136,7 @@ pub enum Aggregation {
     Max,
 }
 
-/// An encoded image (PNG, JPEG, WebP, BMP or GIF): `{"name": .., "bytes": base64}` in JSON.
+/// An encoded image (PNG, JPEG, WebP, BMP, PPM, TIFF or GIF): `{"name": .., "bytes": base64}` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     name: String,
