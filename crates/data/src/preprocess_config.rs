@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use switchformer_format::json;
 
 use crate::error::{Error, Result, read_json};
+use crate::image_keys::{JOINT, PROCESSOR, TIMM, listed, notes};
 use crate::processors::{Backend, Family, IMAGENET, Size};
 use crate::resize::Filter;
 
@@ -38,52 +39,13 @@ pub struct Preprocessor {
     pub normalize: Option<(Vec<f32>, Vec<f32>)>,
     /// Whose rounding the steps follow.
     pub backend: Backend,
+    /// What the file says that changes nothing here, in words: one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Share of a side that `ConvNextImageProcessor` crops, and from which size on it stretches instead.
 const CROP_PCT: f64 = 224.0 / 256.0;
 const STRETCHED: usize = 384;
-
-/// Keys that change nothing here: metadata, how tensors are returned, and what concerns label maps.
-const NO_EFFECT: [&str; 34] = [
-    "_commit_hash",
-    "_name_or_path",
-    "_processor_class",
-    "_valid_kwargs_names",
-    "_valid_processor_keys",
-    "architectures",
-    "auto_map",
-    "crop_pct",
-    "crop_size",
-    "data_format",
-    "default_to_square",
-    "device",
-    "disable_grouping",
-    "feature_extractor_type",
-    "image_mean",
-    "image_processor_type",
-    "image_seq_length",
-    "image_size",
-    "image_std",
-    "input_data_format",
-    "max_size",
-    "model_input_names",
-    "model_type",
-    "name_or_path",
-    "num_channels",
-    "pad_size",
-    "patch_size",
-    "processor_class",
-    "reduce_labels",
-    "resample",
-    "rescale_factor",
-    "return_tensors",
-    "size",
-    "transformers_version",
-];
-/// Steps that are known; any other that is switched on would change the pixels.
-const STEPS: [&str; 6] =
-    ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels"];
 
 impl Preprocessor {
     /// The class's own defaults for three channels.
@@ -98,6 +60,7 @@ impl Preprocessor {
             rescale: Some(1.0 / 255.0),
             normalize: Some((class.mean.to_vec(), class.std.to_vec())),
             backend: Backend::Pillow,
+            notes: Vec::new(),
         }
     }
 
@@ -126,40 +89,56 @@ impl Preprocessor {
     /// Reads a `preprocessor_config.json`; `fallback` is the family when the file names none; fails with `file.*`, `json.*` or `preprocessor.unsupported`.
     pub fn load(path: impl AsRef<Path>, fallback: Option<Family>) -> Result<Self> {
         let path = path.as_ref();
-        from_value(&read_json(path, MAX_CONFIG_BYTES)?, path, fallback)
+        from_value(&read_json(path, MAX_CONFIG_BYTES)?, path, PROCESSOR, fallback)
     }
 
     /// Reads the same from bytes; `label` stands in for the path in errors.
     pub fn from_bytes(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Self> {
-        from_value(&json::parse(bytes, label)?, label, fallback)
+        from_value(&json::parse(bytes, label)?, label, PROCESSOR, fallback)
     }
 
     /// Reads the `image_processor` of a `processor_config.json`; `None` where the file has none.
     pub fn from_joint(bytes: &[u8], label: &Path, fallback: Option<Family>) -> Result<Option<Self>> {
         let doc = json::parse(bytes, label)?;
-        doc.get("image_processor").map(|value| from_value(value, label, fallback)).transpose()
+        let (Some(map), Some(value)) = (doc.as_object(), doc.get("image_processor")) else { return Ok(None) };
+        let mut made = from_value(value, label, "processor_config.json: image_processor", fallback)?;
+        made.notes.extend(notes(map, JOINT, JOINT)?);
+        Ok(Some(made))
     }
 
-    /// The steps of timm's evaluation, from the `pretrained_cfg` of its `config.json` (`{"architecture": ..}`); `None` where the
-    /// file has none; fails with `json.*` or `preprocessor.unsupported`.
+    /// The steps of timm's evaluation, from the `pretrained_cfg` of its `config.json` (`{"architecture": ..}`), or from the file
+    /// itself where it is of the older kind without one; `None` where the file is not timm's; fails with `json.*`,
+    /// `config.unsupported` or `preprocessor.unsupported`.
     pub fn from_timm(bytes: &[u8], label: &Path) -> Result<Option<Self>> {
         let doc = json::parse(bytes, label)?;
-        match doc.get("pretrained_cfg").filter(|_| doc.get("architecture").is_some()) {
-            Some(Value::Object(map)) => timm(&Fields { map, path: label }).map(Some),
+        let Some(whole) = doc.as_object().filter(|doc| doc.contains_key("architecture")) else { return Ok(None) };
+        match whole.get("pretrained_cfg") {
+            Some(Value::Object(map)) => {
+                timm(&Fields { map, path: label, table: TIMM }, notes(map, TIMM, TIMM)?).map(Some)
+            }
+            None if !whole.contains_key("model_type") && OF_IMAGES.iter().any(|key| whole.contains_key(*key)) => {
+                timm(&Fields { map: whole, path: label, table: TIMM }, Vec::new()).map(Some)
+            }
             _ => Ok(None),
         }
     }
 }
 
+/// Keys by which a file of timm without `pretrained_cfg` says how images are prepared.
+const OF_IMAGES: [&str; 6] = ["input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"];
+
 /// One configuration with its path, so that each refusal can name both.
 struct Fields<'a> {
     map: &'a Map<String, Value>,
     path: &'a Path,
+    /// The table that lists its keys.
+    table: &'static str,
 }
 
 impl<'a> Fields<'a> {
     /// A field; JSON null counts as absent, as in the processor classes.
     fn get(&self, name: &str) -> Option<&'a Value> {
+        debug_assert!(listed(self.table, name), "{name} is read and not in the table of {}", self.table);
         self.map.get(name).filter(|v| !v.is_null())
     }
 
@@ -236,14 +215,15 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Preprocessor> {
+/// Reads a processor; `at` says where its object lies.
+fn from_value(value: &Value, path: &Path, at: &str, fallback: Option<Family>) -> Result<Preprocessor> {
     let Value::Object(map) = value else {
         return Err(Error::file(path, "preprocessor.unsupported", "holds no JSON object", "give one"));
     };
-    let fields = Fields { map, path };
+    let fields = Fields { map, path, table: PROCESSOR };
+    let notes = notes(map, PROCESSOR, at)?;
     let (family, backend) = family(&fields, fallback)?;
     let class = family.class();
-    check_keys(&fields, family)?;
 
     let square = fields.flag("default_to_square", class.square)?;
     let (mut resize, mut crop) = (None, None);
@@ -317,32 +297,7 @@ fn from_value(value: &Value, path: &Path, fallback: Option<Family>) -> Result<Pr
         None
     };
     let middle = if backend == Backend::Torchvision { Middle::Low } else { Middle::Down };
-    Ok(Preprocessor { resize, crop, middle, rescale, normalize, backend })
-}
-
-/// Refuses by name what would change the pixels and is not known here. Null and false switch nothing on.
-fn check_keys(fields: &Fields<'_>, family: Family) -> Result<()> {
-    for (name, value) in fields.map {
-        let known = NO_EFFECT.contains(&name.as_str())
-            || STEPS.contains(&name.as_str())
-            || (family == Family::Clip && name == "use_square_size");
-        if !known && !matches!(value, Value::Bool(false) | Value::Null) {
-            let hint = match name.starts_with("do_") {
-                true => "only do_resize, do_center_crop, do_rescale, do_normalize and do_convert_rgb are supported",
-                false => "remove it if it has no effect on the pixels",
-            };
-            return fields.refuse(name, value, hint);
-        }
-    }
-    if let Some(v) = fields.get("data_format")
-        && !matches!(v.as_str(), Some("channels_first" | "FIRST"))
-    {
-        return fields.refuse("data_format", v, "only \"channels_first\" is supported");
-    }
-    // Pictures always get the channels of the model, and label maps are not read: these only have to be well formed.
-    fields.flag("do_convert_rgb", false)?;
-    fields.flag("do_reduce_labels", false)?;
-    Ok(())
+    Ok(Preprocessor { resize, crop, middle, rescale, normalize, backend, notes })
 }
 
 impl Family {
@@ -359,7 +314,7 @@ impl Family {
 }
 
 /// timm resizes the shorter side to the input's over `crop_pct`, rounded down, and crops the middle.
-fn timm(fields: &Fields<'_>) -> Result<Preprocessor> {
+fn timm(fields: &Fields<'_>, notes: Vec<String>) -> Result<Preprocessor> {
     let hint = "give [channels, height, width], with equal sides";
     let square = |v: &Value| match v.as_array().map(Vec::as_slice) {
         Some([_, h, w]) if h == w => Some(h.clone()),
@@ -403,6 +358,7 @@ fn timm(fields: &Fields<'_>) -> Result<Preprocessor> {
         rescale: Some(1.0 / 255.0),
         normalize: Some((mean, std)),
         backend: Backend::Pillow,
+        notes,
     })
 }
 

@@ -16,6 +16,8 @@ use crate::tokenizer::class::Class;
 use crate::tokenizer::cut::Cut;
 pub use crate::tokenizer::cut::{MAX_PIECE_BYTES, MAX_RUN_BYTES};
 pub use crate::tokenizer::keys::KEYS;
+use crate::tokenizer::parts::check_kinds;
+pub use crate::tokenizer::parts::{TOKENIZER_KEYS, contents, handling_in};
 use crate::tokenizer::pipeline::{self, Source};
 use crate::tokenizer::settings::{Mark, NAMED, Settings};
 use crate::tokenizer::spm;
@@ -91,6 +93,8 @@ pub struct Tokenizer {
     pad: Option<String>,
     unknown: Option<u32>,
     notes: Vec<String>,
+    /// Whether the class builds its own stages over the vocabulary of a `tokenizer.json`.
+    rebuilt: bool,
     path: PathBuf,
 }
 
@@ -160,6 +164,7 @@ impl Tokenizer {
                 let source = file.into_source(&json)?;
                 let mut this = Self::built(class, source, &settings, &json)?;
                 this.direction = side;
+                this.rebuilt = true;
                 this
             }
             (_, None) => {
@@ -201,6 +206,7 @@ impl Tokenizer {
         let shape: Shape =
             switchformer_format::json::typed_text(json).map_err(|_| parse("not a tokenizer description"))?;
         shape.check(label)?;
+        check_kinds(&shape, label)?;
         // The parser indexes into lists it just read; a malformed file has made it panic before.
         let mut inner = catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json)))
             .map_err(|_| parse("the parser failed"))?
@@ -256,6 +262,7 @@ impl Tokenizer {
             pad: None,
             unknown: None,
             notes: Vec::new(),
+            rebuilt: false,
             path: path.to_owned(),
         }
     }
@@ -339,6 +346,11 @@ impl Tokenizer {
     /// What the folder says that changes nothing here, in words: one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether the class of the folder builds its own stages over the vocabulary of its `tokenizer.json`.
+    pub fn builds_own_stages(&self) -> bool {
+        self.rebuilt
     }
 
     /// Most tokens of an encoding, special tokens included; `None` for no bound.

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use serde::Deserialize;
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::error::{Error, Result, read_json};
+use crate::tokenizer::parts::kinds;
 use crate::tokenizer::spm::longest_replacement;
 
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -20,17 +22,61 @@ const MAX_TEMPLATE: usize = 64;
 const MAX_NODES: usize = 20_000;
 
 /// The parts of `tokenizer.json` that are checked; the vocabulary is skipped over.
-#[derive(Deserialize)]
+#[derive(Default)]
 pub(crate) struct Shape {
     pub(crate) normalizer: Option<Value>,
     pub(crate) pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
     decoder: Option<Value>,
     model: ModelShape,
+    pub(crate) version: Option<Value>,
+    /// Names of the keys whose values are skipped over, known or not.
+    pub(crate) others: Vec<String>,
 }
 
-#[derive(Deserialize)]
+/// Most keys that are named.
+const MAX_NAMED: usize = 16;
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Shape, A::Error> {
+                let (mut shape, mut model) = (Shape::default(), None);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "normalizer" => shape.normalizer = map.next_value()?,
+                        "pre_tokenizer" => shape.pre_tokenizer = map.next_value()?,
+                        "post_processor" => shape.post_processor = map.next_value()?,
+                        "decoder" => shape.decoder = map.next_value()?,
+                        "model" => model = Some(map.next_value()?),
+                        "version" => shape.version = map.next_value()?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            if shape.others.len() < MAX_NAMED {
+                                shape.others.push(key);
+                            }
+                        }
+                    }
+                }
+                let model = model.ok_or_else(|| <A::Error as de::Error>::missing_field("model"))?;
+                Ok(Shape { model, ..shape })
+            }
+        }
+        d.deserialize_map(Parts)
+    }
+}
+
+#[derive(Default, Deserialize)]
 struct ModelShape {
+    #[serde(default, rename = "type")]
+    kind: Option<Value>,
     max_input_chars_per_word: Option<Value>,
     /// The token of what is not in the vocabulary: by name, or by id in Unigram models.
     #[serde(default)]
@@ -44,6 +90,24 @@ impl Shape {
     pub(crate) fn unknown(&self) -> (Option<&str>, Option<u32>) {
         let id = self.model.unk_id.as_ref().and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
         (self.model.unk_token.as_ref().and_then(Value::as_str), id)
+    }
+
+    /// The stages that there are, each with its kinds.
+    pub(crate) fn kinds(&self) -> Vec<(&'static str, Vec<&str>)> {
+        let stages = [
+            ("normalizer", &self.normalizer),
+            ("pre_tokenizer", &self.pre_tokenizer),
+            ("post_processor", &self.post_processor),
+            ("decoder", &self.decoder),
+        ];
+        let mut all = Vec::new();
+        for (name, stage) in stages.into_iter().filter_map(|(name, stage)| Some((name, stage.as_ref()?))) {
+            let mut found = Vec::new();
+            kinds(stage, &mut found);
+            all.push((name, found));
+        }
+        all.push(("model", self.model.kind.as_ref().and_then(Value::as_str).into_iter().collect()));
+        all
     }
 
     /// Refuses tokenizers that could take unbounded time or memory on a short text.

@@ -170,9 +170,6 @@ fn unsupported_values_are_refused_by_name() {
         ("resample", json!("bilinear")),
         ("do_resize", json!(1)),
         ("do_center_crop", json!(true)),
-        ("do_pad", json!(true)),
-        ("do_flip_channel_order", json!(true)),
-        ("size_divisor", json!(32)),
         ("rescale_factor", json!(0)),
         ("rescale_factor", json!("1/255")),
         ("image_mean", json!([0.5, 0.5])),
@@ -180,7 +177,6 @@ fn unsupported_values_are_refused_by_name() {
         ("image_mean", json!([1e300, 0.5, 0.5])),
         ("image_std", json!([0.5, 0.0, 0.5])),
         ("image_std", json!("half")),
-        ("data_format", json!("channels_last")),
     ];
     for (field, value) in cases {
         let mut config = json!({"image_processor_type": "ViTImageProcessor"});
@@ -200,9 +196,16 @@ fn unsupported_values_are_refused_by_name() {
     ] {
         assert_eq!(read(config.clone()).unwrap_err().code(), "preprocessor.unsupported", "{config}");
     }
+    let padded = read(json!({"image_processor_type": "ViTImageProcessor", "do_pad": true})).unwrap_err();
+    assert!(padded.code() == "config.unsupported" && padded.to_string().contains("do_pad"), "{padded}");
+    // Steps of other classes are passed over, as by transformers, and noted.
+    let other = json!({"image_processor_type": "ViTImageProcessor", "do_flip_channel_order": true, "size_divisor": 32});
+    let noted = read(other).unwrap();
+    assert!(noted.notes.len() == 2 && noted.notes[0].contains("do_flip_channel_order"), "{:?}", noted.notes);
+    assert_eq!(Preprocessor { notes: Vec::new(), ..noted }, Preprocessor::default_for(Family::Vit));
     // What has no effect in transformers has none here.
     let noted = json!({"image_processor_type": "ViTImageProcessor", "do_reduce_labels": true, "pad_size": null,
-        "processor_class": "X", "device": null, "do_pad": false, "_valid_processor_keys": ["images"], "crop_pct": 0.9});
+        "processor_class": "X", "device": null, "do_pad": false, "data_format": "channels_last", "_valid_processor_keys": ["images"], "crop_pct": 0.9});
     assert_eq!(read(noted).unwrap(), Preprocessor::default_for(Family::Vit));
     let bad = Preprocessor::from_bytes(b"{\"size\": ", Path::new("c"), None).unwrap_err();
     assert_eq!(bad.code(), "json.syntax");

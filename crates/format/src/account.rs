@@ -40,6 +40,11 @@ impl Key {
 /// Accounts for every key of `object`, which was read from `file`: -> the keys that no row of `table` names, in order; fails
 /// with `config.unsupported` on a key that is accepted with one value and has another.
 pub fn unknown_keys(object: &Map<String, Value>, file: &str, table: &[Key]) -> Result<Vec<String>> {
+    unknown_keys_at(object, file, file, table)
+}
+
+/// The same where the object lies elsewhere than the table says: `at` stands in errors.
+pub fn unknown_keys_at(object: &Map<String, Value>, file: &str, at: &str, table: &[Key]) -> Result<Vec<String>> {
     let mut unknown = Vec::new();
     for (name, value) in object {
         let Some(row) = table.iter().find(|row| row.file == file && row.key == name) else {
@@ -50,7 +55,7 @@ pub fn unknown_keys(object: &Map<String, Value>, file: &str, table: &[Key]) -> R
         let same = serde_json::from_str::<Value>(default).is_ok_and(|d| d == *value);
         if !value.is_null() && !same {
             return Err(Error::Unsupported {
-                field: format!("{file}: {name}"),
+                field: format!("{at}: {name}"),
                 value: brief(value),
                 supported: format!("{default} ({})", row.why),
             });

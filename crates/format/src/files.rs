@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
+use crate::account::{Handling, Key};
 use crate::error::{Error, Result};
 use crate::folder::{Blob, Folder};
 use crate::header::{self, MAX_TENSORS};
@@ -16,7 +17,12 @@ use crate::names::Names;
 /// The weights of a checkpoint in one file.
 const SINGLE: &str = "model.safetensors";
 /// The list of shards where there are several.
-const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
+/// Every key of [`INDEX`], and what is done about it.
+pub static INDEX_KEYS: &[Key] = &[
+    Key::new(INDEX, "weight_map", Handling::Applied, "which file holds each tensor"),
+    Key::new(INDEX, "metadata", Handling::NoEffect, "a record of sizes"),
+];
 /// Largest shard index file.
 const MAX_INDEX: u64 = 16 << 20;
 /// Most shards of one checkpoint.

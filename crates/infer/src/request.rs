@@ -253,9 +253,9 @@ pub struct GenerationOptions {
 const MAX_TOKENS: usize = 64;
 
 impl GenerationOptions {
-    /// The settings of the decoder: those of the checkpoint, and in front of them what is given here. Errors on options that
-    /// would have no effect beside each other.
-    pub(crate) fn writing(&self, own: &Settings) -> Result<GenerationConfig> {
+    /// The settings of the decoder: those of the checkpoint, and in front of them what is given here; -> them, and what the
+    /// caller should know. Errors on options that would have no effect beside each other.
+    pub(crate) fn writing(&self, own: &Settings) -> Result<(GenerationConfig, Vec<String>)> {
         if self.stop.iter().any(String::is_empty) {
             return Err(Misfit::EmptyStop.into());
         }
@@ -308,18 +308,29 @@ impl GenerationOptions {
             }
             None => Choice::Greedy,
         };
+        let mut notes = Vec::new();
+        if let (Some(n), None, Some(option)) = (own.beams, self.beams, sampled) {
+            notes.push(format!("`{option}` asks for samples, which turns the folder's search with {n} beams off"));
+        }
+        if own.sample && self.beams.is_some() {
+            notes.push("`beams` turns the folder's sampling (do_sample) off".to_string());
+        }
         let rules = Rules {
+            // As in the reference, the number of new tokens goes before the length.
+            min_length: if self.min_tokens.is_some() { 0 } else { own.rules.min_length },
             min_tokens: self.min_tokens.unwrap_or(own.rules.min_tokens),
             repetition_penalty: self.repetition_penalty.unwrap_or(own.rules.repetition_penalty),
             no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(own.rules.no_repeat_ngram_size),
             ..own.rules.clone()
         };
-        Ok(GenerationConfig {
-            max_tokens: self.max_tokens.or(own.max_tokens).unwrap_or(MAX_TOKENS),
-            choice,
-            rules,
-            start: own.start,
-            ends: own.ends.clone(),
-        })
+        let max_tokens = self.max_tokens.or(own.max_tokens).unwrap_or(MAX_TOKENS);
+        let least = rules.min_tokens.max(rules.min_length.saturating_sub(1));
+        if least > max_tokens {
+            notes.push(format!(
+                "a text should have at least {least} tokens and at most {max_tokens}: it ends at {max_tokens}"
+            ));
+        }
+        let (start, ends) = (own.start.clone(), own.ends.clone());
+        Ok((GenerationConfig { max_tokens, choice, rules, start, ends }, notes))
     }
 }

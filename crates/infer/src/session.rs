@@ -1,7 +1,8 @@
 //! A checkpoint folder, opened once, that answers requests.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::Value as Json;
 use switchformer_data::{Family, Preprocessor, Reader, Tokenizer};
@@ -38,6 +39,8 @@ pub struct Session {
     tokenizer: OnceLock<Tokenizer>,
     reader: OnceLock<Reader>,
     processor: OnceLock<(Preprocessor, Option<String>)>,
+    /// Notes that were told while requests were answered, and are not told again.
+    told: Mutex<BTreeSet<String>>,
 }
 
 /// Who asks: hears what there is to say while a request is answered, and may cancel samples of it.
@@ -88,6 +91,9 @@ impl Session {
         let head = opened.entry.head_of(&opened.config)?;
         let mut notes = opened.notes.clone();
         notes.extend(sentence.iter().flat_map(Sentence::notes).map(ToString::to_string));
+        if let Some(folder) = &folder {
+            notes.extend(crate::account::notes(folder)?);
+        }
         let mut settings = Settings::default();
         if let (HeadKind::Generation | HeadKind::EncoderDecoder, Some(folder)) = (head, &folder) {
             let (own, said) = Settings::read(folder, &opened.config)?;
@@ -107,7 +113,19 @@ impl Session {
             notes.push(format!("config.json: not known here and without effect: {}", unknown.join(", ")));
         }
         let (tokenizer, reader, processor) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Session { opened, folder, head, sentence, settings, problem, notes, tokenizer, reader, processor })
+        Ok(Session {
+            opened,
+            folder,
+            head,
+            sentence,
+            settings,
+            problem,
+            notes,
+            tokenizer,
+            reader,
+            processor,
+            told: Mutex::default(),
+        })
     }
 
     /// What the model's head answers.
@@ -132,7 +150,7 @@ impl Session {
 
     /// The tokens that the model writes to those of a source, as the checkpoint's settings and `options` say.
     pub fn write_tokens(&self, source: &[u32], options: &GenerationOptions) -> Result<Vec<u32>> {
-        let how = options.writing(&self.settings)?;
+        let (how, _) = options.writing(&self.settings)?;
         let mut streamer = Streamer { stop: &|_| false, token: &mut |_, _| {} };
         let (written, _) =
             write(&self.opened, &self.opened.point(None)?, &Input::tokens(&[source])?, &how, &mut streamer)?;
@@ -177,6 +195,16 @@ impl Session {
         let ids = encoded.first().map_or(&[][..], |e| &e.ids);
         // The special token that ends a text does not end the prompt in front of one.
         Ok(ids.len() - usize::from(ids.last().is_some_and(|id| tokenizer.is_special(*id))))
+    }
+
+    /// The folder of the Transformer, where there is one.
+    pub(crate) fn transformer(&self) -> Option<&Folder> {
+        self.folder.as_ref()
+    }
+
+    /// What files say of images and tokens that has no effect: each note once, to whoever asks first.
+    pub(crate) fn first_told(&self, note: &str) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(note.to_string())
     }
 
     fn dir(&self) -> Option<&Path> {

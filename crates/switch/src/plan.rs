@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use switchformer_nn::account::{Handling, Key};
 use switchformer_nn::config::ConfigMap;
 use switchformer_nn::{Error, Folder, Point, Result, json, objects};
 
@@ -26,6 +27,15 @@ const MAX_FORMS: usize = 64;
 const METHOD: &str = "switchformer";
 /// File of the plan.
 const FILE: &str = "switch.json";
+
+/// Every key of `quantization_config` in `config.json`, and what is done about it. Others are errors.
+pub static QUANTIZATION_KEYS: &[Key] = &[
+    Key::new(QUANTIZATION, "quant_method", Handling::OnlyDefault("\"switchformer\""), "export others as plain floats"),
+    Key::new(QUANTIZATION, "form", Handling::Applied, "how weights are stored"),
+    Key::new(QUANTIZATION, "stored_bits", Handling::OnlyDefault("8"), "the width that is stored"),
+    Key::new(QUANTIZATION, "views", Handling::Applied, "the widths that a point may choose"),
+];
+const QUANTIZATION: &str = "config.json: quantization_config";
 
 /// What a checkpoint stores beyond the published model.
 #[derive(Clone, Debug, Default, PartialEq)]

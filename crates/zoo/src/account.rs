@@ -125,6 +125,26 @@ pub static NO_EFFECT: &[Key] = &[
     none("stage_names", "of backbones of detectors"),
 ];
 
+/// The top of timm's `config.json`.
+pub const TIMM: &str = "config.json of timm";
+
+/// Every key at the top of timm's `config.json`, and what is done about it. `*` is any key of a family's constructor.
+pub static TIMM_KEYS: &[Key] = &[
+    Key::new(TIMM, "architecture", Handling::Applied, "the family and its size"),
+    Key::new(TIMM, "num_classes", Handling::Applied, "number of classes"),
+    Key::new(TIMM, "global_pool", Handling::Applied, "must be what the family does"),
+    Key::new(
+        TIMM,
+        "model_args",
+        Handling::Applied,
+        "arguments of the constructor; those that are not known are errors",
+    ),
+    Key::new(TIMM, "pretrained_cfg", Handling::Applied, "how images are prepared"),
+    Key::new(TIMM, "num_features", Handling::NoEffect, "follows from the model"),
+    Key::new(TIMM, "label_names", Handling::NoEffect, "classes are named by their numbers"),
+    Key::new(TIMM, "label_descriptions", Handling::NoEffect, "classes are named by their numbers"),
+];
+
 /// Keys of `config.json` that nothing here knows, after a model was opened. Dropout and its kin are known by name: they act
 /// in training alone.
 pub fn unknown(config: &ConfigMap) -> Vec<String> {

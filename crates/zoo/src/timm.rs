@@ -34,7 +34,10 @@ pub fn canonical(doc: Json) -> Result<Json> {
     for theirs in [&timm.entry.constructor()?.fixed, variant] {
         fields.extend(theirs.clone());
     }
-    let classes = doc.get("num_classes").filter(|v| !v.is_null()).cloned();
+    // Older files have no part of their own for what timm keeps of a checkpoint.
+    let stored = doc.get("pretrained_cfg").filter(|v| v.is_object()).unwrap_or(&doc);
+    let said = |of: &Json, key: &str| of.get(key).filter(|v| !v.is_null()).cloned();
+    let classes = said(&doc, "num_classes").or_else(|| said(stored, "num_classes"));
     match classes {
         Some(n) => drop(fields.insert("num_labels".into(), n)),
         None => drop(fields.entry("num_labels").or_insert(1000.into())),
@@ -45,6 +48,7 @@ pub fn canonical(doc: Json) -> Result<Json> {
         Some(Json::Object(args)) => args,
         Some(_) => return Err(Error::config("model_args", "must be an object")),
     };
+    of_images(timm, stored, args, fields);
     for (key, value) in
         doc.get("global_pool").map(|p| ("global_pool", p)).into_iter().chain(args.iter().map(|(k, v)| (k.as_str(), v)))
     {
@@ -65,6 +69,23 @@ pub fn canonical(doc: Json) -> Result<Json> {
         }
     }
     Ok(config)
+}
+
+/// Channels of the images, and their size where the model has it too. Arguments of the constructor go before.
+fn of_images(timm: &Timm, stored: &Json, args: &Fields, fields: &mut Fields) {
+    let Some([channels, height, width]) = stored.get("input_size").and_then(Json::as_array).map(Vec::as_slice) else {
+        return;
+    };
+    let size = if height == width { height.clone() } else { json!([height, width]) };
+    // Such models read images of other sizes than theirs.
+    let free = args.get("strict_img_size").is_some_and(|v| *v == false);
+    let fixed = stored.get("fixed_input_size").is_some_and(|v| *v == true) && !free;
+    for (theirs, value) in [("in_chans", Some(channels.clone())), ("img_size", Some(size).filter(|_| fixed))] {
+        let ours = timm.args.iter().find(|(name, _)| *name == theirs);
+        if let (Some((_, ours)), Some(value), None) = (ours, value, args.get(theirs)) {
+            fields.insert((*ours).to_string(), value);
+        }
+    }
 }
 
 /// Family and fields of a variant (none for a bare family). A tag behind a dot names weights, not a shape.
@@ -119,6 +140,27 @@ mod tests {
         let said = canonical(json!({"architecture": "smt", "model_args": {"qkv_bias": true}})).unwrap();
         assert_eq!(said["qkv_bias"], true);
         assert_eq!(canonical(json!({"architecture": "fmvit"})).unwrap()["model_type"], "fmvit");
+    }
+
+    #[test]
+    fn a_checkpoint_says_its_size_channels_and_classes() {
+        let part = json!({"input_size": [1, 256, 256], "fixed_input_size": true, "num_classes": 5});
+        let read = |doc: Json| {
+            let c = canonical(doc).unwrap();
+            json!([c["image_size"], c["num_channels"], c["num_labels"]])
+        };
+        assert_eq!(read(json!({"architecture": "swin", "pretrained_cfg": part})), json!([256, 1, 5]));
+        let mut old = part.clone();
+        old["architecture"] = "swin".into();
+        assert_eq!(read(old), json!([256, 1, 5]));
+        let own = json!({"img_size": 192, "in_chans": 2});
+        let doc = json!({"architecture": "swin", "num_classes": 7, "pretrained_cfg": part, "model_args": own});
+        assert_eq!(read(doc), json!([192, 2, 7]));
+        let plain = json!({"input_size": [3, 256, 256], "fixed_input_size": false});
+        assert_eq!(
+            read(json!({"architecture": "swin", "pretrained_cfg": plain}))[0],
+            read(json!({"architecture": "swin"}))[0]
+        );
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
         let settings: Vec<_> = a
             .settings()?
             .iter()
-            .map(|s| json!({"file": s.file, "key": s.key, "handling": s.handling, "why": s.why}))
+            .map(|s| json!({"file": s.file, "key": s.key, "value": s.value, "handling": s.handling, "why": s.why}))
             .collect();
         return print_json(&json!({"tensors": list, "elements": elements, "settings": settings}));
     }
@@ -67,9 +67,11 @@ pub(crate) fn run(a: &Args, json: bool) -> Result<(), Fail> {
     }
     let rows: Vec<Vec<String>> = settings
         .into_iter()
-        .map(|s| vec![s.file, visible(&s.key).to_string(), s.handling.to_string(), s.why])
+        .map(|s| {
+            vec![s.file, visible(&s.key).to_string(), visible(&s.value).to_string(), s.handling.to_string(), s.why]
+        })
         .collect();
-    print(&format!("\n{}", aligned(&["file", "setting", "what becomes of it", ""], &rows, 3)))
+    print(&format!("\n{}", aligned(&["file", "setting", "value", "what becomes of it", ""], &rows, 5)))
 }
 
 /// What a path is.

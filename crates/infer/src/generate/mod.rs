@@ -11,7 +11,7 @@ mod settings;
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use switchformer_nn::{BlockRule, Ctx, Decode, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
+use switchformer_nn::{BlockRule, Ctx, Error, Input, Members, Memory, Point, Result, Staged, Taps, Trace, run};
 use switchformer_switch::Resolved;
 use switchformer_switch::leaf::experts::Loads;
 
@@ -46,8 +46,8 @@ pub struct GenerationConfig {
     pub choice: Choice,
     /// What changes its scores before.
     pub rules: Rules,
-    /// The token that stands before the first written one, in place of the model's.
-    pub start: Option<u32>,
+    /// The token that stands before the first written one, in place of the model's: one for all members, or one for each.
+    pub start: Option<Vec<u32>>,
     /// Tokens that end a text, in place of the model's.
     pub ends: Option<Vec<u32>>,
 }
@@ -140,16 +140,22 @@ pub fn write(
     let (vocab, _) = opened.model.spec().text_size()?;
     how.rules.check(vocab)?;
     let inner = |token: &u32| (*token as usize) < vocab;
-    if !how.start.iter().chain(how.ends.iter().flatten()).all(inner) {
+    if !how.start.iter().chain(&how.ends).flatten().all(inner) {
         return Err(Error::input("a start or end token", format!("must be below {vocab}, the size of the vocabulary")));
     }
-    let decoder = &Decode {
-        start: how.start.unwrap_or(decoder.start),
-        ends: how.ends.clone().unwrap_or_else(|| decoder.ends.clone()),
+    let ends = how.ends.as_deref().unwrap_or(&decoder.ends);
+    let starts = match how.start.as_deref() {
+        None => vec![decoder.start; source.n()],
+        Some([one]) => vec![*one; source.n()],
+        Some(each) if each.len() == source.n() => each.to_vec(),
+        Some(each) => {
+            let what = format!("decoder_start_token_id has {} tokens for {} samples", each.len(), source.n());
+            return Err(Error::input(what, "one for all, or one for each"));
+        }
     };
     let Resolved { point, rules } = opened.switches.resolve(point)?;
     let mut writer = Decoder {
-        decoder,
+        starts: &starts,
         model: opened.model.trunk(),
         rules,
         members: source.members(),
@@ -157,8 +163,8 @@ pub fn write(
         trace: Trace::default(),
         loads: Loads::default(),
     };
-    let ends = Ends { tokens: &decoder.ends, stop: streamer.stop, max: how.max_tokens };
-    let before = Before { rules: &how.rules, start: decoder.start, ends: &decoder.ends, max: how.max_tokens, source };
+    let before = Before { rules: &how.rules, starts: &starts, ends, max: how.max_tokens, source };
+    let ends = Ends { tokens: ends, stop: streamer.stop, max: how.max_tokens };
     let written = match &how.choice {
         Choice::Greedy => one_by_one(&mut writer, &before, &ends, streamer.token, &mut |_, _, row| likeliest(row))?,
         Choice::Sample(s) => {
@@ -175,7 +181,8 @@ pub fn write(
 
 /// A decoder at work: its records stay as few as one pass makes, however long the text.
 struct Decoder<'a> {
-    decoder: &'a Decode,
+    /// The token in front of each member's text.
+    starts: &'a [u32],
     model: &'a dyn Staged,
     rules: Vec<Box<dyn BlockRule>>,
     members: &'a Members,
@@ -188,7 +195,7 @@ impl Decoder<'_> {
     /// Reads the source and scores what could follow the start token; the memory goes on from there.
     fn begin(&mut self, source: &Input) -> Result<(Memory, Vec<Vec<f32>>)> {
         let mut memory = Memory::new(source.n())?;
-        let start = Input::tokens(&vec![[self.decoder.start]; source.n()])?;
+        let start = Input::tokens(&self.starts.iter().map(|t| [*t]).collect::<Vec<_>>())?;
         let scores = self.pass(&mut memory, &Input::pair(source.clone(), start)?)?;
         Ok((memory, scores))
     }
@@ -228,7 +235,7 @@ impl Decoder<'_> {
 /// What is done to scores before a token is chosen.
 struct Before<'a> {
     rules: &'a Rules,
-    start: u32,
+    starts: &'a [u32],
     ends: &'a [u32],
     max: usize,
     source: &'a Input,
@@ -239,7 +246,7 @@ impl Before<'_> {
     fn apply(&self, member: usize, written: &[u32], row: &mut [f64]) -> Result<()> {
         let ids = self.source.ids("input_ids")?;
         let source = &ids.ids[ids.rows.range(member)];
-        self.rules.apply(&Text { start: self.start, written, source, ends: self.ends, max: self.max }, row);
+        self.rules.apply(&Text { start: self.starts[member], written, source, ends: self.ends, max: self.max }, row);
         Ok(())
     }
 

@@ -37,6 +37,8 @@ pub struct Rules {
     pub suppress: Vec<u32>,
     /// Tokens that are not written first.
     pub begin_suppress: Vec<u32>,
+    /// Whether what the other rules leave is made log-probabilities again.
+    pub renormalize: bool,
 }
 
 impl Default for Rules {
@@ -55,6 +57,7 @@ impl Default for Rules {
             exponential_decay: None,
             suppress: Vec::new(),
             begin_suppress: Vec::new(),
+            renormalize: false,
         }
     }
 }
@@ -147,6 +150,14 @@ impl Rules {
         never(&self.suppress);
         if text.written.len() == usize::from(self.forced_bos.is_some()) {
             never(&self.begin_suppress);
+        }
+        if self.renormalize {
+            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total = top + row.iter().map(|v| (v - top).exp()).sum::<f64>().ln();
+            // Where nothing may be written there is nothing to share out.
+            if total.is_finite() {
+                row.iter_mut().for_each(|v| *v -= total);
+            }
         }
     }
 }

@@ -30,8 +30,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// What changes scores.
     pub rules: Rules,
-    /// The token that stands in front.
-    pub start: Option<u32>,
+    /// The token that stands in front: one for all samples, or one for each.
+    pub start: Option<Vec<u32>>,
     /// Tokens that end a text.
     pub ends: Option<Vec<u32>>,
 }
@@ -76,11 +76,11 @@ pub static SETTINGS: &[Key] = &[
     applied("forced_bos_token_id", "the first token"),
     applied("forced_eos_token_id", "the last token at the full length"),
     applied("exponential_decay_length_penalty", "ends become likelier"),
-    applied("decoder_start_token_id", "the token in front"),
+    applied("renormalize_logits", "whether scores that rules changed are made probabilities again, in beam search"),
+    applied("decoder_start_token_id", "the token in front: one for all texts, or one for each"),
     applied("bos_token_id", "the token in front where no other is named"),
     applied("eos_token_id", "tokens that end a text"),
     none("pad_token_id", "nothing is padded"),
-    none("renormalize_logits", "the order of scores stays"),
     none("num_return_sequences", "the best text is the answer"),
     none("output_scores", "asks for more outputs"),
     none("output_logits", "asks for more outputs"),
@@ -95,7 +95,6 @@ pub static SETTINGS: &[Key] = &[
     none("low_memory", "how the reference computes, not what"),
     none("compile_config", "how the reference computes, not what"),
     none("disable_compile", "how the reference computes, not what"),
-    none("max_time", "a limit of time is the caller's"),
     none("is_assistant", "of a second model"),
     none("num_assistant_tokens", "of a second model"),
     none("num_assistant_tokens_schedule", "of a second model"),
@@ -109,6 +108,7 @@ pub static SETTINGS: &[Key] = &[
     none("transformers_version", "where the file comes from"),
     none("trust_remote_code", "nothing in a folder is executed"),
     none("custom_generate", "nothing in a folder is executed"),
+    only("max_time", "null", "a limit of time is not supported"),
     only("num_beam_groups", "1", "diverse beam search is not supported"),
     only("diversity_penalty", "0.0", "diverse beam search is not supported"),
     only("penalty_alpha", "null", "contrastive search is not supported"),
@@ -133,10 +133,14 @@ impl Settings {
         let own = ConfigMap::new(folder.json(FILE, MAX_CONFIG)?)?;
         let unknown = unknown_keys(own.as_map(), FILE, SETTINGS)?;
         let notes = unknown.into_iter().map(|key| format!("{FILE}: `{key}` is not known here and has no effect"));
-        let settings = Settings::of(&own).map_err(|e| match e {
+        let mut settings = Settings::of(&own).map_err(|e| match e {
             Error::Config { field, what } => Error::Config { field: format!("{FILE}: {field}"), what },
             e => e,
         })?;
+        // Where this file names no start token, what `config.json` says does not count, and the token that begins texts does.
+        if settings.start.is_none() && own.get("bos_token_id").is_some() {
+            settings.start = Some(own.ids("bos_token_id", 0, u32::MAX as usize)?);
+        }
         Ok((settings, notes.collect()))
     }
 
@@ -144,20 +148,25 @@ impl Settings {
         let count = |field: &str, max: usize| c.get(field).map(|_| c.int(field, None, max)).transpose();
         let number = |field: &str, default: f64| c.float(field, default, -1e6, 1e6);
         let ids = |field: &str| c.get(field).map(|_| c.ids(field, 0, u32::MAX as usize)).transpose();
-        let some_ids = |field: &str| match c.get(field) {
-            Some(Value::Array(list)) if list.is_empty() => Ok(Vec::new()),
-            _ => ids_of(c, field),
+        // A rule that is below 0 is off, as one of 0 is.
+        let least = |field: &str, max: usize| match c.get(field).and_then(Value::as_i64) {
+            Some(n) if n < 0 => Ok(None),
+            _ => count(field, max),
         };
+        let some_ids = |field: &str| ids_of(c, field);
         let (plain, sample) = (Sampling::default(), c.flag("do_sample", false)?);
+        let min_tokens = least("min_new_tokens", MAX_WRITTEN)?;
         let rules = Rules {
             sequence_bias: biases(c)?,
             encoder_repetition_penalty: number("encoder_repetition_penalty", 1.0)?,
             repetition_penalty: number("repetition_penalty", 1.0)?,
-            no_repeat_ngram_size: count("no_repeat_ngram_size", MAX_SEQUENCE)?.unwrap_or(0),
-            encoder_no_repeat_ngram_size: count("encoder_no_repeat_ngram_size", MAX_SEQUENCE)?.unwrap_or(0),
+            no_repeat_ngram_size: least("no_repeat_ngram_size", MAX_SEQUENCE)?.unwrap_or(0),
+            encoder_no_repeat_ngram_size: least("encoder_no_repeat_ngram_size", MAX_SEQUENCE)?.unwrap_or(0),
             bad_words: sequences(c, "bad_words_ids")?,
-            min_length: count("min_length", MAX_WRITTEN)?.unwrap_or(0),
-            min_tokens: count("min_new_tokens", MAX_WRITTEN)?.unwrap_or(0),
+            // The reference takes the number of new tokens where both are said.
+            min_length: least("min_length", MAX_WRITTEN)?.filter(|_| min_tokens.is_none()).unwrap_or(0),
+            min_tokens: min_tokens.unwrap_or(0),
+            renormalize: c.flag("renormalize_logits", false)?,
             forced_bos: ids("forced_bos_token_id")?.and_then(|l| l.first().copied()),
             forced_eos: ids("forced_eos_token_id")?.unwrap_or_default(),
             exponential_decay: decay(c)?,
@@ -165,10 +174,10 @@ impl Settings {
             begin_suppress: some_ids("begin_suppress_tokens")?,
         };
         let length = count("max_length", 1 << 30)?.map(|n| n.saturating_sub(1).max(1));
-        let start = count("decoder_start_token_id", u32::MAX as usize)?.map(|id| id as u32);
+        let beams = c.get("num_beams").map(|_| c.size("num_beams", None, 1 << 16)).transpose()?;
         Ok(Settings {
             max_tokens: count("max_new_tokens", 1 << 30)?.or(length).map(|n| n.min(MAX_WRITTEN)),
-            beams: count("num_beams", 1 << 16)?.filter(|n| *n > 1),
+            beams: beams.filter(|n| *n > 1),
             length_penalty: c.get("length_penalty").map(|_| number("length_penalty", 1.0)).transpose()?,
             early: match c.get("early_stopping") {
                 None => None,
@@ -189,8 +198,12 @@ impl Settings {
                 eta_cutoff: number("eta_cutoff", plain.eta_cutoff)?,
             },
             rules,
-            start,
-            ends: ids("eos_token_id")?,
+            start: ids("decoder_start_token_id")?,
+            // No token at all ends a text where the list is empty.
+            ends: match c.get("eos_token_id") {
+                Some(Value::Array(list)) if list.is_empty() => Some(Vec::new()),
+                _ => ids("eos_token_id")?,
+            },
         })
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn replies(
     options: &GenerationOptions,
     listener: &mut dyn Listener,
 ) -> Result<(Vec<Reply>, Trace)> {
-    let (tokenizer, how, stop) = (session.tokenizer()?, options.writing(session.settings())?, &options.stop);
+    let (tokenizer, stop) = (session.tokenizer()?, &options.stop);
+    let (how, notes) = options.writing(session.settings())?;
+    notes.iter().for_each(|note| listener.note(note));
     // A failure inside the callbacks ends the generation and is told afterwards.
     let failed: RefCell<Option<Error>> = RefCell::new(None);
     let decode = |tokens: &[u32]| {

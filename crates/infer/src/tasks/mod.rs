@@ -51,6 +51,11 @@ fn scores_of(out: &Output, name: &str, sample: usize, text: &Encoding) -> Option
     out.of(name, sample).ok().filter(|t| matches!(t.dims(), [n, _] if *n == text.ids.len()))
 }
 
+/// Tells what the files of a folder say without effect, once.
+fn told(session: &Session, notes: &[String], listener: &mut dyn Listener) {
+    notes.iter().filter(|note| session.first_told(note)).for_each(|note| listener.note(note));
+}
+
 /// Texts as the tokenizer cuts them, each behind a prompt, which may be empty.
 pub(crate) fn texts(session: &Session, texts: &[String], prompt: &str, listener: &mut dyn Listener) -> Result<Given> {
     let prompt_tokens = session.prompt_tokens(prompt)?;
@@ -83,7 +88,7 @@ fn tokens(
     seconds: Vec<String>,
 ) -> Result<Given> {
     let tokenizer = session.tokenizer()?;
-    tokenizer.notes().iter().for_each(|note| listener.note(note));
+    told(session, tokenizer.notes(), listener);
     let what = if seconds.is_empty() { "text" } else { "pair" };
     for ((i, e), characters) in encoded.iter().enumerate().zip(lengths) {
         let n = i + 1;
@@ -114,6 +119,7 @@ pub(crate) fn images(session: &Session, images: &[Image], listener: &mut dyn Lis
     };
     let (steps, note) = session.processor()?;
     note.iter().for_each(|n| listener.note(n));
+    told(session, &steps.notes, listener);
     let mut all = Vec::with_capacity(images.len());
     for image in images {
         let p = steps.apply(&image.picture()?, channels)?;
