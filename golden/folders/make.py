@@ -177,6 +177,22 @@ def rerankers():
             scores = CrossEncoder(folder, device="cpu").predict([PAIR, [TEXTS[0], TEXTS[2]]])
             results = [{"values": [{"label": "LABEL_0", "value": float(s)}]} for s in scores]
             case(name, folder, tensors, {"inputs": {"pairs": [PAIR, [TEXTS[0], TEXTS[2]]]}}, {"results": results}, "bare scores of pairs")
+    # A default prompt, which stands in front of the first text of every pair; and documents in order.
+    prompted = own | {"prompts": {"query": "the old ", "web": "Hello "}, "default_prompt_name": "query"}
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = publish(folder, tf.BertForSequenceClassification(bert(num_labels=1)))
+        vocabulary(folder)
+        for file, doc in {"config_sentence_transformers.json": prompted, "modules.json": modules, "sentence_bert_config.json": bert_file}.items():
+            (pathlib.Path(folder) / file).write_text(json.dumps(doc))
+        model = CrossEncoder(folder, device="cpu")
+        documents = TEXTS[1:]
+        for name, ask in [("reranker-prompt", {}), ("reranker-prompt-named", {"prompt_name": "web"}), ("reranker-prompt-none", {"prompt": ""})]:
+            ranking = [{"rank": i + 1, "document": r["corpus_id"], "score": float(r["score"]), "text": documents[r["corpus_id"]]}
+                       for i, r in enumerate(model.rank(TEXTS[0], documents, **ask))]
+            scores = model.predict([[TEXTS[0], d] for d in documents], **ask)
+            results = [{"input": TEXTS[0], "pair": d, "values": [{"label": "LABEL_0", "value": float(s)}]} for d, s in zip(documents, scores)]
+            case(name, folder, tensors, {"inputs": {"ranking": {"query": TEXTS[0], "documents": documents}}, **ask},
+                 {"results": results, "ranking": ranking}, "documents in order, behind a prompt")
 
 
 def entities():

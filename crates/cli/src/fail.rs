@@ -102,6 +102,14 @@ impl From<switchformer_infer::Error> for Fail {
     }
 }
 
+/// The flag of an option of requests.
+fn flag_of(option: &str) -> String {
+    match option {
+        "max_active_dims" => "--top".into(),
+        other => format!("--{}", other.replace('_', "-")),
+    }
+}
+
 /// Why a request cannot be answered, in the words of the flags that made it.
 fn in_flags(misfit: Misfit) -> String {
     match misfit {
@@ -122,11 +130,19 @@ fn in_flags(misfit: Misfit) -> String {
         Misfit::WritesToOneText => "this model writes an answer to one text: leave --pair out".into(),
         Misfit::NoTokenClasses => "--aggregate is for models that classify tokens".into(),
         Misfit::NoEmbeddings { option } | Misfit::OptionOfTexts { option } => {
-            format!("--{}: {misfit}", option.replace('_', "-"))
+            format!("{}: {misfit}", flag_of(option))
         }
         Misfit::TwoPrompts => "a prompt is given by --prompt or by --prompt-name, not by both".into(),
         Misfit::NoSuchDim => "--dim N keeps N numbers of a dense embedding, at least 1".into(),
+        Misfit::NoSuchWeights => "--top N keeps N weights of a sparse embedding, at least 1".into(),
+        Misfit::OtherEmbeddings { option, .. } => format!("{}: {misfit}", flag_of(option)),
+        Misfit::EmptyPassage => {
+            "the passage is empty: give the text that holds the answer with --context or --context-file".into()
+        }
         Misfit::Nothing
+        | Misfit::EmptyQuestion { .. }
+        | Misfit::CannotRank
+        | Misfit::BadWeights
         | Misfit::NothingToGenerate
         | Misfit::MapsOfImages
         | Misfit::BesideBeams { .. }

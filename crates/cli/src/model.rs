@@ -80,10 +80,10 @@ pub(crate) fn open(name: &str, nested: bool) -> Result<Session, Fail> {
     let options = OpenOptions { nested };
     match named(name)? {
         Named::Folder(folder) => {
-            if nested && holds_integers(&folder)? {
+            let session = Session::folder(folder, options)?;
+            if nested && session.model_folder().map(holds_integers).transpose()? == Some(true) {
                 say::note(&format!("`{name}` already stores 8-bit weights: --nested changes nothing"));
             }
-            let session = Session::folder(folder, options)?;
             session.notes().iter().for_each(|text| say::note(text));
             Ok(session)
         }

@@ -135,6 +135,28 @@ fn kept_tokens_have_the_rows_they_had() {
 }
 
 #[test]
+fn a_corpus_is_read_as_the_folder_reads_texts() {
+    let temp = tempfile::tempdir().unwrap();
+    let before = temp.path().join("bert");
+    publish(&before, "bert", "BertModel", &json!({}), Kind::Unigram, 0);
+    let corpus = |name: &str, text: String| {
+        let file = temp.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let (plain, loud) = (corpus("plain", TEXTS.join("\n")), corpus("loud", TEXTS.join("\n").to_uppercase()));
+    let used = |corpus: &PathBuf, name: &str| {
+        let out = temp.path().join(name);
+        let made = trim_vocab(&before, &out, std::slice::from_ref(corpus), &ALL).unwrap();
+        (made.used, std::fs::read(out.join("tokenizer.json")).unwrap())
+    };
+    assert_ne!(used(&plain, "a").0, used(&loud, "b").0);
+    std::fs::write(before.join("modules.json"), "[]").unwrap();
+    std::fs::write(before.join("sentence_bert_config.json"), r#"{"do_lower_case": true}"#).unwrap();
+    assert_eq!(used(&plain, "c"), used(&loud, "d"));
+}
+
+#[test]
 fn what_cannot_be_trimmed_is_named() {
     let temp = tempfile::tempdir().unwrap();
     let (before, after) = (temp.path().join("bert"), temp.path().join("out"));

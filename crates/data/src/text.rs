@@ -1,13 +1,14 @@
 //! Text to token ids and back, with bounds on size and time.
 
+mod sentence;
+
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{ModelWrapper, NormalizerWrapper, PostProcessor, PostProcessorWrapper};
+use tokenizers::{ModelWrapper, PostProcessor, PostProcessorWrapper};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::{Error, Result, read_file};
@@ -22,6 +23,7 @@ use crate::tokenizer::pipeline::{self, Source};
 use crate::tokenizer::settings::{Mark, NAMED, Settings};
 use crate::tokenizer::spm;
 use crate::tokenizer::units::Units;
+pub use sentence::{SETTINGS as SENTENCE_SETTINGS, lower_cased_files, lower_cases};
 
 /// Largest tokenizer file that is read, in bytes.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -77,6 +79,18 @@ struct Pipe {
     /// The same without its last stages, made when a text first has to be cut into pieces.
     bare: OnceLock<tokenizers::Tokenizer>,
     cut: Cut,
+}
+
+impl Pipe {
+    /// Added tokens decide where a text may be cut.
+    fn settle(&mut self) {
+        let added = self.inner.get_added_tokens_decoder();
+        let value = |v: Option<serde_json::Result<Value>>| v.and_then(std::result::Result::ok);
+        let normalizer = value(self.inner.get_normalizer().map(serde_json::to_value));
+        let pre_tokenizer = value(self.inner.get_pre_tokenizer().map(serde_json::to_value));
+        self.cut = Cut::of(normalizer.as_ref(), pre_tokenizer.as_ref(), added.values());
+        self.bare = OnceLock::new();
+    }
 }
 
 /// A tokenizer that truncates and never pads.
@@ -306,12 +320,7 @@ impl Tokenizer {
             inner.with_post_processor(Some(plain));
         }
         inner.set_encode_special_tokens(settings.flag("split_special_tokens", false)?);
-        // Added tokens decide where a text may be cut.
-        let added = inner.get_added_tokens_decoder();
-        let value = |v: Option<serde_json::Result<Value>>| v.and_then(std::result::Result::ok);
-        let normalizer = value(inner.get_normalizer().map(serde_json::to_value));
-        let pre_tokenizer = value(inner.get_pre_tokenizer().map(serde_json::to_value));
-        pipe.cut = Cut::of(normalizer.as_ref(), pre_tokenizer.as_ref(), added.values());
+        pipe.settle();
         Ok(self)
     }
 
@@ -375,25 +384,6 @@ impl Tokenizer {
             pipe.inner.with_truncation(params).map_err(|_| Error::max_length(max_length.unwrap_or(0), added))?;
         }
         self.max_length = max_length;
-        Ok(())
-    }
-
-    /// Lower-cases texts before all other steps, unless a step of its own does; special tokens are found as they are. As
-    /// `do_lower_case` of sentence-transformers.
-    pub fn lower_case(&mut self) -> Result<()> {
-        let refused = Error::tokenizer(&self.path, "it cannot lower-case texts");
-        let Engine::Pipe(pipe) = &mut self.engine else { return Err(refused) };
-        let own: Vec<NormalizerWrapper> = match pipe.inner.get_normalizer() {
-            None => Vec::new(),
-            Some(NormalizerWrapper::Sequence(all)) => all.as_ref().to_vec(),
-            Some(one) => vec![one.clone()],
-        };
-        if own.iter().any(|n| matches!(n, NormalizerWrapper::Lowercase(_))) {
-            return Ok(());
-        }
-        let all = std::iter::once(Lowercase.into()).chain(own).collect();
-        pipe.inner.with_normalizer(Some(Sequence::new(all))).map_err(|_| refused)?;
-        pipe.bare = OnceLock::new();
         Ok(())
     }
 
@@ -490,6 +480,11 @@ impl Tokenizer {
     /// Encodes each text with special tokens, one encoding per text; fails with `tokenizer.too_long`, `tokenizer.long_run` or `tokenizer.encode`, naming the text by its index.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Encoding>> {
         texts.iter().enumerate().map(|(index, text)| self.encode_one(index, text, None)).collect()
+    }
+
+    /// Encodes one text as [`encode`](Self::encode) does, as number `index` of several.
+    pub fn encode_as(&self, index: usize, text: &str) -> Result<Encoding> {
+        self.encode_one(index, text, None)
     }
 
     /// Encodes each pair as one sequence, the longer text truncated first; fails as [`encode`](Self::encode) does, or with `tokenizer.max_length`.

@@ -88,7 +88,7 @@ fn shards(folder: &Folder) -> Result<Option<Map<String, Value>>> {
 /// Every key of the settings files of an open folder. Errors where a file cannot be read.
 pub fn account(folder: &Folder, session: &Session) -> Result<Vec<Account>> {
     let mut all = Vec::new();
-    let inner = session.transformer().unwrap_or(folder);
+    let inner = session.model_folder().unwrap_or(folder);
     config(inner, session, &mut all)?;
     let mut places = vec![folder];
     if inner.path("") != folder.path("") {

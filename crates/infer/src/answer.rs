@@ -10,7 +10,7 @@ use crate::generate::End;
 use crate::named::NamedTensors;
 use crate::request::{Image, strict};
 
-strict!(Answer, Decision, Reply, Label, Number, TokenLabel, Entity, Span);
+strict!(Answer, Decision, Reply, Label, Number, TokenLabel, Entity, Span, TokenVector, Ranked);
 
 /// The answer to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct Answer {
     pub outputs: BTreeMap<String, Shape>,
     /// One reply per text, question, image or sample of tensors.
     pub results: Vec<Reply>,
+    /// Documents in the order of their scores, best first: of a ranking, and of pairs that one number scores and that share
+    /// their first text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Vec<Ranked>>,
     /// Multiply-adds that were executed.
     pub macs: u64,
     /// Multiply-adds spent on deciding.
@@ -49,7 +53,8 @@ impl Answer {
             choice: d.choice,
         };
         let trace = asked.then(|| decisions.into_iter().map(decision).collect());
-        Answer { point, outputs: BTreeMap::new(), results, macs, decision_macs, trace, tensors: None, maps: None }
+        let outputs = BTreeMap::new();
+        Answer { point, outputs, results, ranking: None, macs, decision_macs, trace, tensors: None, maps: None }
     }
 }
 
@@ -126,7 +131,7 @@ pub struct Reply {
     /// The second text of a pair.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pair: Option<String>,
-    /// Likeliest classes or answers, best first.
+    /// Likeliest classes, best first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
     /// Numbers that a model of regression answers.
@@ -150,6 +155,9 @@ pub struct Reply {
     /// Sparse embedding: the weight of every token that has one.
     #[serde(deserialize_with = "weights", skip_serializing_if = "Option::is_none")]
     pub sparse_embedding: Option<BTreeMap<String, f32>>,
+    /// Vectors of the tokens that count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_embeddings: Option<Vec<TokenVector>>,
     /// Generated text, or the likeliest answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -232,11 +240,49 @@ pub struct TokenLabel {
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Span {
     /// Its text.
-    pub text: String,
+    pub answer: String,
+    /// Its probability among the answers that were kept.
+    pub score: f32,
+    /// Its first character in the passage.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
     /// Its first byte in the passage, and the one after its last.
     pub bytes: [usize; 2],
-    /// Sum of the scores of its first and last token.
-    pub score: f32,
+    /// Sum of the raw scores of its first and last token.
+    pub logit: f32,
+}
+
+/// A token with its vector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct TokenVector {
+    /// The token.
+    pub token: String,
+    /// Its vector.
+    pub embedding: Vec<f32>,
+}
+
+/// A document of a ranking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct Ranked {
+    /// Its place, from 1.
+    pub rank: usize,
+    /// Its number among those given, from 0.
+    pub document: usize,
+    /// Its score; more is better.
+    pub score: f64,
+    /// The scores that this one is made of, where there are several.
+    #[serde(default, deserialize_with = "scores", skip_serializing_if = "Option::is_none")]
+    pub scores: Option<BTreeMap<String, f64>>,
+    /// The document.
+    pub text: String,
+}
+
+/// Scores by name, no name twice.
+fn scores<'de, D: Deserializer<'de>>(d: D) -> Result<Option<BTreeMap<String, f64>>, D::Error> {
+    json::distinct(d).map(Some)
 }
 
 /// How scores become probabilities.

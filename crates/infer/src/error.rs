@@ -39,6 +39,28 @@ pub enum Misfit {
     /// Texts without a passage for a model that extracts answers.
     #[error("this model finds answers in a passage; give questions and their passage")]
     NeedsPassage,
+    /// A passage without a word.
+    #[error("the passage is empty; give the text that holds the answer")]
+    EmptyPassage,
+    /// A question without a word.
+    #[error("question {number} is empty; leave it out, or ask something")]
+    EmptyQuestion {
+        /// Its number, from 1.
+        number: usize,
+    },
+    /// A ranking by a model that compares nothing.
+    #[error(
+        "this model cannot put documents in order: it neither gives pairs one score nor makes embeddings; use a reranker or a folder with a modules.json"
+    )]
+    CannotRank,
+    /// An option of single vectors for vectors of tokens, or of one kind of embedding for another.
+    #[error("{option} is for {of}, and this folder makes none; leave it out")]
+    OtherEmbeddings {
+        /// The option.
+        option: &'static str,
+        /// What it is for.
+        of: &'static str,
+    },
     /// Pairs for a model that writes.
     #[error("this model writes an answer to one text; give texts instead of pairs")]
     WritesToOneText,
@@ -65,9 +87,17 @@ pub enum Misfit {
     /// A prompt and the name of one.
     #[error("a prompt is given by its text or by its name; leave out prompt or prompt_name")]
     TwoPrompts,
-    /// An embedding of no numbers, or a sparse one cut.
+    /// An embedding of no numbers.
     #[error("dim is how many numbers of a dense embedding are kept, at least 1; change it or leave it out")]
     NoSuchDim,
+    /// A sparse embedding of no weights.
+    #[error(
+        "max_active_dims is how many weights of a sparse embedding are kept, at least 1; change it or leave it out"
+    )]
+    NoSuchWeights,
+    /// Weights that make no mean.
+    #[error("weights are three numbers from 0 on, for the dense, the sparse and the colbert score, and not all 0")]
+    BadWeights,
     /// Raw outputs of a task that takes many passes.
     #[error("raw outputs are those of one pass, and this takes several; give tensors in place of texts")]
     ManyPasses,

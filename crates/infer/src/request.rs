@@ -13,6 +13,7 @@ use switchformer_nn::{json, objects};
 use crate::error::{Error, Misfit, Result};
 use crate::generate::{Beams, Choice, Early, GenerationConfig, Rules, Sampling, Settings};
 use crate::named::NamedTensors;
+use crate::sentence::Task;
 
 /// Serde for types that read an object from an object alone, and so does everything inside. A type derives its own methods
 /// with `remote = "Self"`.
@@ -59,9 +60,18 @@ pub struct Request {
     /// Such a text by its name in the folder, such as `query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_name: Option<String>,
+    /// What the texts are to a model of embeddings: each has its prompt, and for vectors of tokens its length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// How many numbers of an embedding are kept; all that there are, or as many as the folder says, where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dim: Option<usize>,
+    /// How many weights of a sparse embedding are kept, the largest; all, or as many as the folder says, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_dims: Option<usize>,
+    /// How much the scores of BGE-M3 count in a ranking: dense, sparse, colbert. All alike where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<[f64; 3]>,
     /// Whether the answer tells every decision of the switches.
     #[serde(default, skip_serializing_if = "is_off")]
     pub trace: bool,
@@ -93,7 +103,10 @@ impl Request {
             aggregation: None,
             prompt: None,
             prompt_name: None,
+            task: None,
             dim: None,
+            max_active_dims: None,
+            weights: None,
             trace: false,
             tensors: false,
             maps: false,
@@ -115,6 +128,13 @@ pub enum Inputs {
         questions: Vec<String>,
         /// The passage that holds the answers.
         passage: String,
+    },
+    /// Documents to put in order for a query: by a model that scores pairs, or by the embeddings of each.
+    Ranking {
+        /// What is looked for.
+        query: String,
+        /// What is looked through.
+        documents: Vec<String>,
     },
     /// Images, prepared as the checkpoint says.
     Images(Vec<Image>),

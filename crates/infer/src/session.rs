@@ -13,9 +13,9 @@ use crate::answer::{Answer, Reply, Shape};
 use crate::error::{Misfit, Result};
 use crate::generate::{End, SETTINGS, Settings, Streamer, write};
 use crate::request::{GenerationOptions, Inputs, Request};
-use crate::sentence::{Ask, Sentence};
+use crate::sentence::{Ask, Expansion, Sentence, Task};
 use crate::tasks::classify::Problem;
-use crate::tasks::{self, Given};
+use crate::tasks::{self, Given, Put};
 
 /// File of the image processor.
 const PROCESSOR: &str = "preprocessor_config.json";
@@ -37,6 +37,8 @@ pub struct Session {
     pub(crate) problem: Option<Problem>,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
+    /// The same for queries and for documents, where these have lengths of their own.
+    tokenizers: [OnceLock<Tokenizer>; 2],
     reader: OnceLock<Reader>,
     processor: OnceLock<(Preprocessor, Option<String>)>,
     /// Notes that were told while requests were answered, and are not told again.
@@ -113,6 +115,7 @@ impl Session {
             notes.push(format!("config.json: not known here and without effect: {}", unknown.join(", ")));
         }
         let (tokenizer, reader, processor) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let tokenizers = [OnceLock::new(), OnceLock::new()];
         Ok(Session {
             opened,
             folder,
@@ -122,6 +125,7 @@ impl Session {
             problem,
             notes,
             tokenizer,
+            tokenizers,
             reader,
             processor,
             told: Mutex::default(),
@@ -162,31 +166,65 @@ impl Session {
         self.sentence.as_ref().filter(|s| s.embeds())
     }
 
-    /// The prompt that is put in front of texts where a request says nothing; empty for none.
-    pub fn default_prompt(&self) -> &str {
-        self.sentence().and_then(Sentence::default_prompt).map_or("", |(_, text)| text)
+    /// What has prompts: a folder of embeddings, or a reranker.
+    fn prompts(&self) -> Option<&Sentence> {
+        self.sentence.as_ref().filter(|s| s.embeds() || s.scores_pairs())
     }
 
-    /// The prompt of a request: its own, one that it names, or the folder's default, which a note says.
-    fn prompt_of<'a>(&'a self, request: &'a Request, listener: &mut dyn Listener) -> Result<&'a str> {
-        let Some(sentence) = self.sentence() else { return Ok("") };
-        match (&request.prompt, &request.prompt_name) {
-            (Some(text), _) => Ok(text),
-            (None, Some(name)) => Ok(sentence.prompt(name)?),
-            (None, None) => match sentence.default_prompt() {
-                Some((name, text)) if !text.is_empty() && matches!(request.inputs, Inputs::Texts(_)) => {
-                    listener.note(&format!(
-                        "the folder's default prompt `{name}` ({text:?}) is put in front of every text"
-                    ));
-                    Ok(text)
-                }
-                _ => Ok(""),
-            },
+    /// How texts are put where a request says nothing: behind the folder's default prompt, or as documents where every token
+    /// has a vector.
+    fn usual(&self) -> Put<'_> {
+        let Some(sentence) = self.prompts() else { return Put::default() };
+        match sentence.is_multi_vector() {
+            true => self.as_task(Task::Document),
+            false => Put { prompt: sentence.default_prompt().map_or("", |(_, text)| text), task: None },
         }
     }
 
+    /// How texts of a task are put.
+    fn as_task(&self, task: Task) -> Put<'_> {
+        let prompt = self.prompts().and_then(|s| s.prompt(task.name()).ok()).unwrap_or_default();
+        Put { prompt, task: Some(task) }
+    }
+
+    /// How the texts of a request are put: behind its own prompt, one that it names, that of its task, or as usual, which a
+    /// note says.
+    fn put_of<'a>(&'a self, request: &'a Request, listener: &mut dyn Listener) -> Result<Put<'a>> {
+        let Some(sentence) = self.prompts() else { return Ok(Put::default()) };
+        if !matches!(request.inputs, Inputs::Texts(_) | Inputs::Pairs(_) | Inputs::Ranking { .. }) {
+            return Ok(Put::default());
+        }
+        let named =
+            [Task::Query, Task::Document].into_iter().find(|t| request.prompt_name.as_deref() == Some(t.name()));
+        let several = sentence.is_multi_vector();
+        let task = request.task.or(named.filter(|_| several)).or(several.then_some(Task::Document));
+        if several && request.task.or(named).is_none() && !matches!(request.inputs, Inputs::Ranking { .. }) {
+            listener.note("texts are read as documents; give the task `query` for queries");
+        }
+        let prompt = match (&request.prompt, &request.prompt_name, task) {
+            (Some(text), ..) => text,
+            (None, Some(name), _) => sentence.prompt(name)?,
+            (None, None, Some(task)) => sentence.prompt(task.name())?,
+            (None, None, None) => match sentence.default_prompt() {
+                Some((name, text)) if !text.is_empty() => {
+                    let what = if sentence.scores_pairs() { "the first text of every pair" } else { "every text" };
+                    listener
+                        .note(&format!("the folder's default prompt `{name}` ({text:?}) is put in front of {what}"));
+                    text
+                }
+                _ => "",
+            },
+        };
+        Ok(Put { prompt, task })
+    }
+
+    /// Tokens of the prompt that texts are put behind as usual and that the pooling leaves out.
+    pub fn usual_prompt_tokens(&self) -> Result<usize> {
+        self.prompt_tokens(self.usual().prompt)
+    }
+
     /// Tokens of a prompt that the pooling leaves out, the class token included; 0 where it leaves out none.
-    pub fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+    pub(crate) fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
         if prompt.is_empty() || !self.sentence().is_some_and(Sentence::leaves_out_prompt) {
             return Ok(0);
         }
@@ -197,14 +235,14 @@ impl Session {
         Ok(ids.len() - usize::from(ids.last().is_some_and(|id| tokenizer.is_special(*id))))
     }
 
-    /// The folder of the Transformer, where there is one.
-    pub(crate) fn transformer(&self) -> Option<&Folder> {
-        self.folder.as_ref()
-    }
-
     /// What files say of images and tokens that has no effect: each note once, to whoever asks first.
     pub(crate) fn first_told(&self, note: &str) -> bool {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(note.to_string())
+    }
+
+    /// The folder of the model, which may lie below the one that was opened (`0_Transformer`).
+    pub fn model_folder(&self) -> Option<&Folder> {
+        self.folder.as_ref()
     }
 
     fn dir(&self) -> Option<&Path> {
@@ -216,18 +254,58 @@ impl Session {
 
     /// The tokenizer. Errors on models of images, and where the folder has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        let (_, max_len) = self.opened.model.spec().text_size().map_err(|_| Misfit::ReadsImages)?;
-        once(&self.tokenizer, || {
-            let mut tokenizer = Tokenizer::load(self.dir().ok_or(Misfit::NoTokenizer)?, Some(max_len))?;
-            if let Some(sentence) = &self.sentence {
-                if let Some(max) = sentence.max_tokens() {
-                    tokenizer.set_max_length(Some(max.min(max_len)))?;
-                }
-                if sentence.lower_case() {
-                    tokenizer.lower_case()?;
-                }
+        once(&self.tokenizer, || self.load_tokenizer(self.sentence.as_ref().and_then(Sentence::max_tokens)))
+    }
+
+    /// The tokenizer for texts of a task, which may have a length of its own.
+    pub(crate) fn tokenizer_for(&self, task: Option<Task>) -> Result<&Tokenizer> {
+        let length = task.and_then(|task| Some((task, self.sentence.as_ref()?.length(task)?)));
+        match length {
+            None => self.tokenizer(),
+            Some((task, max)) => {
+                let cell = &self.tokenizers[usize::from(task == Task::Document)];
+                once(cell, || self.load_tokenizer(Some(max)))
             }
-            Ok(tokenizer)
+        }
+    }
+
+    fn load_tokenizer(&self, max: Option<usize>) -> Result<Tokenizer> {
+        let (_, max_len) = self.opened.model.spec().text_size().map_err(|_| Misfit::ReadsImages)?;
+        let mut tokenizer = Tokenizer::of_model(self.dir().ok_or(Misfit::NoTokenizer)?, Some(max_len))?;
+        if let Some(max) = max {
+            tokenizer.set_max_length(Some(max.min(max_len)))?;
+        }
+        for marker in self.sentence.iter().flat_map(|s| s.markers()) {
+            // A marker with the space behind it may be a token, or the word alone.
+            let word = marker.split_whitespace().next().unwrap_or_default();
+            if !tokenizer.keep_whole(marker)? {
+                tokenizer.keep_whole(word)?;
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    /// Ids of the tokens that do not count among vectors of tokens. Words that are no token are left out, as in the reference.
+    pub(crate) fn skipped(&self) -> Result<Vec<u32>> {
+        let words = self.sentence.as_ref().map_or(&[][..], Sentence::skipped);
+        if words.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tokenizer = self.tokenizer()?;
+        Ok(words.iter().filter_map(|word| tokenizer.token_to_id(word)).collect())
+    }
+
+    /// The token that queries are filled up with. Errors where there is none.
+    pub(crate) fn filling(&self, expansion: &Expansion) -> Result<u32> {
+        let (tokenizer, (_, max_len)) = (self.tokenizer()?, self.opened.model.spec().text_size()?);
+        if expansion.length > max_len {
+            let what = format!("queries are filled up to {} tokens, and the model reads {max_len}", expansion.length);
+            return Err(crate::Error::input(what, "lower the length of query_expansion"));
+        }
+        let token = expansion.token.as_deref().or(tokenizer.mask_token());
+        token.and_then(|token| tokenizer.token_to_id(token)).ok_or_else(|| {
+            let what = format!("queries are filled up with {}, which the tokenizer lacks", token.unwrap_or("a mask"));
+            crate::Error::input(what, "name one of its tokens as `token` of query_expansion")
         })
     }
 
@@ -283,13 +361,22 @@ impl Session {
     /// What the model reads for these inputs, with the folder's default prompt. Errors on questions: they are read in several
     /// passes.
     pub fn input(&self, inputs: &Inputs, listener: &mut dyn Listener) -> Result<Input> {
-        Ok(self.given(inputs, self.default_prompt(), listener)?.input)
+        Ok(self.given(inputs, self.usual(), listener)?.input)
     }
 
-    fn given(&self, inputs: &Inputs, prompt: &str, listener: &mut dyn Listener) -> Result<Given> {
+    fn given(&self, inputs: &Inputs, put: Put, listener: &mut dyn Listener) -> Result<Given> {
         let given = match inputs {
-            Inputs::Texts(texts) => tasks::texts(self, texts, prompt, listener)?,
-            Inputs::Pairs(pairs) => tasks::pairs(self, pairs, listener)?,
+            Inputs::Texts(texts) => tasks::texts(self, texts, |_| put, listener)?,
+            Inputs::Pairs(pairs) => tasks::pairs(self, pairs, put.prompt, listener)?,
+            Inputs::Ranking { query, documents } if self.sentence().is_some() => {
+                let all: Vec<String> = std::iter::once(query).chain(documents).cloned().collect();
+                let put = |i: usize| self.as_task(if i == 0 { Task::Query } else { Task::Document });
+                tasks::texts(self, &all, put, listener)?
+            }
+            Inputs::Ranking { query, documents } => {
+                let pairs: Vec<[String; 2]> = documents.iter().map(|d| [query.clone(), d.clone()]).collect();
+                tasks::pairs(self, &pairs, put.prompt, listener)?
+            }
             Inputs::Images(images) => tasks::images(self, images, listener)?,
             Inputs::Tensors(tensors) => tasks::tensors::given(self, tensors)?,
             Inputs::Questions { .. } => return Err(Misfit::ManyPasses.into()),
@@ -310,13 +397,17 @@ impl Session {
             Inputs::Texts(texts) => Some(texts.len()),
             Inputs::Pairs(pairs) => Some(pairs.len()),
             Inputs::Questions { questions, .. } => Some(questions.len()),
+            Inputs::Ranking { documents, .. } => Some(documents.len()),
             Inputs::Images(images) => Some(images.len()),
             Inputs::Tensors(_) => None,
         };
         let generates = matches!(&request.inputs, Inputs::Texts(_)) && self.generates();
         let passes = generates || matches!(&request.inputs, Inputs::Questions { .. });
-        if let Inputs::Texts(_) | Inputs::Pairs(_) = &request.inputs {
+        if let Inputs::Texts(_) | Inputs::Pairs(_) | Inputs::Ranking { .. } = &request.inputs {
             match self.head {
+                _ if matches!(&request.inputs, Inputs::Ranking { .. }) && !self.ranks() => {
+                    return Err(Misfit::CannotRank.into());
+                }
                 HeadKind::QuestionAnswering => return Err(Misfit::NeedsPassage.into()),
                 _ if self.generates() && matches!(&request.inputs, Inputs::Pairs(_)) => {
                     return Err(Misfit::WritesToOneText.into());
@@ -332,46 +423,82 @@ impl Session {
             }
             _ if request.maps && !matches!(&request.inputs, Inputs::Images(_)) => Some(Misfit::MapsOfImages),
             _ if request.tensors && passes => Some(Misfit::ManyPasses),
+            Inputs::Questions { questions, passage } if self.head == HeadKind::QuestionAnswering => {
+                self.misfit_of_sentences(request).or_else(|| tasks::extract_answer::misfit(questions, passage))
+            }
             _ => self.misfit_of_sentences(request),
         };
         if let Some(misfit) = misfit {
             return Err(misfit.into());
         }
-        let prompt = self.prompt_of(request, listener)?;
+        let put = self.put_of(request, listener)?;
         let (results, trace) = match &request.inputs {
             Inputs::Questions { questions, passage } => {
                 tasks::extract_answer::replies(self, &point, questions, passage, listener)?
             }
             inputs if generates => {
-                let given = self.given(inputs, prompt, listener)?;
+                let given = self.given(inputs, put, listener)?;
                 let options = request.generation.clone().unwrap_or_default();
                 tasks::generate::replies(self, &point, &given, &options, listener)?
             }
             inputs => {
-                let given = self.given(inputs, prompt, listener)?;
+                let given = self.given(inputs, put, listener)?;
                 return self.pass(request, point, &given, listener);
             }
         };
         Ok(Answer::new(point, results, trace, request.trace))
     }
 
+    /// Whether documents can be put in order: by embeddings, or by one score for a pair.
+    fn ranks(&self) -> bool {
+        let pairs =
+            self.head == HeadKind::SequenceClassification && self.opened.config.n_labels().is_ok_and(|n| n == 1);
+        self.sentence().is_some() || pairs
+    }
+
     /// Why the options of embeddings do not fit a request.
     fn misfit_of_sentences(&self, request: &Request) -> Option<Misfit> {
-        let asked = [
-            ("prompt", request.prompt.is_some()),
-            ("prompt_name", request.prompt_name.is_some()),
+        let of_prompts = [("prompt", request.prompt.is_some()), ("prompt_name", request.prompt_name.is_some())];
+        let of_embeddings = [
+            ("task", request.task.is_some()),
             ("dim", request.dim.is_some()),
+            ("max_active_dims", request.max_active_dims.is_some()),
+            ("weights", request.weights.is_some()),
         ];
-        let (option, _) = asked.into_iter().find(|(_, asked)| *asked)?;
-        match (self.sentence(), &request.inputs) {
-            (None, _) => Some(Misfit::NoEmbeddings { option }),
+        let given = |all: &[(&'static str, bool)]| all.iter().find(|(_, given)| *given).map(|(option, _)| *option);
+        let (prompt, option) = (given(&of_prompts), given(&of_embeddings));
+        let (texts, tensors) =
+            (matches!(request.inputs, Inputs::Texts(_)), matches!(request.inputs, Inputs::Tensors(_)));
+        let ranking = matches!(request.inputs, Inputs::Ranking { .. });
+        match (self.sentence(), prompt.or(option)) {
+            (_, None) => None,
             _ if request.prompt.is_some() && request.prompt_name.is_some() => Some(Misfit::TwoPrompts),
-            (_, Inputs::Texts(_)) | (_, Inputs::Tensors(_)) if option == "dim" => {
-                let sparse = self.sentence().is_some_and(Sentence::is_sparse);
-                (request.dim == Some(0) || sparse).then_some(Misfit::NoSuchDim)
+            (None, Some(_)) if option.is_none() && self.prompts().is_some() => {
+                let pairs = matches!(request.inputs, Inputs::Pairs(_));
+                prompt.filter(|_| !(texts || pairs || ranking)).map(|option| Misfit::OptionOfTexts { option })
             }
-            (_, Inputs::Texts(_)) => (request.dim == Some(0)).then_some(Misfit::NoSuchDim),
-            _ => Some(Misfit::OptionOfTexts { option }),
+            (None, Some(option)) => Some(Misfit::NoEmbeddings { option }),
+            (Some(sentence), Some(_)) => {
+                let other = |option, of| Some(Misfit::OtherEmbeddings { option, of });
+                match () {
+                    () if prompt.is_some() && !texts => prompt.map(|option| Misfit::OptionOfTexts { option }),
+                    () if request.task.is_some() && !texts => Some(Misfit::OptionOfTexts { option: "task" }),
+                    () if !(texts || tensors || ranking) => option.map(|option| Misfit::OptionOfTexts { option }),
+                    () if request.dim == Some(0) => Some(Misfit::NoSuchDim),
+                    () if request.max_active_dims == Some(0) => Some(Misfit::NoSuchWeights),
+                    () if request.dim.is_some() && (sentence.is_sparse() || sentence.is_multi_vector()) => {
+                        other("dim", "embeddings of one dense vector")
+                    }
+                    () if request.max_active_dims.is_some() && !sentence.is_sparse() => {
+                        other("max_active_dims", "sparse embeddings")
+                    }
+                    () if request.weights.is_some() && (sentence.m3().is_none() || !ranking) => {
+                        other("weights", "rankings by the three embeddings of BGE-M3")
+                    }
+                    () if request.weights.is_some_and(|w| !fair(w)) => Some(Misfit::BadWeights),
+                    () => None,
+                }
+            }
         }
     }
 
@@ -382,11 +509,12 @@ impl Session {
         let maps =
             request.maps.then(|| tasks::maps::pictures(&self.opened, &taps, given.input.n(), listener)).transpose()?;
         let mut results = given.replies();
-        let mut embeddings = Vec::new();
+        let mut embedded = tasks::embed::Embedded::default();
         match self.head {
             _ if !matches!(request.inputs, Inputs::Images(_)) && self.sentence().is_some_and(|s| s.reads(&out)) => {
-                let ask = Ask { prompt: given.prompt_tokens, dim: request.dim };
-                embeddings = tasks::embed::fill(self, &out, &ask, &mut results)?;
+                let prompts = given.asked.iter().map(|asked| asked.prompt).collect();
+                let ask = Ask { prompts, dim: request.dim, weights: request.max_active_dims };
+                embedded = tasks::embed::fill(self, &out, given, &ask, &mut results)?;
             }
             HeadKind::SequenceClassification | HeadKind::ImageClassification => {
                 tasks::classify::fill(self, &out, &mut results)?;
@@ -410,10 +538,22 @@ impl Session {
         if given.input.members().can_cancel() {
             gone(&out, &mut results);
         }
-        let tensors = request.tensors.then(|| tasks::tensors::padded(self, &out, given, &embeddings)).transpose()?;
+        let tensors = request.tensors.then(|| tasks::tensors::padded(self, &out, given, &embedded)).transpose()?;
+        let ranking = match (&request.inputs, self.sentence()) {
+            (Inputs::Ranking { .. }, Some(sentence)) => tasks::rank::of_embeddings(sentence, &results, request.weights),
+            (Inputs::Ranking { .. }, None) => tasks::rank::of_pairs(&results, true),
+            (Inputs::Pairs(_), _) => tasks::rank::of_pairs(&results, false),
+            _ => None,
+        };
         let outputs = Shape::of_all(&out);
-        Ok(Answer { outputs, tensors, maps, ..Answer::new(point, results, trace, request.trace) })
+        Ok(Answer { outputs, tensors, maps, ranking, ..Answer::new(point, results, trace, request.trace) })
     }
+}
+
+/// Whether weights make a mean.
+fn fair(weights: [f64; 3]) -> bool {
+    let sum: f64 = weights.iter().sum();
+    weights.iter().all(|w| *w >= 0.0) && sum > 0.0 && sum.is_finite()
 }
 
 /// Says of samples without any output that they were cancelled.

@@ -75,7 +75,36 @@ fn folders_answer_as_the_reference() {
         compare(&name, &want["answer"], &serde_json::to_value(&answer).unwrap());
         n += 1;
     }
-    assert!(n >= 25, "{n} cases");
+    assert!(n >= 28, "{n} cases");
+}
+
+#[test]
+fn pairs_of_one_text_are_put_in_order() {
+    let (temp, want) = folder(&cases().join("reranker-prompt"));
+    let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
+    let ranking = &want["request"]["inputs"]["ranking"];
+    let pairs: Vec<Json> =
+        ranking["documents"].as_array().unwrap().iter().map(|d| json!([ranking["query"], d])).collect();
+    let ask = |inputs: Json, more: Json| -> Request {
+        let mut doc = json!({"inputs": inputs});
+        doc.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(doc).unwrap()
+    };
+    let answer = |request: &Request| serde_json::to_value(session.answer(request).unwrap()).unwrap();
+    let got = answer(&ask(json!({"pairs": pairs}), json!({})));
+    compare("pairs", &want["answer"], &got);
+    // One pair has no order, and pairs of several texts have none either.
+    for few in [json!([pairs[0]]), json!([pairs[0], ["other", "text"]])] {
+        assert!(answer(&ask(json!({"pairs": few}), json!({}))).get("ranking").is_none());
+    }
+    let fails = |inputs: Json, more: Json| session.answer(&ask(inputs, more)).unwrap_err().to_string();
+    assert!(fails(json!({"pairs": pairs}), json!({"dim": 2})).contains("dim is for embeddings"));
+    assert!(fails(json!({"pairs": pairs}), json!({"prompt_name": "nobody"})).contains("document, query, web"));
+    // Several scores of a pair have no order.
+    let (temp, _) = folder(&cases().join("multi-label"));
+    let session = Session::open(temp.path(), OpenOptions::default()).unwrap();
+    let e = session.answer(&ask(want["request"]["inputs"].clone(), json!({}))).unwrap_err();
+    assert!(e.to_string().contains("cannot put documents in order"), "{e}");
 }
 
 #[test]

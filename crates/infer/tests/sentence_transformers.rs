@@ -2,57 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod sentence;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value as Json, json};
-use switchformer_infer::{Error, Listener, Request, Session};
-use switchformer_nn::store::{Saved, SavedMap, safetensors_bytes};
-use switchformer_zoo::OpenOptions;
+use switchformer_infer::Request;
 
-/// Largest difference to the reference, relative to a number above 1.
-const TOLERANCE: f32 = 1e-5;
+use sentence::{Heard, cases_of, folder, near, open, put, read};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/sentence_transformers")
-}
-
-fn read<T: serde::de::DeserializeOwned>(doc: &Json) -> T {
-    serde_json::from_value(doc.clone()).unwrap()
-}
-
-/// The cases of the reference by name.
 fn cases() -> BTreeMap<String, Json> {
-    let all: Vec<Json> = serde_json::from_slice(&std::fs::read(golden().join("cases.json")).unwrap()).unwrap();
-    all.into_iter().map(|case| (read(&case["name"]), case)).collect()
-}
-
-fn put(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    let path = dir.join(name);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, bytes).unwrap();
-}
-
-/// Writes the folder of a case.
-fn folder(case: &Json) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let prefix = case["prefix"].as_str().unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        put(&dir.path().join(prefix), name, std::fs::read(golden().join("base").join(name)).unwrap());
-    }
-    for (name, doc) in case["files"].as_object().unwrap() {
-        put(dir.path(), name, doc.to_string());
-    }
-    for (name, tensors) in case["tensors"].as_object().unwrap() {
-        let one = |t: &Json| Saved::f32(&read::<Vec<usize>>(&t["shape"]), &read::<Vec<f32>>(&t["values"]));
-        let map: SavedMap = tensors.as_object().unwrap().iter().map(|(name, t)| (name.clone(), one(t))).collect();
-        put(dir.path(), name, safetensors_bytes(&map).unwrap());
-    }
-    dir
-}
-
-fn open(dir: &Path) -> Result<Session, Error> {
-    Session::open(dir, OpenOptions::default())
+    cases_of("cases.json")
 }
 
 /// A request for the texts of a case.
@@ -60,24 +21,6 @@ fn request(case: &Json, ask: &Json) -> Request {
     let mut doc = json!({"inputs": {"texts": case["texts"]}});
     doc.as_object_mut().unwrap().extend(ask.as_object().unwrap().clone());
     read(&doc)
-}
-
-#[track_caller]
-fn near(got: &[f32], want: &[f32], what: &str) -> f32 {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let far = got.iter().zip(want).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
-    assert!(far < TOLERANCE, "{what}: {far}");
-    far
-}
-
-/// Hears what is said.
-#[derive(Default)]
-struct Heard(Vec<String>);
-
-impl Listener for Heard {
-    fn note(&mut self, text: &str) {
-        self.0.push(text.into());
-    }
 }
 
 #[test]
@@ -117,7 +60,7 @@ fn every_module_order_prompt_and_layout_answers_as_the_reference() {
             assert!(far < 1e-3, "{what}: {far}");
         }
     }
-    assert_eq!(all.len(), 52);
+    assert_eq!(all.len(), 54);
     println!("largest difference {far:e}");
 }
 
@@ -151,11 +94,16 @@ fn what_is_not_computed_is_refused_by_name() {
     let act = json!({"in_features": 12, "out_features": 8, "activation_function": "my.Act"}).to_string();
     refused("dense as published", |d| put(d, "2_Dense/config.json", &act), &["2_Dense/config.json", "my.Act", "Tanh"]);
     let bert = "sentence_bert_config.json";
-    refused("pooling mean", |d| put(d, bert, r#"{"query_length": 3}"#), &[bert, "query_length"]);
+    let filled = r#"{"query_expansion": {"strategy": "fixed", "length": 8}}"#;
+    refused("pooling mean", |d| put(d, bert, filled), &["query_expansion", "vectors of tokens"]);
+    for kind in ["Router", "SparseStaticEmbedding"] {
+        let list = modules(&format!("sentence_transformers.sparse_encoder.models.{kind}")).to_string();
+        refused("pooling mean", |d| put(d, "modules.json", &list), &["modules.json type", kind, "SpladePooling"]);
+    }
     refused("pooling mean", |d| put(d, bert, r#"{"transformer_task": "retrieval"}"#), &[bert, "retrieval"]);
     let model = "config_sentence_transformers.json";
     refused("pooling mean", |d| put(d, model, r#"{"default_prompt_name": "x"}"#), &[model, "query"]);
-    refused("pooling mean", |d| put(d, model, r#"{"model_type": "MultiVectorEncoder"}"#), &[model, "SparseEncoder"]);
+    refused("pooling mean", |d| put(d, model, r#"{"model_type": "Oracle"}"#), &[model, "SparseEncoder"]);
 }
 
 #[test]
@@ -175,4 +123,6 @@ fn notes_tell_unknown_settings_and_the_default_prompt() {
     assert!(fails(json!({"prompt_name": "nobody"})).contains("passage, query"));
     assert!(fails(json!({"prompt_name": "query", "prompt": "x"})).contains("leave out"));
     assert!(fails(json!({"dim": 0})).contains("at least 1"));
+    assert!(fails(json!({"dim": 13})).contains("dim is 13, and an embedding of this model has 12 numbers"));
+    assert!(fails(json!({"max_active_dims": 3})).contains("sparse embeddings"));
 }

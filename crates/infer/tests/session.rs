@@ -355,16 +355,36 @@ fn questions_are_answered_from_their_passage() {
         let spans = reply.answers.as_ref().unwrap();
         assert_eq!((reply.input.as_str(), spans.len()), (question, 5));
         for (span, f) in spans.iter().zip(&found) {
-            assert_eq!((span.bytes, span.score), ([f.range.start, f.range.end], f.score));
-            assert_eq!(span.text, passage[f.range.clone()]);
+            assert_eq!((span.bytes, span.logit, span.score), ([f.range.start, f.range.end], f.score, f.probability));
+            assert_eq!(span.answer, passage[f.range.clone()]);
+            assert_eq!((span.start, span.end), (f.range.start, f.range.end), "characters of plain letters are bytes");
         }
-        assert_eq!(reply.text.as_ref(), Some(&spans[0].text));
-        assert_eq!(reply.labels.as_ref().unwrap()[1].probability, found[1].probability);
+        assert_eq!(reply.text.as_ref(), Some(&spans[0].answer));
     }
-    assert!(got.outputs.is_empty() && got.trace == Some(vec![]));
+    assert!(got.outputs.is_empty());
+    // A line for each window of each question, and the best of them is the answer.
+    let trace = got.trace.unwrap();
+    let windows = |question: u32| trace.iter().filter(move |d| d.member == Some(question) && d.switch == "window");
+    assert!(windows(0).count() > 2 && trace.iter().all(|d| d.at.starts_with("windows.")), "{trace:?}");
+    let ends: Vec<u64> = windows(1).map(|d| d.choice["bytes"][1].as_u64().unwrap()).collect();
+    assert!(ends.is_sorted() && ends.last() == Some(&(passage.trim_end().len() as u64)), "{ends:?}");
+    for (i, reply) in (0..).zip(&got.results) {
+        let best = windows(i).map(|d| d.choice["logit"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+        assert_eq!(best as f32, reply.answers.as_ref().unwrap()[0].logit);
+    }
+    // Places count characters, as the pipeline of transformers does.
+    let accents = "\u{e9}\u{e9} it flows north";
+    let one = Inputs::Questions { questions: vec!["where".into()], passage: accents.into() };
+    for span in answer(&session, &Request::new(one)).results[0].answers.iter().flatten() {
+        let own: String = accents.chars().skip(span.start).take(span.end - span.start).collect();
+        assert_eq!((&own, &own[..]), (&span.answer, &accents[span.bytes[0]..span.bytes[1]]));
+    }
+    let about = |question: &str, passage: &str| {
+        Request::new(Inputs::Questions { questions: vec!["where".into(), question.into()], passage: passage.into() })
+    };
+    refused(&session, &about("is it", " \n"), "request", &["the passage is empty"]);
+    refused(&session, &about("  ", "the river"), "request", &["question 2 is empty"]);
     let empty = Inputs::Questions { questions: vec!["where".into()], passage: String::new() };
-    let nothing = answer(&session, &Request::new(empty.clone()));
-    assert_eq!((&nothing.results[0].answers, &nothing.results[0].text), (&Some(vec![]), &None));
 
     refused(&session, &Request::new(texts(&["where"])), "request", &["passage", "questions"]);
     refused(&session, &Request { tensors: true, ..asked }, "request", &["one pass", "give tensors"]);
@@ -531,7 +551,7 @@ fn windows_are_read_as_their_question() {
         let got = session.answer_to(&asked, &mut ear).unwrap();
         // Whose decisions there are, and which expert each had where.
         let mut drawn: BTreeMap<u32, BTreeSet<(String, Vec<String>)>> = BTreeMap::new();
-        for d in got.trace.unwrap() {
+        for d in got.trace.unwrap().into_iter().filter(|d| d.switch != "window") {
             let experts = d.choice["load"].as_object().unwrap().keys().cloned().collect();
             drawn.entry(d.member.unwrap()).or_default().insert((d.at, experts));
         }

@@ -91,6 +91,23 @@ fn every_variant_goes_on_bit_for_bit_and_keeps_what_stays() {
 }
 
 #[test]
+fn texts_are_lower_cased_as_the_start_lower_cases_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let (start, data) = (checkpoint(temp.path(), "bert"), squad(temp.path()));
+    let cased = r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false}"#;
+    std::fs::write(start.join("tokenizer_config.json"), cased).unwrap();
+    std::fs::write(start.join("modules.json"), "[]").unwrap();
+    std::fs::write(start.join("sentence_bert_config.json"), r#"{"do_lower_case": true}"#).unwrap();
+    let recipe = one(&study(&start, &["train.steps=1"]), "dense");
+    let model = run(&recipe, &options(temp.path(), "lower", &data, None)).unwrap().model;
+    let opened = Opened::open(&model, OpenOptions::default()).unwrap();
+    let reader = reading::reader(&opened, &model).unwrap();
+    let ids = |question: &str| reader.windows(question, "anna lives in oslo").unwrap().remove(0).ids;
+    assert_eq!(ids("WHERE does Anna live"), ids("where does anna live"));
+    assert!(!ids("WHERE").contains(&1), "no word is unknown");
+}
+
+#[test]
 fn questions_are_said_again_by_models_of_ones_own() {
     let temp = tempfile::tempdir().unwrap();
     let (start, data) = (checkpoint(temp.path(), "bert"), squad(temp.path()));

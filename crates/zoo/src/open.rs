@@ -24,6 +24,10 @@ pub const MAX_CONFIG: u64 = 1 << 20;
 /// Tensors of what a plan adds to a model.
 const ADDED: &str = "switch.safetensors";
 
+/// The architecture that ColBERT's own folders name, and the projection that lies beside the encoder's tensors.
+const COLBERT: &str = "HF_ColBERT";
+const PROJECTION: &str = "linear.weight";
+
 /// Tokens that [`Opened::forecast`] counts.
 pub const TEXT: usize = 128;
 
@@ -63,7 +67,7 @@ impl Opened {
     /// Opens a folder, strictly.
     pub fn folder(folder: &Folder, options: OpenOptions) -> Result<Opened> {
         let (entry, config) = read_config(folder)?;
-        Opened::of_config(folder, entry, config, options)
+        Opened::of_config(folder, entry, config, &[], options)
     }
 
     /// Opens a folder for one head, whatever architecture its config names: sentence-transformers reads the rows of files that
@@ -71,15 +75,24 @@ impl Opened {
     pub fn folder_for(folder: &Folder, head: HeadKind, options: OpenOptions) -> Result<Opened> {
         let (entry, config) = read_config(folder)?;
         if entry.head_of(&config).is_ok_and(|h| h == head) {
-            return Opened::of_config(folder, entry, config, options);
+            return Opened::of_config(folder, entry, config, &[], options);
         }
+        // What reads the rows reads this too.
+        let beside: &[&str] = if config.architecture() == Some(COLBERT) { &[PROJECTION] } else { &[] };
         let Some((name, _)) = entry.architectures.iter().find(|(_, h)| *h == head) else {
             return Err(Error::unsupported("model_type", entry.name, format!("a family with the head {head:?}")));
         };
-        Opened::of_config(folder, entry, config.with("architectures", serde_json::json!([name])), options)
+        Opened::of_config(folder, entry, config.with("architectures", serde_json::json!([name])), beside, options)
     }
 
-    fn of_config(folder: &Folder, entry: &'static Entry, config: ConfigMap, options: OpenOptions) -> Result<Opened> {
+    /// `beside`: tensors of the file that belong to what reads the model's outputs.
+    fn of_config(
+        folder: &Folder,
+        entry: &'static Entry,
+        config: ConfigMap,
+        beside: &[&str],
+        options: OpenOptions,
+    ) -> Result<Opened> {
         let mut plan = Plan::read(folder, &config)?;
         if options.nested && !plan.forms.iter().any(|f| f.form == NestedInt.name()) {
             plan.forms.push(NestedInt::everywhere());
@@ -90,6 +103,7 @@ impl Opened {
             return Err(Error::format(folder.path(ADDED), "plan.unnamed", what, hint));
         }
         let model = Weights::open(folder, &entry.names)?;
+        beside.iter().for_each(|name| model.skip(name));
         let added = plan.adds().then(|| Weights::file(folder, ADDED, &Names::default())).transpose()?;
         let made = assemble(entry, &config, &plan, Source { model, added })?;
         let file_bytes = ["model.safetensors", ADDED]

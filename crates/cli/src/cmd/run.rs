@@ -1,12 +1,13 @@
 //! `run`: a model on text, images or tensors.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 use switchformer_data::plain;
+use switchformer_infer::tasks::embed::vectors;
 use switchformer_infer::{
-    Aggregation, Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Reply, Request, Sentence, Similarity,
+    Aggregation, Answer, Error, Image, Inputs, Label, Misfit, NamedTensors, Ranked, Reply, Request, Sentence,
+    Similarity, Task,
 };
 use switchformer_nn::error::plain as one_line;
 use switchformer_nn::json::read_capped;
@@ -43,10 +44,22 @@ pub(crate) struct Args {
     /// The passage in which a question-answering model finds the answer to each text
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["image", "tensors"])]
     context: Option<String>,
+    /// The same from a file; `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "tensors", "context"])]
+    context_file: Option<PathBuf>,
     /// Second texts, each read as a pair with its --text; one --text goes with all of them. For rerankers and models that
     /// compare two texts
-    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["image", "tensors", "context"])]
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["image", "tensors", "context", "context_file"])]
     pair: Vec<String>,
+    /// Documents to put in order for the one --text: by a reranker, or by embeddings of any kind
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["image", "tensors", "context", "context_file", "pair"])]
+    rank: Vec<String>,
+    /// Files with one such document per line
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["image", "tensors", "context", "context_file", "pair"])]
+    rank_lines: Vec<PathBuf>,
+    /// What the scores of BGE-M3 count for in a ranking [default: 1 1 1]
+    #[arg(long, value_names = ["DENSE", "SPARSE", "COLBERT"], num_args = 3)]
+    weights: Vec<f64>,
     /// Join classes of tokens to entities; words have the class of their first token, of the mean, or of the surest token
     #[arg(long, value_name = "HOW", value_parser = ["simple", "first", "average", "max"])]
     aggregate: Option<String>,
@@ -66,15 +79,22 @@ pub(crate) struct Args {
     /// Operating point: a name such as bits-4 (`points MODEL` lists them), or JSON such as '{"bits": 4}'
     #[arg(long)]
     point: Option<String>,
-    /// Put TEXT in front of every text that is embedded; '' for nothing, in place of the folder's default prompt
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt_name", "image", "tensors", "context"])]
+    /// Put TEXT in front of every text that is embedded or first of a pair; '' for nothing, in place of the folder's default
+    /// prompt
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt_name", "image", "tensors", "context", "context_file"])]
     prompt: Option<String>,
-    /// Put a prompt of the folder in front of every text that is embedded, such as query or document
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "tensors", "context"])]
+    /// Put a prompt of the folder in front of every text, such as query or document
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image", "tensors", "context", "context_file"])]
     prompt_name: Option<String>,
+    /// What the texts are to a model of embeddings: each task has its prompt, and in ColBERT its length
+    #[arg(long, value_name = "TASK", value_parser = ["query", "document"], conflicts_with_all = ["image", "tensors", "context", "context_file"])]
+    task: Option<String>,
     /// Keep the first N numbers of each embedding (Matryoshka models); their length is not 1 then
-    #[arg(long, value_name = "N", conflicts_with_all = ["image", "context"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["image", "context", "context_file"])]
     dim: Option<usize>,
+    /// Keep the N largest weights of each sparse embedding
+    #[arg(long, value_name = "N", conflicts_with_all = ["image", "context", "context_file"])]
+    top: Option<usize>,
     /// Write all raw outputs to a safetensors file, under Hugging Face's names; padded places are zero
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -101,7 +121,7 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         return Err(Fail::Usage("--text needs a model folder with a tokenizer; a published size has none".into()));
     }
     let session = open(&a.model, a.nested)?;
-    if a.context.is_some() && (a.out.is_some() || a.write.given().is_some()) {
+    if (a.context.is_some() || a.context_file.is_some()) && (a.out.is_some() || a.write.given().is_some()) {
         return Err(Fail::Usage("--context goes with --text, --text-file, --point, --seed and --trace alone".into()));
     }
     let texts = a.texts()?;
@@ -123,7 +143,10 @@ pub(crate) fn run(a: &Args, as_json: bool) -> Result<(), Fail> {
         }),
         prompt: a.prompt.clone(),
         prompt_name: a.prompt_name.clone(),
+        task: a.task.as_deref().map(|task| if task == "query" { Task::Query } else { Task::Document }),
         dim: a.dim,
+        max_active_dims: a.top,
+        weights: a.weights.first_chunk().copied(),
         trace: a.trace,
         tensors: a.out.is_some(),
         maps: a.save_maps.is_some(),
@@ -159,14 +182,16 @@ impl Args {
     /// The files and folders that this command reads.
     fn read(&self) -> Vec<&Path> {
         let files =
-            self.image.iter().chain(&self.text_file).chain(&self.lines).chain(&self.tensors).map(PathBuf::as_path);
+            self.image.iter().chain(&self.text_file).chain(&self.lines).chain(&self.tensors).chain(&self.context_file);
+        let files = files.chain(&self.rank_lines).map(PathBuf::as_path);
         files.chain([Path::new(&self.model)]).collect()
     }
 
     /// Texts of flags and files. Errors where a flag holds the name of a file.
     fn texts(&self) -> Result<Vec<String>, Fail> {
-        self.text.iter().try_for_each(|text| no_file(text))?;
-        let from_input = self.text_file.iter().chain(&self.lines).filter(|f| *f == Path::new("-"));
+        self.text.iter().try_for_each(|text| no_file(text, "--text"))?;
+        let files = self.text_file.iter().chain(&self.lines).chain(&self.context_file).chain(&self.rank_lines);
+        let from_input = files.filter(|f| *f == Path::new("-"));
         if from_input.count() > 1 {
             return Err(Fail::Usage("standard input can be read once: give `-` once".into()));
         }
@@ -179,12 +204,14 @@ impl Args {
     }
 
     fn inputs(&self, texts: Vec<String>) -> Result<Inputs, Fail> {
-        Ok(match (&self.tensors, &self.context) {
+        let passage = match (&self.context, &self.context_file) {
+            (None, Some(file)) => Some(text_of(file)?),
+            (given, _) => given.clone().map(|text| no_file(&text, "--context").map(|()| text)).transpose()?,
+        };
+        Ok(match (&self.tensors, passage) {
             (Some(file), _) => Inputs::Tensors(NamedTensors::read(file)?),
-            (None, Some(passage)) => {
-                no_file(passage)?;
-                Inputs::Questions { questions: texts, passage: passage.clone() }
-            }
+            (None, Some(passage)) => Inputs::Questions { questions: texts, passage },
+            (None, None) if !self.rank.is_empty() || !self.rank_lines.is_empty() => self.ranking(texts)?,
             (None, None) if !self.image.is_empty() => Inputs::Images(images(&self.image)?),
             (None, None) if !self.pair.is_empty() => Inputs::Pairs(pairs(&texts, &self.pair)?),
             (None, None) => Inputs::Texts(texts),
@@ -192,9 +219,26 @@ impl Args {
     }
 }
 
+impl Args {
+    /// The one text and the documents to put in order for it.
+    fn ranking(&self, texts: Vec<String>) -> Result<Inputs, Fail> {
+        self.rank.iter().try_for_each(|text| no_file(text, "--rank"))?;
+        let mut documents = self.rank.clone();
+        for file in &self.rank_lines {
+            documents.extend(lines(file)?);
+        }
+        match <[String; 1]>::try_from(texts) {
+            Ok([query]) => Ok(Inputs::Ranking { query, documents }),
+            Err(all) => {
+                Err(Fail::Usage(format!("--rank orders documents for one --text, and {} are given", all.len())))
+            }
+        }
+    }
+}
+
 /// Each second text with its first one, or all with the one that there is.
 fn pairs(firsts: &[String], seconds: &[String]) -> Result<Vec<[String; 2]>, Fail> {
-    seconds.iter().try_for_each(|text| no_file(text))?;
+    seconds.iter().try_for_each(|text| no_file(text, "--pair"))?;
     let pair = |(a, b): (&String, &String)| [a.clone(), b.clone()];
     match firsts {
         [one] => Ok(seconds.iter().map(|b| pair((one, b))).collect()),
@@ -207,22 +251,27 @@ fn pairs(firsts: &[String], seconds: &[String]) -> Result<Vec<[String; 2]>, Fail
     }
 }
 
-/// Errors where a text is `-` or names a file that is there: the file was meant, and its name would be read.
-fn no_file(text: &str) -> Result<(), Fail> {
+/// Errors where a text of a flag is `-` or names a file that is there: the file was meant, and its name would be read.
+fn no_file(text: &str, flag: &str) -> Result<(), Fail> {
+    let file_flag = match flag {
+        "--context" => "--context-file",
+        "--rank" => "--rank-lines",
+        _ => "--text-file",
+    };
     let (at, name) = text.strip_prefix('@').map_or(("", text), |rest| ("@", rest));
     if text == "-" {
-        return Err(Fail::Usage("--text takes the text itself; to read standard input write --text-file -".into()));
+        return Err(Fail::Usage(format!("{flag} takes the text itself; to read standard input write {file_flag} -")));
     }
     let looks = name.contains(['.', '/', '\\']) || !at.is_empty();
     let short = !name.is_empty() && name.len() < 256 && !name.contains(char::is_whitespace);
     if short && looks && Path::new(name).exists() {
         let what = if Path::new(name).is_dir() { "folder" } else { "file" };
         return Err(Fail::Usage(format!(
-            "--text takes the text itself, and `{name}` is a {what}; to read a file write --text-file {name}"
+            "{flag} takes the text itself, and `{name}` is a {what}; to read a file write {file_flag} {name}"
         )));
     }
     if short && Path::new(name).is_file() {
-        say::note(&format!("`{name}` is read as a text, though a file of this name is here (--text-file reads it)"));
+        say::note(&format!("`{name}` is read as a text, though a file of this name is here ({file_flag} reads it)"));
     }
     Ok(())
 }
@@ -265,13 +314,27 @@ fn report(a: &Args, as_json: bool, answer: &Answer, similarity: Similarity) -> R
             "model": a.model, "point": answer.point, "outputs": answer.outputs, "results": answer.results,
             "macs": answer.macs,
         });
+        if let Some(ranking) = &answer.ranking {
+            doc["ranking"] = json!(ranking);
+        }
         if let Some(decisions) = &answer.trace {
             doc["trace"] = json!(decisions);
         }
         return print_json(&doc);
     }
-    let mut text: String = answer.results.iter().map(human).collect();
-    text.push_str(&similarities(&answer.results, similarity));
+    // A ranking that was asked for is the answer, and the embeddings are how it came about.
+    let ranks = !a.rank.is_empty() || !a.rank_lines.is_empty();
+    let mut text = match (&answer.ranking, answer.results.first()) {
+        (Some(ranking), Some(first)) if ranks => format!("{}\n{}", one_line(&first.input), ranked(ranking)),
+        (ranking, _) => {
+            let mut text: String = answer.results.iter().map(|reply| human(reply, a.top)).collect();
+            text.push_str(&similarities(&answer.results, similarity));
+            if let Some(ranking) = ranking {
+                text.push_str(&format!("\nranking\n{}", ranked(ranking)));
+            }
+            text
+        }
+    };
     // Shapes are for those who ask for them, and for models whose answers are nothing else.
     let told = answer.results.iter().any(|r| *r != Reply { input: r.input.clone(), ..Reply::default() });
     for (name, shape) in answer.outputs.iter().filter(|_| !told || a.trace || a.out.is_some()) {
@@ -290,36 +353,41 @@ fn report(a: &Args, as_json: bool, answer: &Answer, similarity: Similarity) -> R
 /// Most texts whose embeddings are compared with each other.
 const COMPARED: usize = 12;
 
-/// Embeddings as vectors: sparse ones over the tokens of all of them.
-fn vectors(replies: &[Reply]) -> Vec<Vec<f32>> {
-    let tokens: BTreeSet<&String> =
-        replies.iter().flat_map(|r| r.sparse_embedding.iter().flat_map(BTreeMap::keys)).collect();
-    let sparse = |w: &BTreeMap<String, f32>| tokens.iter().map(|t| w.get(*t).copied().unwrap_or(0.0)).collect();
-    let one = |r: &Reply| r.sentence_embedding.clone().or_else(|| r.sparse_embedding.as_ref().map(sparse));
-    replies.iter().filter_map(one).collect()
+/// Documents in their order, one a line.
+fn ranked(ranking: &[Ranked]) -> String {
+    let kinds = |r: &Ranked| {
+        let one = |(name, score): (&String, &f64)| format!("{name} {score:.4}");
+        r.scores.as_ref().map(|all| format!(" ({})", all.iter().map(one).collect::<Vec<_>>().join(", ")))
+    };
+    let line =
+        |r: &Ranked| format!("  {}. {:.4}{} {}\n", r.rank, r.score, kinds(r).unwrap_or_default(), one_line(&r.text));
+    ranking.iter().map(line).collect()
 }
 
 /// How alike embeddings are, every one to every other, where there are several and not too many.
 fn similarities(replies: &[Reply], similarity: Similarity) -> String {
-    let all = vectors(replies);
-    if !(2..=COMPARED).contains(&all.len()) {
+    let tokens = |r: &Reply| -> Option<Vec<Vec<f32>>> {
+        Some(r.token_embeddings.as_ref()?.iter().map(|t| t.embedding.clone()).collect())
+    };
+    let (all, each) = (vectors(replies), replies.iter().filter_map(tokens).collect::<Vec<_>>());
+    let n = if all.is_empty() { each.len() } else { all.len() };
+    if !(2..=COMPARED).contains(&n) {
         return String::new();
     }
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .enumerate()
-        .map(|(i, a)| {
-            let one = |b: &Vec<f32>| format!("{:.3}", similarity.of(a, b));
-            std::iter::once((i + 1).to_string()).chain(all.iter().map(one)).collect()
-        })
-        .collect();
-    let numbers: Vec<String> = (1..=all.len()).map(|n| n.to_string()).collect();
+    let score = |i: usize, k: usize| match all.is_empty() {
+        true => similarity.of_tokens(&each[i], &each[k]),
+        false => similarity.of(&all[i], &all[k]),
+    };
+    let row =
+        |i: usize| std::iter::once((i + 1).to_string()).chain((0..n).map(|k| format!("{:.3}", score(i, k)))).collect();
+    let rows: Vec<Vec<String>> = (0..n).map(row).collect();
+    let numbers: Vec<String> = (1..=n).map(|n| n.to_string()).collect();
     let header: Vec<&str> = std::iter::once(similarity.name()).chain(numbers.iter().map(String::as_str)).collect();
     format!("\n{}", aligned(&header, &rows, 0))
 }
 
 /// One sample's answers as lines of text.
-fn human(reply: &Reply) -> String {
+fn human(reply: &Reply, top: Option<usize>) -> String {
     let one = |label: &str, p: f32| format!("{} {:.1} %", one_line(label), 100.0 * f64::from(p));
     let line = |list: &[Label]| list.iter().map(|l| one(&l.label, l.probability)).collect::<Vec<_>>().join(", ");
     let mut text = String::new();
@@ -338,6 +406,10 @@ fn human(reply: &Reply) -> String {
     if let Some(labels) = &reply.labels {
         text.push_str(&format!("  {}\n", line(labels)));
     }
+    if let Some(answers) = reply.answers.as_ref().filter(|all| !all.is_empty()) {
+        let all: Vec<String> = answers.iter().map(|a| one(&a.answer, a.score)).collect();
+        text.push_str(&format!("  {}\n", all.join(", ")));
+    }
     for mask in reply.masks.iter().flatten() {
         text.push_str(&format!("  mask: {}\n", line(mask)));
     }
@@ -354,10 +426,20 @@ fn human(reply: &Reply) -> String {
         let head: Vec<String> = v.iter().take(6).map(|x| format!("{x:.4}")).collect();
         text.push_str(&format!("  embedding of {} [{}, ...] (--json or --out for all)\n", v.len(), head.join(", ")));
     }
+    if let Some(all) = &reply.token_embeddings {
+        let tokens: Vec<String> = all.iter().take(8).map(|t| one_line(&t.token).to_string()).collect();
+        let (width, more) = (all.first().map_or(0, |t| t.embedding.len()), if all.len() > 8 { ", ..." } else { "" });
+        text.push_str(&format!(
+            "  {} token embeddings of {width}: {}{more} (--json or --out for all)\n",
+            all.len(),
+            tokens.join(" ")
+        ));
+    }
     if let Some(w) = &reply.sparse_embedding {
         let mut best: Vec<(&String, &f32)> = w.iter().collect();
         best.sort_by(|a, b| b.1.total_cmp(a.1));
-        let head: Vec<String> = best.iter().take(8).map(|(t, w)| format!("{} {w:.2}", one_line(t.as_str()))).collect();
+        let head: Vec<String> =
+            best.iter().take(top.unwrap_or(8)).map(|(t, w)| format!("{} {w:.2}", one_line(t.as_str()))).collect();
         text.push_str(&format!(
             "  sparse embedding of {} tokens: {} (--json or --out for all)\n",
             w.len(),

@@ -37,7 +37,7 @@ pub fn trim_vocab(dir: &Path, out: &Path, corpora: &[PathBuf], rule: &Keep) -> R
     unused(out)?;
     let also = named_ids(dir)?;
     let vocabulary = Vocabulary::load(dir)?;
-    let mut tokenizer = Tokenizer::load(dir, None)?;
+    let mut tokenizer = Tokenizer::of_model(dir, None)?;
     tokenizer.set_max_length(None)?;
     let mut counts = Counts::new();
     for corpus in corpora {

@@ -7,16 +7,8 @@ use switchformer_nn::account::{Handling, Key};
 pub(crate) const MODULES: &str = "modules.json";
 /// Settings of the whole model.
 pub(crate) const MODEL: &str = "config_sentence_transformers.json";
-/// Settings of the Transformer: the first of these names that a folder has, in this order. Rows of [`KEYS`] have the first.
-pub(crate) const TRANSFORMER: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
+/// Settings of the Transformer, in a file of one of several names. Rows of [`KEYS`] have the first.
+pub(crate) use switchformer_data::text::SENTENCE_SETTINGS as TRANSFORMER;
 /// Files of the other modules, each in the folder that `modules.json` names.
 pub(crate) const POOLING: &str = "Pooling/config.json";
 pub(crate) const SPLADE: &str = "SpladePooling/config.json";
@@ -24,9 +16,10 @@ pub(crate) const DENSE: &str = "Dense/config.json";
 pub(crate) const LAYER_NORM: &str = "LayerNorm/config.json";
 pub(crate) const NORMALIZE: &str = "Normalize/config.json";
 pub(crate) const DROPOUT: &str = "Dropout/config.json";
+pub(crate) const MASK: &str = "MultiVectorMask/config.json";
+/// What ColBERT's own folders say beside their config.
+pub(crate) const COLBERT: &str = "artifact.metadata";
 
-/// The default of keys that name what a module reads and writes.
-const EMBEDDING: Handling = OnlyDefault("\"sentence_embedding\"");
 const NULL: Handling = OnlyDefault("null");
 const EMPTY: Handling = OnlyDefault("{}");
 
@@ -50,7 +43,16 @@ pub const KEYS: &[Key] = &[
     key(MODEL, "default_prompt_name", Applied, "the prompt of requests that name none"),
     key(MODEL, "similarity_fn_name", Applied, "how embeddings are compared"),
     key(MODEL, "truncate_dim", Applied, "how many numbers of an embedding are kept"),
-    key(MODEL, "max_active_dims", NULL, "all weights of a sparse embedding are given"),
+    key(MODEL, "max_active_dims", Applied, "how many weights of a sparse embedding are kept"),
+    key(MODEL, "query_prefix", Applied, "of PyLate: in front of the prompt of queries"),
+    key(MODEL, "document_prefix", Applied, "of PyLate: in front of the prompt of documents"),
+    key(MODEL, "query_length", Applied, "of PyLate: how many tokens queries are filled up to"),
+    key(MODEL, "document_length", Applied, "of PyLate: the most tokens of a document"),
+    key(MODEL, "query_expansion", Applied, "how queries are filled up, where the Transformer does not say"),
+    key(MODEL, "do_query_expansion", Applied, "of PyLate: whether queries are filled up"),
+    key(MODEL, "attend_to_expansion_tokens", Applied, "of PyLate: whether other tokens look at the filling"),
+    key(MODEL, "attend_to_mask_tokens", Applied, "the same by an older name"),
+    key(MODEL, "skiplist_words", Applied, "of PyLate: tokens that do not count in documents"),
     key(MODEL, "activation_fn", Applied, "what scores of pairs go through"),
     key(MODEL, "keep_in_fp32_modules", NoEffect, "everything is computed in single precision"),
     key(MODEL, "__version__", NoEffect, "the programs that saved the folder"),
@@ -62,9 +64,9 @@ pub const KEYS: &[Key] = &[
     transformer("module_output_name", Applied, "must be the usual one of the task"),
     transformer("processing_kwargs", EMPTY, "texts are cut at the most tokens, and otherwise read whole"),
     transformer("unpad_inputs", NoEffect, "padding does not exist here"),
-    transformer("query_length", NULL, "for embeddings of every token"),
-    transformer("document_length", NULL, "for embeddings of every token"),
-    transformer("query_expansion", NULL, "for embeddings of every token"),
+    transformer("query_length", Applied, "the most tokens of a query"),
+    transformer("document_length", Applied, "the most tokens of a document"),
+    transformer("query_expansion", Applied, "how queries are filled up, for vectors of every token"),
     transformer("model_args", EMPTY, "the model is opened as config.json says"),
     transformer("model_kwargs", EMPTY, "the model is opened as config.json says"),
     transformer("config_args", EMPTY, "the model is opened as config.json says"),
@@ -92,10 +94,21 @@ pub const KEYS: &[Key] = &[
     key(DENSE, "bias", Applied, "whether a bias is added"),
     key(DENSE, "activation_function", Applied, "what its numbers go through"),
     key(DENSE, "use_residual", Applied, "whether what it reads is added to what it gives"),
-    key(DENSE, "module_input_name", EMBEDDING, "it reads the pooled embedding"),
-    key(DENSE, "module_output_name", EMBEDDING, "it gives the embedding"),
+    key(DENSE, "module_input_name", Applied, "the pooled embedding, or the vectors of tokens"),
+    key(DENSE, "module_output_name", Applied, "must be what it reads"),
     key(LAYER_NORM, "dimension", Applied, "numbers it reads"),
-    key(NORMALIZE, "module_input_name", EMBEDDING, "it scales the pooled embedding"),
-    key(NORMALIZE, "module_output_name", EMBEDDING, "it gives the embedding"),
+    key(NORMALIZE, "module_input_name", Applied, "the pooled embedding, or the vectors of tokens"),
+    key(NORMALIZE, "module_output_name", Applied, "must be what it reads"),
     key(DROPOUT, "dropout", NoEffect, "nothing is dropped outside training"),
+    key(MASK, "skiplist_words", Applied, "tokens that do not count"),
+    key(MASK, "skiplist_tasks", Applied, "whether they do not count in queries, documents or both"),
+    key(MASK, "keep_only_token_ids", Applied, "the ids that count alone in documents"),
+    key(COLBERT, "query_token_id", Applied, "the marker in front of queries"),
+    key(COLBERT, "doc_token_id", Applied, "the marker in front of documents"),
+    key(COLBERT, "query_maxlen", Applied, "how many tokens queries are filled up to"),
+    key(COLBERT, "doc_maxlen", Applied, "the most tokens of a document"),
+    key(COLBERT, "attend_to_mask_tokens", Applied, "whether other tokens look at the filling"),
+    key(COLBERT, "mask_punctuation", Applied, "whether punctuation counts in documents"),
+    key(COLBERT, "dim", NoEffect, "repeats the width of `linear.weight`"),
+    key(COLBERT, "similarity", OnlyDefault("\"cosine\""), "vectors have length one"),
 ];

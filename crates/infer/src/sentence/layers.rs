@@ -37,7 +37,7 @@ enum Residual {
     Projected(Matrix),
 }
 
-struct Matrix {
+pub(super) struct Matrix {
     values: Vec<f32>,
     width: usize,
 }
@@ -47,7 +47,12 @@ impl Matrix {
         Ok(Matrix { values: w.tensor(name, &[out, width], ParamKind::Matrix)?.flatten_all()?.to_vec1()?, width })
     }
 
-    fn times(&self, x: &[f32]) -> Vec<f64> {
+    /// A matrix of rows of `width` numbers.
+    pub(super) fn new(values: Vec<f32>, width: usize) -> Matrix {
+        Matrix { values, width }
+    }
+
+    pub(super) fn times(&self, x: &[f32]) -> Vec<f64> {
         let product = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
         self.values.chunks_exact(self.width).map(product).collect()
     }
@@ -133,6 +138,19 @@ impl Layer {
         };
         w.finish()?;
         Ok(Layer::Dense(Box::new(Dense { path: file.path.clone(), weight, bias, act, residual })))
+    }
+
+    /// The projection of ColBERT, which lies beside the encoder.
+    pub(crate) fn projection(folder: &Folder) -> Result<Layer> {
+        let (w, name) = (weights(folder)?, "linear.weight");
+        let dims = w.shape_of(name).and_then(|dims| dims.first_chunk::<2>().copied());
+        let [out, width] = dims.filter(|dims| dims.iter().all(|n| (1..=MAX_WIDTH).contains(n))).ok_or_else(|| {
+            let what = "names HF_ColBERT and has no projection `linear.weight`";
+            Error::format(folder.path("model.safetensors"), "checkpoint.module", what, "fetch the whole folder again")
+        })?;
+        let weight = Matrix::load(&w, name, out, width)?;
+        let dense = Dense { path: name.into(), weight, bias: None, act: Act::Identity, residual: None };
+        Ok(Layer::Dense(Box::new(dense)))
     }
 
     /// A layer norm with its weights, which are in `folder`.

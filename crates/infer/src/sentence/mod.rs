@@ -3,30 +3,35 @@
 mod file;
 mod keys;
 mod layers;
+pub(crate) mod m3;
+mod modules;
 mod pooling;
 mod settings;
 pub mod similarity;
+mod tokens;
 
 use std::collections::BTreeSet;
 
-use serde_json::Value as Json;
-use switchformer_nn::{Error, Folder, Output, Result, Value};
+use switchformer_nn::{Error, Folder, Output, Result, Rows, Tensor, Value};
 use switchformer_zoo::HeadKind;
-use switchformer_zoo::open::MAX_CONFIG;
 
 pub use keys::KEYS;
+pub use m3::{M3, Weighted};
 pub use similarity::Similarity;
+pub use tokens::{Task, TokenVectors};
 
-use file::{ModuleFile, account};
-use keys::{DENSE, DROPOUT, LAYER_NORM, MODULES, NORMALIZE, POOLING, SPLADE};
+use file::ModuleFile;
+use keys::{DENSE, DROPOUT, LAYER_NORM, MASK, MODULES, NORMALIZE, POOLING, SPLADE};
 use layers::Layer;
+use modules::{Module, SUPPORTED, below};
 use pooling::{Pooling, Splade, TextRows};
 use settings::{Kind, Reading, Settings};
+pub(crate) use tokens::Expansion;
+use tokens::{Mask, Older, Tokens};
 
-/// Most entries of `modules.json`.
-const MAX_MODULES: usize = 16;
-/// What `modules.json` may name.
-const SUPPORTED: &str = "Transformer, MLMTransformer, Pooling, SpladePooling, Dense, LayerNorm, Normalize, Dropout (of sentence_transformers)";
+/// The names that modules have for what they read and give.
+const EMBEDDING: &str = "sentence_embedding";
+const TOKENS: &str = "token_embeddings";
 
 /// What becomes of the rows of a text.
 enum Pool {
@@ -34,6 +39,8 @@ enum Pool {
     Rows(Pooling),
     /// A weight per token of the vocabulary, from scores over it.
     Vocabulary(Splade),
+    /// A vector of each.
+    Tokens(Tokens),
 }
 
 /// A folder of sentence-transformers.
@@ -42,111 +49,96 @@ pub struct Sentence {
     transformer: String,
     reading: Reading,
     settings: Settings,
+    similarity: Option<Similarity>,
     pool: Option<Pool>,
     layers: Vec<Layer>,
+    m3: Option<M3>,
     notes: Vec<String>,
 }
 
 /// What a request says of its embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// Tokens of the prompt, which are left out of the pooling where the folder says so.
-    pub prompt: usize,
+    /// Tokens of the prompt of each text, which are left out of the pooling where the folder says so; none where it is empty.
+    pub prompts: Vec<usize>,
     /// How many numbers are kept, in place of what the folder says.
     pub dim: Option<usize>,
+    /// How many weights of a sparse embedding are kept, in place of what the folder says.
+    pub weights: Option<usize>,
 }
 
-/// One entry of `modules.json`.
-struct Module {
-    kind: String,
-    path: String,
+/// A text whose tokens have vectors.
+pub(crate) struct Text<'a> {
+    /// Its tokens, those included that it was filled up with.
+    pub(crate) ids: &'a [u32],
+    /// How many of them it has of its own.
+    pub(crate) own: usize,
+    pub(crate) task: Task,
 }
 
-impl Module {
-    /// Entry `i`. Its kind is the last part of the type.
-    fn read(i: usize, entry: &Json, notes: &mut Vec<String>) -> Result<Module> {
-        let map = entry.as_object().ok_or_else(|| Error::config(MODULES, format!("entry {i} must be an object")))?;
-        account(map, MODULES, MODULES, notes)?;
-        let text = |key: &str| map.get(key).and_then(Json::as_str).unwrap_or_default();
-        let (kind, path) = (text("type"), text("path"));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-        if path.len() > 64 || !path.chars().all(plain) {
-            return Err(Error::config("modules.json path", format!("{path:?} must be a plain folder name")));
-        }
-        let own = kind.strip_prefix("sentence_transformers.").and_then(|rest| rest.rsplit('.').next());
-        let own = own.ok_or_else(|| Error::unsupported("modules.json type", kind, SUPPORTED))?;
-        Ok(Module { kind: own.into(), path: path.into() })
-    }
-
-    /// Its settings, of a file that must be there.
-    fn file(&self, folder: &Folder, table: &'static str, notes: &mut Vec<String>) -> Result<ModuleFile> {
-        if self.path.is_empty() {
-            return Err(Error::config(
-                "modules.json path",
-                format!("of {} is empty; it must be a plain folder name", self.kind),
-            ));
-        }
-        let path = format!("{}/config.json", self.path);
-        if !folder.has(&path) {
-            let what = format!("is named in modules.json as {} and has no config.json", self.kind);
-            let hint = "a download may have left out its subfolders: fetch the whole folder again";
-            return Err(Error::format(folder.path(&self.path), "checkpoint.module", what, hint));
-        }
-        ModuleFile::read(folder, &path, table, notes)
-    }
-
-    /// Accounts for the keys of a file that need not be there.
-    fn optional(&self, folder: &Folder, table: &'static str, notes: &mut Vec<String>) -> Result<()> {
-        let path = format!("{}/config.json", self.path);
-        if !self.path.is_empty() && folder.has(&path) {
-            ModuleFile::read(folder, &path, table, notes)?;
-        }
-        Ok(())
-    }
-}
-
-/// A folder below another.
-fn below(folder: &Folder, path: &str) -> Result<Folder> {
-    match folder {
-        folder if path.is_empty() => Ok(folder.clone()),
-        Folder::Disk(dir) if dir.join(path).is_dir() => Ok(Folder::Disk(dir.join(path))),
-        _ => {
-            let hint = "a download may have left out its subfolders: fetch the whole folder again";
-            Err(Error::format(
-                folder.path(path),
-                "checkpoint.module",
-                "is named in modules.json and is no folder",
-                hint,
-            ))
+/// Errors unless a module reads `name` and gives it again.
+fn reads(file: &ModuleFile, usual: &str, name: &str) -> Result<()> {
+    let input = file.get(|c| c.text("module_input_name", usual))?;
+    let output = file.get(|c| c.text("module_output_name", &input))?;
+    for (key, given) in [("module_input_name", &input), ("module_output_name", &output)] {
+        if given != name {
+            return Err(file.refused(key, given, name));
         }
     }
+    Ok(())
 }
 
 impl Sentence {
-    /// Reads `modules.json` and what it names; `None` where there is no such file. Errors name a module or setting that is
-    /// not supported.
+    /// Reads `modules.json` and what it names, or what other layouts have in its place (ColBERT's own, BGE-M3's); `None` for
+    /// other folders. Errors name a module or setting that is not supported.
     pub fn read(folder: &Folder) -> Result<Option<Sentence>> {
-        if !folder.has(MODULES) {
-            return Ok(None);
-        }
-        let doc = folder.json(MODULES, MAX_CONFIG)?;
-        let entries = doc.as_array().ok_or_else(|| Error::config(MODULES, "must be a list"))?;
-        if entries.len() > MAX_MODULES {
-            return Err(Error::config(MODULES, format!("has {} entries, at most {MAX_MODULES}", entries.len())));
-        }
-        let mut names = BTreeSet::new();
-        if let Some(twice) = entries.iter().filter_map(|e| e.get("name")?.as_str()).find(|name| !names.insert(*name)) {
-            return Err(Error::config(
-                MODULES,
-                format!("has two modules named `{twice}`; one would replace the other"),
-            ));
-        }
         let mut notes = Vec::new();
-        let all: Vec<Module> =
-            entries.iter().enumerate().map(|(i, e)| Module::read(i, e, &mut notes)).collect::<Result<_>>()?;
-        let Some((first, rest)) = all.split_first() else {
-            return Err(Error::config(MODULES, "is empty; it must begin with a Transformer"));
+        let listed = modules::list(folder, &mut notes)?;
+        let colbert = Older::colbert(folder, &mut notes)?;
+        let mut this = match (listed, colbert) {
+            (Some(list), colbert) => Sentence::listed(folder, &list, colbert.is_some(), notes)?,
+            (None, Some(older)) => {
+                let mut this = Sentence::plain(folder, notes)?;
+                this.settings.mark(older);
+                this.tokens(Some(this.settings.older.mask(true)));
+                this.layers = vec![Layer::projection(folder)?, Layer::Normalize];
+                this
+            }
+            (None, None) if M3::is_here(folder) => {
+                let mut this = Sentence::plain(folder, notes)?;
+                this.pool = Some(Pool::Rows(Pooling::cls()));
+                this.layers = vec![Layer::Normalize];
+                this
+            }
+            (None, None) => return Ok(None),
         };
+        if matches!(this.pool, Some(Pool::Rows(_))) && M3::is_here(folder) {
+            this.m3 = Some(M3::read(folder)?);
+        }
+        this.agree()?;
+        notes_once(&mut this.notes);
+        Ok(Some(this))
+    }
+
+    /// A Transformer at the root of a folder, without any module.
+    fn plain(folder: &Folder, mut notes: Vec<String>) -> Result<Sentence> {
+        let reading = Reading::read(folder, false, &mut notes)?;
+        let settings = Settings::read(folder, &mut notes)?;
+        Ok(Sentence {
+            transformer: String::new(),
+            reading,
+            settings,
+            similarity: None,
+            pool: None,
+            layers: Vec::new(),
+            m3: None,
+            notes,
+        })
+    }
+
+    /// The modules of a list; `colbert`: of a folder whose config names ColBERT's own architecture.
+    fn listed(folder: &Folder, list: &[Module], colbert: bool, mut notes: Vec<String>) -> Result<Sentence> {
+        let (first, rest) = list.split_first().ok_or_else(|| Error::config(MODULES, "is empty"))?;
         let mlm = match first.kind.as_str() {
             "Transformer" => false,
             "MLMTransformer" => true,
@@ -160,14 +152,86 @@ impl Sentence {
         };
         let reading = Reading::read(&below(folder, &first.path)?, mlm, &mut notes)?;
         let settings = Settings::read(folder, &mut notes)?;
-        let mut this =
-            Sentence { transformer: first.path.clone(), reading, settings, pool: None, layers: Vec::new(), notes };
-        for module in rest {
-            this.add(folder, module)?;
+        let pools = |m: &Module| matches!(m.kind.as_str(), "Pooling" | "SpladePooling");
+        let marked = colbert || settings.older.marked || list.iter().any(|m| m.pylate);
+        // How the last steps are said: by the modules, by PyLate's name, or not at all.
+        let tokens = match settings.kind {
+            Some(Kind::Tokens { pylate }) => Some(pylate),
+            None if colbert => Some(false),
+            None | Some(Kind::Dense) if marked && !list.iter().any(pools) => Some(true),
+            _ => None,
+        };
+        let mut this = Sentence {
+            transformer: first.path.clone(),
+            reading,
+            settings,
+            similarity: None,
+            pool: None,
+            layers: Vec::new(),
+            m3: None,
+            notes,
+        };
+        if let Some(unsaid) = tokens {
+            let older = std::mem::take(&mut this.settings.older);
+            this.settings.mark(older);
+            let named = this.settings.kind == Some(Kind::Tokens { pylate: true });
+            this.tokens(unsaid.then(|| this.settings.older.mask(named)));
+            for module in rest {
+                this.add_to_tokens(folder, module)?;
+            }
+            if unsaid {
+                this.layers.push(Layer::Normalize);
+            }
+        } else {
+            for module in rest {
+                this.add(folder, module)?;
+            }
         }
-        this.agree()?;
-        notes_once(&mut this.notes);
-        Ok(Some(this))
+        Ok(this)
+    }
+
+    /// Makes the folder one of vectors of tokens.
+    fn tokens(&mut self, mask: Option<Mask>) {
+        let older = &self.settings.older;
+        let expansion = self.reading.expansion.clone().or_else(|| older.expansion.clone()).flatten();
+        let markers = older.markers.iter().flatten().cloned().collect();
+        for (length, other) in self.reading.lengths.iter_mut().zip(older.lengths) {
+            *length = length.or(other);
+        }
+        self.pool = Some(Pool::Tokens(Tokens { mask, expansion, markers }));
+    }
+
+    /// Adds a module of a folder of vectors of tokens.
+    fn add_to_tokens(&mut self, folder: &Folder, module: &Module) -> Result<()> {
+        let notes = &mut self.notes;
+        let supported = "Dense, Normalize, MultiVectorMask, Dropout (of vectors of tokens)";
+        let layer = match module.kind.as_str() {
+            "MultiVectorMask" => {
+                let own = Mask::read(&module.file(folder, MASK, notes)?)?;
+                if let Some(Pool::Tokens(tokens)) = &mut self.pool {
+                    tokens.mask = Some(own);
+                }
+                return Ok(());
+            }
+            "Dropout" => return module.optional(folder, DROPOUT, notes).map(|_| ()),
+            "Normalize" => {
+                let file = module.optional(folder, NORMALIZE, notes)?;
+                if file.get(|c| c.text("module_input_name", EMBEDDING))? == EMBEDDING {
+                    notes.push("modules.json: Normalize reads a pooled embedding, and here is none".into());
+                    return Ok(());
+                }
+                reads(&file, EMBEDDING, TOKENS)?;
+                Layer::Normalize
+            }
+            "Dense" => {
+                let file = module.file(folder, DENSE, notes)?;
+                reads(&file, TOKENS, TOKENS)?;
+                Layer::dense(&file, &below(folder, &module.path)?)?
+            }
+            kind => return Err(Error::unsupported("modules.json type", kind, supported)),
+        };
+        self.layers.push(layer);
+        Ok(())
     }
 
     /// Adds a module behind the others.
@@ -186,9 +250,9 @@ impl Sentence {
                 self.pool = Some(Pool::Vocabulary(Splade::read(&module.file(folder, SPLADE, notes)?)?));
                 return Ok(());
             }
-            "Dropout" => return module.optional(folder, DROPOUT, notes),
+            "Dropout" => return module.optional(folder, DROPOUT, notes).map(|_| ()),
             "Normalize" => {
-                module.optional(folder, NORMALIZE, notes)?;
+                reads(&module.optional(folder, NORMALIZE, notes)?, EMBEDDING, EMBEDDING)?;
                 if self.pool.is_none() {
                     notes.push("modules.json: Normalize comes before Pooling, where it has no effect".into());
                     return Ok(());
@@ -198,7 +262,11 @@ impl Sentence {
             "Dense" | "LayerNorm" if self.pool.is_none() => {
                 return Err(Error::config(MODULES, format!("{} comes before Pooling", module.kind)));
             }
-            "Dense" => Layer::dense(&module.file(folder, DENSE, notes)?, &below(folder, &module.path)?)?,
+            "Dense" => {
+                let file = module.file(folder, DENSE, notes)?;
+                reads(&file, EMBEDDING, EMBEDDING)?;
+                Layer::dense(&file, &below(folder, &module.path)?)?
+            }
             "LayerNorm" => Layer::norm(&module.file(folder, LAYER_NORM, notes)?, &below(folder, &module.path)?)?,
             kind => return Err(Error::unsupported("modules.json type", kind, SUPPORTED)),
         };
@@ -207,18 +275,22 @@ impl Sentence {
     }
 
     /// Errors where the parts of a folder contradict each other.
-    fn agree(&self) -> Result<()> {
+    fn agree(&mut self) -> Result<()> {
+        self.similarity = self.settings.similarity(self.is_multi_vector())?;
         let needs = match (&self.pool, self.reading.head) {
             (Some(Pool::Vocabulary(_)), Some(HeadKind::MaskedLm)) | (None, _) => None,
             (Some(Pool::Vocabulary(_)), _) => Some("SpladePooling needs a Transformer of the task fill-mask"),
-            (Some(Pool::Rows(_)), Some(HeadKind::Encoder)) => None,
+            (Some(Pool::Rows(_) | Pool::Tokens(_)), Some(HeadKind::Encoder)) => None,
             (Some(Pool::Rows(_)), _) => Some("Pooling needs a Transformer of the task feature-extraction"),
+            (Some(Pool::Tokens(_)), _) => Some("vectors of tokens need a Transformer of the task feature-extraction"),
         };
-        if let (Some(Kind::Pairs), Some((_, text))) = (self.settings.kind, self.settings.default_prompt())
-            && !text.is_empty()
-        {
-            let what = "prompts of rerankers are not supported; set default_prompt_name to null";
-            return Err(Error::config("config_sentence_transformers.json: default_prompt_name", what));
+        match &self.pool {
+            Some(Pool::Tokens(tokens)) => tokens.check(self.reading.lengths[0], &mut self.notes)?,
+            _ if self.reading.expansion.as_ref().is_some_and(Option::is_some) => {
+                let what = "fills queries up for vectors of tokens, and this folder makes none";
+                return Err(Error::config("query_expansion", what));
+            }
+            _ => {}
         }
         needs.map_or(Ok(()), |what| Err(Error::config(MODULES, what)))
     }
@@ -243,9 +315,53 @@ impl Sentence {
         self.reading.max_tokens
     }
 
-    /// Whether texts are lower-cased before all other steps of the tokenizer.
-    pub fn lower_case(&self) -> bool {
-        self.reading.lower_case
+    /// Most tokens of queries, or of documents, where the folder says.
+    pub fn length(&self, task: Task) -> Option<usize> {
+        let own = self.reading.lengths[usize::from(task == Task::Document)];
+        match self.expansion().filter(|_| task == Task::Query) {
+            Some(e) if e.fixed => Some(e.length),
+            Some(e) => own.map(|n| n.max(e.length)),
+            None => own,
+        }
+    }
+
+    /// How queries are filled up.
+    pub(crate) fn expansion(&self) -> Option<&Expansion> {
+        match &self.pool {
+            Some(Pool::Tokens(tokens)) => tokens.expansion.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Markers in front of texts, which stay one token where they are one.
+    pub(crate) fn markers(&self) -> &[String] {
+        match &self.pool {
+            Some(Pool::Tokens(tokens)) => &tokens.markers,
+            _ => &[],
+        }
+    }
+
+    /// Words that do not count among the vectors of tokens.
+    pub(crate) fn skipped(&self) -> &[String] {
+        match &self.pool {
+            Some(Pool::Tokens(Tokens { mask: Some(mask), .. })) => &mask.skip,
+            _ => &[],
+        }
+    }
+
+    /// Whether every token has a vector.
+    pub fn is_multi_vector(&self) -> bool {
+        matches!(self.pool, Some(Pool::Tokens(_)))
+    }
+
+    /// Whether the folder scores pairs of texts.
+    pub fn scores_pairs(&self) -> bool {
+        self.pool.is_none() && self.settings.kind == Some(Kind::Pairs)
+    }
+
+    /// What a folder of BGE-M3 answers beside the embedding.
+    pub fn m3(&self) -> Option<&M3> {
+        self.m3.as_ref()
     }
 
     /// What there is to say about the folder, such as settings that nobody knows.
@@ -265,9 +381,10 @@ impl Sentence {
 
     /// How embeddings are compared.
     pub fn similarity(&self) -> Similarity {
-        self.settings.similarity.unwrap_or(match self.is_sparse() || self.settings.kind == Some(Kind::Sparse) {
-            true => Similarity::Dot,
-            false => Similarity::Cosine,
+        self.similarity.unwrap_or(match () {
+            () if self.is_multi_vector() => Similarity::MaxSim,
+            () if self.is_sparse() || self.settings.kind == Some(Kind::Sparse) => Similarity::Dot,
+            () => Similarity::Cosine,
         })
     }
 
@@ -289,38 +406,110 @@ impl Sentence {
     /// The embedding of each member of an output; `None` for one without rows of its own in it (it left the batch, or the
     /// output lacks what is pooled).
     pub fn embed(&self, out: &Output, members: usize, ask: &Ask) -> Result<Vec<Option<Vec<f32>>>> {
-        let mut all = vec![None; members];
-        let (Some(pool), Some(Value::PerRow(x, rows))) = (&self.pool, self.pooled(out)) else { return Ok(all) };
-        let dim = x.dims2()?.1;
-        for (i, member) in rows.members().iter().enumerate() {
-            let range = rows.range(i);
-            let values: Vec<f32> = x.narrow(0, range.start, range.len())?.flatten_all()?.to_vec1()?;
-            let text = TextRows { values: &values, dim, positions: &rows.positions()[range] };
-            let mut v = match pool {
-                Pool::Rows(pooling) => pooling.pool(&text, ask.prompt)?,
-                Pool::Vocabulary(splade) => splade.pool(&text),
+        self.each(out, members, |i, values, dim, positions| {
+            let text = TextRows { values, dim, positions };
+            let mut v = match &self.pool {
+                Some(Pool::Rows(pooling)) => pooling.pool(&text, ask.prompts.get(i).copied().unwrap_or(0))?,
+                Some(Pool::Vocabulary(splade)) => splade.pool(&text),
+                Some(Pool::Tokens(_)) | None => return Ok(None),
             };
             for layer in &self.layers {
                 v = layer.apply(v)?;
             }
+            if self.is_sparse() {
+                keep_largest(&mut v, ask.weights.or(self.settings.weights));
+                return Ok(Some(v));
+            }
+            if let Some(dim) = ask.dim.filter(|dim| *dim > v.len()) {
+                let what = format!("dim is {dim}, and an embedding of this model has {} numbers", v.len());
+                return Err(Error::input(what, "ask for as many at most"));
+            }
             // Last of all: what is cut is not scaled again.
-            v.truncate(ask.dim.or(self.settings.dim).filter(|_| !self.is_sparse()).unwrap_or(usize::MAX));
+            v.truncate(ask.dim.or(self.settings.dim).unwrap_or(usize::MAX));
+            Ok(Some(v))
+        })
+    }
+
+    /// The vectors of the tokens of each member that count; `skipped` are the ids of what does not. `None` as in
+    /// [`Self::embed`], and where the folder makes none.
+    pub(crate) fn embed_tokens(
+        &self,
+        out: &Output,
+        texts: &[Text],
+        skipped: &[u32],
+    ) -> Result<Vec<Option<TokenVectors>>> {
+        self.each(out, texts.len(), |i, values, dim, positions| {
+            let Some(Pool::Tokens(tokens)) = &self.pool else { return Ok(None) };
+            let text = &texts[i];
+            let filling = match &tokens.mask {
+                Some(_) => true,
+                None => tokens.expansion.as_ref().is_some_and(|e| e.attend),
+            };
+            let counts = |place: usize| {
+                let id = text.ids.get(place).copied().unwrap_or_default();
+                (place < text.own || filling)
+                    && tokens.mask.as_ref().is_none_or(|mask| mask.counts(text.task, id, skipped))
+            };
+            let mut all = TokenVectors::new();
+            for (row, place) in values.chunks_exact(dim.max(1)).zip(positions) {
+                let place = *place as usize;
+                if counts(place) {
+                    let v = self.layers.iter().try_fold(row.to_vec(), |v, layer| layer.apply(v))?;
+                    all.push((place, v));
+                }
+            }
+            Ok(Some(all))
+        })
+    }
+
+    /// What `make` makes of the rows of each member: their values, their width, and where each stood.
+    fn each<T: Clone>(
+        &self,
+        out: &Output,
+        members: usize,
+        mut make: impl FnMut(usize, &[f32], usize, &[u32]) -> Result<Option<T>>,
+    ) -> Result<Vec<Option<T>>> {
+        let mut all = vec![None; members];
+        let Some((x, rows)) = self.pooled(out) else { return Ok(all) };
+        let dim = x.dims2()?.1;
+        for (i, member) in rows.members().iter().enumerate() {
+            let range = rows.range(i);
+            let values: Vec<f32> = x.narrow(0, range.start, range.len())?.flatten_all()?.to_vec1()?;
             let of = all.get_mut(*member as usize);
-            *of.ok_or_else(|| Error::shape("embeddings", format!("{members} members"), &[rows.n()]))? = Some(v);
+            let of = of.ok_or_else(|| Error::shape("embeddings", format!("{members} members"), &[rows.n()]))?;
+            *of = make(*member as usize, &values, dim, &rows.positions()[range])?;
         }
         Ok(all)
     }
 
+    /// What BGE-M3 makes of the tokens of each member beside its embedding; `None` as in [`Self::embed`].
+    pub(crate) fn weigh(&self, out: &Output, texts: &[Text]) -> Result<Vec<Option<Weighted>>> {
+        self.each(out, texts.len(), |i, values, dim, positions| {
+            self.m3.as_ref().map(|m3| m3.of(values, dim, positions, texts[i].ids)).transpose()
+        })
+    }
+
     /// What is pooled: one entry per row.
-    fn pooled<'a>(&self, out: &'a Output) -> Option<&'a Value> {
+    fn pooled<'a>(&self, out: &'a Output) -> Option<(&'a Tensor, &'a Rows)> {
         let name = if self.is_sparse() { "logits" } else { "last_hidden_state" };
-        out.values().get(name).filter(|v| matches!(v, Value::PerRow(..)))
+        match out.values().get(name) {
+            Some(Value::PerRow(x, rows)) => Some((x, rows)),
+            _ => None,
+        }
     }
 
     /// Whether an output holds what is pooled.
     pub(crate) fn reads(&self, out: &Output) -> bool {
         self.embeds() && self.pooled(out).is_some()
     }
+}
+
+/// Keeps the largest numbers; the first of equal ones.
+fn keep_largest(v: &mut [f32], n: Option<usize>) {
+    let Some(n) = n.filter(|n| *n < v.len()) else { return };
+    let mut order: Vec<usize> = (0..v.len()).collect();
+    order.sort_by(|a, b| v[*b].total_cmp(&v[*a]).then(a.cmp(b)));
+    order[n..].iter().for_each(|i| v[*i] = 0.0);
 }
 
 /// Keeps the first of equal notes.

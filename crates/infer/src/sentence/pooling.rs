@@ -59,6 +59,11 @@ pub(crate) struct Pooling {
 }
 
 impl Pooling {
+    /// The first row.
+    pub(crate) fn cls() -> Pooling {
+        Pooling { modes: vec![Mode::Cls], include_prompt: true }
+    }
+
     pub(crate) fn read(file: &ModuleFile) -> Result<Pooling> {
         let named = |value: &Json| {
             let mode = MODES.iter().find(|(name, ..)| value == name);

@@ -9,6 +9,7 @@ use switchformer_zoo::HeadKind;
 use super::file::ModuleFile;
 use super::keys::{MODEL, TRANSFORMER};
 use super::similarity::Similarity;
+use super::tokens::{Expansion, Older};
 
 /// Above this a number of tokens means that none are cut.
 const ENDLESS: f64 = 1e6;
@@ -24,6 +25,8 @@ pub(crate) enum Kind {
     Sparse,
     /// A score per pair of texts; opened as the classifier that it is.
     Pairs,
+    /// A vector per token; `ColBERT` is PyLate's name of it, whose modules leave out the last steps.
+    Tokens { pylate: bool },
 }
 
 /// Settings of the whole model, of `config_sentence_transformers.json`.
@@ -32,8 +35,12 @@ pub(crate) struct Settings {
     pub(crate) kind: Option<Kind>,
     prompts: BTreeMap<String, String>,
     default_prompt: Option<String>,
-    pub(crate) similarity: Option<Similarity>,
+    similarity: String,
     pub(crate) dim: Option<usize>,
+    /// How many weights of a sparse embedding are kept.
+    pub(crate) weights: Option<usize>,
+    /// What is said of vectors of tokens outside the modules.
+    pub(crate) older: Older,
     /// What the scores of a reranker go through, by its Python path.
     pub(crate) activation_fn: Option<String>,
 }
@@ -49,7 +56,12 @@ impl Settings {
             "SentenceTransformer" => Some(Kind::Dense),
             "SparseEncoder" => Some(Kind::Sparse),
             "CrossEncoder" => Some(Kind::Pairs),
-            other => return Err(file.refused("model_type", other, "SentenceTransformer, SparseEncoder, CrossEncoder")),
+            "MultiVectorEncoder" => Some(Kind::Tokens { pylate: false }),
+            "ColBERT" => Some(Kind::Tokens { pylate: true }),
+            other => {
+                let known = "SentenceTransformer, SparseEncoder, CrossEncoder, MultiVectorEncoder, ColBERT";
+                return Err(file.refused("model_type", other, known));
+            }
         };
         // Known to every model, whatever a folder names.
         let mut prompts: BTreeMap<String, String> =
@@ -72,20 +84,37 @@ impl Settings {
             let what = format!("is `{name}`, and `prompts` has no such name; it has: {}", known(&prompts));
             return Err(file.wrong("default_prompt_name", what));
         }
-        let similarity = match file.get(|c| c.text("similarity_fn_name", ""))?.as_str() {
-            "" => None,
-            name => {
-                let found = Similarity::ALL.into_iter().find(|s| s.name() == name);
-                let all = Similarity::ALL.map(Similarity::name).join(", ");
-                Some(found.ok_or_else(|| file.refused("similarity_fn_name", name, &all))?)
-            }
+        let similarity = file.get(|c| c.text("similarity_fn_name", ""))?;
+        let size = |key: &str, max: usize| -> Result<Option<usize>> {
+            file.map.get(key).is_some().then(|| file.get(|c| c.size(key, None, max))).transpose()
         };
-        let dim = match file.map.get("truncate_dim") {
-            None => None,
-            Some(_) => Some(file.get(|c| c.size("truncate_dim", None, MAX_DIM))?),
-        };
+        let (dim, weights) = (size("truncate_dim", MAX_DIM)?, size("max_active_dims", MAX_DIM)?);
+        let older = Older::pylate(&file)?;
         let activation_fn = Some(file.get(|c| c.text("activation_fn", ""))?).filter(|path| !path.is_empty());
-        Ok(Settings { kind, prompts, default_prompt, similarity, dim, activation_fn })
+        Ok(Settings { kind, prompts, default_prompt, similarity, dim, weights, older, activation_fn })
+    }
+
+    /// How embeddings are compared, of vectors of tokens where there are `tokens`; `None` where the file does not say.
+    pub(crate) fn similarity(&self, tokens: bool) -> Result<Option<Similarity>> {
+        let known: &[Similarity] = if tokens { &Similarity::OF_TOKENS } else { &Similarity::ALL };
+        let found = known.iter().find(|s| s.name() == self.similarity);
+        // A name for single vectors says nothing of vectors of tokens, as in the reference.
+        if found.is_some() || self.similarity.is_empty() || tokens {
+            return Ok(found.copied());
+        }
+        let all = known.iter().map(|s| s.name()).collect::<Vec<_>>().join(", ");
+        Err(Error::unsupported(format!("{MODEL}: similarity_fn_name"), &self.similarity, all))
+    }
+
+    /// Puts the markers of queries and documents in front of their prompts.
+    pub(crate) fn mark(&mut self, older: Older) {
+        for (name, marker) in ["query", "document"].into_iter().zip(&older.markers) {
+            let Some(marker) = marker else { continue };
+            let own = self.prompts.get(name).map_or("", String::as_str);
+            let prompt = format!("{marker}{}", own.strip_prefix(marker.as_str()).unwrap_or(own));
+            self.prompts.insert(name.into(), prompt);
+        }
+        self.older = older;
     }
 
     /// The prompt that is put in front of texts where a request says nothing.
@@ -107,14 +136,16 @@ fn known(prompts: &BTreeMap<String, String>) -> String {
 }
 
 /// How the Transformer reads texts and what it answers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reading {
     /// The head whose output the next module reads; none where the one of the config answers.
     pub(crate) head: Option<HeadKind>,
     /// Most tokens of a text.
     pub(crate) max_tokens: Option<usize>,
-    /// Whether texts are lower-cased before all other steps of the tokenizer.
-    pub(crate) lower_case: bool,
+    /// Most tokens of queries and of documents.
+    pub(crate) lengths: [Option<usize>; 2],
+    /// How queries are filled up, where the file says whether they are.
+    pub(crate) expansion: Option<Option<Expansion>>,
 }
 
 impl Reading {
@@ -155,6 +186,14 @@ impl Reading {
                 _ => return Err(file.wrong("max_seq_length", format!("is {v}, must be a number of tokens"))),
             },
         };
-        Ok(Reading { head, max_tokens, lower_case: file.get(|c| c.flag("do_lower_case", false))? })
+        // The tokenizer reads it too.
+        file.get(|c| c.flag("do_lower_case", false))?;
+        let length = |key: &str| -> Result<Option<usize>> {
+            file.map.get(key).is_some().then(|| file.get(|c| c.size(key, None, MAX_DIM))).transpose()
+        };
+        let lengths = [length("query_length")?, length("document_length")?];
+        let stated = file.map.as_map().get("query_expansion");
+        let expansion = stated.map(|value| Expansion::read(&file, value)).transpose()?;
+        Ok(Reading { head, max_tokens, lengths, expansion })
     }
 }

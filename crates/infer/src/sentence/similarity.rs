@@ -11,10 +11,20 @@ pub enum Similarity {
     Euclidean,
     /// Manhattan distance, negative.
     Manhattan,
+    /// Of vectors of tokens: for each of the query the largest dot product with one of the document, summed.
+    MaxSim,
+    /// The same, over the number of vectors of the query.
+    MeanMaxSim,
 }
 
+/// The score of a document without a vector, below that of every other one.
+const EMPTY: f64 = -1e9;
+
 impl Similarity {
-    /// All, by the names of sentence-transformers.
+    /// Those of vectors of tokens.
+    pub const OF_TOKENS: [Similarity; 2] = [Similarity::MaxSim, Similarity::MeanMaxSim];
+
+    /// Those of one vector a text.
     pub const ALL: [Similarity; 4] =
         [Similarity::Cosine, Similarity::Dot, Similarity::Euclidean, Similarity::Manhattan];
 
@@ -25,6 +35,8 @@ impl Similarity {
             Similarity::Dot => "dot",
             Similarity::Euclidean => "euclidean",
             Similarity::Manhattan => "manhattan",
+            Similarity::MaxSim => "maxsim",
+            Similarity::MeanMaxSim => "meanmaxsim",
         }
     }
 
@@ -39,9 +51,18 @@ impl Similarity {
                 let norms = (dot(a, a) * dot(b, b)).sqrt();
                 if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
             }
-            Similarity::Dot => dot(a, b),
+            // Of single vectors the largest product is the only one.
+            Similarity::Dot | Similarity::MaxSim | Similarity::MeanMaxSim => dot(a, b),
             Similarity::Euclidean => -sum(a, b, |x, y| (x - y) * (x - y)).sqrt(),
             Similarity::Manhattan => -sum(a, b, |x, y| (x - y).abs()),
         }
+    }
+
+    /// How alike the vectors of the tokens of a query and of a document are, by MaxSim unless it is [`Self::MeanMaxSim`].
+    pub fn of_tokens(self, query: &[Vec<f32>], document: &[Vec<f32>]) -> f64 {
+        let best = |q: &Vec<f32>| document.iter().map(|d| Similarity::Dot.of(q, d)).fold(f64::NEG_INFINITY, f64::max);
+        let mean = self == Similarity::MeanMaxSim;
+        let sum = if document.is_empty() { EMPTY } else { query.iter().map(best).sum() };
+        if mean { sum / query.len().max(1) as f64 } else { sum }
     }
 }

@@ -1,14 +1,16 @@
 //! Answers that a model finds in passages.
 
+use std::ops::Range;
 use std::path::Path;
 
+use serde_json::{Value as Json, json};
 use switchformer_data::reader::{Found, best};
 use switchformer_data::{Reader, Squad, Tokenizer, Window};
 use switchformer_nn::{Input, InputSpec, Member, Members, Part, Point, Rows, Trace};
 use switchformer_zoo::{HeadKind, Opened};
 
-use crate::answer::{Label, Reply, Span};
-use crate::error::{Error, Result};
+use crate::answer::{Reply, Span};
+use crate::error::{Error, Misfit, Result};
 use crate::generate::End;
 use crate::session::{Listener, Session};
 
@@ -26,7 +28,7 @@ pub fn reader(opened: &Opened, dir: &Path) -> Result<Reader> {
     }
     let (_, max_len) = opened.model.spec().text_size()?;
     let [len, overlap] = WINDOW;
-    Ok(Reader::new(Tokenizer::load(dir, None)?, len.min(max_len), overlap)?)
+    Ok(Reader::new(Tokenizer::of_model(dir, None)?, len.min(max_len), overlap)?)
 }
 
 /// Whether a model answers with a stretch of a passage.
@@ -51,8 +53,8 @@ pub fn input<'a>(spec: &InputSpec, windows: impl Iterator<Item = &'a Window> + C
     Ok(input.with(name, Part::tokens(&types)?)?)
 }
 
-/// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken. The
-/// question is `asker` in each of its windows, whose decisions name the window; a note says where it was cut.
+/// The likeliest answers to a question, best first, none where the passage has no word; and every decision taken, with one for
+/// each window. The question is `asker` in each of its windows; a note says where it was cut.
 pub fn answers(
     opened: &Opened,
     point: &Point,
@@ -73,7 +75,27 @@ pub fn answers(
         whole.decision_macs += trace.decision_macs;
         whole.decisions.extend(trace.decisions);
     }
+    for (i, (window, own)) in windows.iter().zip(&scores).enumerate() {
+        whole.decide(format!("windows.{i}"), "window", Some(0), told(window, own, passage));
+    }
     Ok((choose(&windows, &scores), whole))
+}
+
+/// What a window was, and the best that it holds.
+fn told(window: &Window, scores: &[Vec<f32>; 2], passage: &str) -> Json {
+    let ends = window.spans.first().zip(window.spans.last()).map(|(a, b)| [a.start, b.end]);
+    let best = choose(std::slice::from_ref(window), std::slice::from_ref(scores)).into_iter().next();
+    let answer = best.as_ref().and_then(|f| passage.get(f.range.clone()));
+    json!({"tokens": window.ids.len(), "bytes": ends, "answer": answer, "logit": best.as_ref().map(|f| f.score)})
+}
+
+/// Why questions about a passage cannot be answered.
+pub(crate) fn misfit(questions: &[String], passage: &str) -> Option<Misfit> {
+    if passage.trim().is_empty() {
+        return Some(Misfit::EmptyPassage);
+    }
+    let empty = questions.iter().position(|q| q.trim().is_empty())?;
+    Some(Misfit::EmptyQuestion { number: empty + 1 })
 }
 
 /// Says of a question that it was cut.
@@ -117,15 +139,21 @@ pub(crate) fn replies(
 }
 
 fn reply(question: &str, found: &[Found], passage: &str) -> Reply {
-    let text = |f: &Found| passage.get(f.range.clone()).unwrap_or_default().to_string();
-    let span = |f: &Found| Span { text: text(f), bytes: [f.range.start, f.range.end], score: f.score };
-    let label = |f: &Found| Label { label: text(f), probability: f.probability };
-    Reply {
-        answers: Some(found.iter().map(span).collect()),
-        labels: (!found.is_empty()).then(|| found.iter().map(label).collect()),
-        text: found.first().map(text),
-        ..Reply::to(question)
-    }
+    let text = |range: Range<usize>| passage.get(range).unwrap_or_default();
+    let span = |f: &Found| {
+        let answer = text(f.range.clone());
+        let start = text(0..f.range.start).chars().count();
+        Span {
+            answer: answer.to_string(),
+            score: f.probability,
+            start,
+            end: start + answer.chars().count(),
+            bytes: [f.range.start, f.range.end],
+            logit: f.score,
+        }
+    };
+    let answers: Vec<Span> = found.iter().map(span).collect();
+    Reply { text: answers.first().map(|a| a.answer.clone()), answers: Some(answers), ..Reply::to(question) }
 }
 
 /// The likeliest answer to questions of a set, by their number; `None` where a passage has no word.

@@ -6,6 +6,7 @@ pub mod extract_answer;
 pub mod fill_mask;
 pub mod generate;
 pub mod maps;
+pub mod rank;
 pub mod tensors;
 pub mod token_classify;
 
@@ -16,7 +17,25 @@ use switchformer_tensor::Tensor;
 use crate::answer::Reply;
 use crate::error::{Misfit, Result};
 use crate::request::Image;
+use crate::sentence::Task;
 use crate::session::{Listener, Session};
+
+/// What a text is to an embedding model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    /// Its own tokens; more may stand behind them, which it was filled up with.
+    pub(crate) tokens: usize,
+    /// Those of the prompt in front of it that the pooling leaves out.
+    pub(crate) prompt: usize,
+    pub(crate) task: Option<Task>,
+}
+
+/// How a text is put: its prompt, which may be empty, and its task.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Put<'a> {
+    pub(crate) prompt: &'a str,
+    pub(crate) task: Option<Task>,
+}
 
 /// A model's input, and what is needed to answer in its terms.
 pub(crate) struct Given {
@@ -28,14 +47,14 @@ pub(crate) struct Given {
     pub(crate) names: Vec<String>,
     /// Second texts of pairs; none where there are no pairs.
     pub(crate) seconds: Vec<String>,
-    /// Tokens of a prompt in front of every text that the pooling leaves out.
-    pub(crate) prompt_tokens: usize,
+    /// How each text was put; none where there are no texts.
+    pub(crate) asked: Vec<Asked>,
 }
 
 impl Given {
     /// Samples without texts.
     fn new(input: Input, names: Vec<String>) -> Given {
-        Given { input, encoded: Vec::new(), names, seconds: Vec::new(), prompt_tokens: 0 }
+        Given { input, encoded: Vec::new(), names, seconds: Vec::new(), asked: Vec::new() }
     }
 
     /// A reply for each sample that says nothing yet.
@@ -56,22 +75,58 @@ fn told(session: &Session, notes: &[String], listener: &mut dyn Listener) {
     notes.iter().filter(|note| session.first_told(note)).for_each(|note| listener.note(note));
 }
 
-/// Texts as the tokenizer cuts them, each behind a prompt, which may be empty.
-pub(crate) fn texts(session: &Session, texts: &[String], prompt: &str, listener: &mut dyn Listener) -> Result<Given> {
-    let prompt_tokens = session.prompt_tokens(prompt)?;
-    let prompted: Vec<String> = texts.iter().map(|text| format!("{prompt}{text}")).collect();
-    let encoded = session.tokenizer()?.encode(&prompted.iter().map(String::as_str).collect::<Vec<_>>())?;
-    for (i, _) in texts.iter().enumerate().filter(|(_, text)| text.trim().is_empty()) {
-        listener.note(&format!("text {} is empty", i + 1));
+/// Texts as the tokenizer cuts them, each put as `put` says of its number.
+pub(crate) fn texts<'a>(
+    session: &Session,
+    texts: &[String],
+    put: impl Fn(usize) -> Put<'a>,
+    listener: &mut dyn Listener,
+) -> Result<Given> {
+    let (mut encoded, mut asked) = (Vec::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
+    for (i, text) in texts.iter().enumerate() {
+        let Put { prompt, task } = put(i);
+        let one = session.tokenizer_for(task)?.encode_as(i, &format!("{prompt}{text}"))?;
+        asked.push(Asked { tokens: one.ids.len(), prompt: session.prompt_tokens(prompt)?, task });
+        encoded.push(one);
+        if text.trim().is_empty() {
+            listener.note(&format!("text {} is empty", i + 1));
+        }
+    }
+    let expansion = session.sentence().and_then(|s| s.expansion());
+    let mut unseen = false;
+    if let Some(expansion) = expansion {
+        let id = session.filling(expansion)?;
+        for (one, asked) in encoded.iter_mut().zip(&asked).filter(|(_, a)| a.task == Some(Task::Query)) {
+            unseen |= !expansion.attend && asked.tokens < expansion.length;
+            fill_up(one, id, expansion.length);
+        }
     }
     let lengths: Vec<usize> = texts.iter().map(|t| t.chars().count()).collect();
     let given = tokens(session, encoded, &lengths, listener, texts.to_vec(), Vec::new())?;
-    Ok(Given { prompt_tokens, ..given })
+    let first: Vec<usize> = asked.iter().map(|a| a.tokens).collect();
+    let input = if unseen { given.input.seen_first(&first)? } else { given.input };
+    Ok(Given { input, asked, ..given })
 }
 
-/// Pairs of texts as the tokenizer joins and cuts them.
-pub(crate) fn pairs(session: &Session, pairs: &[[String; 2]], listener: &mut dyn Listener) -> Result<Given> {
-    let both: Vec<(&str, &str)> = pairs.iter().map(|[a, b]| (a.as_str(), b.as_str())).collect();
+/// Fills a text up to a length.
+fn fill_up(text: &mut Encoding, id: u32, length: usize) {
+    let missing = length.saturating_sub(text.ids.len());
+    text.ids.extend(std::iter::repeat_n(id, missing));
+    text.type_ids.resize(text.type_ids.len() + missing, 0);
+    text.sequence_ids.resize(text.sequence_ids.len() + missing, None);
+    text.special_mask.resize(text.special_mask.len() + missing, 1);
+    text.offsets.resize(text.offsets.len() + missing, (0, 0));
+}
+
+/// Pairs of texts as the tokenizer joins and cuts them, each behind a prompt, which may be empty.
+pub(crate) fn pairs(
+    session: &Session,
+    pairs: &[[String; 2]],
+    prompt: &str,
+    listener: &mut dyn Listener,
+) -> Result<Given> {
+    let firsts: Vec<String> = pairs.iter().map(|[a, _]| format!("{prompt}{a}")).collect();
+    let both: Vec<(&str, &str)> = firsts.iter().zip(pairs).map(|(a, [_, b])| (a.as_str(), b.as_str())).collect();
     let encoded = session.tokenizer()?.encode_pairs(&both)?;
     let lengths: Vec<usize> = both.iter().map(|(a, b)| a.chars().count() + b.chars().count()).collect();
     let [firsts, seconds] = [0, 1].map(|i| pairs.iter().map(|pair| pair[i].clone()).collect());
@@ -109,7 +164,7 @@ fn tokens(
     if session.opened.model.spec().takes(types) {
         input = input.with(types, Part::tokens(&of(|e| &e.type_ids))?)?;
     }
-    Ok(Given { input, encoded, names, seconds, prompt_tokens: 0 })
+    Ok(Given { input, encoded, names, seconds, asked: Vec::new() })
 }
 
 /// Images as the folder's image processor makes them.

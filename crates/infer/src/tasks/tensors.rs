@@ -7,8 +7,10 @@ use switchformer_tensor::Tensor;
 use switchformer_zoo::entry::Trait;
 
 use super::Given;
+use super::embed::Embedded;
 use crate::error::{Misfit, Result};
 use crate::named::NamedTensors;
+use crate::sentence::TokenVectors;
 use crate::session::Session;
 
 /// A model's input from tensors under the names of its slots.
@@ -29,12 +31,7 @@ pub(crate) fn given(session: &Session, tensors: &NamedTensors) -> Result<Given> 
 
 /// Outputs under their published names, spread over the padded places; other places are zero. What differs in shape from
 /// sample to sample, or is not there for some, has a tensor for each sample: `logits.0`.
-pub(crate) fn padded(
-    session: &Session,
-    out: &Output,
-    given: &Given,
-    embeddings: &[Option<Vec<f32>>],
-) -> Result<NamedTensors> {
+pub(crate) fn padded(session: &Session, out: &Output, given: &Given, embedded: &Embedded) -> Result<NamedTensors> {
     let mut map = BTreeMap::new();
     for (name, value) in out.values() {
         match value {
@@ -51,7 +48,8 @@ pub(crate) fn padded(
         }
     }
     let name = "sentence_embedding";
-    let embeddings: Vec<Option<Tensor>> = embeddings
+    let embeddings: Vec<Option<Tensor>> = embedded
+        .vectors
         .iter()
         .map(|v| v.as_ref().map(|v| Tensor::from_vec(v.clone(), v.len())).transpose())
         .collect::<switchformer_nn::Result<_>>()?;
@@ -60,6 +58,12 @@ pub(crate) fn padded(
         Some(all) => drop(map.insert(name.into(), Tensor::stack(&all, 0)?)),
         None => each(&mut map, name, &embeddings),
     }
+    let of_tokens = |all: &TokenVectors| {
+        let (n, width) = (all.len(), all.first().map_or(0, |(_, v)| v.len()));
+        Tensor::from_vec(all.iter().flat_map(|(_, v)| v.iter().copied()).collect::<Vec<f32>>(), (n, width))
+    };
+    let tokens = embedded.tokens.iter().map(|one| one.as_ref().map(of_tokens).transpose());
+    each(&mut map, "token_embeddings", &tokens.collect::<switchformer_nn::Result<Vec<_>>>()?);
     Ok(NamedTensors::new(map))
 }
 

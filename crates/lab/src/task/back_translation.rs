@@ -125,7 +125,10 @@ struct Translator {
 
 impl Translator {
     fn open(folder: &Path) -> Result<Translator> {
-        Ok(Translator { opened: Opened::open(folder, OpenOptions::default())?, words: Tokenizer::load(folder, None)? })
+        Ok(Translator {
+            opened: Opened::open(folder, OpenOptions::default())?,
+            words: Tokenizer::of_model(folder, None)?,
+        })
     }
 
     /// Translations of texts, in their order; texts of like length together.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use switchformer_data::debian::{Descriptions, Split};
 use switchformer_data::pairs::Pair;
+use switchformer_data::text::lower_cased_files;
 use switchformer_data::train_tokenizer::Kind;
 use switchformer_data::{Batches, Tokenizer, TokenizerRecipe, multiemo, plain};
 
@@ -190,7 +191,7 @@ impl Words {
     }
 
     fn load(dir: PathBuf) -> Result<Words> {
-        let tokenizer = Tokenizer::load(&dir, None)?;
+        let tokenizer = Tokenizer::of_model(&dir, None)?;
         let end = tokenizer.token_to_id("</s>").unwrap_or(1);
         Ok(Words { tokenizer, dir, end })
     }
@@ -210,6 +211,10 @@ impl Words {
 
     /// The tokenizer's files, for the exported folder.
     pub(super) fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let prepared = lower_cased_files(&self.dir)?;
+        if !prepared.is_empty() {
+            return Ok(prepared);
+        }
         let read = |name: &str| {
             let path = self.dir.join(name);
             let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use switchformer_data::eda::{vary, vary_around};
 use switchformer_data::squad::Offsets;
+use switchformer_data::text::lower_cased_files;
 use switchformer_data::{Reader, Rng, Squad, Tokenizer, Window, permutation};
 use switchformer_infer::tasks::extract_answer::{answer_all, input};
 use switchformer_nn::config::ConfigMap;
@@ -134,7 +135,7 @@ impl Setup for Questions {
     fn open(data: Data, eval: Eval, recipe: &Recipe, places: &Places) -> Result<Self> {
         let home = places.data.clone().unwrap_or_else(|| HOME.into());
         let start = recipe.start.as_ref().map(|s| s.folder.clone()).unwrap_or_default();
-        let reader = Reader::new(Tokenizer::load(&start, None)?, data.max_len, data.overlap)?;
+        let reader = Reader::new(Tokenizer::of_model(&start, None)?, data.max_len, data.overlap)?;
         let (entry, config) = read_config(&Folder::disk(&start)?)?;
         let spec = entry.build(&config, &Weights::shapes_only())?.spec();
         let dev = open(&home, DEV)?;
@@ -282,7 +283,13 @@ impl Task for Questions {
         let names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
         let kept = names.iter().map(|name| (name, self.start.join(name))).filter(|(_, path)| path.exists());
         let read = |path: &Path| std::fs::read(path).map_err(|e| Error::io(path, e));
-        kept.map(|(name, path)| Ok((name.to_string(), read(&path)?))).collect()
+        let mut files = lower_cased_files(&self.start)?;
+        for (name, path) in kept {
+            if files.iter().all(|(known, _)| known != name) {
+                files.push((name.to_string(), read(&path)?));
+            }
+        }
+        Ok(files)
     }
     fn measure(&self, opened: &Opened, point: &Point) -> Result<Figures> {
         let mut figures = self.score(opened, point, &self.dev, &mixed(&self.held, self.asked), "squad")?;

@@ -213,8 +213,8 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
             _ => Err(Error::input(NEITHER, TIME_IT)),
         }
     };
-    if let Some(sentence) = session.sentence() {
-        let ask = Ask { prompt: session.prompt_tokens(session.default_prompt())?, dim: None };
+    if let Some(sentence) = session.sentence().filter(|s| !s.is_multi_vector()) {
+        let ask = Ask { prompts: vec![session.usual_prompt_tokens()?; n], ..Ask::default() };
         return Ok(sentence.embed(out, n, &ask)?.into_iter().flatten().map(Said::Vector).collect());
     }
     if out.values().contains_key("logits") {

@@ -76,7 +76,7 @@ impl Part {
                 Part::Ids(Ids {
                     ids: all.ids[range.clone()].to_vec(),
                     columns: all.columns[range.clone()].to_vec(),
-                    rows: Rows::new(&[range.len()])?,
+                    rows: all.rows.select(&[member]).1.of_members(&[0])?,
                     width: all.width,
                 })
             }
@@ -231,6 +231,16 @@ impl Input {
     pub fn beside(mut self, name: &'static str, part: Part) -> Input {
         self.parts.insert(name, part);
         self
+    }
+
+    /// This input, of whose texts the first `first[i]` tokens of member `i` alone are looked at; see [`Rows::seen_first`].
+    pub fn seen_first(mut self, first: &[usize]) -> Result<Input> {
+        for part in self.parts.values_mut() {
+            if let Part::Ids(ids) = part {
+                ids.rows = ids.rows.clone().seen_first(first)?;
+            }
+        }
+        Ok(self)
     }
 
     /// This input for members with identities of their own. Errors unless there are as many.

@@ -13,6 +13,8 @@ pub struct Rows {
     cu: Arc<[u32]>,
     members: Arc<[u32]>,
     positions: Arc<[u32]>,
+    /// Whether each row is looked at by others, where some are not.
+    seen: Option<Arc<[bool]>>,
     /// The map that every segment holds, where it holds a whole one.
     maps: Option<Maps>,
 }
@@ -43,7 +45,7 @@ impl Rows {
             cu.push(total as u32);
         }
         let positions = lens.iter().flat_map(|len| 0..*len as u32).collect();
-        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions, maps: None })
+        Ok(Rows { cu: cu.into(), members: (0..lens.len() as u32).collect(), positions, seen: None, maps: None })
     }
 
     /// `n` members of `len` rows each.
@@ -108,6 +110,35 @@ impl Rows {
             return Err(Error::shape("rows.members", format!("[{}]", self.n()), &[members.len()]));
         }
         Ok(Rows { members: members.into(), ..self })
+    }
+
+    /// The same rows, of which others look at the first `first[i]` of segment `i` alone: rows behind them read and are not
+    /// read (the tokens that ColBERT fills a query up with). Errors unless something is left to look at.
+    pub fn seen_first(self, first: &[usize]) -> Result<Rows> {
+        if first.len() != self.n()
+            || (0..self.n()).any(|i| first[i] > self.len(i) || (first[i] == 0 && self.len(i) > 0))
+        {
+            return Err(Error::shape("rows.seen", format!("1 to {:?} rows", self.lens()), first));
+        }
+        if (0..self.n()).all(|i| first[i] == self.len(i)) {
+            return Ok(Rows { seen: None, ..self });
+        }
+        let seen = (0..self.n()).flat_map(|i| (0..self.len(i)).map(move |row| row < first[i])).collect();
+        Ok(Rows { seen: Some(seen), ..self })
+    }
+
+    /// The rows that others look at, where these are not all: packed indices to gather, and their shape.
+    pub fn seen(&self) -> Option<(Vec<u32>, Rows)> {
+        let seen = self.seen.as_ref()?;
+        let of =
+            |i: usize| self.range(i).filter(|row| seen[*row]).map(|row| (row - self.range(i).start) as u32).collect();
+        let (gather, rows) = self.keep(&(0..self.n()).map(of).collect::<Vec<_>>()).ok()?;
+        Some((gather, Rows { seen: None, ..rows }))
+    }
+
+    /// What is said of whether rows are looked at, for some of them.
+    fn seen_of(&self, gather: &[u32]) -> Option<Arc<[bool]>> {
+        self.seen.as_ref().map(|seen| gather.iter().map(|g| seen[*g as usize]).collect())
     }
 
     /// Number of members still in the batch.
@@ -188,7 +219,8 @@ impl Rows {
             cu.push(gather.len() as u32);
         }
         let positions = gather.iter().map(|g| self.positions[*g as usize]).collect();
-        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, maps: None }))
+        let seen = self.seen_of(&gather);
+        Ok((gather, Rows { cu: cu.into(), members: self.members.clone(), positions, seen, maps: None }))
     }
 
     /// Puts the segments of several batches together, ordered by member. Returns the packed indices to gather from the
@@ -208,6 +240,11 @@ impl Rows {
         let gather = segments.iter().zip(&lens).flat_map(|((_, _, _, from), len)| *from..from + *len as u32).collect();
         let positions: Vec<u32> =
             segments.iter().flat_map(|(_, p, i, _)| parts[*p].positions[parts[*p].range(*i)].iter().copied()).collect();
+        let sees = |(_, p, i, _): &(u32, usize, usize, u32)| -> Vec<bool> {
+            parts[*p].range(*i).map(|row| parts[*p].seen.as_ref().is_none_or(|seen| seen[row])).collect()
+        };
+        let some = parts.iter().any(|rows| rows.seen.is_some());
+        let seen = some.then(|| segments.iter().flat_map(sees).collect());
         let members: Vec<u32> = segments.iter().map(|s| s.0).collect();
         let prefix = parts.first().and_then(|rows| rows.maps.as_ref()).map(|maps| maps.prefix);
         let size = |(_, p, i, _): &(u32, usize, usize, u32)| {
@@ -215,7 +252,7 @@ impl Rows {
         };
         let sizes: Option<Arc<[Size]>> = segments.iter().map(size).collect();
         let maps = prefix.zip(sizes).map(|(prefix, sizes)| Maps { prefix, sizes });
-        Ok((gather, Rows { maps, ..Rows::new(&lens)?.at_positions(&positions)?.of_members(&members)? }))
+        Ok((gather, Rows { maps, seen, ..Rows::new(&lens)?.at_positions(&positions)?.of_members(&members)? }))
     }
 
     /// Keeps whole segments, named by ascending index. Returns the packed indices to gather and the new shape.
@@ -232,7 +269,8 @@ impl Rows {
             .maps
             .as_ref()
             .map(|maps| Maps { prefix: maps.prefix, sizes: segments.iter().map(|s| maps.sizes[*s]).collect() });
-        (gather, Rows { cu: cu.into(), members, positions, maps })
+        let seen = self.seen_of(&gather);
+        (gather, Rows { cu: cu.into(), members, positions, seen, maps })
     }
 }
 
@@ -263,6 +301,23 @@ mod tests {
         let (gather, map) = rows.select(&[0, 2]).1.split_maps().unwrap();
         assert_eq!((gather, map.members()), (vec![2, 3, 6, 7, 8], &[0, 2][..]));
         assert_eq!(map.sizes().unwrap(), [(1, 2), (3, 1)]);
+    }
+
+    #[test]
+    fn rows_that_nobody_looks_at_stay_so() {
+        let rows = Rows::new(&[3, 2, 1]).unwrap().seen_first(&[2, 2, 1]).unwrap();
+        let (gather, keys) = rows.seen().unwrap();
+        assert_eq!((gather, keys.lens(), keys.positions()), (vec![0, 1, 3, 4, 5], vec![2, 2, 1], &[0, 1, 0, 1, 0][..]));
+        assert!(keys.seen().is_none());
+        let (_, fewer) = rows.keep(&[vec![0, 2], vec![1], vec![]]).unwrap();
+        assert_eq!(fewer.seen().unwrap().0, [0, 2]);
+        let (_, first) = rows.select(&[0]);
+        let (_, last) = rows.select(&[1, 2]);
+        assert_eq!(Rows::join(&[&last, &first]).unwrap().1, rows);
+        assert!(Rows::new(&[2]).unwrap().seen_first(&[2]).unwrap().seen().is_none(), "all are looked at");
+        for wrong in [&[0][..], &[3], &[1, 1]] {
+            assert!(Rows::new(&[2]).unwrap().seen_first(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

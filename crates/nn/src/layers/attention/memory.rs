@@ -1,4 +1,5 @@
-//! Attention in a pass that remembers: what is read is kept, and what comes later looks at it where it lies.
+//! Attention to other rows than all of a segment: in a pass that remembers, what is read is kept, and what comes later looks
+//! at it where it lies; and rows that nobody looks at are no keys.
 
 use switchformer_tensor::Tensor;
 
@@ -34,6 +35,16 @@ impl SoftmaxAttention {
             return Err(Error::unsupported("attention", "a memory of windows or maps", hint));
         }
         Ok(())
+    }
+
+    /// Attention of all rows to those that are looked at. Shapes: -> `[total, heads * value_dim]`.
+    pub(super) fn seen(&self, cx: &mut Ctx, made: Made, [rows, k_rows]: [&Rows; 2]) -> Result<Tensor> {
+        let Some((seen, keys)) = k_rows.seen() else { return self.whole(cx, made, rows, k_rows) };
+        let [q, k, v] = self.split(made)?;
+        let n = seen.len();
+        let seen = Tensor::from_vec(seen, n)?;
+        let some = |t: &Tensor| ops::gather(&t.contiguous()?, &seen);
+        self.whole(cx, Made::Apart([q, some(&k)?, some(&v)?]), rows, &keys)
     }
 
     /// Rows go behind what is remembered of their members, and see all of it. Shapes: -> `[total, heads * value_dim]`.
@@ -175,6 +186,32 @@ mod tests {
             "cosines",
             &AttentionSpec { scores: super::super::Scores::Cosine(table("f", &[4, 1, 1])), ..causal() },
         );
+    }
+
+    /// Rows that nobody looks at get what each would get as the only one behind the others, which do not change.
+    #[test]
+    fn rows_that_nobody_looks_at_read_the_others() {
+        let rotary = Some(Arc::new(Rotary::new(vec![1.0, 0.2], Pairs::Halves)));
+        let all = AttentionSpec { causal: false, ..causal() };
+        let specs =
+            [all.clone(), AttentionSpec { kv_heads: 2, head_dim: 4, value_dim: 5, rotary, window: Some(4), ..all }];
+        for spec in specs {
+            let leaf = Weights::seeded().attention(&spec).unwrap();
+            let x = table("x", &[9, DIM]);
+            let run = |x: &Tensor, rows: &Rows| {
+                let one = |cx: &mut Ctx| leaf.forward(cx, x, rows).unwrap();
+                let (y, macs) = pass(None, &Point::new(), &mut Taps::none(), one);
+                (numbers(&y), macs)
+            };
+            let rows = Rows::new(&[5, 4]).unwrap().seen_first(&[3, 4]).unwrap();
+            let (got, macs) = run(&x, &rows);
+            let (read, _) = run(&x.narrow(0, 0, 3).unwrap(), &Rows::new(&[3]).unwrap());
+            near(&got[..3], &read, "rows that are looked at");
+            let (other, _) = run(&x.narrow(0, 5, 4).unwrap(), &Rows::new(&[4]).unwrap());
+            near(&got[5..], &other, "the other segment");
+            let (whole, full) = run(&x, &Rows::new(&[5, 4]).unwrap());
+            assert!(got[3..5] != whole[3..5] && macs < full);
+        }
     }
 
     #[test]

@@ -312,11 +312,11 @@ impl SoftmaxAttention {
         let (seen, k_rows) = reduced.as_ref().map_or((x, rows), |s| (&s.x, &s.rows));
         let made = self.project(cx, x, seen)?;
         let made = self.prepared(made, rows, k_rows)?;
-        if remembers { self.continued(cx, made, rows) } else { self.whole(cx, made, rows, k_rows) }
+        if remembers { self.continued(cx, made, rows) } else { self.seen(cx, made, [rows, k_rows]) }
     }
 
     /// Whole segments among keys that are projected.
-    fn whole(&self, cx: &mut Ctx, made: Made, rows: &Rows, k_rows: &Rows) -> Result<Tensor> {
+    pub(super) fn whole(&self, cx: &mut Ctx, made: Made, rows: &Rows, k_rows: &Rows) -> Result<Tensor> {
         let mut told = Told::asked(cx, self.spec.tap, rows);
         let mixed = match &self.spec.positions {
             Positions::Pairs(p) => self.by_size(cx, made, [rows, k_rows], p.as_ref(), &mut told)?,

@@ -230,6 +230,10 @@ impl Disentangled {
 
     /// What the heads gather. Shapes: x `[total, dim]` -> `[total, dim]`.
     fn mixed(&self, cx: &mut Ctx, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+        if rows.seen().is_some() {
+            let supported = "models whose attention is the usual one, or expansion tokens that are attended to";
+            return Err(Error::unsupported("attention", "tokens that nobody looks at, with distances", supported));
+        }
         let [q, k, v] = [&self.query, &self.key, &self.value].map(|p| p.forward(cx, x));
         let (q, k, v) = (q?, k?, v?);
         let d = &self.table.distances;
