@@ -142,9 +142,14 @@ fn sizes(entry: &Entry) -> Result<Vec<String>, Fail> {
 /// A file where a folder belongs.
 fn file(path: &Path) -> String {
     let shown = path.display();
-    if let Some("pt" | "pth" | "bin" | "ckpt") = path.extension().and_then(|e| e.to_str()) {
+    let kind = match path.extension().and_then(|e| e.to_str()) {
+        Some("pt" | "pth" | "bin" | "ckpt") => Some("a file of PyTorch"),
+        Some("onnx") => Some("an ONNX model"),
+        _ => None,
+    };
+    if let Some(kind) = kind {
         return format!(
-            "{shown} is a file of PyTorch: `switchformer convert {shown} model.safetensors` turns it into safetensors; a model \
+            "{shown} is {kind}: `switchformer convert {shown} model.safetensors` turns it into safetensors; a model \
              is a folder with that and a config.json"
         );
     }

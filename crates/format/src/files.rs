@@ -73,7 +73,12 @@ impl Files {
             files.add_shards(folder, names)?;
         } else {
             let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt"];
-            let (what, hint) = match pickle.iter().find(|p| folder.has(p)) {
+            let onnx = ["model.onnx", "onnx/model.onnx"];
+            let (what, hint) = match pickle.iter().chain(&onnx).find(|p| folder.has(p)) {
+                Some(p) if onnx.contains(p) => (
+                    format!("holds {p} but no {SINGLE}"),
+                    "`switchformer convert` reads the tensors of an ONNX file and writes model.safetensors",
+                ),
                 Some(p) => (
                     format!("holds {p} but no {SINGLE}"),
                     "pickle files can run code and are not opened; `switchformer convert` reads the tensors and writes model.safetensors",
@@ -279,14 +284,20 @@ fn check_shard(folder: &Folder, index: &Path, shard: &str) -> Result<()> {
     }
     let Folder::Disk(dir) = folder else { return Ok(()) };
     let path = dir.join(shard);
-    let real = path.canonicalize().map_err(|e| folder.explained(shard, Error::io(&path, e)))?;
-    let home = dir.canonicalize().map_err(|e| Error::io(dir, e))?;
-    // Hub caches link snapshots/<revision>/x to ../../blobs/<hash>.
-    let blobs = home.parent().and_then(Path::parent).map(|p| p.join("blobs"));
-    if real.starts_with(&home) || blobs.is_some_and(|b| real.starts_with(b)) {
+    path.canonicalize().map_err(|e| folder.explained(shard, Error::io(&path, e)))?;
+    if inside(dir, &path)? {
         return Ok(());
     }
     Err(refuse(format!("shard {shard:?} points outside the folder")))
+}
+
+/// Whether a file lies in a folder after links are followed, or in the `blobs` of a hub cache, whose
+/// `snapshots/<revision>/x` link to `../../blobs/<hash>`.
+pub(crate) fn inside(dir: &Path, file: &Path) -> Result<bool> {
+    let real = |p: &Path| p.canonicalize().map_err(|e| Error::io(p, e));
+    let (home, real) = (real(dir)?, real(file)?);
+    let blobs = home.parent().and_then(Path::parent).map(|p| p.join("blobs"));
+    Ok(real.starts_with(&home) || blobs.is_some_and(|b| real.starts_with(b)))
 }
 
 /// Headers of a checkpoint folder or a single safetensors file, read without loading any tensor.

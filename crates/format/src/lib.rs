@@ -11,6 +11,7 @@ pub mod json;
 pub mod mmap;
 pub mod names;
 pub mod objects;
+pub mod onnx;
 pub mod pickle;
 pub mod rng;
 pub mod store;

@@ -29,7 +29,7 @@ pub use rows::{Rows, Size};
 pub use side::{Side, Stream};
 pub use spec::{InputSpec, Kind, Slot};
 pub use staged::{BlockRule, Model, Staged, State, run};
-pub use switchformer_format::{account, config, error, files, folder, json, mmap, names, objects, pickle};
+pub use switchformer_format::{account, config, error, files, folder, json, mmap, names, objects, onnx, pickle};
 pub use switchformer_tensor::{DType, Tensor, Var, dry};
 pub use tape::{Grads, record};
 pub use taps::Taps;
