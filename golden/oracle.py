@@ -138,13 +138,14 @@ def reseed(folder):
     return {name: list(a.shape) for name, a in sorted(old.items())}
 
 
-def from_transformers(cls, config, more=None, fields=None, fixed=()):
+def from_transformers(cls, config, more=None, fields=None, fixed=(), save=None):
     """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails.
 
     more: tensors (name -> shape) that published files have and save_pretrained leaves out; fields: what their
-    config.json says otherwise (None takes a field away); fixed: ends of names of tables that are no parameters."""
+    config.json says otherwise (None takes a field away); fixed: ends of names of tables that are no parameters;
+    save: what save_pretrained is told besides."""
     with tempfile.TemporaryDirectory() as folder:
-        cls(config).save_pretrained(folder)
+        cls(config).save_pretrained(folder, **(save or {}))
         path = os.path.join(folder, "model.safetensors")
         stored = {**load_file(path), **{k: np.zeros(s, np.float32) for k, s in (more or {}).items()}}
         save_file(stored, path, metadata={"format": "pt"})
@@ -453,30 +454,35 @@ def with_labels(inputs, key, classes, per_token):
 def text_cases(family, classes, config, grads, pad, token_types=True, dim=32, taps=True):
     """encoder, masked_lm, sequence and token cases. classes: case -> module class; config(**kw) -> config object;
     grads: case -> suffixes of tensor names."""
-    folder = ROOT / family
     for case, cls in classes.items():
-        labels = {"sequence": 3, "token": 5}.get(case)
-        loaded = from_transformers(cls, config(**({"num_labels": labels} if labels else {})))
-        inputs = text_inputs(family, pad, token_types=token_types)
-        rows = inputs["attention_mask"]
-        if case == "encoder":
-            inputs, loss = with_probe(inputs, dim, f"golden.{family}.probe"), probe_loss
-        else:
-            count = labels or 100
-            inputs = with_labels(inputs, f"golden.{family}.{case}.labels", count, case != "sequence")
-            loss = ce_loss
-        run_case(
-            folder / case, loaded, inputs, loss, first(loaded.tensors, *grads[case]), rows=rows, taps=taps,
-            note="Padded rows of taps, of attention probabilities (query rows) and of outputs are stored as zeros; "
-            "labels are -100 and the probe is zero there. out.loss: "
-            + ("mean over all b*n*d elements of last_hidden_state * in.probe." if case == "encoder"
-               else "mean cross-entropy over labels that are not -100."),
-        )
+        loaded = from_transformers(cls, config(**({"num_labels": LABELS[case]} if case in LABELS else {})))
+        text_case(family, case, loaded, grads[case], pad, token_types, dim, taps)
 
 
-def text_question(family, cls, config, grads, pad, token_types=True):
+LABELS = {"sequence": 3, "token": 5}
+
+
+def text_case(family, case, loaded, grads, pad, token_types=True, dim=32, taps=True):
+    """One of them, of a module that is loaded."""
+    inputs = text_inputs(family, pad, token_types=token_types)
+    rows = inputs["attention_mask"]
+    if case == "encoder":
+        inputs, loss = with_probe(inputs, dim, f"golden.{family}.probe"), probe_loss
+    else:
+        inputs = with_labels(inputs, f"golden.{family}.{case}.labels", LABELS.get(case, 100), case != "sequence")
+        loss = ce_loss
+    run_case(
+        ROOT / family / case, loaded, inputs, loss, first(loaded.tensors, *grads), rows=rows, taps=taps,
+        note="Padded rows of taps, of attention probabilities (query rows) and of outputs are stored as zeros; "
+        "labels are -100 and the probe is zero there. out.loss: "
+        + ("mean over all b*n*d elements of last_hidden_state * in.probe." if case == "encoder"
+           else "mean cross-entropy over labels that are not -100."),
+    )
+
+
+def text_question(family, cls, config, grads, pad, token_types=True, loaded=None):
     """A head that finds answers; outputs, loss and gradients only."""
-    loaded = from_transformers(cls, config())
+    loaded = loaded or from_transformers(cls, config())
     inputs = text_inputs(family, pad, token_types=token_types)
     lengths = inputs["attention_mask"].sum(1)
     labels = np.stack([lengths // 2, lengths - 2], 1).astype(np.int64)

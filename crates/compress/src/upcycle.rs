@@ -40,20 +40,21 @@ impl LeafMaker for Reader {
     }
     fn ffn(&self, w: &Weights, s: &FfnSpec) -> Result<Option<Box<dyn Ffn>>> {
         let mut tensors = SavedMap::new();
-        let stored = s.stored();
-        let inner = stored.parts.iter().map(|name| (*name, [stored.out_dim, s.dim]));
-        for (name, shape) in inner.chain([(s.outer, [s.dim, s.hidden])]) {
-            let mut keep = |suffix: &str, shape: &[usize]| -> Result<()> {
-                let name = format!("{name}.{suffix}");
-                // What is missing is reported when loading ends.
-                if w.has(&name) {
-                    tensors.insert(name.clone(), saved(&w.tensor(&name, shape, ParamKind::Matrix)?)?);
+        for LinearSpec { parts, in_dim, out_dim, bias, .. } in [s.stored(), s.back()] {
+            let shape = [out_dim, in_dim];
+            for name in parts {
+                let mut keep = |suffix: &str, shape: &[usize]| -> Result<()> {
+                    let name = format!("{name}.{suffix}");
+                    // What is missing is reported when loading ends.
+                    if w.has(&name) {
+                        tensors.insert(name.clone(), saved(&w.tensor(&name, shape, ParamKind::Matrix)?)?);
+                    }
+                    Ok(())
+                };
+                keep("weight", &shape)?;
+                if bias {
+                    keep("bias", &shape[..1])?;
                 }
-                Ok(())
-            };
-            keep("weight", &shape)?;
-            if s.bias {
-                keep("bias", &shape[..1])?;
             }
         }
         self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(w.name(ADDED), (s.dim, tensors));
@@ -83,7 +84,7 @@ pub fn upcycle(dir: &Path, out: &Path, plan: &ExpertPlan, seed: u64) -> Result<U
     if found.is_empty() {
         return Err(Error::input(
             "this model has no feed-forward network that experts can stand in for",
-            "a feed-forward with a convolution inside (EcoFormer, FMViT, PVT v2, RMT, SMT) has none; see `switchformer list`",
+            "a feed-forward with a convolution inside (EcoFormer, FMViT, PVT v2, RMT, SMT) and a network of convolutions (ResNet) have none; see `switchformer list`",
         ));
     }
     let dense = Weights::open(&folder, &entry.names)?;

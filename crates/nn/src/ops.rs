@@ -22,7 +22,7 @@ use switchformer_tensor::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::rows::Rows;
 
-pub use activation::Activation;
+pub use activation::{Activation, GateSide};
 pub use arrange::{
     Angles, affine_columns, beside, columns, columns_at, mean_rows, mix_parts, parts, reshape, rotate, rows_at,
     scale_columns, scale_rows, split, times,

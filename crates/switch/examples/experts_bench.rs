@@ -14,8 +14,7 @@ use switchformer_nn::{Ctx, Ffn, FfnSpec, Point, Result, Rows, Taps, Trace, Weigh
 use switchformer_switch::leaf::experts::{Bank, BankSpec, Factor, Gating};
 use switchformer_tensor::Tensor;
 
-const SPEC: FfnSpec =
-    FfnSpec { inner: &["wi"], outer: "wo", dim: 384, hidden: 1536, act: Activation::Relu, bias: false };
+const SPEC: FfnSpec = FfnSpec { bias: [false; 2], ..FfnSpec::new(&["wi"], "wo", [384, 1536], Activation::Relu) };
 
 /// Median of several runs in milliseconds.
 fn time(ffn: &dyn Ffn, point: &Point, x: &Tensor, rows: &Rows) -> Result<f64> {

@@ -17,7 +17,7 @@ use switchformer_tensor::Tensor;
 
 const DIM: usize = 12;
 const N: usize = 4;
-const SPEC: FfnSpec = FfnSpec { inner: &["wi"], outer: "wo", dim: DIM, hidden: 20, act: Activation::Relu, bias: false };
+const SPEC: FfnSpec = FfnSpec { bias: [false; 2], ..FfnSpec::new(&["wi"], "wo", [DIM, 20], Activation::Relu) };
 
 fn gating(top_k: usize, factor: Factor) -> Gating {
     Gating { balance: 0.01, z: 0.001, ..Gating::plain(top_k, factor) }

@@ -7,7 +7,7 @@ use switchformer_tensor::Tensor;
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
-use crate::layers::Activation;
+use crate::layers::{Activation, GateSide};
 use crate::ops::{self, DenseWeight, Epilogue};
 use crate::point::Point;
 use crate::rows::Rows;
@@ -23,8 +23,8 @@ pub struct PlainMlp<'a> {
     pub inner: Plain<'a>,
     /// Between the two.
     pub act: Activation,
-    /// Whether the inner projection gives a gate and what it is for side by side: `outer(act(gate) * up)`.
-    pub gated: bool,
+    /// Where the inner projection gives a gate and a value side by side, `outer(act(gate) * value)`: which is the gate.
+    pub gate: Option<GateSide>,
     /// Applied last.
     pub outer: Plain<'a>,
 }

@@ -16,7 +16,7 @@ pub mod attention;
 mod batch_norm;
 pub mod leaf;
 
-pub use crate::ops::Activation;
+pub use crate::ops::{Activation, GateSide};
 pub use batch_norm::BatchNorm;
 
 /// Layer norm over the last dimension with weight and bias.
@@ -121,39 +121,40 @@ impl Ffn for Mlp {
         project_onto(cx, self.fc2.as_ref(), &hidden, residual, "ffn")
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
-        Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, gated: false, outer: self.fc2.plain()? })
+        Some(PlainMlp { inner: self.fc1.plain()?, act: self.act, gate: None, outer: self.fc2.plain()? })
     }
 }
 
-/// `out(act(gate(x)) * up(x))`, gate and up as one projection.
+/// `out(act(gate(x)) * value(x))`, gate and value as one projection.
 pub struct GatedMlp {
-    gate_up: Box<dyn Linear>,
+    both: Box<dyn Linear>,
     act: Activation,
+    gate: GateSide,
     out: Box<dyn Linear>,
 }
 
 impl GatedMlp {
-    /// Shapes: gate_up `[2 * hidden, dim]`, out `[dim, hidden]`.
-    pub fn new(gate_up: Box<dyn Linear>, act: Activation, out: Box<dyn Linear>) -> Self {
-        GatedMlp { gate_up, act, out }
+    /// Shapes: both `[2 * hidden, dim]`, of which `gate` tells the parts, out `[dim, hidden]`.
+    pub fn new(both: Box<dyn Linear>, act: Activation, gate: GateSide, out: Box<dyn Linear>) -> Self {
+        GatedMlp { both, act, gate, out }
     }
 }
 
 impl Ffn for GatedMlp {
     fn forward(&self, cx: &mut Ctx, x: &Tensor, _: &Rows) -> Result<Tensor> {
-        let both = self.gate_up.forward(cx, x)?; // [rows, 2 * hidden]
-        self.out.forward(cx, &self.act.gate(&both)?)
+        let both = self.both.forward(cx, x)?; // [rows, 2 * hidden]
+        self.out.forward(cx, &self.act.gate(&both, self.gate)?)
     }
     fn plain(&self) -> Option<PlainMlp<'_>> {
-        Some(PlainMlp { inner: self.gate_up.plain()?, act: self.act, gated: true, outer: self.out.plain()? })
+        Some(PlainMlp { inner: self.both.plain()?, act: self.act, gate: Some(self.gate), outer: self.out.plain()? })
     }
 }
 
 /// The dense form of a feed-forward network: plain where there is one inner projection, gated where there are two.
 pub fn dense_ffn(w: &Weights, s: &FfnSpec) -> Result<Box<dyn Ffn>> {
-    let (inner, outer) = (w.linear_of(&s.stored())?, w.linear(s.outer, s.hidden, s.dim, s.bias)?);
+    let (inner, outer) = (w.linear_of(&s.stored())?, w.linear_of(&s.back())?);
     Ok(if s.inner.len() == 2 {
-        Box::new(GatedMlp::new(inner, s.act, outer))
+        Box::new(GatedMlp::new(inner, s.act, s.gate, outer))
     } else {
         Box::new(Mlp::new(inner, s.act, outer))
     })
@@ -249,8 +250,7 @@ impl BlockSpec<'_> {
 
     /// The plain feed-forward of the block.
     pub fn ffn_spec(&self) -> FfnSpec<'_> {
-        let (dim, hidden) = (self.dim, self.mlp_dim);
-        FfnSpec { inner: &self.fc[..1], outer: self.fc[1], dim, hidden, act: self.act, bias: true }
+        FfnSpec::new(&self.fc[..1], self.fc[1], [self.dim, self.mlp_dim], self.act)
     }
 }
 

@@ -22,6 +22,16 @@ pub enum Activation {
     Tanh,
 }
 
+/// Which half of a gated projection goes through the activation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GateSide {
+    /// The gate, then the value.
+    #[default]
+    First,
+    /// The value, then the gate.
+    Second,
+}
+
 impl Activation {
     /// Reads a config value; others are refused by name.
     pub fn parse(field: &str, name: &str) -> Result<Self> {
@@ -47,9 +57,12 @@ impl Activation {
         activation(x, self)
     }
 
-    /// `act(gate) * up` of the two side by side. Shapes: both `[rows, 2 * hidden]` -> `[rows, hidden]`.
-    pub fn gate(self, both: &Tensor) -> Result<Tensor> {
-        let [gate, up] = split(both)?;
-        times(&self.forward(&gate)?, &up)
+    /// `act(gate) * value` of the two side by side. Shapes: both `[rows, 2 * hidden]` -> `[rows, hidden]`.
+    pub fn gate(self, both: &Tensor, gate: GateSide) -> Result<Tensor> {
+        let [first, second] = split(both)?;
+        match gate {
+            GateSide::First => times(&self.forward(&first)?, &second),
+            GateSide::Second => times(&self.forward(&second)?, &first),
+        }
     }
 }

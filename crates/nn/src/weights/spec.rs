@@ -3,7 +3,7 @@
 use super::Weights;
 use crate::attention::AttentionSpec;
 use crate::error::Result;
-use crate::layers::{Activation, Embedding};
+use crate::layers::{Activation, Embedding, GateSide};
 use crate::leaf::{Attention, Ffn, Linear};
 use crate::rows::Size;
 
@@ -25,9 +25,11 @@ pub struct LinearSpec<'a> {
 /// The feed-forward network a model file asks for; the loader decides its form.
 #[derive(Clone, Copy, Debug)]
 pub struct FfnSpec<'a> {
-    /// Published name of the projection to the hidden width; two (gate, then value) where the network is gated. Two of one
-    /// name are stored as one tensor, one part behind the other.
+    /// Published name of the projection to the hidden width; two where the network is gated. Two of one name are stored as
+    /// one tensor, one part behind the other.
     pub inner: &'a [&'a str],
+    /// Which of the two parts is the gate.
+    pub gate: GateSide,
     /// Published name of the projection back.
     pub outer: &'a str,
     /// Width of the rows.
@@ -36,16 +38,27 @@ pub struct FfnSpec<'a> {
     pub hidden: usize,
     /// Activation.
     pub act: Activation,
-    /// Whether the projections have biases.
-    pub bias: bool,
+    /// Whether the projections to the hidden width and back have biases.
+    pub bias: [bool; 2],
 }
 
 impl<'a> FfnSpec<'a> {
+    /// A network of rows of `dim` and hidden rows of `hidden` numbers, with biases; where it is gated, the gate comes first.
+    pub const fn new(inner: &'a [&'a str], outer: &'a str, [dim, hidden]: [usize; 2], act: Activation) -> Self {
+        FfnSpec { inner, gate: GateSide::First, outer, dim, hidden, act, bias: [true; 2] }
+    }
+
     /// The projection to the hidden width, as it is stored.
     pub fn stored(&self) -> LinearSpec<'a> {
         let one = matches!(self.inner, [gate, value] if gate == value);
         let (parts, out_dim) = if one { (&self.inner[..1], 2 * self.hidden) } else { (self.inner, self.hidden) };
-        LinearSpec { parts, fused: None, in_dim: self.dim, out_dim, bias: self.bias }
+        LinearSpec { parts, fused: None, in_dim: self.dim, out_dim, bias: self.bias[0] }
+    }
+
+    /// The projection back, as it is stored.
+    pub fn back(&'a self) -> LinearSpec<'a> {
+        let parts = std::slice::from_ref(&self.outer);
+        LinearSpec { parts, fused: None, in_dim: self.hidden, out_dim: self.dim, bias: self.bias[1] }
     }
 }
 

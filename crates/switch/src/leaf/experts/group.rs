@@ -59,12 +59,12 @@ fn at_once(cx: &mut Ctx, experts: &[Box<dyn Ffn>], x: &Tensor, active: &[(usize,
     let counts: Vec<usize> = active.iter().map(|(_, count)| *count).collect();
     let inner: Vec<_> = parts.iter().map(|p| p.inner).collect();
     let outer: Vec<_> = parts.iter().map(|p| p.outer).collect();
-    let alike = |first: &&PlainMlp| parts.iter().all(|p| (p.act, p.gated) == (first.act, first.gated));
+    let alike = |first: &&PlainMlp| parts.iter().all(|p| (p.act, p.gate) == (first.act, first.gate));
     let Some(first) = parts.first().filter(alike) else { return Ok(None) };
-    let act = (!first.gated).then_some(first.act);
+    let act = first.gate.is_none().then_some(first.act);
     let Some(mut hidden) = ops::linear_grouped(x, &counts, &inner, act)? else { return Ok(None) };
-    if first.gated {
-        hidden = first.act.gate(&hidden)?;
+    if let Some(gate) = first.gate {
+        hidden = first.act.gate(&hidden, gate)?;
     }
     let Some(y) = ops::linear_grouped(&hidden, &counts, &outer, None)? else { return Ok(None) };
     let work = |(w, _): &switchformer_nn::leaf::Plain| w.dims().0 * w.dims().1;

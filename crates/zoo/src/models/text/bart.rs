@@ -197,14 +197,7 @@ impl Writer {
             norm: norm("self_attn_layer_norm")?,
             cross: w.attention(&AttentionSpec { source: Some(c.dim), tap: "cross", ..cross })?,
             cross_norm: norm("encoder_attn_layer_norm")?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["fc1"],
-                outer: "fc2",
-                dim: c.dim,
-                hidden: c.ff[1],
-                act: c.act,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(&["fc1"], "fc2", [c.dim, c.ff[1]], c.act))?,
             ffn_norm: norm("final_layer_norm")?,
         })
     }

@@ -338,14 +338,7 @@ impl Block {
         Ok(Block {
             attn: Disentangled::load(&w.at("attention"), c, shared, table)?,
             norm: w.layer_norm("attention.output.LayerNorm", c.dim, c.eps)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["intermediate.dense"],
-                outer: "output.dense",
-                dim: c.dim,
-                hidden: c.mlp_dim,
-                act: c.act,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(&["intermediate.dense"], "output.dense", [c.dim, c.mlp_dim], c.act))?,
             ffn_norm: w.layer_norm("output.LayerNorm", c.dim, c.eps)?,
         })
     }

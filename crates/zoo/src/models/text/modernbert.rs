@@ -129,12 +129,17 @@ impl Config {
 /// The angles of heads of `width` numbers for a base, pair by pair over both halves of a head. Errors where the width is
 /// odd.
 pub(crate) fn rotary(width: usize, theta: f64) -> Result<Arc<Rotary>> {
+    stretched(width, theta, 1.0)
+}
+
+/// The same, each a `by`-th of it.
+pub(crate) fn stretched(width: usize, theta: f64, by: f64) -> Result<Arc<Rotary>> {
     if !width.is_multiple_of(2) {
         let what = format!("leaves heads of width {width}, which rotary positions cannot halve");
         return Err(Error::config("num_attention_heads", what));
     }
-    let by = (0..width / 2).map(|k| 1.0 / theta.powf(f64::from(2.0 * k as f32 / width as f32)) as f32);
-    Ok(Arc::new(Rotary::new(by.collect(), Pairs::Halves)))
+    let turn = |k| 1.0 / theta.powf(f64::from(2.0 * k as f32 / width as f32)) as f32 / by as f32;
+    Ok(Arc::new(Rotary::new((0..width / 2).map(turn).collect(), Pairs::Halves)))
 }
 
 struct Block {
@@ -160,12 +165,8 @@ impl Block {
             attn: w.attention(&attention)?,
             ffn_norm: c.norm(w, "mlp_norm")?,
             ffn: w.ffn(&FfnSpec {
-                inner: &["mlp.Wi"; 2],
-                outer: "mlp.Wo",
-                dim: c.dim,
-                hidden: c.mlp_dim,
-                act: c.act,
-                bias: c.mlp_bias,
+                bias: [c.mlp_bias; 2],
+                ..FfnSpec::new(&["mlp.Wi"; 2], "mlp.Wo", [c.dim, c.mlp_dim], c.act)
             })?,
         })
     }

@@ -23,7 +23,7 @@ use super::bert::{Config, Embeddings};
 use super::modernbert::rotary;
 use crate::entry::{Entry, HeadKind};
 use crate::published::Published;
-use crate::text_head::{MaskedLm, MaskedLmNames, Pooler, TextHead};
+use crate::text_head::{MaskedLmNames, TextHead, TextHeads};
 
 /// Registry entry.
 pub static ENTRY: Entry = Entry {
@@ -46,14 +46,6 @@ pub static ENTRY: Entry = Entry {
         "hidden_size":32,"num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":48,
         "max_position_embeddings":64,"num_labels":3}"#,
     load: |config, w| Ok(Box::new(NomicBert::load(config, w)?)),
-};
-
-const LM: MaskedLmNames = MaskedLmNames {
-    dense: "cls.predictions.transform.dense",
-    norm: "cls.predictions.transform.layer_norm",
-    decoder: "cls.predictions.decoder",
-    bias: "cls.predictions.bias",
-    words: "embeddings.word_embeddings",
 };
 
 /// Fields of this generation and what they are in the first, which speaks of GPT-2's sizes.
@@ -115,22 +107,43 @@ fn read(c: &ConfigMap) -> Result<(Config, f64)> {
     Ok((config, theta))
 }
 
-/// Published names of a block.
-struct BlockNames {
-    qkv: &'static str,
-    out: &'static str,
-    norms: [&'static str; 2],
-    /// Gate, then value.
-    inner: [&'static str; 2],
-    outer: &'static str,
+/// Published names of a family with these blocks, and which of its projections have biases.
+pub(crate) struct Layout {
+    /// The norm of the embeddings.
+    pub(crate) norm: &'static str,
+    /// Path of the blocks.
+    pub(crate) blocks: &'static str,
+    pub(crate) attention: AttentionNames,
+    /// Whether all projections of the attention have biases.
+    pub(crate) attention_bias: bool,
+    /// Norms behind attention and feed-forward.
+    pub(crate) norms: [&'static str; 2],
+    /// The feed-forward, whose sizes and activation come from the config.
+    pub(crate) ffn: FfnSpec<'static>,
+    pub(crate) heads: TextHeads,
 }
 
-const NAMES: BlockNames = BlockNames {
-    qkv: "attn.Wqkv",
-    out: "attn.out_proj",
+const LAYOUT: Layout = Layout {
+    norm: "emb_ln",
+    blocks: "encoder.layers",
+    attention: AttentionNames::new(["attn.Wqkv"; 3], "attn.out_proj"),
+    attention_bias: false,
     norms: ["norm1", "norm2"],
-    inner: ["mlp.fc12", "mlp.fc11"],
-    outer: "mlp.fc2",
+    ffn: FfnSpec { bias: [false; 2], ..FfnSpec::new(&["mlp.fc12", "mlp.fc11"], "mlp.fc2", [0, 0], Activation::Silu) },
+    heads: TextHeads {
+        lm: MaskedLmNames {
+            dense: "cls.predictions.transform.dense",
+            norm: "cls.predictions.transform.layer_norm",
+            decoder: "cls.predictions.decoder",
+            bias: "cls.predictions.bias",
+            words: "embeddings.word_embeddings",
+        },
+        lm_act: None,
+        pooler: None,
+        pooled_by: ("pooler.dense", Activation::Tanh),
+        classifier: "classifier",
+        next: None,
+    },
 };
 
 /// Attention among turned rows and a gated feed-forward, a norm behind each.
@@ -142,26 +155,18 @@ struct Block {
 }
 
 impl Block {
-    fn load(w: &Weights, c: &Config, rotary: &Arc<Rotary>) -> Result<Self> {
-        let n = &NAMES;
+    fn load(w: &Weights, c: &Config, rotary: &Arc<Rotary>, layout: &Layout) -> Result<Self> {
         let attention = AttentionSpec {
-            bias: [false; 3],
-            out_bias: false,
+            bias: [layout.attention_bias; 3],
+            out_bias: layout.attention_bias,
             rotary: Some(rotary.clone()),
-            ..AttentionSpec::new(AttentionNames::new([n.qkv; 3], n.out), c.dim, c.heads)
+            ..AttentionSpec::new(layout.attention, c.dim, c.heads)
         };
         Ok(Block {
             attn: w.attention(&attention)?,
-            norm: w.layer_norm(n.norms[0], c.dim, c.eps)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &n.inner,
-                outer: n.outer,
-                dim: c.dim,
-                hidden: c.mlp_dim,
-                act: c.act,
-                bias: false,
-            })?,
-            ffn_norm: w.layer_norm(n.norms[1], c.dim, c.eps)?,
+            norm: w.layer_norm(layout.norms[0], c.dim, c.eps)?,
+            ffn: w.ffn(&FfnSpec { dim: c.dim, hidden: c.mlp_dim, act: c.act, ..layout.ffn })?,
+            ffn_norm: w.layer_norm(layout.norms[1], c.dim, c.eps)?,
         })
     }
 
@@ -183,25 +188,27 @@ pub struct NomicBert {
 impl NomicBert {
     fn load(c: &ConfigMap, w: &Weights) -> Result<Self> {
         let (config, theta) = read(c)?;
+        let rotary = rotary(config.dim / config.heads, theta)?;
+        NomicBert::laid_out(c, w, config, rotary, &LAYOUT, ENTRY.head_of(c)?)
+    }
+
+    /// The network of a family of this kind.
+    pub(crate) fn laid_out(
+        c: &ConfigMap,
+        w: &Weights,
+        config: Config,
+        rotary: Arc<Rotary>,
+        layout: &Layout,
+        kind: HeadKind,
+    ) -> Result<Self> {
         let dim = config.dim;
-        let norm = w.layer_norm("emb_ln", dim, config.eps)?;
-        LM.find_words(c, w)?;
+        let norm = w.layer_norm(layout.norm, dim, config.eps)?;
+        layout.heads.lm.find_words(c, w)?;
         let embeddings = Embeddings::unplaced(&w.at("embeddings"), &config, dim, config.types, norm)?;
-        let rotary = rotary(dim / config.heads, theta)?;
-        let block = |i| Block::load(&w.at("encoder.layers").at(i), &config, &rotary);
+        let block = |i| Block::load(&w.at(layout.blocks).at(i), &config, &rotary, layout);
         let blocks = (0..config.depth).map(block).collect::<Result<_>>()?;
-        let kind = ENTRY.head_of(c)?;
-        let head = match kind {
-            HeadKind::MaskedLm => {
-                TextHead::MaskedLm(MaskedLm::load(c, w, &LM, dim, &embeddings.words, config.act, config.eps)?)
-            }
-            HeadKind::SequenceClassification => TextHead::Sequence(
-                Pooler::load(w, "pooler.dense", dim, Activation::Tanh)?,
-                w.linear("classifier", dim, c.n_labels()?, true)?,
-            ),
-            HeadKind::TokenClassification => TextHead::Token(w.linear("classifier", dim, c.n_labels()?, true)?),
-            _ => TextHead::Encoder(None),
-        };
+        let head = layout.heads.load(kind, c, w, config.head_sizes(), &embeddings.words)?;
+        w.pass_over(&["pooler"]);
         Ok(NomicBert { config, embeddings, blocks, head })
     }
 }

@@ -107,7 +107,7 @@ impl Sparse {
     /// The sublayer's feed-forward network: a bank in sparse blocks, a dense one in others.
     fn feed(&self, w: &Weights, site: Site, f: Ff) -> Result<Box<dyn switchformer_nn::Ffn>> {
         let w = w.at("mlp");
-        let spec = FfnSpec { inner: &["wi"], outer: "wo", dim: f.dim, hidden: f.hidden, act: f.act, bias: false };
+        let spec = FfnSpec { bias: [false; 2], ..FfnSpec::new(&["wi"], "wo", [f.dim, f.hidden], f.act) };
         let sparse = match self.steps[usize::from(site.decoder)] {
             0 => false,
             1 => true,

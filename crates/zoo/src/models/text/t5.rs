@@ -101,7 +101,7 @@ pub(crate) type Feed<'a> = &'a dyn Fn(&Weights, Site, Ff) -> Result<Box<dyn Ffn>
 /// T5's own feed-forward network.
 pub(crate) fn dense(w: &Weights, _: Site, f: Ff) -> Result<Box<dyn Ffn>> {
     let inner: &[&str] = if f.gated { &["wi_0", "wi_1"] } else { &["wi"] };
-    w.at("DenseReluDense").ffn(&FfnSpec { inner, outer: "wo", dim: f.dim, hidden: f.hidden, act: f.act, bias: false })
+    w.at("DenseReluDense").ffn(&FfnSpec { bias: [false; 2], ..FfnSpec::new(inner, "wo", [f.dim, f.hidden], f.act) })
 }
 
 struct Config {

@@ -96,7 +96,7 @@ struct Block {
 impl Block {
     fn load(w: &Weights, dim: usize, hidden: usize, only: bool) -> Result<Self> {
         let act = Activation::Gelu;
-        let ffn = FfnSpec { inner: &["ffn.net.0"], outer: "ffn.net.3", dim, hidden, act, bias: true };
+        let ffn = FfnSpec::new(&["ffn.net.0"], "ffn.net.3", [dim, hidden], act);
         Ok(Block {
             norm: w.layer_norm("norm", dim, EPS)?,
             unit: GatedUnit::load(&w.at("actgu"), dim, hidden)?,

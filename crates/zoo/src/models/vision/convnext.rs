@@ -137,14 +137,7 @@ impl Block {
         Ok(Block {
             conv: Depthwise::load(&w.at("dwconv"), dim, KERNEL)?,
             norm: w.layer_norm("layernorm", dim, c.inner_eps)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["pwconv1"],
-                outer: "pwconv2",
-                dim,
-                hidden: 4 * dim,
-                act: c.act,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(&["pwconv1"], "pwconv2", [dim, 4 * dim], c.act))?,
             scale: LayerScale::load(w, &["layer_scale_parameter"], &[dim], c.scale)?,
         })
     }

@@ -341,14 +341,12 @@ impl Block {
                 ..AttentionSpec::new(AttentionNames::new(["qkv"; 3], "proj"), dim, heads)
             })?,
             norm2: w.layer_norm("norm2", dim, EPS)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["mlp.fc1"],
-                outer: "mlp.fc2",
-                dim,
-                hidden: (dim as f64 * c.mlp_ratios[stage]) as usize,
-                act: Activation::Gelu,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(
+                &["mlp.fc1"],
+                "mlp.fc2",
+                [dim, (dim as f64 * c.mlp_ratios[stage]) as usize],
+                Activation::Gelu,
+            ))?,
             cooling: cools.then(cooling).transpose()?,
         })
     }

@@ -161,14 +161,7 @@ impl Block {
             norm1: w.layer_norm("norm1", dim, EPS)?,
             attn: w.attention(&spec)?,
             norm2: w.layer_norm("norm2", dim, EPS)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["mlp.fc1"],
-                outer: "mlp.fc2",
-                dim,
-                hidden,
-                act: Activation::Gelu,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(&["mlp.fc1"], "mlp.fc2", [dim, hidden], Activation::Gelu))?,
         })
     }
 }

@@ -10,7 +10,9 @@
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS};
 use switchformer_nn::init::Init;
-use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, GatedMlp, LayerNorm, LayerScale, check_heads};
+use switchformer_nn::layers::{
+    Activation, BlockSpec, EncoderBlock, GateSide, GatedMlp, LayerNorm, LayerScale, check_heads,
+};
 use switchformer_nn::leaf::Ffn;
 use switchformer_nn::maps::{ImageEmbed, PositionEmbed, Resize};
 use switchformer_nn::names::{Names, Rename};
@@ -163,7 +165,12 @@ fn gated(c: &Config, w: &Weights) -> Result<Box<dyn Ffn>> {
         false => (&["weights_in"], 2 * c.hidden),
     };
     let inner = w.linear_of(&LinearSpec { parts, fused: None, in_dim: c.dim, out_dim, bias: true })?;
-    Ok(Box::new(GatedMlp::new(inner, Activation::Silu, w.linear("weights_out", c.hidden, c.dim, true)?)))
+    Ok(Box::new(GatedMlp::new(
+        inner,
+        Activation::Silu,
+        GateSide::First,
+        w.linear("weights_out", c.hidden, c.dim, true)?,
+    )))
 }
 
 fn block(c: &Config, w: &Weights) -> Result<EncoderBlock> {

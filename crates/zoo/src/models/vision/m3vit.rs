@@ -308,14 +308,7 @@ struct Block {
 impl Block {
     fn load(c: &Config, w: &Weights, idx: usize, vector: Option<&Arc<TaskVector>>) -> Result<Self> {
         let names = AttentionNames::new(["attn.qkv"; 3], "attn.proj");
-        let ffn = FfnSpec {
-            inner: &["mlp.fc1"],
-            outer: "mlp.fc2",
-            dim: c.dim,
-            hidden: c.mlp_dim,
-            act: Activation::Gelu,
-            bias: true,
-        };
+        let ffn = FfnSpec::new(&["mlp.fc1"], "mlp.fc2", [c.dim, c.mlp_dim], Activation::Gelu);
         Ok(Block {
             norm1: w.layer_norm("norm1", c.dim, EPS)?,
             attn: w.attention(&AttentionSpec { bias: [c.qkv_bias; 3], ..AttentionSpec::new(names, c.dim, c.heads) })?,
@@ -345,14 +338,7 @@ impl Block {
 
 /// The experts of a block and a gate for every task; tasks share a gate where the published layout has one.
 fn bank(c: &Config, w: &Weights, vector: Option<&Arc<TaskVector>>) -> Result<Bank> {
-    let spec = FfnSpec {
-        inner: &["htoh4"],
-        outer: "h4toh",
-        dim: c.dim,
-        hidden: c.expert_dim,
-        act: Activation::Gelu,
-        bias: true,
-    };
+    let spec = FfnSpec::new(&["htoh4"], "h4toh", [c.dim, c.expert_dim], Activation::Gelu);
     let experts = (0..c.experts).map(|e| dense_ffn(&w.at("experts").at(e), &spec)).collect::<Result<_>>()?;
     let wide = if let Tasks::Vector(n) = c.tasks { c.dim + n } else { c.dim };
     let weight = |w: &Weights| w.tensor("w_gate", &[wide, c.experts], ParamKind::Table);

@@ -66,7 +66,7 @@ impl Pool {
             let out = w.linear("attention.out_proj", dim, dim, true)?;
             Ok(Projections { qkv: vec![part(0, 1)?, part(1, 2)?], out })
         })?;
-        let ffn = FfnSpec { inner: &["fc1"], outer: "fc2", dim, hidden: c.hidden, act: c.act, bias: true };
+        let ffn = FfnSpec::new(&["fc1"], "fc2", [dim, c.hidden], c.act);
         Ok(Pool {
             probe: w.tensor("probe", &[1, 1, dim], ParamKind::Table)?,
             attn,

@@ -360,14 +360,7 @@ impl Block {
             version: c.version,
             attn: attention(c, &w.at("attention"), stage, within)?,
             norm1: w.layer_norm("layernorm_before", dim, c.eps)?,
-            ffn: w.ffn(&FfnSpec {
-                inner: &["intermediate.dense"],
-                outer: "output.dense",
-                dim,
-                hidden,
-                act: c.act,
-                bias: true,
-            })?,
+            ffn: w.ffn(&FfnSpec::new(&["intermediate.dense"], "output.dense", [dim, hidden], c.act))?,
             norm2: w.layer_norm("layernorm_after", dim, c.eps)?,
         })
     }

@@ -169,14 +169,7 @@ impl Level {
                 ..AttentionSpec::new(AttentionNames::new(["qk", "qk", "v"], "proj"), dim, heads)
             })?,
             norm2: w.layer_norm(norm2, dim, EPS)?,
-            ffn: w.at(mlp).ffn(&FfnSpec {
-                inner: &["fc1"],
-                outer: "fc2",
-                dim,
-                hidden,
-                act: Activation::Gelu,
-                bias: true,
-            })?,
+            ffn: w.at(mlp).ffn(&FfnSpec::new(&["fc1"], "fc2", [dim, hidden], Activation::Gelu))?,
         })
     }
 

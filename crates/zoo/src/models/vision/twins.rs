@@ -170,14 +170,12 @@ impl Block {
             norm1: own.layer_norm("norm1", dim, EPS)?,
             mixer: mixer(c, &own.at("attn"), stage, within)?,
             norm2: own.layer_norm("norm2", dim, EPS)?,
-            ffn: own.ffn(&FfnSpec {
-                inner: &["mlp.fc1"],
-                outer: "mlp.fc2",
-                dim,
-                hidden: (dim as f64 * c.mlp_ratios[stage]) as usize,
-                act: Activation::Gelu,
-                bias: true,
-            })?,
+            ffn: own.ffn(&FfnSpec::new(
+                &["mlp.fc1"],
+                "mlp.fc2",
+                [dim, (dim as f64 * c.mlp_ratios[stage]) as usize],
+                Activation::Gelu,
+            ))?,
             positions: match within {
                 0 => Some(Depthwise::load(&w.at("pos_block").at(stage).at("proj.0"), dim, 3)?),
                 _ => None,
