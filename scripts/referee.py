@@ -368,7 +368,8 @@ def main():
             print(f"{folder.name} {what}: the reference fails: {type(e).__name__}: {' '.join(str(e).split())[:240]}", flush=True)
             continue
         bad = {k: v for k, v in worst.items() if not v <= CLOSE}
-        said = [n for n in notes if "effect" in n]
+        # A note on keys that nobody here knows excuses nothing: reference configs are full of them.
+        said = [n for n in notes if "effect" in n and "not known here" not in n]
         if bad:
             (noted if said else silent).append((folder, what, bad))
         agreed += not bad
