@@ -195,6 +195,11 @@ def compare_pairs(folder, texts, ours, distance):
         replies = doc["results"]
         worst["scores"] = distance([r["logits"] for r in replies], np.asarray(bare).reshape(len(pairs), -1))
         named = model.config.id2label
+        stated = json_of(folder / "config_sentence_transformers.json") or any(k in json_of(folder / "config.json") for k in (
+            "sentence_transformers", "sbert_ce_default_activation_function"))
+        if not stated and model.config.problem_type:
+            # No file says that this is a reranker, so `problem_type` holds, as in the pipelines of transformers.
+            continue
         if all("values" in r for r in replies):
             worst["values"] = distance([[v["value"] for v in r["values"]] for r in replies], np.asarray(shown).reshape(len(pairs), -1))
         elif model.config.num_labels == 1 or "Sigmoid" in type(model.activation_fn).__name__:
