@@ -95,7 +95,12 @@ impl Error {
     }
 
     pub(crate) fn no_tokenizer(dir: &Path, files: &str) -> Self {
-        let hint = "fetch the model's tokenizer files";
+        let hint = if dir.join("vocab.txt").exists() {
+            "fetch the model's tokenizer files; a vocab.txt that belongs to the model is read once tokenizer_config.json \
+             says \"tokenizer_class\": \"BertTokenizer\""
+        } else {
+            "fetch the model's tokenizer files"
+        };
         Error::file(dir, "tokenizer.missing", format!("holds no tokenizer: neither {files}"), hint)
     }
 

@@ -568,7 +568,16 @@ impl Tokenizer {
                 .map(|(of, special)| of.filter(|_| *special == 0).map(|of| of as u8))
                 .collect(),
             special_mask: encoding.get_special_tokens_mask().to_vec(),
-            offsets: encoding.get_offsets().to_vec(),
+            offsets: encoding
+                .get_offsets()
+                .iter()
+                .zip(encoding.get_sequence_ids())
+                .map(|((from, to), of)| {
+                    // A space that the tokenizer puts in front may claim a part of the first character.
+                    let own = if of == Some(1) { pair.unwrap_or(text) } else { text };
+                    (own.floor_char_boundary(*from), own.floor_char_boundary(*to))
+                })
+                .collect(),
             truncated,
         })
     }

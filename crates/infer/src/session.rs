@@ -104,7 +104,8 @@ impl Session {
         }
         let classifies = matches!(head, HeadKind::SequenceClassification | HeadKind::ImageClassification);
         let problem = if classifies {
-            Problem::read(&opened.config, sentence.as_ref().and_then(Sentence::activation_fn))?
+            let pairs = sentence.as_ref().is_some_and(Sentence::scores_pairs);
+            Problem::read(&opened.config, sentence.as_ref().and_then(Sentence::activation_fn), pairs)?
         } else {
             None
         };

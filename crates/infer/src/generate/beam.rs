@@ -78,7 +78,10 @@ impl Search {
     fn step(&mut self, scores: &[Vec<f64>], ends: &Ends, b: &Beams) {
         let wide = b.width * (1 + ends.tokens.len()).max(2);
         let mut running = Vec::with_capacity(b.width);
-        for (rank, (beam, token, sum)) in self.candidates(scores, wide).into_iter().enumerate() {
+        let candidates = self.candidates(scores, wide);
+        // What rules forbid neither goes on nor ends a text, where they leave anything.
+        let some = candidates.iter().any(|(.., sum)| sum.is_finite());
+        for (rank, (beam, token, sum)) in candidates.into_iter().enumerate().filter(|(_, c)| c.2.is_finite() || !some) {
             let old = &self.running[beam];
             let tokens = [old.tokens.as_slice(), &[token]].concat();
             match ends.of(&tokens) {

@@ -144,7 +144,8 @@ impl Rules {
             && text.written.len() > from
         {
             let power = factor.powi((text.written.len() - from) as i32) - 1.0;
-            text.ends.iter().for_each(|t| row[*t as usize] += row[*t as usize].abs() * power);
+            let possible = text.ends.iter().filter(|t| row[**t as usize].is_finite()).copied().collect::<Vec<_>>();
+            possible.into_iter().for_each(|t| row[t as usize] += row[t as usize].abs() * power);
         }
         let mut never = |tokens: &[u32]| tokens.iter().for_each(|t| row[*t as usize] = NEVER);
         never(&self.suppress);
@@ -227,6 +228,9 @@ mod tests {
         assert_eq!(applied(Rules { min_length: 5, ..plain() })[1], inf);
         assert_eq!(applied(Rules { min_length: 4, min_tokens: 3, ..plain() })[1], -1.0);
         assert_eq!(applied(Rules { exponential_decay: Some((1, 1.5)), ..plain() })[1], -1.0 + 1.25);
+        // What is forbidden stays so.
+        let both = Rules { exponential_decay: Some((1, 1.5)), min_length: 5, ..plain() };
+        assert_eq!(applied(both)[1], inf);
         assert_eq!(applied(Rules { suppress: vec![2], begin_suppress: vec![3], ..plain() })[2..4], [inf, -2.0]);
         assert_eq!(applied(Rules { forced_eos: vec![1], ..plain() })[1], -1.0);
         assert!(Rules { suppress: vec![6], ..plain() }.check(6).is_err());

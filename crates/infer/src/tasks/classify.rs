@@ -21,8 +21,9 @@ pub(crate) enum Problem {
 
 impl Problem {
     /// What the folder of a reranker says of its scores (`stated`, or the same in `config.json`, where older ones have it), else
-    /// what `problem_type` says; `None` where neither does. An unknown one is an error.
-    pub(crate) fn read(config: &ConfigMap, stated: Option<&str>) -> Result<Option<Problem>> {
+    /// what `problem_type` says; `None` where neither does. A folder that calls itself a reranker (`pairs`) and says no more
+    /// gives one label as a probability and several as they are. An unknown one is an error.
+    pub(crate) fn read(config: &ConfigMap, stated: Option<&str>, pairs: bool) -> Result<Option<Problem>> {
         let inside = config.sub("sentence_transformers")?.map(|own| own.text("activation_fn", "")).transpose()?;
         let old = config.text("sbert_ce_default_activation_function", "")?;
         let paths = [stated.unwrap_or_default(), inside.as_deref().unwrap_or_default(), &old];
@@ -35,6 +36,10 @@ impl Problem {
                     Err(switchformer_nn::Error::unsupported("activation_fn of a reranker", path, known).into())
                 }
             };
+        }
+        if pairs {
+            let one = config.n_labels()? == 1;
+            return Ok(Some(if one { Problem::Classes(Scale::Sigmoid) } else { Problem::Regression }));
         }
         let words = [
             ("", None),

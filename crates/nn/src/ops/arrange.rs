@@ -422,6 +422,7 @@ mod tests {
     use switchformer_tensor::Var;
 
     use super::*;
+    use crate::ops::pair_scores;
     use crate::init::Stream;
     use crate::tape::{Grads, record};
 
