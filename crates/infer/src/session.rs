@@ -219,13 +219,13 @@ impl Session {
         Ok(Put { prompt, task })
     }
 
-    /// Tokens of the prompt that texts are put behind as usual and that the pooling leaves out.
-    pub fn usual_prompt_tokens(&self) -> Result<usize> {
-        self.prompt_tokens(self.usual().prompt)
+    /// The prompt that is put in front of texts where a request says nothing; empty for none.
+    pub fn default_prompt(&self) -> &str {
+        self.usual().prompt
     }
 
     /// Tokens of a prompt that the pooling leaves out, the class token included; 0 where it leaves out none.
-    pub(crate) fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
+    pub fn prompt_tokens(&self, prompt: &str) -> Result<usize> {
         if prompt.is_empty() || !self.sentence().is_some_and(Sentence::leaves_out_prompt) {
             return Ok(0);
         }

@@ -214,7 +214,7 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
         }
     };
     if let Some(sentence) = session.sentence().filter(|s| !s.is_multi_vector()) {
-        let ask = Ask { prompts: vec![session.usual_prompt_tokens()?; n], ..Ask::default() };
+        let ask = Ask { prompts: vec![session.prompt_tokens(session.default_prompt())?; n], ..Ask::default() };
         return Ok(sentence.embed(out, n, &ask)?.into_iter().flatten().map(Said::Vector).collect());
     }
     if out.values().contains_key("logits") {
