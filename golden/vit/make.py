@@ -6,7 +6,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import oracle as o
-from timm_names import blocks_call, check_same, hf_config, to_hf
+from timm_names import blocks_call, check_same, folder, hf_config, to_hf
 from timm.models.vision_transformer import VisionTransformer
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
@@ -74,3 +74,27 @@ stored = o.run_case(
     call=blocks_call(timm),
     note=NOTE + " timm's names; rows of qkv are query, key, value, each heads x head_dim.")
 check_same(ViTForImageClassification, config(**rgb, layer_norm_eps=1e-6), to_hf(loaded, "vit"), inputs, stored)
+
+# timm's folders: what its constructor has beside plain ViT.
+ARGS = dict(img_size=32, patch_size=8, in_chans=3, embed_dim=32, depth=2, num_heads=4, mlp_ratio=2)
+PARTS = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight",
+         "blocks.1.mlp.fc1.weight", "blocks.1.ls2.gamma", "norm.weight")
+
+
+def timm_case(name, classes, parts, note, **kw):
+    args = {**ARGS, **kw}
+    module = VisionTransformer(num_classes=classes, **args)
+    loaded = o.from_timm(module, folder("vit", args, classes))
+    inputs = images("rgb", (3, 3, 32, 32), 10 if classes else None)
+    if not classes:
+        inputs["probe"] = o.uniform("golden.vit.probe", (3, 17 + kw.get("reg_tokens", 0), 32))
+    o.run_case(HERE / name, loaded, inputs, o.ce_loss if classes else o.probe_loss, o.first(loaded.tensors, *parts),
+               call=blocks_call(module), note=(NOTE if classes else "out.loss: mean over all elements of "
+               "last_hidden_state * in.probe. pooler_output: the class row.") + " timm's names. " + note)
+
+
+timm_case("timm_scaled", 10, (*PARTS, "head.weight"), "Factors on both branches.", init_values=0.5)
+timm_case("timm_dinov2", 0, PARTS, "As its DINOv2: no classes.", init_values=0.5)
+timm_case("timm_registers", 0, (*PARTS, "reg_token"), "As its DINOv2 with registers: positions of patches alone.",
+          init_values=0.5, reg_tokens=4, no_embed_class=True)
+timm_case("timm_deit3", 10, (*PARTS, "head.weight"), "As DeiT III.", init_values=0.5, no_embed_class=True)

@@ -53,7 +53,7 @@ enum Verb {
     Eval(cmd::eval::Args),
     /// Write another form of a checkpoint: folded norms, a smaller vocabulary, experts, hashed attention
     Compress(cmd::compress::Args),
-    /// Convert a PyTorch checkpoint to safetensors, without running what is in it
+    /// Convert a PyTorch checkpoint or an ONNX model to safetensors, without running what is in it
     Convert(cmd::convert::Args),
     /// Train a recipe, or resume it
     Train(cmd::train::Args),

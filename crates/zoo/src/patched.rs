@@ -1,7 +1,7 @@
 //! What plain vision Transformers share: a square trained size, patches behind a class row, equal blocks, a head that reads
 //! the rows.
 
-use switchformer_nn::config::{ConfigMap, MAX_SIDE};
+use switchformer_nn::config::{ConfigMap, MAX_DIM, MAX_SIDE};
 use switchformer_nn::layers::{EncoderBlock, LayerNorm};
 use switchformer_nn::maps::ImageEmbed;
 use switchformer_nn::staged::State;
@@ -23,6 +23,20 @@ pub(crate) fn square_grid(c: &ConfigMap, image: usize, patch: usize) -> Result<[
         ));
     }
     Ok([image, patch, grid])
+}
+
+/// Hidden width of the feed-forwards: `intermediate_size`, or timm's share of the width.
+pub(crate) fn hidden_width(c: &ConfigMap, dim: usize) -> Result<usize> {
+    const RATIO: &str = "mlp_ratio_of_timm";
+    let stored = c.size("intermediate_size", Some(3072), MAX_DIM)?;
+    if c.get(RATIO).is_none() {
+        return Ok(stored);
+    }
+    let wide = (dim as f64 * c.float(RATIO, 4.0, 0.01, 64.0)?) as usize;
+    if wide == 0 || wide > MAX_DIM {
+        return Err(Error::config(RATIO, format!("makes {wide} hidden channels of {dim}, allowed: 1 to {MAX_DIM}")));
+    }
+    Ok(wide)
 }
 
 /// What answers at the end.

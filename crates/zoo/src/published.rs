@@ -1,5 +1,6 @@
 //! The published sizes of a family: `variants/<model_type>.json`, compiled in and read once, strictly.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -49,6 +50,10 @@ pub struct Constructor {
     pub fixed: Fields,
     /// What the constructor takes for arguments that a bare family leaves out.
     pub bare: Fields,
+    /// Sizes that timm names otherwise than they were published, or has beside them.
+    pub names: BTreeMap<String, Fields>,
+    /// What a model without classes is.
+    pub classless: Fields,
 }
 
 impl Published {

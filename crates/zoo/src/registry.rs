@@ -51,10 +51,12 @@ pub static ZOO: &[&Entry] = &[
 /// Every family whose timm folders open, by the names of timm.
 pub static TIMM: &[&Timm] = &[
     &vision::activator::TIMM,
+    &vision::beit::TIMM,
     &vision::convnext::TIMM,
     &vision::crossformer::TIMM,
     &vision::crossvit::TIMM,
     &vision::cswin::TIMM,
+    &vision::deit::TIMM,
     &vision::ecoformer_pvt_v2::TIMM,
     &vision::fmvit::TIMM,
     &vision::m3vit::TIMM,
@@ -66,6 +68,7 @@ pub static TIMM: &[&Timm] = &[
     &vision::swinv2::TIMM,
     &vision::tnt::TIMM,
     &vision::twins::TIMM,
+    &vision::vit::TIMM,
 ];
 
 /// Folders of an image and a text tower, the family of the first, and the class of transformers that saves it alone.

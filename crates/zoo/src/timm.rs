@@ -20,6 +20,7 @@ const TRAINING: &[&str] = &[
     "use_chk",
     "use_checkpoints",
     "layer_init_values",
+    "head_init_scale",
 ];
 
 /// A config with `model_type` as it is; timm's form under the names of the model that computes it. Unknown
@@ -31,7 +32,8 @@ pub fn canonical(doc: Json) -> Result<Json> {
     let (timm, variant) = find(name)?;
     let mut config = json!({"model_type": timm.entry.name, "architectures": [timm.architecture]});
     let Some(fields) = config.as_object_mut() else { return Ok(config) };
-    for theirs in [&timm.entry.constructor()?.fixed, variant] {
+    let constructor = timm.entry.constructor()?;
+    for theirs in [&constructor.fixed, variant] {
         fields.extend(theirs.clone());
     }
     // Older files have no part of their own for what timm keeps of a checkpoint.
@@ -48,7 +50,7 @@ pub fn canonical(doc: Json) -> Result<Json> {
         Some(Json::Object(args)) => args,
         Some(_) => return Err(Error::config("model_args", "must be an object")),
     };
-    of_images(timm, stored, args, fields);
+    of_images(timm, stored, args, fields)?;
     for (key, value) in
         doc.get("global_pool").map(|p| ("global_pool", p)).into_iter().chain(args.iter().map(|(k, v)| (k.as_str(), v)))
     {
@@ -68,13 +70,18 @@ pub fn canonical(doc: Json) -> Result<Json> {
             }
         }
     }
+    if fields.get("num_labels").and_then(Json::as_u64) == Some(0) {
+        fields.extend(constructor.classless.clone());
+    }
     Ok(config)
 }
 
 /// Channels of the images, and their size where the model has it too. Arguments of the constructor go before.
-fn of_images(timm: &Timm, stored: &Json, args: &Fields, fields: &mut Fields) {
-    let Some([channels, height, width]) = stored.get("input_size").and_then(Json::as_array).map(Vec::as_slice) else {
-        return;
+fn of_images(timm: &Timm, stored: &Json, args: &Fields, fields: &mut Fields) -> Result<()> {
+    let size = stored.get("input_size").filter(|size| !size.is_null());
+    let Some(size) = size else { return Ok(()) };
+    let Some([channels, height, width]) = size.as_array().map(Vec::as_slice) else {
+        return Err(Error::config("pretrained_cfg.input_size", "must be [channels, height, width]"));
     };
     let size = if height == width { height.clone() } else { json!([height, width]) };
     // Such models read images of other sizes than theirs.
@@ -86,6 +93,7 @@ fn of_images(timm: &Timm, stored: &Json, args: &Fields, fields: &mut Fields) {
             fields.insert((*ours).to_string(), value);
         }
     }
+    Ok(())
 }
 
 /// Family and fields of a variant (none for a bare family). A tag behind a dot names weights, not a shape.
@@ -97,6 +105,10 @@ fn find(name: &str) -> Result<(&'static Timm, &'static Fields)> {
         }
         if let Some(v) = timm.entry.variants()?.iter().find(|v| v.name == slug) {
             return Ok((timm, &v.config));
+        }
+        let mut names = timm.entry.constructor()?.names.iter();
+        if let Some((_, fields)) = names.find(|(name, _)| name.replace('_', "-") == slug) {
+            return Ok((timm, fields));
         }
     }
     let families: Vec<_> = TIMM.iter().map(|t| t.family).collect();
@@ -118,6 +130,42 @@ mod tests {
         assert_eq!(canonical(json!({"architecture": "swin"})).unwrap()["num_labels"], 1000);
         let same = json!({"model_type": "swin", "architecture": "x"});
         assert_eq!(canonical(same.clone()).unwrap(), same);
+    }
+
+    #[test]
+    fn the_trained_size_is_that_of_the_weights() {
+        let read = |doc: Json| canonical(doc).unwrap();
+        let name = "vit_small_patch14_dinov2.lvd142m";
+        let cfg = json!({"input_size": [3, 224, 238], "fixed_input_size": true});
+        let c = read(json!({"architecture": name, "num_classes": 0, "pretrained_cfg": cfg}));
+        assert_eq!(
+            (&c["image_size"], &c["init_values"], &c["hidden_size"]),
+            (&json!([224, 238]), &json!(1e-5), &json!(384))
+        );
+        assert_eq!((&c["architectures"], &c["class_row_is_pooled"]), (&json!(["ViTModel"]), &json!(true)));
+        let said = json!({"img_size": 98});
+        let c = read(json!({"architecture": name, "num_classes": 5, "pretrained_cfg": cfg, "model_args": said}));
+        assert_eq!((&c["image_size"], &c["architectures"]), (&json!(98), &json!(["ViTForImageClassification"])));
+        // Older folders hold the fields of the weights at the top.
+        let c = read(
+            json!({"architecture": "beit_base_patch16_224", "input_size": [1, 64, 64], "fixed_input_size": false}),
+        );
+        assert_eq!((&c["num_channels"], c.get("image_size"), &c["num_labels"]), (&json!(1), None, &json!(1000)));
+        let wrong = canonical(json!({"architecture": name, "pretrained_cfg": {"input_size": 224}})).unwrap_err();
+        assert!(wrong.to_string().contains("input_size"), "{wrong}");
+        for (name, family) in [
+            ("vit_base_patch32_384.augreg_in21k_ft_in1k", "vit"),
+            ("vit_large_patch14_reg4_dinov2.lvd142m", "vit"),
+            ("deit_tiny_patch16_224.fb_in1k", "vit"),
+            ("deit3_base_patch16_384.fb_in22k_ft_in1k", "vit"),
+            ("deit_base_distilled_patch16_384.fb_in1k", "deit"),
+            ("beitv2_large_patch16_224.in1k_ft_in22k", "beit"),
+        ] {
+            assert_eq!(read(json!({"architecture": name}))["model_type"], family, "{name}");
+        }
+        for name in ["vit_giant_patch14_dinov2", "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224"] {
+            assert!(canonical(json!({"architecture": name})).unwrap_err().to_string().contains(name));
+        }
     }
 
     #[test]
@@ -170,5 +218,10 @@ mod tests {
         assert!(refused(json!({"architecture": "swin", "model_args": {"knn": true}})).contains("knn"));
         assert!(refused(json!({"architecture": "swin", "global_pool": "max"})).contains("global_pool"));
         assert!(refused(json!({"architecture": "swin", "model_args": [1]})).contains("model_args"));
+        let vit = |doc: Json| refused(json!({"architecture": "vit_base_patch16_224", "model_args": doc}));
+        for arg in ["class_token", "pre_norm", "qk_norm", "dynamic_img_size", "fc_norm", "pos_embed"] {
+            assert!(vit(json!({arg: true})).contains(&format!("model_args.{arg}")), "{arg}");
+        }
+        assert!(refused(json!({"architecture": "vit_base_patch16_224", "global_pool": "avg"})).contains("global_pool"));
     }
 }

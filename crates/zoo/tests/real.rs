@@ -130,3 +130,14 @@ fn splade_weighs_words_as_the_reference_does() {
     let first = Tensor::from_vec(rows.firsts(), rows.n()).unwrap();
     close("SPLADE logits of the first row", &logits.index_select(&first, 0).unwrap(), &want["cls.logits"]);
 }
+
+#[test]
+fn dinov2_from_onnx_sees_as_the_reference_and_as_its_graph_do() {
+    let Some(opened) = fetched("dinov2-small") else { return };
+    let want = expected("dinov2-small");
+    let (out, _) = opened.run(&Point::new(), &Input::pixel_values(want["pixel_values"].clone())).unwrap();
+    let (rows, _) = out.get_rows("last_hidden_state").unwrap();
+    close("DINOv2 rows", rows, &want["last_hidden_state"]);
+    close("DINOv2 rows of the exported graph", rows, &want["graph"]);
+    close("DINOv2 class row", &out.of("pooler_output", 0).unwrap(), &want["pooler_output"].squeeze(0).unwrap());
+}

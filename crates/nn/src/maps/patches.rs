@@ -52,6 +52,8 @@ pub struct PositionEmbed {
     registers: Option<Tensor>,
     grid: Size,
     resize: Resize,
+    /// Whether the rows in front have positions too.
+    front_placed: bool,
 }
 
 impl PositionEmbed {
@@ -64,7 +66,14 @@ impl PositionEmbed {
 
     /// The same of given tensors. Shapes: front `[1, 1, dim]` each, table `[1, front + gh * gw, dim]`.
     pub fn new(front: Vec<Tensor>, table: Option<Tensor>, grid: Size) -> Self {
-        PositionEmbed { front, table, registers: None, grid, resize: Resize::Plain }
+        PositionEmbed { front, table, registers: None, grid, resize: Resize::Plain, front_placed: true }
+    }
+
+    /// The same where the rows in front have no positions. Shapes: table `[1, gh * gw, dim]`.
+    pub fn of_patches(w: &Weights, front: &[&str], positions: &str, grid: Size, dim: usize) -> Result<Self> {
+        let bare = PositionEmbed::load(w, &[], positions, grid, dim)?;
+        let rows = front.iter().map(|name| w.tensor(name, &[1, 1, dim], ParamKind::Table)).collect::<Result<_>>()?;
+        Ok(PositionEmbed { front: rows, front_placed: false, ..bare })
     }
 
     /// With rows that have no positions between those in front and the patches. Shapes: registers `[1, n, dim]`.
@@ -86,11 +95,17 @@ impl PositionEmbed {
     /// the trained one. Shapes: x `[b * gh * gw, dim]` -> `[b * (front + gh * gw), dim]`.
     pub fn forward(&self, x: &Tensor, b: usize, grid: Size) -> Result<Tensor> {
         let (dim, n, front) = (x.dims2()?.1, grid.0 * grid.1, self.front.len());
+        let placed = |x: Tensor, front: usize| match &self.table {
+            Some(table) => x.broadcast_add(&positions_by(table, front, self.grid, grid, self.resize)?),
+            None => Ok(x),
+        };
+        let patches = x.reshape((b, n, dim))?;
+        let patches = if self.front_placed { patches } else { placed(patches, 0)? };
         let mut parts = self.front.iter().map(|t| t.broadcast_as((b, 1, dim))).collect::<Result<Vec<_>>>()?;
-        parts.push(x.reshape((b, n, dim))?);
+        parts.push(patches);
         let mut all = Tensor::cat(&parts, 1)?;
-        if let Some(table) = &self.table {
-            all = all.broadcast_add(&positions_by(table, front, self.grid, grid, self.resize)?)?;
+        if self.front_placed {
+            all = placed(all, front)?;
         }
         if let Some(registers) = &self.registers {
             let between = registers.broadcast_as((b, registers.dims()[1], dim))?;

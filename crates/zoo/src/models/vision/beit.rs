@@ -1,7 +1,7 @@
 //! BEiT - a ViT trained by guessing hidden patches, with positions as pairs of places.
 //!
 //! Paper: "BEiT: BERT Pre-Training of Image Transformers", arXiv 2106.08254. Code: microsoft/unilm. Weights:
-//! microsoft/beit-base-patch16-224 and kin.
+//! microsoft/beit-base-patch16-224 and kin; timm `beit_*` and `beitv2_*` folders load too.
 //! Idea: ViT's blocks with learned factors on both branches; keys have no bias. What a place adds to the score of another
 //! is learned by their distance, with three numbers of its own for the class row. The mean of the patches answers.
 //! Shapes: `pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> last_hidden_state, pooler_output, or logits [b, labels].`
@@ -22,8 +22,8 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Linear, Output, ParamKind, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, HeadKind};
-use crate::patched::{Patched, RowHead, square_grid};
+use crate::entry::{Entry, HeadKind, Timm};
+use crate::patched::{Patched, RowHead, hidden_width, square_grid};
 use crate::pool::{first_rows, mean_behind};
 use crate::published::Published;
 
@@ -47,9 +47,51 @@ pub static ENTRY: Entry = Entry {
     load: |config, w| Ok(Box::new(load(config, w)?)),
 };
 
-/// Names that transformers 5 has in memory onto the published ones.
+/// timm's form of it.
+pub static TIMM: Timm = Timm {
+    family: "beit",
+    entry: &ENTRY,
+    architecture: "BeitForImageClassification",
+    args: &[
+        ("img_size", "image_size"),
+        ("patch_size", "patch_size"),
+        ("in_chans", "num_channels"),
+        ("embed_dim", "hidden_size"),
+        ("depth", "num_hidden_layers"),
+        ("num_heads", "num_attention_heads"),
+        ("mlp_ratio", "mlp_ratio_of_timm"),
+        ("init_values", "layer_scale_init_value"),
+        ("use_abs_pos_emb", "use_absolute_position_embeddings"),
+        ("use_rel_pos_bias", "use_relative_position_bias"),
+        ("use_shared_rel_pos_bias", "use_shared_relative_position_bias"),
+    ],
+    pool: "avg",
+};
+
+/// timm's names, and those that transformers 5 has in memory, onto the published ones.
 const RULES: &[Rename] = &[
     ("beit.**", "**"),
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
+    ("rel_pos_bias.**", "encoder.relative_position_bias.**"),
+    ("blocks.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
+    ("blocks.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
+    ("blocks.*.gamma_1", "encoder.layer.*.lambda_1"),
+    ("blocks.*.gamma_2", "encoder.layer.*.lambda_2"),
+    ("blocks.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
+    ("blocks.*.attn.q_bias", "encoder.layer.*.attention.attention.query.bias"),
+    ("blocks.*.attn.v_bias", "encoder.layer.*.attention.attention.value.bias"),
+    (
+        "blocks.*.attn.relative_position_bias_table",
+        "encoder.layer.*.attention.attention.relative_position_bias.relative_position_bias_table",
+    ),
+    ("blocks.*.attn.relative_position_index", "encoder.layer.*.attention.attention.relative_position_index"),
+    ("blocks.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
+    ("blocks.*.mlp.fc1.*", "encoder.layer.*.intermediate.dense.*"),
+    ("blocks.*.mlp.fc2.*", "encoder.layer.*.output.dense.*"),
+    ("fc_norm.*", "pooler.layernorm.*"),
+    ("head.*", "classifier.*"),
     ("shared_position_bias.**", "encoder.relative_position_bias.**"),
     ("layers.*.relative_position_bias.**", "encoder.layer.*.attention.attention.relative_position_bias.**"),
     ("layers.*.attention.q_proj.*", "encoder.layer.*.attention.attention.query.*"),
@@ -97,7 +139,7 @@ impl Config {
             dim,
             depth: c.size("num_hidden_layers", Some(12), MAX_DEPTH)?,
             heads,
-            hidden: c.size("intermediate_size", Some(3072), MAX_DIM)?,
+            hidden: hidden_width(c, dim)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
             eps: c.float("layer_norm_eps", 1e-12, 0.0, 1.0)?,
             absolute: c.flag("use_absolute_position_embeddings", false)?,
@@ -193,10 +235,13 @@ fn block(c: &Config, w: &Weights, shared: Option<&Arc<dyn PairBias>>) -> Result<
         eps: c.eps,
         qkv_bias: true,
         norm_first: true,
-        attention: AttentionNames::new(
-            ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
-            "attention.output.dense",
-        ),
+        attention: AttentionNames {
+            fused: Some("attention.attention.qkv"),
+            ..AttentionNames::new(
+                ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+                "attention.output.dense",
+            )
+        },
         norm1: "layernorm_before",
         norm2: "layernorm_after",
         fc: ["intermediate.dense", "output.dense"],

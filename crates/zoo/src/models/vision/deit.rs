@@ -1,7 +1,7 @@
 //! DeiT - ViT trained on ImageNet alone, optionally with a second token that learns from a teacher.
 //!
 //! Paper: "Training data-efficient image transformers & distillation through attention", arXiv 2012.12877.
-//! Code: facebookresearch/deit. Weights: facebook/deit-*-distilled-patch16-224; timm `deit_*` names load too.
+//! Code: facebookresearch/deit. Weights: facebook/deit-*-distilled-patch16-224; timm `deit_*_distilled_*` folders load too.
 //! Idea: the network is ViT's. A distillation row stands beside the class row and has a head of its own; at inference the
 //! two heads' logits are averaged.
 //! Shapes: `pixels [b, c, h, w] -> rows [b * (2 + gh * gw), dim] -> logits [b, labels].`
@@ -12,8 +12,8 @@ use switchformer_nn::names::Names;
 use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
-use super::vit::{Body, Config, Pooler};
-use crate::entry::{Entry, HeadKind};
+use super::vit::{Body, Config, Pooler, TIMM_ARGS};
+use crate::entry::{Entry, HeadKind, Timm};
 use crate::published::Published;
 
 /// Registry entry.
@@ -36,6 +36,15 @@ pub static ENTRY: Entry = Entry {
         "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"image_size":16,"patch_size":4,
         "num_channels":1,"num_labels":5}"#,
     load: |config, w| Ok(Box::new(Deit::load(config, w)?)),
+};
+
+/// timm's form of it, with both heads.
+pub static TIMM: Timm = Timm {
+    family: "deit",
+    entry: &ENTRY,
+    architecture: "DeiTForImageClassificationWithTeacher",
+    args: TIMM_ARGS,
+    pool: "token",
 };
 
 /// ViT's names, and timm's second head.

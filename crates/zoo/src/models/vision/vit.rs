@@ -1,23 +1,26 @@
 //! ViT - a plain Transformer encoder over image patches.
 //!
 //! Paper: "An Image is Worth 16x16 Words", arXiv 2010.11929. Code: google-research/vision_transformer.
-//! Weights: google/vit-base-patch16-224 and kin; timm `vit_*` names load too.
+//! Weights: google/vit-base-patch16-224 and kin; timm `vit_*`, `deit_*` and `deit3_*` folders load too, and its DINOv2.
 //! Idea: patches are words. A class row is put in front, learned positions are added, pre-norm blocks follow, and the
 //! class row answers: `x = x + Attn(LN(x)); x = x + MLP(LN(x))`.
 //! Shapes: `pixels [b, c, h, w] -> rows [b * (1 + gh * gw), dim] -> logits [b, labels].`
+//! timm's form adds factors on both branches, registers, and places for patches alone.
 //! Departs from the reference: sizes other than the trained one interpolate positions without being asked.
 
 use switchformer_nn::config::{ConfigMap, MAX_DEPTH, MAX_DIM, MAX_HEADS, MAX_SIDE};
-use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, check_heads};
-use switchformer_nn::maps::ImageEmbed;
+use switchformer_nn::layers::{Activation, BlockSpec, EncoderBlock, LayerNorm, LayerScale, check_heads};
+use switchformer_nn::maps::{ImageEmbed, PositionEmbed, patch_grid};
 use switchformer_nn::names::{Names, Rename};
 use switchformer_nn::staged::State;
 use switchformer_nn::weights::PatchSpec;
 use switchformer_nn::{
-    AttentionNames, Ctx, Error, Input, InputSpec, Linear, Model, Output, Result, Staged, Tensor, Weights, ops,
+    AttentionNames, Ctx, Error, Input, InputSpec, Linear, Model, Output, ParamKind, Result, Staged, Tensor, Weights,
+    ops,
 };
 
-use crate::entry::{Entry, HeadKind};
+use crate::entry::{Entry, HeadKind, Timm};
+use crate::patched::hidden_width;
 use crate::published::Published;
 
 /// Registry entry.
@@ -38,6 +41,26 @@ pub static ENTRY: Entry = Entry {
     load: |config, w| Ok(Box::new(Vit::load(config, w)?)),
 };
 
+/// timm's form of it.
+pub static TIMM: Timm =
+    Timm { family: "vit", entry: &ENTRY, architecture: "ViTForImageClassification", args: TIMM_ARGS, pool: "token" };
+
+/// Arguments of timm's constructor.
+pub(crate) const TIMM_ARGS: &[(&str, &str)] = &[
+    ("img_size", "image_size"),
+    ("patch_size", "patch_size"),
+    ("in_chans", "num_channels"),
+    ("embed_dim", "hidden_size"),
+    ("depth", "num_hidden_layers"),
+    ("num_heads", "num_attention_heads"),
+    ("mlp_ratio", "mlp_ratio_of_timm"),
+    ("qkv_bias", "qkv_bias"),
+    ("act_layer", "hidden_act"),
+    ("init_values", "init_values"),
+    ("no_embed_class", "no_embed_class"),
+    ("reg_tokens", "reg_tokens"),
+];
+
 const NAMES: Names = Names::new(RULES, &[]);
 
 /// timm and transformers 5 (in memory) names of the ViT family onto the published ones.
@@ -46,12 +69,15 @@ pub(crate) const RULES: &[Rename] = &[
     ("deit.**", "**"),
     ("cls_token", "embeddings.cls_token"),
     ("dist_token", "embeddings.distillation_token"),
+    ("reg_token", "embeddings.register_tokens"),
     ("pos_embed", "embeddings.position_embeddings"),
     ("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
     ("blocks.*.**", "encoder.layer.*.**"),
     ("layers.*.**", "encoder.layer.*.**"),
     ("encoder.layer.*.norm1.*", "encoder.layer.*.layernorm_before.*"),
     ("encoder.layer.*.norm2.*", "encoder.layer.*.layernorm_after.*"),
+    ("encoder.layer.*.ls1.gamma", "encoder.layer.*.layer_scale1.lambda1"),
+    ("encoder.layer.*.ls2.gamma", "encoder.layer.*.layer_scale2.lambda1"),
     ("encoder.layer.*.attn.qkv.*", "encoder.layer.*.attention.attention.qkv.*"),
     ("encoder.layer.*.attn.proj.*", "encoder.layer.*.attention.output.dense.*"),
     ("encoder.layer.*.attention.q_proj.*", "encoder.layer.*.attention.attention.query.*"),
@@ -77,21 +103,51 @@ pub(crate) struct Config {
     channels: usize,
     image: (usize, usize),
     patch: (usize, usize),
+    /// What timm's constructor has more.
+    timm: Extras,
+}
+
+/// What timm's form has and that of transformers has not.
+#[derive(Default)]
+struct Extras {
+    /// What factors of branches start at, where there are any.
+    scale: Option<f32>,
+    /// Whether the rows in front of the patches have no positions.
+    no_embed_class: bool,
+    /// Rows without positions behind the class row.
+    registers: usize,
+}
+
+impl Extras {
+    fn read(c: &ConfigMap) -> Result<Self> {
+        let scale = c.float("init_values", 0.0, -1e3, 1e3)?;
+        let extras = Extras {
+            scale: c.get("init_values").is_some_and(|v| !v.is_null()).then_some(scale as f32),
+            no_embed_class: c.flag("no_embed_class", false)?,
+            registers: c.int("reg_tokens", Some(0), 1024)?,
+        };
+        if extras.registers > 0 && !extras.no_embed_class {
+            return Err(Error::unsupported("reg_tokens", extras.registers, "0, or no_embed_class = true beside it"));
+        }
+        Ok(extras)
+    }
 }
 
 impl Config {
     pub(crate) fn read(c: &ConfigMap) -> Result<Self> {
+        let dim = c.size("hidden_size", Some(768), MAX_DIM)?;
         let config = Config {
-            dim: c.size("hidden_size", Some(768), MAX_DIM)?,
+            dim,
             depth: c.size("num_hidden_layers", Some(12), MAX_DEPTH)?,
             heads: c.size("num_attention_heads", Some(12), MAX_HEADS)?,
-            mlp_dim: c.size("intermediate_size", Some(3072), MAX_DIM)?,
+            mlp_dim: hidden_width(c, dim)?,
             act: Activation::parse("hidden_act", &c.text("hidden_act", "gelu")?)?,
             eps: c.float("layer_norm_eps", 1e-12, 0.0, 1.0)?,
             qkv_bias: c.flag("qkv_bias", true)?,
             channels: c.size("num_channels", Some(3), 64)?,
             image: c.pair("image_size", 224, MAX_SIDE)?,
             patch: c.pair("patch_size", 16, MAX_SIDE)?,
+            timm: Extras::read(c)?,
         };
         check_heads(config.dim, config.heads)?;
         let ((h, w), (ph, pw)) = (config.image, config.patch);
@@ -100,6 +156,18 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// Patches behind the rows of these names, with positions.
+fn embed(c: &Config, w: &Weights, patches: &PatchSpec, prefix: &[&str]) -> Result<ImageEmbed> {
+    let grid = patch_grid(c.image, c.patch, c.image)?;
+    let load = if c.timm.no_embed_class { PositionEmbed::of_patches } else { PositionEmbed::load };
+    let mut positions = load(w, prefix, "position_embeddings", grid, c.dim)?;
+    if c.timm.registers > 0 {
+        let rows = w.tensor("register_tokens", &[1, c.timm.registers, c.dim], ParamKind::Table)?;
+        positions = positions.with_registers(Some(rows));
+    }
+    ImageEmbed::around(w, patches, c.image, positions)
 }
 
 /// Embeddings, blocks and final norm: all of ViT but the head. DeiT adds a second prefix token.
@@ -140,11 +208,14 @@ impl Body {
             norm2: "layernorm_after",
             fc: ["intermediate.dense", "output.dense"],
         };
+        let block = |w: &Weights| {
+            let names = ["layer_scale1.lambda1", "layer_scale2.lambda1"];
+            let scale = LayerScale::load(w, &names, &[dim], config.timm.scale)?;
+            Ok(EncoderBlock::load(w, &spec)?.with_scale(scale))
+        };
         Ok(Body {
-            embed: ImageEmbed::load(&w.at("embeddings"), &patches, config.image, prefix, "position_embeddings")?,
-            blocks: (0..config.depth)
-                .map(|i| EncoderBlock::load(&w.at("encoder.layer").at(i), &spec))
-                .collect::<Result<_>>()?,
+            embed: embed(&config, &w.at("embeddings"), &patches, prefix)?,
+            blocks: (0..config.depth).map(|i| block(&w.at("encoder.layer").at(i))).collect::<Result<_>>()?,
             norm: w.layer_norm("layernorm", dim, config.eps)?,
             config,
         })
@@ -203,6 +274,8 @@ impl Pooler {
 enum Head {
     Classifier(Box<dyn Linear>),
     Pooled(Pooler),
+    /// The class row behind the last norm, as timm's models without classes give it.
+    Class,
 }
 
 /// The model.
@@ -218,6 +291,7 @@ impl Vit {
             "ViTForImageClassification" => {
                 Head::Classifier(w.linear("classifier", body.config.dim, c.n_labels()?, true)?)
             }
+            _ if c.flag("class_row_is_pooled", false)? => Head::Class,
             _ => Head::Pooled(Pooler::load(c, w, body.config.dim)?),
         };
         Ok(Vit { body, head })
@@ -240,6 +314,11 @@ impl Staged for Vit {
                 Ok(Output::new().member("logits", c.forward(cx, &self.body.prefix_row(&state, 0)?)?))
             }
             Head::Pooled(p) => p.head(cx, &self.body, state),
+            Head::Class => {
+                let hidden = self.body.norm.forward(&state.x)?;
+                let class = self.body.prefix_row(&state, 0)?;
+                Ok(Output::new().rows("last_hidden_state", hidden, &state.rows).member("pooler_output", class))
+            }
         }
     }
     fn prefix_rows(&self) -> Option<usize> {
