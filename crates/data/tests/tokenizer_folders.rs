@@ -193,7 +193,7 @@ fn marian_folders_that_lack_something_are_refused() {
     let with = |file: &str, content: Option<&[u8]>| {
         let dir = lay(&folder);
         match content {
-            Some(content) => dir.put(file, content),
+            Some(content) => drop(dir.put(file, content)),
             None => std::fs::remove_file(dir.0.join(file)).unwrap(),
         }
         Tokenizer::load(&dir.0, None)

@@ -328,11 +328,12 @@ impl Cutter {
                 (Kind::Unknown, None) => out += piece,
                 _ => {
                     let mut rest = piece.as_str();
-                    if first && (options.dummy_prefix || options.remove_extra) {
-                        if let Some(behind) = rest.strip_prefix(SPACE) {
-                            rest = behind;
-                            started = !options.remove_extra;
-                        }
+                    if first
+                        && (options.dummy_prefix || options.remove_extra)
+                        && let Some(behind) = rest.strip_prefix(SPACE)
+                    {
+                        rest = behind;
+                        started = !options.remove_extra;
                     }
                     out += &rest.replace(SPACE, " ");
                 }
