@@ -138,16 +138,18 @@ def reseed(folder):
     return {name: list(a.shape) for name, a in sorted(old.items())}
 
 
-def from_transformers(cls, config, more=None, fields=None, fixed=(), save=None):
+def from_transformers(cls, config, more=None, fields=None, fixed=(), save=None, prefix=None):
     """Builds, saves, overwrites by name, loads back: the layout is the published one or this fails.
 
     more: tensors (name -> shape) that published files have and save_pretrained leaves out; fields: what their
     config.json says otherwise (None takes a field away); fixed: ends of names of tables that are no parameters;
-    save: what save_pretrained is told besides."""
+    save: what save_pretrained is told besides; prefix: that of the file's names, and the one to write for it."""
     with tempfile.TemporaryDirectory() as folder:
         cls(config).save_pretrained(folder, **(save or {}))
         path = os.path.join(folder, "model.safetensors")
         stored = {**load_file(path), **{k: np.zeros(s, np.float32) for k, s in (more or {}).items()}}
+        if prefix:
+            stored = {prefix[1] + k.removeprefix(prefix[0]) if k.startswith(prefix[0]) else k: t for k, t in stored.items()}
         save_file(stored, path, metadata={"format": "pt"})
         tensors = reseed(folder)
         with open(os.path.join(folder, "config.json")) as f:

@@ -321,6 +321,32 @@ def written():
         case("generation", folder, tensors, {"source": source}, cases, "settings of generation and what is written under them")
 
 
+def byte_level():
+    """Checkpoints of ByT5, which name their tokenizer's class and have no file for it."""
+    said = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "max_new_tokens": 14}
+    texts = ["Größe & 東京", "a<extra_id_0>b </s>", "😀"]
+    kinds = {"byt5": (tf.T5ForConditionalGeneration, tf.T5Config, {}),
+             "byt5-mt5": (tf.MT5ForConditionalGeneration, tf.MT5Config,
+                          dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False))}
+    for name, (cls, config, own) in kinds.items():
+        with tempfile.TemporaryDirectory() as folder:
+            at = pathlib.Path(folder)
+            shape = {**T5, "vocab_size": 384, **own}
+            extra = {"lm_head.weight": ([384, T5["d_model"]], None)} if own else None
+            tensors = publish(folder, cls(config(**shape)), extra=extra)
+            (at / "generation_config.json").write_text(json.dumps(said))
+            (at / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}))
+            tokenizer = tf.AutoTokenizer.from_pretrained(folder)
+            model, _ = opened(cls, folder)
+            replies = []
+            for text in texts:
+                ids = model.generate(**tokenizer(text, return_tensors="pt"))[0]
+                replies.append({"input": text, "tokens": ids[1:].tolist(),
+                                "text": tokenizer.decode(ids, skip_special_tokens=True)})
+            case(name, folder, tensors, {"inputs": {"texts": texts}}, {"results": replies},
+                 "bytes as tokens, without a file of a tokenizer")
+
+
 if __name__ == "__main__":
     four = {i: n for i, n in enumerate(["anger", "joy", "fear", "calm"])}
     names = dict(id2label=four, label2id={n: i for i, n in four.items()})
@@ -337,3 +363,4 @@ if __name__ == "__main__":
     tables()
     parts()
     written()
+    byte_level()

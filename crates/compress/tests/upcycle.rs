@@ -36,7 +36,7 @@ fn copies_are_the_dense_model_under_every_router() {
     for (entry, architecture) in everything().filter(|(e, _)| !e.is(Trait::OwnExperts)) {
         let (dense, out) = (temp.path().join(architecture), temp.path().join(format!("{architecture}-3")));
         publish(&dense, entry, toy(entry, architecture));
-        if entry.is(Trait::ConvolutionalFfn) {
+        if entry.is(Trait::ConvolutionalFfn) || entry.is(Trait::ConvolutionsAlone) {
             let refused = upcycle(&dense, &out, &PLAN, 1).unwrap_err().to_string();
             assert!(refused.contains("convolution"), "{refused}");
             continue;

@@ -133,7 +133,8 @@ impl Tokenizer {
         let config = optional_json(&dir.join("config.json"))?.unwrap_or(Value::Null);
         let own = optional_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let (chosen, stranger) = Class::choose(&config, &own);
-        let units = matches!(chosen, Some(Class::ByT5 | Class::Canine));
+        let marian = chosen == Some(Class::Marian) && (dir.join("source.spm").exists() || !json.exists());
+        let units = marian || matches!(chosen, Some(Class::ByT5 | Class::Canine));
         let file = match json.exists() && !units {
             true => Some(Self::from_bytes(&read_file(&json, MAX_TOKENIZER_BYTES)?, &json, None)?),
             false => None,
@@ -148,7 +149,7 @@ impl Tokenizer {
         let class = match (chosen, &file) {
             (Some(Class::Marian), Some(_)) => {
                 notes.push(
-                    "MarianTokenizer reads source.spm, which is not done here; tokenizer.json is followed".into(),
+                    "MarianTokenizer reads source.spm, which is not in the folder; tokenizer.json is followed".into(),
                 );
                 Class::File
             }
@@ -169,7 +170,7 @@ impl Tokenizer {
         };
         let mut this = match (class, file) {
             (Class::File, Some(file)) => file.with_side_files(&settings)?,
-            (Class::ByT5 | Class::Canine, _) => Self::with_engine(
+            (Class::ByT5 | Class::Canine | Class::Marian, _) => Self::with_engine(
                 Engine::Units(Units::new(class, &settings, &dir.join("tokenizer_config.json"))?),
                 &dir.join("tokenizer_config.json"),
             ),
@@ -186,6 +187,9 @@ impl Tokenizer {
                 Self::built(class, source, &settings, &path)?
             }
         };
+        if let Engine::Units(units) = &this.engine {
+            this.unknown = units.unknown();
+        }
         this.settle(class, &settings)?;
         this.notes = notes;
         let bytes = match class == Class::Canine {
@@ -531,7 +535,10 @@ impl Tokenizer {
         }
         let pipe = match &self.engine {
             Engine::Pipe(pipe) => pipe,
-            Engine::Units(units) => return Ok(units.encode(text, pair, self.max_length, self.direction)),
+            Engine::Units(units) => {
+                let done = units.encode(text, pair, self.max_length, self.direction);
+                return done.ok_or_else(|| too_long(index, text, MAX_RUN_BYTES));
+            }
         };
         let run = || -> Result<(tokenizers::Encoding, bool)> {
             let failed = |_| Error::encode(index, "the tokenizer refused it");
@@ -663,11 +670,6 @@ fn tidied(mut text: String) -> String {
 
 /// The vocabulary of a folder without `tokenizer.json`, and the file it is in.
 fn find_source(class: Class, dir: &Path) -> Result<(Source, PathBuf)> {
-    if class == Class::Marian {
-        let (what, hint) =
-            ("is a folder of MarianTokenizer, whose source.spm is not read here", "add a tokenizer.json");
-        return Err(Error::file(dir, "tokenizer.unsupported", what, hint));
-    }
     let read = |name: &str| -> Result<Vec<u8>> {
         let path = dir.join(name);
         if !path.exists() {

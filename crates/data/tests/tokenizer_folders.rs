@@ -63,7 +63,7 @@ fn folders_of_every_class_give_the_reference_ids() {
         let words: Vec<String> = (3..60).map(|id| tokenizer.word_of(id).unwrap()).collect();
         assert_eq!(json!(words), folder["words"], "{name}");
     }
-    assert_eq!(rows, 15 * 22);
+    assert_eq!(rows, 17 * 24);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn settings_are_applied_noted_or_refused() {
         (json!({"added_tokens_decoder": {"x": {"content": "y"}}}), "tokenizer.parse"),
         (json!({"cls_token": null}), "tokenizer.parse"),
         (json!({"a_token": "<a>", "b_token": "<b>"}), "tokenizer.parse"),
-        (json!({"tokenizer_class": "MarianTokenizer"}), "tokenizer.unsupported"),
+        (json!({"tokenizer_class": "MarianTokenizer"}), "tokenizer.missing"),
         (json!({"tokenizer_class": "RobertaTokenizer"}), "tokenizer.missing"),
     ] {
         assert_eq!(with(config.clone()).unwrap_err().code(), code, "{config}");
@@ -184,4 +184,45 @@ fn hostile_models_are_refused() {
     // The good one is still good.
     assert!(load(&model).is_ok());
     assert!(Path::new(&dir.0).exists());
+}
+
+#[test]
+fn marian_folders_that_lack_something_are_refused() {
+    let folder = named("marian");
+    let spm = bytes(&folder["files"]["source.spm"]);
+    let with = |file: &str, content: Option<&[u8]>| {
+        let dir = lay(&folder);
+        match content {
+            Some(content) => drop(dir.put(file, content)),
+            None => std::fs::remove_file(dir.0.join(file)).unwrap(),
+        }
+        Tokenizer::load(&dir.0, None)
+    };
+    let settings = |own: Value| {
+        let mut all: Value = serde_json::from_str(folder["files"]["tokenizer_config.json"].as_str().unwrap()).unwrap();
+        all.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        with("tokenizer_config.json", Some(all.to_string().as_bytes()))
+    };
+    // A model of another type, one that falls back on bytes, and one that rewrites what it joins: fields that come last count.
+    let fields: [&[u8]; 3] = [&[0x12, 2, 0x18, 2], &[0x12, 3, 0x98, 2, 1], &[0x2A, 3, 0x12, 1, 7]];
+    for (kind, field) in fields.into_iter().enumerate() {
+        let e = with("source.spm", Some(&[&spm, field].concat())).unwrap_err();
+        assert_eq!(e.code(), "tokenizer.parse", "{kind}: {e}");
+    }
+    let refused = |made: switchformer_data::Result<Tokenizer>, code: &str, says: &str| {
+        let e = made.unwrap_err();
+        assert!(e.code() == code && e.to_string().contains(says), "{e}");
+    };
+    refused(with("source.spm", Some(&spm[..spm.len() / 2])), "tokenizer.parse", "source.spm");
+    refused(with("source.spm", None), "tokenizer.missing", "source.spm");
+    refused(with("vocab.json", None), "tokenizer.missing", "vocab.json");
+    refused(with("vocab.json", Some(b"{\"a\": 0}")), "tokenizer.parse", "unknown");
+    refused(with("vocab.json", Some(b"{\"<unk>\": -1}")), "tokenizer.parse", "vocab.json");
+    refused(settings(json!({"sp_model_kwargs": {"enable_sampling": true}})), "tokenizer.parse", "sp_model_kwargs");
+    refused(settings(json!({"separate_vocabs": true})), "tokenizer.missing", "target_vocab.json");
+    let tokenizer = settings(json!({"sp_model_kwargs": {}})).unwrap();
+    let e = tokenizer.encode(&[&"x ".repeat(3 << 20)]).unwrap_err();
+    assert_eq!(e.code(), "tokenizer.too_long", "{e}");
+    // Ids that nothing has are left out.
+    assert_eq!(tokenizer.decode(&[u32::MAX, 9999], false).unwrap(), "");
 }

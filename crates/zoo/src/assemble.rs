@@ -2,10 +2,10 @@
 //! training and making checkpoints.
 
 use switchformer_nn::config::ConfigMap;
-use switchformer_nn::{Model, Param, Result, Weights};
+use switchformer_nn::{Error, Model, Param, Result, Weights};
 use switchformer_switch::{Loading, Plan, Switches, equip};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Trait};
 
 /// Where the weights of a model come from.
 pub struct Source {
@@ -46,6 +46,10 @@ impl Assembled {
 
 /// Builds a model in the forms that the plan names, strictly: every tensor used, none missing.
 pub fn assemble(entry: &Entry, config: &ConfigMap, plan: &Plan, source: Source) -> Result<Assembled> {
+    if let Some(stored) = plan.forms.first().filter(|_| entry.is(Trait::ConvolutionsAlone)) {
+        let accepted = "a model with projections between its blocks";
+        return Err(Error::unsupported(&stored.form, format!("{}, which is convolutions alone", entry.name), accepted));
+    }
     let (weights, added) = equip(&plan.forms, entry.blocks, source.model, source.added)?;
     let model = entry.build(config, &weights)?;
     let loading = Loading { model: model.trunk(), config, plan, weights: &weights, added: added.as_ref() };

@@ -74,11 +74,15 @@ pub enum Trait {
     MapOutput,
     /// Feed-forwards hold a convolution, so no bank of experts can take their place.
     ConvolutionalFfn,
+    /// Convolutions alone up to the head: no projection that other forms of weights could stand in for, and no feed-forward.
+    ConvolutionsAlone,
     /// The published layout has experts of its own.
     OwnExperts,
     /// No softmax attention that a plan or a switch could take the place of: rows never attend to each other, or scores are
     /// more than the attention leaf knows.
     NoAttention,
+    /// ReLUs over few numbers: the loss has a kink within every step that is not lost in rounding.
+    Kinks,
     /// Computes with signs: the loss jumps where one changes, and the gradient passes straight through.
     Signs,
 }

@@ -182,7 +182,7 @@ fn check(entry: &Entry, architecture: &str) -> (usize, f32) {
         let (want, top) = (flat(graph.get(p.var.as_tensor()).unwrap()), largest(&g));
         let off = g.iter().zip(&want).fold(0f32, |a, (g, w)| a.max((g - w).abs()));
         assert!(off <= 1e-5 * top, "{at}: {:?}: the tape is {off} off the graph's gradient", p.names);
-        if is_kinked(p) || entry.is(Trait::Signs) {
+        if is_kinked(p) || entry.is(Trait::Signs) || entry.is(Trait::Kinks) {
             continue;
         }
         let start = flat(p.var.as_tensor());
@@ -266,7 +266,7 @@ fn positions_learn_at_another_image_size() {
 
 #[test]
 fn nested_training_reaches_every_tensor_and_scale_at_any_width() {
-    for (entry, architecture) in everything() {
+    for (entry, architecture) in everything().filter(|(e, _)| !e.is(Trait::ConvolutionsAlone)) {
         let source = Source::plain(Weights::seeded().trainable());
         let config = ConfigMap::new(toy(entry, architecture)).unwrap();
         let made = assemble(entry, &config, &plan(true, &[]), source).unwrap();

@@ -166,14 +166,14 @@ impl Class {
         ];
         const T5: [(&str, &str); 3] = [S[1], S[2], S[4]];
         match self {
-            Class::File | Class::Marian => &[],
+            Class::File => &[],
             Class::Bert | Class::DistilBert => &BERT,
             Class::Mpnet => &MPNET,
             Class::Roberta | Class::XlmRoberta | Class::Camembert => &S,
             Class::Gpt2 => &GPT2,
             Class::Deberta | Class::DebertaV2 => &DEBERTA,
             Class::Albert => &ALBERT,
-            Class::T5 | Class::ByT5 => &T5,
+            Class::T5 | Class::ByT5 | Class::Marian => &T5,
             Class::Canine => &CANINE,
         }
     }

@@ -4,6 +4,7 @@
 pub(crate) mod class;
 pub(crate) mod cut;
 pub(crate) mod keys;
+pub(crate) mod marian;
 pub(crate) mod parts;
 pub(crate) mod pipeline;
 pub(crate) mod settings;

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// Most sentinels that a T5 folder may ask for.
 pub(crate) const MAX_SENTINELS: usize = 10_000;
 /// Longest token of `merges.txt` is bound by the file; a vocabulary in JSON may take so many times its text.
-const GROWTH: usize = 24;
+pub(crate) const GROWTH: usize = 24;
 
 /// Where a vocabulary is.
 pub(crate) enum Source {
@@ -165,7 +165,8 @@ impl Builder<'_> {
         let from_file = matches!(source, Source::File(..));
         let listed: Vec<Mark> = match &source {
             Source::Pieces(model) => {
-                let own = model.pieces.iter().filter(|(_, _, kind)| *kind != spm::Kind::Plain);
+                let own =
+                    model.pieces.iter().filter(|(_, _, kind)| matches!(kind, spm::Kind::Control | spm::Kind::Defined));
                 let mark = |(text, _, kind): &(String, f32, spm::Kind)| {
                     let special = *kind == spm::Kind::Control;
                     Mark::Full(AddedToken::from(text.as_str(), special).normalized(false))
@@ -184,7 +185,7 @@ impl Builder<'_> {
         let characters = match &source {
             Source::File(_, normalizer) => normalizer.as_ref().and_then(characters),
             Source::Pieces(model) if !model.characters.is_empty() => {
-                self.check_characters(&model.characters)?;
+                check_characters(&model.characters, self.path)?;
                 Some(base64::engine::general_purpose::STANDARD.encode(&model.characters))
             }
             _ => None,
@@ -235,16 +236,6 @@ impl Builder<'_> {
         Ok(self.settings.extra.clone().or(own).unwrap_or_default())
     }
 
-    fn check_characters(&self, map: &[u8]) -> Result<()> {
-        match spm::longest_replacement(map) {
-            None => Err(self.bad("its character map is cut short")),
-            Some(n) if n > spm::MAX_REPLACEMENT => {
-                Err(Error::unsafe_tokenizer(self.path, "its character map holds a replacement of over 1024 bytes"))
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
     fn model(&self, source: Source) -> Result<(ModelWrapper, Option<u32>)> {
         match self.class {
             Class::Bert | Class::DistilBert | Class::Mpnet => self.word_piece(source),
@@ -282,10 +273,7 @@ impl Builder<'_> {
             },
             Source::Merges(vocab, merges) => {
                 let vocab = strict::parse_growing(&vocab, self.path, GROWTH)?;
-                let vocab = vocab.as_object().ok_or(self.bad("not an object of tokens and their ids"))?;
-                let entry = |(text, id): (&String, &Value)| Some((text.clone(), u32::try_from(id.as_u64()?).ok()?));
-                let vocab = vocab.iter().map(entry).collect::<Option<tokenizers::models::bpe::Vocab>>();
-                let vocab = vocab.ok_or(self.bad("an id is no whole number"))?;
+                let vocab: tokenizers::models::bpe::Vocab = ids_of(&vocab, self.path)?;
                 let text = std::str::from_utf8(&merges).map_err(|_| self.bad("merges.txt is not UTF-8"))?;
                 let lines = text.lines().filter(|l| !l.starts_with("#version"));
                 let pair = |line: &str| match line.split_once(' ') {
@@ -538,6 +526,24 @@ fn sentinels(additional: Option<Vec<Mark>>, n: usize) -> Option<Vec<Mark>> {
         _ => {}
     }
     Some(list)
+}
+
+/// Refuses a precompiled character map that is damaged or lets texts grow without bound.
+pub(crate) fn check_characters(map: &[u8], path: &Path) -> Result<()> {
+    match spm::longest_replacement(map) {
+        None => Err(Error::tokenizer(path, "its character map is cut short")),
+        Some(n) if n > spm::MAX_REPLACEMENT => {
+            Err(Error::unsafe_tokenizer(path, "its character map holds a replacement of over 1024 bytes"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The ids of a `vocab.json`.
+pub(crate) fn ids_of<C: FromIterator<(String, u32)>>(vocab: &Value, path: &Path) -> Result<C> {
+    let vocab = vocab.as_object().ok_or(Error::tokenizer(path, "not an object of tokens and their ids"))?;
+    let entry = |(text, id): (&String, &Value)| Some((text.clone(), u32::try_from(id.as_u64()?).ok()?));
+    vocab.iter().map(entry).collect::<Option<C>>().ok_or(Error::tokenizer(path, "an id is no whole number"))
 }
 
 /// Refuses pieces of which so many begin at one place that a text would take too long.

@@ -9,11 +9,18 @@ const MAX_PIECES: usize = 1 << 20;
 /// Longest replacement in a character map, in bytes; published ones have up to 60.
 pub(crate) const MAX_REPLACEMENT: usize = 1024;
 
+/// What is written for the unknown piece, unless a model says otherwise.
+pub(crate) const UNKNOWN_SURFACE: &str = " \u{2047} ";
+
 /// What a piece is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A piece of text, or anything that is not one of the others.
+    /// A piece of text.
     Plain,
+    /// Stands for what no piece has.
+    Unknown,
+    /// Of no use, or a byte.
+    Unused,
     /// Never found in a text, such as `</s>`.
     Control,
     /// Always found as a whole.
@@ -29,13 +36,34 @@ pub(crate) struct Model {
     pub(crate) unknown: usize,
     /// The precompiled character map; empty for none.
     pub(crate) characters: Vec<u8>,
+    /// What else the normalizer does.
+    pub(crate) normalizer: Normalizer,
+    /// What sets it apart from a plain Unigram model.
+    pub(crate) unusual: Option<&'static str>,
+}
+
+/// Settings of a normalizer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Normalizer {
+    /// A space in front of the text.
+    pub(crate) dummy_prefix: bool,
+    /// Spaces at both ends go, and several in a row become one.
+    pub(crate) remove_extra: bool,
+    /// Spaces become U+2581.
+    pub(crate) escape: bool,
 }
 
 impl Model {
     /// Reads a model; fails with `tokenizer.parse` or `tokenizer.unsafe`.
     pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let bad = |kind| Error::tokenizer(path, kind);
-        let mut model = Model { pieces: Vec::new(), unknown: 0, characters: Vec::new() };
+        let mut model = Model {
+            pieces: Vec::new(),
+            unknown: 0,
+            characters: Vec::new(),
+            normalizer: Normalizer { dummy_prefix: true, remove_extra: true, escape: true },
+            unusual: None,
+        };
         let cut = "it ends within a field";
         for field in Fields(bytes) {
             match field.ok_or(bad(cut))? {
@@ -52,6 +80,9 @@ impl Model {
                             (2, Value::Fixed32(bits)) => score = f32::from_bits(bits),
                             (3, Value::Varint(3)) => kind = Kind::Control,
                             (3, Value::Varint(4)) => kind = Kind::Defined,
+                            (3, Value::Varint(2)) => kind = Kind::Unknown,
+                            (3, Value::Varint(5)) => kind = Kind::Unused,
+                            (3, Value::Varint(6)) => kind = Kind::Unused,
                             (3, Value::Varint(_)) => kind = Kind::Plain,
                             _ => {}
                         }
@@ -63,15 +94,37 @@ impl Model {
                 }
                 (2, Value::Bytes(trainer)) => {
                     for field in Fields(trainer) {
-                        if let (40, Value::Varint(id)) = field.ok_or(bad(cut))? {
-                            model.unknown = usize::try_from(id).unwrap_or(usize::MAX);
+                        match field.ok_or(bad(cut))? {
+                            (3, Value::Varint(kind)) if kind != 1 => {
+                                model.unusual = Some("its model is not of the Unigram type");
+                            }
+                            (24, Value::Varint(1)) => model.unusual = Some("its spaces stand behind words"),
+                            (35, Value::Varint(1)) => model.unusual = Some("it falls back on bytes"),
+                            (44, Value::Bytes(text)) if text != UNKNOWN_SURFACE.as_bytes() => {
+                                model.unusual = Some("it writes a text of its own for what is unknown");
+                            }
+                            (40, Value::Varint(id)) => model.unknown = usize::try_from(id).unwrap_or(usize::MAX),
+                            _ => {}
                         }
                     }
                 }
                 (3, Value::Bytes(normalizer)) => {
                     for field in Fields(normalizer) {
-                        if let (2, Value::Bytes(map)) = field.ok_or(bad(cut))? {
-                            model.characters = map.to_vec();
+                        match field.ok_or(bad(cut))? {
+                            (2, Value::Bytes(map)) => model.characters = map.to_vec(),
+                            (3, Value::Varint(on)) => model.normalizer.dummy_prefix = on != 0,
+                            (4, Value::Varint(on)) => model.normalizer.remove_extra = on != 0,
+                            (5, Value::Varint(on)) => model.normalizer.escape = on != 0,
+                            _ => {}
+                        }
+                    }
+                }
+                (5, Value::Bytes(back)) => {
+                    for field in Fields(back) {
+                        if let (2, Value::Bytes(map)) = field.ok_or(bad(cut))?
+                            && !map.is_empty()
+                        {
+                            model.unusual = Some("it rewrites the text that it joins");
                         }
                     }
                 }

@@ -1,5 +1,5 @@
-//! Tokenizers without a vocabulary: bytes (ByT5) and characters (CANINE), cut at added tokens as transformers' Python
-//! classes do.
+//! Tokenizers of transformers' Python classes, which cut a text at added tokens first: bytes (ByT5), characters (CANINE) and
+//! SentencePiece's pieces under ids of their own (Marian).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::path::Path;
 use tokenizers::{AddedToken, TruncationDirection};
 
 use super::class::Class;
+use super::marian::Vocabulary;
 use super::pipeline::{MAX_SENTINELS, SENTINELS, unordered};
 use super::settings::{Mark, NAMED, Settings};
 use crate::error::{Error, Result};
@@ -18,9 +19,16 @@ const SHIFT: u32 = 3;
 const CANINE_NAMES: [(u32, &str); 6] =
     [(0, "[PAD]"), (0xE000, "[CLS]"), (0xE001, "[SEP]"), (0xE002, "[BOS]"), (0xE003, "[MASK]"), (0xE004, "[RESERVED]")];
 
-/// A tokenizer of bytes or characters.
+/// What a text between added tokens is made of.
+enum Unit {
+    Byte,
+    Character,
+    Piece(Box<Vocabulary>),
+}
+
+/// A tokenizer of bytes, characters or pieces.
 pub(crate) struct Units {
-    bytes: bool,
+    unit: Unit,
     added: BTreeMap<u32, AddedToken>,
     by_text: HashMap<String, u32>,
     /// Added tokens by their first byte, longest first.
@@ -65,6 +73,14 @@ impl Units {
             let token = named.iter().find(|(n, _)| *n == name).map(|(_, t)| t.content.clone());
             token.ok_or_else(|| settings.wrong(name, "is null, where this tokenizer needs one"))
         };
+        let unit = match class {
+            Class::ByT5 => Unit::Byte,
+            Class::Marian => {
+                let dir = path.parent().unwrap_or(path);
+                Unit::Piece(Box::new(Vocabulary::load(dir, &text("unk_token")?, settings)?))
+            }
+            _ => Unit::Character,
+        };
         let mut added: BTreeMap<u32, AddedToken> = BTreeMap::new();
         if bytes {
             for (id, name) in ["pad_token", "eos_token", "unk_token"].iter().enumerate() {
@@ -89,9 +105,9 @@ impl Units {
             (None, false) => settings.additional.clone().unwrap_or_default(),
         };
         // New ids follow the number of tokens that have different texts.
-        let base = if bytes { 256 + SHIFT } else { 0x11_0000 };
+        let base = unit.base();
         let texts: HashSet<&str> = by_text.keys().map(String::as_str).collect();
-        let mut next = base + texts.iter().filter(|t| unit(bytes, t).is_none()).count() as u32;
+        let mut next = base + texts.iter().filter(|t| unit.id(t).is_none()).count() as u32;
         if bytes {
             // An added token in the place of a byte takes its text out, and those in front have none of their own.
             next -= added.keys().filter(|id| **id < base).count() as u32;
@@ -99,7 +115,7 @@ impl Units {
         let own = settings.own.iter().map(|(_, m)| m);
         let mut all: Vec<String> = named.iter().map(|(_, t)| t.content.clone()).collect();
         all.extend(own.chain(&extra).map(|m| m.text().to_owned()));
-        let is_new = |m: &Mark| !by_text.contains_key(m.text()) && unit(bytes, m.text()).is_none();
+        let is_new = |m: &Mark| !by_text.contains_key(m.text()) && unit.id(m.text()).is_none();
         if settings.own.iter().filter(|(_, m)| is_new(m)).count() > 1 {
             return Err(unordered(path));
         }
@@ -107,7 +123,7 @@ impl Units {
             if text.is_empty() || by_text.contains_key(text) {
                 continue;
             }
-            let id = match unit(bytes, text) {
+            let id = match unit.id(text) {
                 Some(id) => id,
                 None => {
                     next += 1;
@@ -128,40 +144,56 @@ impl Units {
         let id = |name: &str| -> Result<u32> {
             by_text.get(&text(name)?).copied().ok_or_else(|| Error::tokenizer(path, "a special token is empty"))
         };
-        let front = if bytes { None } else { Some(id("cls_token")?) };
-        let end = id(if bytes { "eos_token" } else { "sep_token" })?;
+        let front = if class == Class::Canine { Some(id("cls_token")?) } else { None };
+        let end = id(if class == Class::Canine { "sep_token" } else { "eos_token" })?;
         let whole = settings.flag("split_special_tokens", false)?;
-        Ok(Units { bytes, added, by_text, starts, special, front, end, whole })
+        Ok(Units { unit, added, by_text, starts, special, front, end, whole })
     }
 
     /// Number of ids.
     pub(crate) fn len(&self) -> usize {
-        let base = if self.bytes { 256 + SHIFT } else { 0x11_0000 };
+        let base = self.unit.base();
         base as usize + self.added.keys().filter(|id| **id >= base).count()
     }
 
     pub(crate) fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.by_text.get(token).copied().or_else(|| unit(self.bytes, token))
+        self.by_text.get(token).copied().or_else(|| self.unit.id(token))
     }
 
     pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
         if let Some(token) = self.added.get(&id) {
             return Some(token.content.clone());
         }
-        if self.bytes {
-            return char::from_u32(id.checked_sub(SHIFT).filter(|b| *b < 256)?).map(String::from);
+        match &self.unit {
+            Unit::Byte => char::from_u32(id.checked_sub(SHIFT).filter(|b| *b < 256)?).map(String::from),
+            Unit::Piece(vocabulary) => vocabulary.token(id),
+            Unit::Character => {
+                let name = CANINE_NAMES.iter().find(|(n, _)| *n == id).map(|(_, name)| (*name).to_owned());
+                name.or_else(|| char::from_u32(id).map(String::from))
+            }
         }
-        let name = CANINE_NAMES.iter().find(|(n, _)| *n == id).map(|(_, name)| (*name).to_owned());
-        name.or_else(|| char::from_u32(id).map(String::from))
+    }
+
+    /// The id that stands for what is not in the vocabulary, where there is one.
+    pub(crate) fn unknown(&self) -> Option<u32> {
+        match &self.unit {
+            Unit::Piece(vocabulary) => Some(vocabulary.unknown()),
+            _ => None,
+        }
     }
 
     pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let kept = ids.iter().filter(|id| !(skip_special && self.special.contains(id)));
+        if let Unit::Piece(vocabulary) = &self.unit {
+            let token = |id: &u32| Some((self.id_to_token(*id)?, self.special.contains(id)));
+            return vocabulary.write(kept.filter_map(token));
+        }
         let mut out: Vec<u8> = Vec::with_capacity(ids.len());
-        for id in ids.iter().filter(|id| !(skip_special && self.special.contains(id))) {
-            match (self.added.get(id), self.bytes) {
+        for id in kept {
+            match (self.added.get(id), &self.unit) {
                 (Some(token), _) => out.extend(token.content.as_bytes()),
-                (None, true) => out.extend(id.checked_sub(SHIFT).and_then(|b| u8::try_from(b).ok())),
-                (None, false) => out.extend(self.id_to_token(*id).unwrap_or_default().as_bytes()),
+                (None, Unit::Byte) => out.extend(id.checked_sub(SHIFT).and_then(|b| u8::try_from(b).ok())),
+                (None, _) => out.extend(self.id_to_token(*id).unwrap_or_default().as_bytes()),
             }
         }
         // Bytes that are no UTF-8 are left out.
@@ -170,19 +202,24 @@ impl Units {
 
     /// Special tokens that are added to a text or a pair.
     pub(crate) fn ends(&self, pair: bool) -> usize {
-        1 + usize::from(pair) + usize::from(self.front.is_some())
+        // Marian ends a pair once.
+        let ends = if matches!(self.unit, Unit::Piece(_)) { 1 } else { 1 + usize::from(pair) };
+        ends + usize::from(self.front.is_some())
     }
 
-    /// Encodes a text or a pair, cut to `max` tokens.
+    /// Encodes a text or a pair, cut to `max` tokens; `None` where a text is too long to be cut into pieces.
     pub(crate) fn encode(
         &self,
         text: &str,
         pair: Option<&str>,
         max: Option<usize>,
         direction: TruncationDirection,
-    ) -> Encoding {
-        let mut first = self.ids(text);
-        let mut second = pair.map(|p| self.ids(p));
+    ) -> Option<Encoding> {
+        let mut first = self.ids(text)?;
+        let mut second = match pair {
+            Some(pair) => Some(self.ids(pair)?),
+            None => None,
+        };
         let total = first.len() + second.as_ref().map_or(0, Vec::len) + self.ends(pair.is_some());
         let surplus = max.map_or(0, |max| total.saturating_sub(max));
         cut(&mut first, second.as_mut(), surplus, direction);
@@ -191,8 +228,12 @@ impl Units {
             out.add(front, None);
         }
         for (number, ids) in std::iter::once(first).chain(second).enumerate() {
-            // ByT5 adds no end behind an end.
-            let ended = self.bytes && ids.last().is_some_and(|(id, _)| *id == self.end);
+            let ended = match self.unit {
+                // ByT5 adds no end behind an end.
+                Unit::Byte => ids.last().is_some_and(|(id, _)| *id == self.end),
+                Unit::Piece(_) => pair.is_some() && number == 0,
+                Unit::Character => false,
+            };
             for (id, place) in ids {
                 out.add(id, Some((number as u8, place)));
             }
@@ -200,11 +241,11 @@ impl Units {
                 out.add(self.end, None);
             }
         }
-        out
+        Some(out)
     }
 
     /// The ids of a text, cut at added tokens first.
-    fn ids(&self, text: &str) -> Ids {
+    fn ids(&self, text: &str) -> Option<Ids> {
         let mut parts = self.parts(text);
         for i in 0..parts.len() {
             let Some(token) = self.by_text.get(&text[parts[i].clone()]).and_then(|id| self.added.get(id)) else {
@@ -231,22 +272,26 @@ impl Units {
         let mut out = Vec::new();
         for part in parts.into_iter().filter(|p| !p.is_empty()) {
             let own = &text[part.clone()];
-            match self.by_text.get(own).filter(|_| !self.whole) {
-                Some(id) => out.push((*id, (part.start, part.end))),
-                None if self.bytes => {
+            match (self.by_text.get(own).filter(|_| !self.whole), &self.unit) {
+                (Some(id), _) => out.push((*id, (part.start, part.end))),
+                (None, Unit::Byte) => {
                     let whole =
                         own.char_indices().flat_map(|(at, c)| (0..c.len_utf8()).map(move |_| (at, c.len_utf8())));
                     let place = |(at, n)| (part.start + at, part.start + at + n);
                     out.extend(own.bytes().zip(whole).map(|(b, at)| (u32::from(b) + SHIFT, place(at))));
                 }
-                None => out.extend(own.char_indices().map(|(at, c)| {
+                (None, Unit::Piece(vocabulary)) => {
+                    let place = |(from, to)| (part.start + from, part.start + to);
+                    out.extend(vocabulary.encode(own)?.into_iter().map(|(id, at)| (id, place(at))));
+                }
+                (None, Unit::Character) => out.extend(own.char_indices().map(|(at, c)| {
                     let at = part.start + at;
                     let id = self.by_text.get(c.encode_utf8(&mut [0; 4]) as &str).copied();
                     (id.unwrap_or(u32::from(c)), (at, at + c.len_utf8()))
                 })),
             }
         }
-        out
+        Some(out)
     }
 
     /// A text parted at its added tokens, the leftmost and longest first.
@@ -274,16 +319,30 @@ impl Units {
     }
 }
 
-/// The id of a byte (as a character) or a character.
-fn unit(bytes: bool, text: &str) -> Option<u32> {
-    let mut chars = text.chars();
-    let c = u32::from(chars.next()?);
-    let id = if bytes { Some(c).filter(|c| *c < 256).map(|c| c + SHIFT) } else { Some(c) };
-    id.filter(|_| chars.next().is_none())
+impl Unit {
+    /// The id of a byte (as a character), a character or a piece.
+    fn id(&self, text: &str) -> Option<u32> {
+        if let Unit::Piece(vocabulary) = self {
+            return vocabulary.id(text);
+        }
+        let mut chars = text.chars();
+        let c = u32::from(chars.next()?);
+        let id = if matches!(self, Unit::Byte) { Some(c).filter(|c| *c < 256).map(|c| c + SHIFT) } else { Some(c) };
+        id.filter(|_| chars.next().is_none())
+    }
+
+    /// The first id that none of its own has.
+    fn base(&self) -> u32 {
+        match self {
+            Unit::Byte => 256 + SHIFT,
+            Unit::Piece(vocabulary) => vocabulary.len() as u32,
+            Unit::Character => 0x11_0000,
+        }
+    }
 }
 
 /// What Python's `strip` takes away.
-fn is_white(c: char) -> bool {
+pub(super) fn is_white(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 

@@ -133,20 +133,7 @@ impl Conv {
         if (k, self.stride, self.pad) == (1, 1, 0) {
             return Ok((x.clone(), rows.clone()));
         }
-        let sizes = rows.sizes()?;
-        let small: Vec<Size> = sizes.iter().map(|s| self.size(*s)).collect();
-        let after = rows.resized(&small)?;
-        let mut places = Places::new(after.total() * k * k);
-        for (i, (h, w)) in sizes.iter().copied().enumerate() {
-            let first = rows.range(i).start;
-            for (y, x) in (0..small[i].0).flat_map(|y| (0..small[i].1).map(move |x| (y, x))) {
-                for (dy, dx) in (0..k).flat_map(|dy| (0..k).map(move |dx| (dy, dx))) {
-                    let at = (y * self.stride + dy).checked_sub(self.pad);
-                    let at = at.zip((x * self.stride + dx).checked_sub(self.pad));
-                    places.push(at.filter(|(y, x)| *y < h && *x < w).map(|(y, x)| first + y * w + x));
-                }
-            }
-        }
+        let (places, after) = slide(rows, [k, self.stride, self.pad], Beyond::Nothing)?;
         Ok((ops::reshape(&places.gather(x)?, &[after.total(), k * k * self.channels])?, after))
     }
 }
@@ -155,6 +142,49 @@ impl Conv {
 fn slid((h, w): Size, [kernel, stride, pad]: [usize; 3]) -> Size {
     let side = |n: usize| (n + 2 * pad).checked_sub(kernel).map_or(0, |n| n / stride + 1);
     (side(h), side(w))
+}
+
+/// What a window sees beyond the edge of a map.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    /// Zeros.
+    Nothing,
+    /// The nearest place of the map, which the window sees too as long as the padding is narrower than it.
+    Nearest,
+}
+
+/// What a window of `kernel` sees that moves by `stride` over maps with `pad` places around them, and the maps of its stops.
+fn slide(rows: &Rows, window: [usize; 3], beyond: Beyond) -> Result<(Places, Rows)> {
+    let [kernel, stride, pad] = window;
+    let sizes = rows.sizes()?;
+    let small: Vec<Size> = sizes.iter().map(|s| slid(*s, window)).collect();
+    let after = rows.resized(&small)?;
+    let mut places = Places::new(after.total() * kernel * kernel);
+    let along = |at: usize, n: usize| match beyond {
+        Beyond::Nothing => at.checked_sub(pad).filter(|at| *at < n),
+        Beyond::Nearest => Some(at.saturating_sub(pad).min(n.saturating_sub(1))),
+    };
+    for (i, (h, w)) in sizes.iter().copied().enumerate() {
+        let first = rows.range(i).start;
+        for (y, x) in (0..small[i].0).flat_map(|y| (0..small[i].1).map(move |x| (y * stride, x * stride))) {
+            for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
+                places.push(along(y + dy, h).zip(along(x + dx, w)).map(|(y, x)| first + y * w + x));
+            }
+        }
+    }
+    Ok((places, after))
+}
+
+/// The largest number of every channel under a window of `kernel` that moves by `stride` over a map with `pad` places around
+/// it, fewer than the window has; `window` is the three. Shapes: x `[total, dim]` -> `[total', dim]`.
+pub fn max_windows(x: &Tensor, rows: &Rows, window: [usize; 3]) -> Result<(Tensor, Rows)> {
+    let (places, after) = slide(rows, window, Beyond::Nearest)?;
+    let dim = x.dims2()?.1;
+    if after.total() == 0 {
+        return Ok((x.narrow(0, 0, 0)?, after));
+    }
+    let seen = ops::reshape(&places.gather(x)?, &[after.total(), window[0] * window[0], dim])?;
+    Ok((seen.max(1)?, after))
 }
 
 /// A convolution of every channel with its own odd square kernel; the map keeps its size.
@@ -274,5 +304,21 @@ mod tests {
             let apart = (grad(&got) - grad(&want)).unwrap().abs().unwrap().max_all().unwrap();
             assert!(apart.to_scalar::<f32>().unwrap() < 1e-4);
         }
+    }
+
+    /// Negative numbers at the edge: what lies beyond it must not count as zero.
+    #[test]
+    fn the_largest_of_a_window_is_one_of_the_map() {
+        let rows = Rows::maps(&[(3, 4), (1, 2)]).unwrap();
+        let values: Vec<f32> = (0..14).map(|v| -1.0 - (v * 5 % 14) as f32).collect();
+        let x = Var::from_vec(values, (14, 1)).unwrap();
+        let (y, after) = max_windows(x.as_tensor(), &rows, [3, 2, 1]).unwrap();
+        assert_eq!(after.sizes().unwrap(), [(2, 2), (1, 1)]);
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // Rows: -1 -6 -11 -2 / -7 -12 -3 -8 / -13 -4 -9 -14, and -5 -10.
+        assert_eq!(flat(&y), [-1.0, -2.0, -4.0, -3.0, -5.0]);
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        let hit = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
+        assert_eq!(flat(grads.get(&x).unwrap()), hit);
     }
 }

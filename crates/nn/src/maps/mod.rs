@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::ops;
 use crate::rows::{Rows, Size};
 
-pub use conv::{Conv, Depthwise};
+pub use conv::{Conv, Depthwise, max_windows};
 pub use folding::{Branch, FOLDS, Fold, FoldSpec, Folded, Folding, FoldingHead};
 pub use patches::{
     ImageEmbed, PatchEmbed, PositionEmbed, Resize, patch_grid, patches_divide, patchify, positions_at, resize_images,

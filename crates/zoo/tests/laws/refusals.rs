@@ -2,9 +2,9 @@
 
 use serde_json::{Value as Json, json};
 use switchformer_nn::{Error, Point, Taps, Trace};
-use switchformer_zoo::Opened;
+use switchformer_zoo::{OpenOptions, Opened, Trait, ZOO};
 
-use crate::common::{batch, everything, has_heads, offer, prunes, task_count};
+use crate::common::{batch, everything, has_heads, offer, prunes, task_count, toy};
 use crate::{With, classifiers, open, point};
 
 /// A point that must be refused, with words that the message must hold: the axis and what is accepted.
@@ -129,4 +129,16 @@ fn a_nested_checkpoint_is_not_trained_by_mistake() {
         let e = switchformer_nn::run(opened.model.trunk(), &[], &mut cx, &batch(opened.model.as_ref(), 2)).err();
         assert!(matches!(e, Some(Error::Point { .. })), "{}: {e:?}", entry.name);
     }
+}
+
+#[test]
+fn other_forms_are_refused_where_nothing_can_take_them() {
+    let mut n = 0;
+    for entry in ZOO.iter().filter(|e| e.is(Trait::ConvolutionsAlone)) {
+        let made = Opened::random(toy(entry, entry.bare()), OpenOptions { nested: true });
+        let e = made.map(|_| ()).unwrap_err().to_string();
+        assert!(e.contains(entry.name) && e.contains("convolutions alone"), "{e}");
+        n += 1;
+    }
+    assert!(n > 0);
 }

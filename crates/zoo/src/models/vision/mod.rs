@@ -14,6 +14,7 @@ pub mod ecoformer_pvt_v2;
 pub mod fmvit;
 pub mod m3vit;
 pub mod pvt_v2;
+pub mod resnet;
 pub mod rmt;
 pub mod siglip_vision_model;
 pub mod smt;
