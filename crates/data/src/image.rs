@@ -151,7 +151,12 @@ fn decode_inner(bytes: &[u8], path: &Path) -> Result<Picture> {
     let format = image::guess_format(bytes).map_err(|_| unsupported(bytes, path))?;
     // Another crate in the build may switch on more decoders; only these are vetted here.
     match format {
-        ImageFormat::Png | ImageFormat::WebP | ImageFormat::Bmp | ImageFormat::Gif | ImageFormat::Pnm | ImageFormat::Tiff => {}
+        ImageFormat::Png
+        | ImageFormat::WebP
+        | ImageFormat::Bmp
+        | ImageFormat::Gif
+        | ImageFormat::Pnm
+        | ImageFormat::Tiff => {}
         ImageFormat::Jpeg => return decode_jpeg(bytes, path),
         _ => return Err(unsupported(bytes, path)),
     }

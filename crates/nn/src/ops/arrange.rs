@@ -422,8 +422,8 @@ mod tests {
     use switchformer_tensor::Var;
 
     use super::*;
-    use crate::ops::pair_scores;
     use crate::init::Stream;
+    use crate::ops::pair_scores;
     use crate::tape::{Grads, record};
 
     fn var(seed: u64, dims: &[usize]) -> Var {
