@@ -256,6 +256,8 @@ def tables():
            extra={"cls.predictions.decoder.weight": ([v, 32], None)})
     words = {"bert.embeddings.word_embeddings.weight": "cls.predictions.decoder.weight"}
     logits("table-as-decoder", tf.BertForMaskedLM, bert(), "the one table is stored under the name of the projection", alias=words)
+    logits("t5-own-activation", tf.T5ForConditionalGeneration, tf.T5Config(**T5, dense_act_fn="gelu", is_gated_act=True),
+           "feed_forward_proj says relu, and the fields that are derived from it say otherwise")
     for other in ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"]:
         logits(f"t5-table-as-{other.split('.')[0]}", tf.T5ForConditionalGeneration, tf.T5Config(**T5),
                f"the one table is stored as {other}", alias={"shared.weight": other})

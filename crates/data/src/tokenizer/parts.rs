@@ -118,7 +118,7 @@ pub(crate) fn check_kinds(shape: &Shape, path: &Path) -> Result<()> {
                 let known: Vec<&str> = TOKENIZER_KEYS.iter().filter_map(|row| row.key.strip_prefix(&start)).collect();
                 let kind: String = kind.chars().take(60).collect();
                 let what = format!("has `{kind}` as its {stage}, which is not supported");
-                return Err(Error::file(path, "tokenizer.unsupported", what, &format!("known: {}", known.join(", "))));
+                return Err(Error::file(path, "tokenizer.unsupported", what, format!("known: {}", known.join(", "))));
             }
         }
     }

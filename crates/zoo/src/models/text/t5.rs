@@ -138,6 +138,14 @@ impl Config {
             Some(act) => (true, act),
             None => (false, proj.as_str()),
         };
+        // What the reference derives from the name goes behind what a file says of it.
+        let (gated, act, act_field) = match d.act_field {
+            "feed_forward_proj" if c.get("dense_act_fn").is_some() => {
+                (c.flag("is_gated_act", gated)?, c.text("dense_act_fn", act)?, "dense_act_fn")
+            }
+            "feed_forward_proj" => (c.flag("is_gated_act", gated)?, act.to_string(), d.act_field),
+            field => (gated, act.to_string(), field),
+        };
         let tied = c.flag("tie_word_embeddings", d.tied)?;
         let id = |field: &str, default: usize| c.int(field, Some(default), vocab - 1).map(|id| id as u32);
         let config = Config {
@@ -151,7 +159,7 @@ impl Config {
             buckets: c.size("relative_attention_num_buckets", Some(32), MAX_DIM)?,
             max_distance: c.size("relative_attention_max_distance", Some(128), MAX_POSITIONS)?,
             eps: c.float("layer_norm_epsilon", 1e-6, 0.0, 1.0)?,
-            act: Activation::parse(d.act_field, act)?,
+            act: Activation::parse(act_field, &act)?,
             gated,
             tied,
             scale: d.scales && c.flag("scale_decoder_outputs", tied)?,
