@@ -98,7 +98,7 @@ fn texts_are_lower_cased_as_the_start_lower_cases_them() {
     std::fs::write(start.join("tokenizer_config.json"), cased).unwrap();
     std::fs::write(start.join("modules.json"), "[]").unwrap();
     std::fs::write(start.join("sentence_bert_config.json"), r#"{"do_lower_case": true}"#).unwrap();
-    let recipe = one(&study(&start, &["train.steps=1"]), "dense");
+    let recipe = one(&study(&start, &[]), "dense");
     let model = run(&recipe, &options(temp.path(), "lower", &data, None)).unwrap().model;
     let opened = Opened::open(&model, OpenOptions::default()).unwrap();
     let reader = reading::reader(&opened, &model).unwrap();

@@ -8,8 +8,11 @@ use crate::sentence::{Sentence, Similarity, m3};
 /// Names of the scores of BGE-M3, in the order of their weights.
 const KINDS: [&str; 3] = ["dense", "sparse", "colbert"];
 
+/// A document with its score, and the scores that this one is made of.
+type Scored = (f64, Option<BTreeMap<String, f64>>, String);
+
 /// Scored documents, the best first; of equal ones the first given.
-fn ordered(scored: Vec<(f64, Option<BTreeMap<String, f64>>, String)>) -> Vec<Ranked> {
+fn ordered(scored: Vec<Scored>) -> Vec<Ranked> {
     let mut order: Vec<usize> = (0..scored.len()).collect();
     order.sort_by(|a, b| scored[*b].0.total_cmp(&scored[*a].0).then(a.cmp(b)));
     let one = |(rank, document): (usize, usize)| {
