@@ -47,11 +47,11 @@ fn dtype(of: i32) -> Result<Dtype, String> {
         11 => Dtype::F64,
         12 => Dtype::U32,
         13 => Dtype::U64,
+        14 => Dtype::C64,
         16 => Dtype::BF16,
         17 => Dtype::F8_E4M3,
         19 => Dtype::F8_E5M2,
         8 => return Err("STRING".into()),
-        14 => return Err("COMPLEX64".into()),
         15 => return Err("COMPLEX128".into()),
         21 => return Err("UINT4".into()),
         22 => return Err("INT4".into()),
@@ -131,7 +131,8 @@ impl Source {
             t.int32_data.iter().flat_map(move |v| v.to_le_bytes().into_iter().take(width)).collect::<Vec<u8>>()
         };
         match self.dtype {
-            Dtype::F32 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            // Real and imaginary parts by turns.
+            Dtype::F32 | Dtype::C64 => t.float_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Dtype::F64 => t.double_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Dtype::I64 => t.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Dtype::U64 => t.uint64_data.iter().flat_map(|v| v.to_le_bytes()).collect(),
