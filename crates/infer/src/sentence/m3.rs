@@ -124,5 +124,9 @@ fn bad(folder: &Folder, file: &str, what: &str) -> Error {
 /// The three scores of a query and a document, in the order in which they are weighted: dense, sparse, colbert.
 pub(crate) fn scores(dense: [&[f32]; 2], sparse: [&BTreeMap<String, f32>; 2], vectors: [&[Vec<f32>]; 2]) -> [f64; 3] {
     let both = sparse[0].iter().filter_map(|(token, a)| Some(f64::from(*a) * f64::from(*sparse[1].get(token)?)));
-    [Similarity::Dot.of(dense[0], dense[1]), both.sum(), Similarity::MeanMaxSim.of_tokens(vectors[0], vectors[1])]
+    [
+        Similarity::Dot.of(dense[0], dense[1]),
+        both.fold(0.0, |sum, product| sum + product),
+        Similarity::MeanMaxSim.of_tokens(vectors[0], vectors[1]),
+    ]
 }
