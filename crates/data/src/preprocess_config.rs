@@ -154,6 +154,8 @@ impl<'a> Fields<'a> {
 
     fn flag(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
+            // The reference asks whether a step's value is true, and null is not.
+            None if name.starts_with("do_") && self.map.contains_key(name) => Ok(false),
             None => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
             Some(v) => self.refuse(name, v, "give true or false"),

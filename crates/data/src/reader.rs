@@ -13,7 +13,7 @@ use crate::text::Tokenizer;
 pub const MAX_QUESTION: usize = 64;
 /// Fewest tokens of a passage that a window must have room for.
 const MIN_ROOM: usize = 8;
-/// First and last tokens that are tried in each window, and answers that are kept.
+/// Answers that are kept, of each window and in all.
 const N_BEST: usize = 20;
 /// Most tokens of an answer.
 const MAX_ANSWER: usize = 30;
@@ -110,19 +110,16 @@ impl Window {
 
     /// Adds the likeliest stretches of this window. Shapes: scores of first and last tokens `[tokens]` each.
     fn stretches(&self, scores: [&[f32]; 2], out: &mut Vec<Found>) {
-        let best = |scores: &[f32]| -> Vec<(usize, f32)> {
-            let own = scores.iter().skip(self.first).take(self.spans.len()).copied();
-            let mut all: Vec<(usize, f32)> = own.enumerate().collect();
-            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            all.truncate(N_BEST);
-            all
-        };
-        let ends = best(scores[1]);
-        for (start, a) in best(scores[0]) {
-            for (end, b) in ends.iter().filter(|(e, _)| (start..start + MAX_ANSWER).contains(e)) {
-                let range = self.spans[start].start..self.spans[*end].end;
-                out.push(Found { range, score: a + b, probability: 0.0 });
-            }
+        let own = |scores: &[f32]| scores.iter().skip(self.first).take(self.spans.len()).copied().collect::<Vec<f32>>();
+        let (firsts, lasts) = (own(scores[0]), own(scores[1]));
+        let mut all = Vec::with_capacity(firsts.len() * MAX_ANSWER);
+        for (start, a) in firsts.iter().enumerate() {
+            let ends = lasts.iter().enumerate().skip(start).take(MAX_ANSWER);
+            all.extend(ends.map(|(end, b)| (start, end, a + b)));
+        }
+        all.sort_by(|a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));
+        for (start, end, score) in all.into_iter().take(N_BEST) {
+            out.push(Found { range: self.spans[start].start..self.spans[end].end, score, probability: 0.0 });
         }
     }
 }

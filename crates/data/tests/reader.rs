@@ -81,6 +81,22 @@ fn the_best_stretch_is_found_in_any_window_and_no_answer_is_upside_down() {
     assert!(found.iter().all(|f| f.range.start < f.range.end));
 }
 
+/// A start that is no favourite may belong to the best stretch.
+#[test]
+fn every_stretch_of_a_window_is_tried() {
+    let w = reader(100, 20).windows("where", &passage(60)).unwrap().remove(0);
+    let n = w.ids.len();
+    // The likeliest starts are behind all likely ends.
+    let firsts: Vec<f32> = (0..n).map(|i| i as f32).collect();
+    let lasts: Vec<f32> = (0..n).map(|i| -(i as f32)).collect();
+    let found = best([(&w, [firsts.as_slice(), lasts.as_slice()])]);
+    let alone = |f: &switchformer_data::reader::Found| w.spans.contains(&f.range) && f.score == 0.0;
+    assert!(found.len() == 20 && found.iter().all(alone), "{found:?}");
+    let spot = |at: usize| (0..n).map(|i| if i == at { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+    let found = best([(&w, [spot(w.first + 30).as_slice(), spot(w.first + 33).as_slice()])]);
+    assert_eq!(found[0].range, w.spans[30].start..w.spans[33].end);
+}
+
 #[test]
 fn variations_keep_the_answer_and_change_the_rest() {
     let text = "In 1990, the old town (at the river's mouth) flowed north; nobody knew the sea any more.";

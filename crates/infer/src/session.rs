@@ -104,7 +104,9 @@ impl Session {
         }
         let classifies = matches!(head, HeadKind::SequenceClassification | HeadKind::ImageClassification);
         let problem = if classifies {
-            let pairs = sentence.as_ref().is_some_and(Sentence::scores_pairs);
+            // sentence-transformers leaves its mark in the config of a reranker.
+            let pairs = sentence.as_ref().is_some_and(Sentence::scores_pairs)
+                || opened.config.sub("sentence_transformers")?.is_some();
             Problem::read(&opened.config, sentence.as_ref().and_then(Sentence::activation_fn), pairs)?
         } else {
             None

@@ -18,6 +18,7 @@ const WITHOUT: &[(&str, &str, &str)] = &[
     ("dinov2", "use_mask_token", "a tensor of pre-training that may be stored"),
     ("dinov2", "layerscale_value", "the factors are stored"),
     ("dinov2_with_registers", "layerscale_value", "the factors are stored"),
+    ("vit", "init_values", "the factors are stored"),
     ("mt5", "feed_forward_proj", "dense_act_fn and is_gated_act, which are there too, go before it"),
     ("t5", "feed_forward_proj", "dense_act_fn and is_gated_act, which are there too, go before it"),
     ("mt5", "initializer_factor", "how a fresh model starts"),

@@ -251,13 +251,17 @@ fn images_are_prepared_as_the_entry_says_where_the_folder_does_not() {
     };
     // The toy reads 16 x 16; DeiT's processor keeps an eighth of the side as a border.
     let plain = ask(&["no preprocessor_config.json: preparing images by the defaults of deit models at 16x16 pixels"]);
-    let stated = |steps: Json| {
+    let said = |steps: Json, notes: &[&str]| {
         std::fs::write(temp.path().join("preprocessor_config.json"), steps.to_string()).unwrap();
-        ask(&[])
+        ask(notes)
     };
+    let stated = |steps: Json| said(steps, &[]);
     let class = "DeiTImageProcessor";
     assert_eq!(stated(json!({"image_processor_type": class, "size": 18, "crop_size": 16})), plain);
     assert_ne!(stated(json!({"image_processor_type": "ViTImageProcessor", "size": 16})), plain);
+    // Another size than the trained one, which the reference reads only where it is asked to.
+    let large = json!({"image_processor_type": "ViTImageProcessor", "size": 32});
+    said(large, &["images are made 32x32 pixels large for a model of 16x16: its positions are stretched"]);
 }
 
 #[test]

@@ -154,6 +154,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("config.json: quantization_config", "views", "crates/zoo/tests/plan.rs"),
     ("model.safetensors.index.json", "weight_map", "shards_are_where_the_list_says"),
     ("config.json of timm", "global_pool", "crates/zoo/src/timm.rs"),
+    ("tokenizer_config.json", "separate_vocabs", "crates/data/tests/tokenizer_folders.rs"),
 ];
 
 fn of_sentences(row: &Key) -> bool {
@@ -246,6 +247,12 @@ fn embedded(dir: &Path, ask: &Json) -> Json {
     answer.unwrap_or_else(|e| json!({"error": e}))
 }
 
+/// All cases of sentence-transformers.
+fn recorded() -> Json {
+    let files = ["golden/sentence_transformers/cases.json", "golden/sentence_transformers/tokens.json"];
+    files.iter().flat_map(|file| read(file).as_array().unwrap().clone()).collect()
+}
+
 /// Places of a module's file in a folder, by the table's name: `Pooling/config.json` -> `1_Pooling/config.json`.
 fn is_of(path: &str, table: &str) -> bool {
     let kind = table.trim_end_matches("config.json");
@@ -293,22 +300,29 @@ fn with(case: &Json, path: &str, key: &str, value: Option<&Json>) -> TempDir {
 /// The recorded answers themselves are compared in `sentence_transformers.rs`.
 #[test]
 fn every_applied_key_of_modules_is_in_a_recorded_case_and_changes_it() {
-    let cases = read("golden/sentence_transformers/cases.json");
+    let cases = recorded();
     let mut idle = Vec::new();
     for row in sentence::KEYS.iter().filter(|row| row.handling == Handling::Applied) {
         let changes = holders(&cases, row).into_iter().any(|(case, path, value)| {
-            let ask = json!({"inputs": {"texts": case["texts"]}});
-            let is = embedded(with(case, &path, row.key, Some(&value)).path(), &ask);
+            let texts = json!({"texts": case["texts"]});
+            let mut asks = vec![json!({"inputs": texts})];
+            if case.get("documents").is_some() {
+                asks.push(json!({"inputs": texts, "task": "query"}));
+            }
             let mut tried = vec![with(case, &path, row.key, None)];
             tried.extend(others(&value).iter().map(|other| with(case, &path, row.key, Some(other))));
-            tried.iter().any(|dir| embedded(dir.path(), &ask) != is)
+            asks.iter().any(|ask| {
+                let is = embedded(with(case, &path, row.key, Some(&value)).path(), ask);
+                tried.iter().any(|dir| embedded(dir.path(), ask) != is)
+            })
         });
         if !changes {
             idle.push(format!("{}: {}", row.file, row.key));
         }
     }
-    // Named in settings of rerankers, which `golden/folders` has.
-    idle.retain(|row| row != "config_sentence_transformers.json: activation_fn");
+    // Rerankers are in `golden/folders`; the last two are other words for what is recorded under PyLate's own.
+    let elsewhere = ["activation_fn", "query_expansion", "attend_to_mask_tokens"];
+    idle.retain(|row| !elsewhere.iter().any(|key| *row == format!("config_sentence_transformers.json: {key}")));
     assert!(idle.is_empty(), "{idle:#?}");
 }
 
@@ -393,6 +407,10 @@ fn what_is_refused_names_file_key_and_value() {
     let mut n = 0;
     for row in TABLES.iter().flat_map(|table| table.iter()) {
         let Handling::OnlyDefault(default) = row.handling else { continue };
+        // Read in ColBERT's own folders alone, whose cases are in `golden/sentence_transformers/tokens.json`.
+        if row.file == "artifact.metadata" {
+            continue;
+        }
         let value = if default == "true" { json!(false) } else { json!("otherwise") };
         let says = |error: &str| {
             let name = row.file.rsplit('/').next().unwrap().trim_start_matches("config.json: ");
@@ -432,7 +450,7 @@ fn what_is_refused_names_file_key_and_value() {
         assert!(says(&error), "{}: {}: {error}", row.file, row.key);
         n += 1;
     }
-    assert!(n >= 40, "{n} rows");
+    assert!(n >= 30, "{n} rows");
 }
 
 #[test]

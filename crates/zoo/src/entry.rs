@@ -83,6 +83,8 @@ pub enum Trait {
     NoAttention,
     /// ReLUs over few numbers: the loss has a kink within every step that is not lost in rounding.
     Kinks,
+    /// The reference reads images of another size than the trained one only where a caller asks it to stretch the positions.
+    OneSize,
     /// Computes with signs: the loss jumps where one changes, and the gradient passes straight through.
     Signs,
 }

@@ -63,7 +63,7 @@ pub(crate) fn lines(file: &Path) -> Result<Vec<String>, Fail> {
 const EXAMPLE: &str = "example:";
 
 /// Endings of files that are looked for in a folder of images.
-const IMAGES: [&str; 9] = ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "ppm", "pgm"];
+const IMAGES: [&str; 11] = ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "ppm", "pgm", "tif", "tiff"];
 
 /// Image files, the images in folders (by name, folders in them left alone), and embedded examples.
 pub(crate) fn images(given: &[PathBuf]) -> Result<Vec<Image>, Fail> {

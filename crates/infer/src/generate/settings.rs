@@ -241,8 +241,8 @@ fn decay(c: &ConfigMap) -> Result<Option<(usize, f64)>> {
         return Ok(None);
     };
     let (from, factor) = (pair[0], pair[1]);
-    if !((0.0..=1e6).contains(&from) && factor > 0.0 && factor <= 10.0) {
-        let what = "must be a number of tokens and a factor above 0, up to 10";
+    if !((0.0..=1e6).contains(&from) && from.fract() == 0.0 && factor > 0.0 && factor <= 10.0) {
+        let what = "must be a whole number of tokens and a factor above 0, up to 10";
         return Err(Error::config("exponential_decay_length_penalty", what));
     }
     Ok(Some((from as usize, factor)))

@@ -42,8 +42,16 @@ struct Linear {
 
 impl M3 {
     /// Whether a folder holds both projections.
-    pub(super) fn is_here(folder: &Folder) -> bool {
-        FILES.iter().all(|file| folder.has(file))
+    /// Errors where one is missing.
+    pub(super) fn is_here(folder: &Folder) -> Result<bool> {
+        match FILES.map(|file| folder.has(file)) {
+            [true, true] => Ok(true),
+            [false, false] => Ok(false),
+            [sparse, _] => {
+                let [there, missing] = if sparse { FILES } else { [FILES[1], FILES[0]] };
+                Err(bad(folder, missing, &format!("is missing, and {there} is there: BGE-M3 has both")))
+            }
+        }
     }
 
     /// Reads both projections. Nothing in their files is executed: see [`pickle`].

@@ -104,15 +104,20 @@ impl Sentence {
                 this.layers = vec![Layer::projection(folder)?, Layer::Normalize];
                 this
             }
-            (None, None) if M3::is_here(folder) => {
+            (None, None) if M3::is_here(folder)? => {
                 let mut this = Sentence::plain(folder, notes)?;
                 this.pool = Some(Pool::Rows(Pooling::cls()));
                 this.layers = vec![Layer::Normalize];
                 this
             }
+            // A reranker has no modules.
+            (None, None) if folder.has(keys::MODEL) => match Sentence::plain(folder, notes)? {
+                this if this.scores_pairs() => this,
+                _ => return Ok(None),
+            },
             (None, None) => return Ok(None),
         };
-        if matches!(this.pool, Some(Pool::Rows(_))) && M3::is_here(folder) {
+        if matches!(this.pool, Some(Pool::Rows(_))) && M3::is_here(folder)? {
             this.m3 = Some(M3::read(folder)?);
         }
         this.agree()?;

@@ -13,6 +13,7 @@ pub mod token_classify;
 use switchformer_data::Encoding;
 use switchformer_nn::{Input, Output, Part};
 use switchformer_tensor::Tensor;
+use switchformer_zoo::Trait;
 
 use crate::answer::Reply;
 use crate::error::{Misfit, Result};
@@ -169,7 +170,7 @@ fn tokens(
 
 /// Images as the folder's image processor makes them.
 pub(crate) fn images(session: &Session, images: &[Image], listener: &mut dyn Listener) -> Result<Given> {
-    let Ok((channels, ..)) = session.opened.model.spec().image_size() else {
+    let Ok((channels, trained, _)) = session.opened.model.spec().image_size() else {
         return Err(Misfit::ReadsText.into());
     };
     let (steps, note) = session.processor()?;
@@ -178,6 +179,11 @@ pub(crate) fn images(session: &Session, images: &[Image], listener: &mut dyn Lis
     let mut all = Vec::with_capacity(images.len());
     for image in images {
         let p = steps.apply(&image.picture()?, channels)?;
+        if session.opened.entry.is(Trait::OneSize) && (p.height, p.width) != trained {
+            let (h, w) = trained;
+            let made = format!("images are made {}x{} pixels large for a model of {h}x{w}", p.height, p.width);
+            told(session, &[format!("{made}: its positions are stretched")], listener);
+        }
         all.push(Tensor::from_vec(p.data, (p.channels, p.height, p.width))?);
     }
     Ok(Given::new(Input::images(&all)?, images.iter().map(|i| i.name().to_string()).collect()))

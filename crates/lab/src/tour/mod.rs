@@ -201,6 +201,7 @@ enum Said {
 
 /// Why a model cannot be compared, and what to do.
 const NEITHER: &str = "tour compares classes or embeddings, and this model gives neither";
+const ONE: &str = "tour compares classes or embeddings, and this model gives one number";
 const TIME_IT: &str = "time it with `switchformer bench`";
 
 /// Reads the answers of a batch.
@@ -208,6 +209,8 @@ fn said(session: &Session, out: &Output, n: usize) -> Result<Vec<Said>> {
     let rows = |name: &str, i: usize| -> Result<Vec<usize>> {
         let t = out.of(name, i)?;
         match t.dims() {
+            // One number is no class: it would agree with itself at every point.
+            [1] | [_, 1] => Err(Error::input(ONE, TIME_IT)),
             [_] => Ok(vec![argmax(&t.to_vec1::<f32>()?)]),
             [_, _] => Ok(t.to_vec2::<f32>()?.iter().map(|row| argmax(row)).collect()),
             _ => Err(Error::input(NEITHER, TIME_IT)),

@@ -22,7 +22,7 @@ use switchformer_nn::{
     AttentionNames, AttentionSpec, Ctx, Linear, Output, ParamKind, Result, Rows, Size, Tensor, Weights,
 };
 
-use crate::entry::{Entry, HeadKind, Timm};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
 use crate::patched::{Patched, RowHead, hidden_width, square_grid};
 use crate::pool::{first_rows, mean_behind};
 use crate::published::Published;
@@ -38,7 +38,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["encoder.layer."],
     prefix: "beit.",
     heads: &["classifier"],
-    traits: &[],
+    traits: &[Trait::OneSize],
     toy: r#"{"model_type":"beit","architectures":["BeitForImageClassification"],"hidden_size":32,"num_hidden_layers":3,
         "num_attention_heads":4,"intermediate_size":64,"image_size":16,"patch_size":4,"num_channels":1,
         "use_relative_position_bias":true,"use_shared_relative_position_bias":true,

@@ -30,7 +30,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["encoder.layers."],
     prefix: "vision_model.",
     heads: &["visual_projection"],
-    traits: &[Trait::NoExitHeads],
+    traits: &[Trait::NoExitHeads, Trait::OneSize],
     toy: r#"{"model_type":"clip_vision_model","architectures":["CLIPVisionModelWithProjection"],"hidden_size":32,
         "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"image_size":16,"patch_size":4,
         "num_channels":1,"projection_dim":24}"#,

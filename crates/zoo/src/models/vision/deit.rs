@@ -13,7 +13,7 @@ use switchformer_nn::staged::State;
 use switchformer_nn::{Ctx, Input, InputSpec, Linear, Model, Output, Result, Staged, Weights};
 
 use super::vit::{Body, Config, Pooler, TIMM_ARGS};
-use crate::entry::{Entry, HeadKind, Timm};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
 use crate::published::Published;
 
 /// Registry entry.
@@ -31,7 +31,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["encoder.layer."],
     prefix: "deit.",
     heads: &["classifier", "cls_classifier", "distillation_classifier"],
-    traits: &[],
+    traits: &[Trait::OneSize],
     toy: r#"{"model_type":"deit","architectures":["DeiTForImageClassificationWithTeacher"],"hidden_size":32,
         "num_hidden_layers":3,"num_attention_heads":4,"intermediate_size":64,"image_size":16,"patch_size":4,
         "num_channels":1,"num_labels":5}"#,

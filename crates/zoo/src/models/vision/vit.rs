@@ -19,7 +19,7 @@ use switchformer_nn::{
     ops,
 };
 
-use crate::entry::{Entry, HeadKind, Timm};
+use crate::entry::{Entry, HeadKind, Timm, Trait};
 use crate::patched::hidden_width;
 use crate::published::Published;
 
@@ -34,7 +34,7 @@ pub static ENTRY: Entry = Entry {
     blocks: &["encoder.layer."],
     prefix: "vit.",
     heads: &["classifier"],
-    traits: &[],
+    traits: &[Trait::OneSize],
     toy: r#"{"model_type":"vit","architectures":["ViTForImageClassification"],"hidden_size":32,"num_hidden_layers":3,
         "num_attention_heads":4,"intermediate_size":64,"hidden_act":"gelu","image_size":16,"patch_size":4,
         "num_channels":1,"num_labels":5}"#,
