@@ -113,10 +113,15 @@ fn folder(a: &Args, name: &str) -> PathBuf {
 /// Lets an interrupt and a request to end (SIGTERM, as of a scheduler) save first. A hangup keeps its meaning: `nohup` asks to
 /// ignore it.
 fn save_on_interrupt() {
+    #[cfg(not(unix))]
     let _ = ctrlc::set_handler(|| save_or_stop(130));
     #[cfg(unix)]
-    if let Ok(mut signals) = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM]) {
-        std::thread::spawn(move || signals.forever().for_each(|_| save_or_stop(143)));
+    {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) {
+            // By custom a signal's exit code is 128 and its number.
+            std::thread::spawn(move || signals.forever().for_each(|signal| save_or_stop(128 + signal)));
+        }
     }
 }
 
